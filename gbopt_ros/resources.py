@@ -1,0 +1,31 @@
+"""Where the files that come with the package lie, in a checkout and in an installation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gbopt_ros.structures import GboptError
+
+SEED_PROPOSALS = "demo/weights/proposals.safetensors"
+SEED_BACKGROUND = "demo/weights/background.safetensors"
+
+
+def find_resource(name: str) -> Path:
+    """A file or folder that comes with the package, such as `demo/recording`.
+
+    Looked for in the checkout, then in `share/gbopt_ros` of every prefix of a sourced ROS.
+
+    Raises:
+        GboptError: it is in none of them.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    roots = [checkout, *(prefix / "share" / "gbopt_ros" for prefix in prefixes)]
+    for root in roots:
+        if (root / name).exists():
+            return root / name
+    raise GboptError(
+        f"{name}: not found below {', '.join(str(root) for root in roots)}; "
+        "run from a full checkout, or give your own file"
+    )

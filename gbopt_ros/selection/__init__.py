@@ -1,0 +1,6 @@
+"""Joint mask selection: the objective and its two-stage optimisation (Section 3.2 and 3.3)."""
+
+from gbopt_ros.selection.combinations import best_combinations
+from gbopt_ros.selection.select import select_clip
+
+__all__ = ["best_combinations", "select_clip"]

@@ -1,0 +1,242 @@
+"""Stage 1: the K best combinations of a frame under the non-overlap rule (Section 3.3, App. B.1).
+
+Selecting a pixel adds its evidence to L_I, so the loss of a combination is a constant plus the
+evidence of the atoms that it covers. Finding the K best is finding the K cheapest independent
+sets of the conflict graph. The graph falls into components that share no pixel; each is solved
+by best-first branch and bound, and the K best sums over components are merged.
+
+The paper runs Dijkstra's algorithm on a binary tree whose edges become negative once shared
+sub-masks are subtracted; the bound here is admissible for any sign.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros.config import SelectionConfig
+from gbopt_ros.masks import Atoms, atoms
+from gbopt_ros.selection.objective import background_evidence, empty_background_loss
+from gbopt_ros.structures import Combination
+
+_Scored = tuple[float, tuple[int, ...]]  # evidence of a set, its sorted indices
+
+
+def best_combinations(
+    masks: NDArray[np.bool_],
+    background: NDArray[np.floating],
+    k: int,
+    overlap_tolerance: float = 0.0,
+    *,
+    epsilon: float = SelectionConfig.epsilon,
+    reduction: str = SelectionConfig.reduction,
+) -> list[Combination]:
+    """The K combinations of masks with the lowest background loss.
+
+    The empty combination competes like every other. Two masks conflict if their intersection
+    over the smaller of them exceeds the tolerance; masks without pixels are never selected.
+
+    Args:
+        masks: (N, H, W) bool.
+        background: (H, W) float, probability that a pixel belongs to no object.
+        k: at most this many are returned.
+        overlap_tolerance: 0 is the paper's rule: no shared pixel.
+        epsilon: probabilities are clipped to [epsilon, 1 - epsilon].
+        reduction: of the loss over pixels, "mean" or "sum".
+
+    Returns:
+        Cheapest first; equal losses by fewer masks, then by lower indices.
+
+    Raises:
+        ValueError: shapes do not fit, k < 1, or a probability is not finite.
+    """
+    if masks.ndim != 3 or masks.shape[1:] != background.shape:
+        raise ValueError(
+            f"best_combinations: expected masks (N, H, W) and background (H, W), "
+            f"got {masks.shape} and {background.shape}"
+        )
+    if k < 1:
+        raise ValueError(f"best_combinations: expected k >= 1, got {k}")
+    if not np.all(np.isfinite(background)):
+        raise ValueError("best_combinations: background holds values that are not finite")
+    decomposed = atoms(masks.astype(bool, copy=False))
+    evidence = decomposed.sums(background_evidence(background, epsilon))  # (A,)
+    constant = empty_background_loss(background, epsilon)
+    scale = 1.0 / background.size if reduction == "mean" else 1.0
+    best = _best_sets(decomposed, evidence, k, overlap_tolerance)
+    return [Combination(indices, (constant + value) * scale) for value, indices in best]
+
+
+def conflict_graph(decomposed: Atoms, overlap_tolerance: float) -> NDArray[np.bool_]:
+    """(N, N) bool, symmetric, false on the diagonal: pairs that may not be selected together."""
+    shared = decomposed.intersections()
+    areas = np.diag(shared)
+    smaller = np.minimum(areas[:, None], areas[None, :])
+    conflict = shared > overlap_tolerance * smaller
+    np.fill_diagonal(conflict, False)
+    return conflict
+
+
+def _best_sets(
+    decomposed: Atoms, evidence: NDArray[np.float64], k: int, overlap_tolerance: float
+) -> list[_Scored]:
+    conflict = conflict_graph(decomposed, overlap_tolerance)
+    touching = decomposed.intersections() > 0
+    best: list[_Scored] = [(0.0, ())]
+    for members in _components(touching):
+        component = _Component(
+            members,
+            decomposed.membership[members],
+            evidence,
+            conflict[np.ix_(members, members)],
+        )
+        best = _merge(best, _best_of_component(component, k), k)
+    return best
+
+
+def _components(touching: NDArray[np.bool_]) -> list[list[int]]:
+    """Connected components of the masks that have pixels; `touching` is true on their diagonal."""
+    remaining = [i for i in range(len(touching)) if touching[i, i]]
+    seen: set[int] = set()
+    components = []
+    for start in remaining:
+        if start in seen:
+            continue
+        seen.add(start)
+        component, frontier = [], [start]
+        while frontier:
+            i = frontier.pop()
+            component.append(i)
+            fresh = [int(j) for j in np.flatnonzero(touching[i]) if int(j) not in seen]
+            seen.update(fresh)
+            frontier.extend(fresh)
+        components.append(sorted(component))
+    return components
+
+
+def _order(scored: _Scored) -> tuple[float, int, tuple[int, ...]]:
+    return scored[0], len(scored[1]), scored[1]
+
+
+def _merge(first: list[_Scored], second: list[_Scored], k: int) -> list[_Scored]:
+    """The K best sums of one set of each list; the lists share no index."""
+    sums = [
+        (a + b, tuple(sorted(left + right))) for a, left in first for b, right in second
+    ]
+    return heapq.nsmallest(k, sums, key=_order)
+
+
+@dataclass(frozen=True)
+class _Component:
+    """Masks that are connected by shared pixels, n of them.
+
+    Attributes:
+        indices: their candidate indices.
+        membership: (n, A) bool, the atoms of each.
+        evidence: (A,) float64, of each atom.
+        conflict: (n, n) bool.
+    """
+
+    indices: list[int]
+    membership: NDArray[np.bool_]
+    evidence: NDArray[np.float64]
+    conflict: NDArray[np.bool_]
+
+
+def _best_of_component(component: _Component, k: int) -> list[_Scored]:
+    """Best-first branch and bound over the masks in a fixed order, each taken or left.
+
+    A state is a decision on the first `depth` masks. Its bound adds, for every clique of a
+    greedy clique cover of the conflict graph, the best marginal of a mask that is still free:
+    of mutually conflicting masks at most one can be taken. States are popped in the order of
+    their bounds, so complete ones appear cheapest first.
+    """
+    used = component.membership.any(axis=0)
+    member = component.membership[:, used]
+    evidence = component.evidence[used]
+    floor = _marginal_floor(member, evidence, component.conflict)
+    order = np.lexsort((component.indices, floor))
+    member, floor = member[order], floor[order]
+    conflict = component.conflict[np.ix_(order, order)]
+    indices = [component.indices[i] for i in order]
+    cliques = _clique_cover(conflict)
+    n = len(indices)
+
+    def bound(cost: float, depth: int, free: NDArray[np.bool_]) -> float:
+        gains = np.where(free, np.minimum(floor, 0.0), 0.0)
+        gains[:depth] = 0.0
+        best_of_clique = np.zeros(n)
+        np.minimum.at(best_of_clique, cliques, gains)
+        return cost + float(best_of_clique.sum())
+
+    everything = np.ones(n, bool)
+    nothing = np.zeros(len(evidence), bool)
+    # (bound, -depth, serial) is the heap's order: of equal bounds the most complete goes first.
+    serial = 0
+    heap = [(bound(0.0, 0, everything), 0, serial, 0.0, (), everything, nothing)]
+    best: list[_Scored] = []
+    while heap and len(best) < k:
+        _, negative_depth, _, cost, taken, free, covered = heapq.heappop(heap)
+        depth = -negative_depth
+        while depth < n and not free[depth]:
+            depth += 1
+        if depth == n:
+            best.append((cost, tuple(sorted(indices[i] for i in taken))))
+            continue
+        serial += 2
+        heapq.heappush(
+            heap,
+            (bound(cost, depth + 1, free), -depth - 1, serial - 1, cost, taken, free, covered),
+        )
+        added = member[depth] & ~covered
+        cost_with = cost + float(evidence[added].sum())
+        free_with = free & ~conflict[depth]
+        heapq.heappush(
+            heap,
+            (
+                bound(cost_with, depth + 1, free_with),
+                -depth - 1,
+                serial,
+                cost_with,
+                (*taken, depth),
+                free_with,
+                covered | member[depth],
+            ),
+        )
+    return sorted(best, key=_order)
+
+
+def _marginal_floor(
+    member: NDArray[np.bool_], evidence: NDArray[np.float64], conflict: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(n,) the least that taking a mask can add to the cost, whatever is taken already.
+
+    Atoms that a compatible mask covers too may be paid for already: only their negative
+    evidence counts. With no tolerance there are none, and the floor is the mask's own evidence.
+    """
+    floor = np.zeros(len(member))
+    compatible = ~conflict
+    np.fill_diagonal(compatible, False)
+    for i, row in enumerate(member):
+        shared = row & member[compatible[i]].any(axis=0)
+        floor[i] = evidence[row & ~shared].sum() + np.minimum(evidence[shared], 0.0).sum()
+    return floor
+
+
+def _clique_cover(conflict: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n,) number of the clique of each mask, greedily: the first clique that it fits into."""
+    cliques: list[list[int]] = []
+    labels = np.zeros(len(conflict), np.int64)
+    for i in range(len(conflict)):
+        for label, clique in enumerate(cliques):
+            if conflict[i, clique].all():
+                clique.append(i)
+                labels[i] = label
+                break
+        else:
+            labels[i] = len(cliques)
+            cliques.append([i])
+    return labels

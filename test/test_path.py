@@ -1,0 +1,87 @@
+"""Stage 2 against brute force: paths, laziness, min-marginals."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import all_paths
+
+from gbopt_ros.selection.path import (
+    lazy_shortest_path,
+    node_min_marginals,
+    path_energy,
+    shortest_path,
+)
+
+
+def random_graph(seed: int, layers: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 5, layers)
+    nodes = [rng.integers(-4, 5, size) / 4 for size in sizes]  # a coarse grid makes ties common
+    edges = [
+        rng.integers(-4, 5, (a, b)) / 4 for a, b in zip(sizes, sizes[1:], strict=False)
+    ]
+    return nodes, edges
+
+
+graphs = st.builds(random_graph, st.integers(0, 10**6), st.integers(1, 5))
+
+
+@settings(max_examples=200, deadline=None)
+@given(graph=graphs)
+def test_shortest_path_equals_brute_force(graph: tuple) -> None:
+    nodes, edges = graph
+    path, energy = shortest_path(nodes, edges)
+    assert energy == all_paths(nodes, edges)[0][0]
+    assert path_energy(nodes, edges, path) == energy
+
+
+@settings(max_examples=200, deadline=None)
+@given(graph=graphs, slack=st.integers(0, 10**6))
+def test_lazy_search_finds_the_optimum_with_fewer_evaluations(graph: tuple, slack: int) -> None:
+    nodes, edges = graph
+    rng = np.random.default_rng(slack)
+    bounds = [edge - rng.integers(0, 4, edge.shape) / 4 for edge in edges]
+    known = [rng.random(edge.shape) < 0.3 for edge in edges]
+    bounds = [np.where(k, e, b) for k, e, b in zip(known, edges, bounds, strict=True)]
+    asked: list[tuple[int, int, int]] = []
+
+    def evaluate(batch: list[tuple[int, int, int]]) -> list[float]:
+        asked.extend(batch)
+        return [float(edges[t][k, m]) for t, k, m in batch]
+
+    found = lazy_shortest_path(nodes, bounds, known, evaluate)
+    assert found.energy == all_paths(nodes, edges)[0][0]
+    assert path_energy(nodes, edges, found.path) == found.energy
+    assert len(asked) == len(set(asked)), "an edge was evaluated twice"
+    assert not any(known[t][k, m] for t, k, m in asked)
+    for got, true, flags in zip(found.edges, edges, found.evaluated, strict=True):
+        np.testing.assert_array_equal(got[flags], true[flags])
+        assert np.all(got <= true)
+
+
+@settings(max_examples=100, deadline=None)
+@given(graph=graphs)
+def test_min_marginals_equal_brute_force(graph: tuple) -> None:
+    nodes, edges = graph
+    paths = all_paths(nodes, edges)
+    for t, through in enumerate(node_min_marginals(nodes, edges)):
+        for k, cost in enumerate(through):
+            assert cost == min(c for c, path in paths if path[t] == k)
+
+
+def test_single_frame_takes_its_cheapest_node() -> None:
+    path, energy = shortest_path([np.array([3.0, 1.0, 2.0])], [])
+    assert (path, energy) == ((1,), 1.0)
+
+
+def test_two_frames_by_hand() -> None:
+    nodes = [np.array([0.0, 1.0]), np.array([0.0, 0.0])]
+    edges = [np.array([[5.0, 4.0], [1.0, 2.0]])]
+    assert shortest_path(nodes, edges) == ((1, 0), 2.0)
+
+
+def test_ties_prefer_lower_indices() -> None:
+    nodes = [np.zeros(3), np.zeros(3)]
+    assert shortest_path(nodes, [np.zeros((3, 3))])[0] == (0, 0)
