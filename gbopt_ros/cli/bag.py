@@ -1,0 +1,49 @@
+"""Turn a video, a folder of images or a topic of another bag into a rosbag2."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gbopt_ros.sources import write_rosbag
+from gbopt_ros.sources.images import COMPRESSIONS
+from gbopt_ros.sources.options import add_source_arguments, source_from_args
+from gbopt_ros.sources.rosbag import STORAGES
+
+DEFAULT_TOPIC = "/camera/color/image_raw"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, help="rosbag2 (folder, .mcap, .db3), video file or folder of images"
+    )
+    parser.add_argument("out", type=Path, help="folder of the new rosbag2; must not exist")
+    parser.add_argument(
+        "--storage", choices=tuple(STORAGES), default="mcap", help="storage plugin (%(default)s)"
+    )
+    parser.add_argument(
+        "--topic",
+        metavar="T",
+        help=f"topic to write ({DEFAULT_TOPIC}, with /compressed appended under --compressed)",
+    )
+    parser.add_argument(
+        "--compressed",
+        nargs="?",
+        choices=COMPRESSIONS,
+        const="jpeg",
+        help="write sensor_msgs/CompressedImage: jpeg, or png, which loses nothing",
+    )
+    add_source_arguments(parser, topic_flag="--input-topic")
+
+
+def run(args: argparse.Namespace) -> None:
+    topic = args.topic or DEFAULT_TOPIC + ("/compressed" if args.compressed else "")
+    source = source_from_args(args, args.source)
+    with tqdm(source, total=source.count, unit="frame", desc=source.name) as frames:
+        count = write_rosbag(
+            frames, args.out, storage=args.storage, topic=topic, compressed=args.compressed
+        )
+    skipped = f", {source.skipped} undecodable skipped" if source.skipped else ""
+    print(f"{args.out}: {count} messages on {topic}{skipped}")

@@ -1,0 +1,228 @@
+"""COCO instance datasets: a folder with `annotations.json` and `images/`, read and written.
+
+Every annotation is of the one category "object". Reading accepts polygons, uncompressed and
+compressed run-length encodings; writing always gives compressed ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
+
+ANNOTATIONS_NAME = "annotations.json"
+IMAGES_NAME = "images"
+CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
+_IMAGE_KEYS = ("id", "file_name", "height", "width")
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image entry.
+
+    Attributes:
+        id: unique in its dataset.
+        file_name: path below the image folder.
+        height, width: pixels.
+        extra: every other key of the entry, such as `stamp_ns` and `frame_index`.
+    """
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """Images with their instance masks.
+
+    Attributes:
+        images: in the order of the file.
+        rles_by_image: RLEs of the instances of each image id; an image without any has ().
+        image_dir: folder of the image files, None where only the labels are at hand.
+        crowd_by_image: RLEs of the `iscrowd` regions, for image ids that have some.
+    """
+
+    images: tuple[CocoImage, ...]
+    rles_by_image: dict[int, tuple[Rle, ...]]
+    image_dir: Path | None = None
+    crowd_by_image: dict[int, tuple[Rle, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load_image(self, image: CocoImage) -> Image:
+        """(H, W, 3) uint8, RGB. Raises GboptError if the file is absent or not as described."""
+        if self.image_dir is None:
+            raise GboptError(
+                f"{image.file_name}: this dataset was read without an image folder; give one"
+            )
+        path = self.image_dir / image.file_name
+        if not path.is_file():
+            raise GboptError(f"{path}: image file of the dataset is missing")
+        bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise GboptError(f"{path}: cannot be decoded as an image")
+        if bgr.shape[:2] != (image.height, image.width):
+            raise GboptError(
+                f"{path}: expected {image.height}x{image.width} (height x width) as in its "
+                f"annotations, got {bgr.shape[0]}x{bgr.shape[1]}"
+            )
+        return np.ascontiguousarray(bgr[:, :, ::-1])
+
+    def labelled(self, image: CocoImage) -> LabelledImage:
+        """The image with its instance masks, crowd regions left out."""
+        return LabelledImage(self.load_image(image), self.rles_by_image.get(image.id, ()))
+
+    def to_coco(self) -> dict[str, Any]:
+        """The dataset as a class-agnostic COCO dictionary."""
+        annotations: list[dict[str, Any]] = []
+        for image in self.images:
+            for crowd, by_image in ((0, self.rles_by_image), (1, self.crowd_by_image)):
+                for rle in by_image.get(image.id, ()):
+                    number = len(annotations) + 1
+                    annotations.append(_annotation(number, image.id, rle, crowd))
+        return {
+            "images": [
+                {
+                    **image.extra,
+                    "id": image.id,
+                    "file_name": image.file_name,
+                    "height": image.height,
+                    "width": image.width,
+                }
+                for image in self.images
+            ],
+            "annotations": annotations,
+            "categories": [dict(CATEGORY)],
+        }
+
+
+def _annotation(number: int, image_id: int, rle: Rle, crowd: int) -> dict[str, Any]:
+    encoded = {"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": CATEGORY["id"],
+        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"]},
+        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
+        "area": int(coco_mask.area(encoded)),
+        "iscrowd": crowd,
+    }
+
+
+def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> CocoDataset:
+    """Read a COCO instance file. Raises GboptError on a missing file, bad JSON or missing keys."""
+    path = Path(json_path)
+    content = _read_json(path)
+    images = tuple(_parse_image(entry, path) for entry in content["images"])
+    by_id = {image.id: image for image in images}
+    if len(by_id) != len(images):
+        raise GboptError(f"{path}: image ids must be distinct")
+    instances: dict[int, list[Rle]] = {image.id: [] for image in images}
+    crowds: dict[int, list[Rle]] = {}
+    for entry in content["annotations"]:
+        if not isinstance(entry, dict) or "image_id" not in entry or "segmentation" not in entry:
+            raise GboptError(f"{path}: every annotation needs 'image_id' and 'segmentation'")
+        image = by_id.get(entry["image_id"])
+        if image is None:
+            raise GboptError(f"{path}: annotation of the unknown image {entry['image_id']}")
+        rle = _to_rle(entry["segmentation"], image, path)
+        if entry.get("iscrowd", 0):
+            crowds.setdefault(image.id, []).append(rle)
+        else:
+            instances[image.id].append(rle)
+    return CocoDataset(
+        images,
+        {key: tuple(rles) for key, rles in instances.items()},
+        None if image_dir is None else Path(image_dir),
+        {key: tuple(rles) for key, rles in crowds.items()},
+    )
+
+
+def load_coco_dir(folder: str | Path) -> CocoDataset:
+    """Read `folder/annotations.json`, with `folder/images` as image folder if it exists."""
+    folder = Path(folder)
+    images = folder / IMAGES_NAME
+    return load_coco(folder / ANNOTATIONS_NAME, images if images.is_dir() else None)
+
+
+def write_coco(
+    path: str | Path,
+    images: Sequence[CocoImage],
+    rles_by_image: Mapping[int, Sequence[Rle]],
+) -> None:
+    """Write a COCO instance file atomically. Raises GboptError if it cannot be written."""
+    path = Path(path)
+    dataset = CocoDataset(
+        tuple(images), {key: tuple(rles) for key, rles in rles_by_image.items()}
+    )
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(json.dumps(dataset.to_coco(), separators=(",", ":")), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise GboptError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GboptError(f"{path}: cannot read annotations: {error.strerror or error}") from error
+    except ValueError as error:
+        raise GboptError(f"{path}: expected a COCO JSON file: {error}") from error
+    for key in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise GboptError(f"{path}: expected a COCO JSON file with a list {key!r}")
+    return content
+
+
+def _parse_image(entry: Any, path: Path) -> CocoImage:
+    missing = [key for key in _IMAGE_KEYS if not isinstance(entry, dict) or key not in entry]
+    if missing:
+        raise GboptError(f"{path}: an image entry lacks {', '.join(missing)}")
+    extra = {key: value for key, value in entry.items() if key not in _IMAGE_KEYS}
+    try:
+        return CocoImage(
+            int(entry["id"]),
+            str(entry["file_name"]),
+            int(entry["height"]),
+            int(entry["width"]),
+            extra,
+        )
+    except (TypeError, ValueError) as error:
+        raise GboptError(f"{path}: bad image entry {entry!r}: {error}") from error
+
+
+def _to_rle(segmentation: Any, image: CocoImage, path: Path) -> Rle:
+    height, width = image.height, image.width
+    try:
+        if isinstance(segmentation, list):
+            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        elif isinstance(segmentation["counts"], list):
+            encoded = coco_mask.frPyObjects(segmentation, height, width)
+        else:
+            encoded = segmentation
+        size = [int(value) for value in encoded["size"]]
+        counts = encoded["counts"]
+        text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
+    except Exception as error:  # pycocotools raises bare Exception on malformed polygons
+        raise GboptError(f"{path}: bad segmentation in image {image.id}: {error}") from error
+    if size != [height, width]:
+        raise GboptError(
+            f"{path}: image {image.id}: segmentation of size {size}, expected {[height, width]}"
+        )
+    return Rle(size=size, counts=text)

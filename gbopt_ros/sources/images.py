@@ -1,0 +1,178 @@
+"""ROS image messages to arrays and back, without ROS.
+
+The functions read a message by its attributes only, so that a message of rclpy (`data` is an
+`array.array`) and one of the rosbags library (`data` is an array of NumPy) do equally well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.image import message_to_cvimage
+
+from gbopt_ros.structures import GboptError, Image
+
+IMAGE_TYPE = "sensor_msgs/msg/Image"
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
+COMPRESSIONS = ("jpeg", "png")
+
+# Bytes that one pixel takes of a row.
+_PIXEL_BYTES = {
+    **dict.fromkeys(("mono8", "8UC1", "nv12", "nv21"), 1),
+    **dict.fromkeys((f"bayer_{p}8" for p in ("rggb", "bggr", "gbrg", "grbg")), 1),
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), 2),
+    **dict.fromkeys(("rgb8", "bgr8", "8UC3"), 3),
+    **dict.fromkeys(("rgba8", "bgra8", "8UC4"), 4),
+    "mono16": 2,
+    **dict.fromkeys((f"bayer_{p}16" for p in ("rggb", "bggr", "gbrg", "grbg")), 2),
+    **dict.fromkeys(("rgb16", "bgr16"), 6),
+    **dict.fromkeys(("rgba16", "bgra16"), 8),
+}
+# OpenCV's own names carry no colour order; theirs is BGR.
+_SYNONYMS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
+_DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
+
+SUPPORTED_ENCODINGS = tuple(_PIXEL_BYTES)
+
+
+class UndecodableImage(GboptError):
+    """The data of one image is broken; the images around it may be sound."""
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What rosbags-image reads of a message; rows without padding."""
+
+    encoding: str
+    height: int
+    width: int
+    data: NDArray[np.uint8]
+    is_bigendian: int = 0
+
+
+def image_from_message(message: Any) -> Image:
+    """The picture of a `sensor_msgs/Image`.
+
+    Row padding (`step`) and `is_bigendian` are honoured. 16-bit images are scaled to 8 bits:
+    v / 257, rounded, so that 65535 becomes 255. Bayer patterns are demosaiced, YUV is converted.
+
+    Returns:
+        (H, W, 3) uint8, RGB, writable.
+
+    Raises:
+        UndecodableImage: the data do not fit height, width and step.
+        GboptError: a depth image or an unknown encoding.
+    """
+    encoding = message.encoding
+    if encoding in _DEPTH:
+        raise GboptError(f"encoding {encoding!r} is depth, not colour: name a colour image topic")
+    if encoding not in _PIXEL_BYTES:
+        raise GboptError(
+            f"unknown image encoding {encoding!r}: supported are {', '.join(SUPPORTED_ENCODINGS)}"
+        )
+    rows = _unpadded_rows(message)
+    if encoding.endswith("16"):
+        values = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint32)
+        rows = ((values + 128) // 257).astype(np.uint8)
+        encoding = encoding.removesuffix("16") + "8"
+    pixels: Any = _Pixels(_SYNONYMS.get(encoding, encoding), len(rows), message.width, rows)
+    try:
+        image = message_to_cvimage(pixels, "rgb8")
+    except cv2.error as error:
+        raise UndecodableImage(f"{encoding} image cannot be converted: {error.err}") from error
+    return np.require(image, np.uint8, ["C", "W", "O"])
+
+
+def _unpadded_rows(message: Any) -> NDArray[np.uint8]:
+    """(rows, bytes of a row without padding) uint8."""
+    height, width, step = message.height, message.width, message.step
+    row_bytes = width * _PIXEL_BYTES[message.encoding]
+    # NV12 and NV21: the chroma rows follow the luma rows, half as many.
+    rows = height * 3 // 2 if message.encoding in ("nv12", "nv21") else height
+    data = np.frombuffer(message.data, np.uint8)
+    if height < 1 or width < 1 or step < row_bytes or data.size < rows * step:
+        raise UndecodableImage(
+            f"{width}x{height} {message.encoding} image with step {step} and {data.size} bytes of "
+            f"data: expected a step of at least {row_bytes} and {rows} rows"
+        )
+    return np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, :row_bytes])
+
+
+def image_from_compressed_message(message: Any) -> Image:
+    """The picture of a `sensor_msgs/CompressedImage`.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UndecodableImage: the data are no complete image.
+        GboptError: a depth image.
+    """
+    kind = message.format
+    if kind.startswith(_DEPTH) or "compressedDepth" in kind:
+        raise GboptError(f"format {kind!r} is depth, not colour: name a colour image topic")
+    try:
+        return decode_image(np.frombuffer(message.data, np.uint8))
+    except UndecodableImage as error:
+        raise UndecodableImage(f"{error} (format {kind!r})") from error
+
+
+def decode_image(data: NDArray[np.uint8]) -> Image:
+    """Decode a complete JPEG, PNG, BMP, TIFF or WebP file held in memory.
+
+    Alpha is dropped, grey becomes RGB, 16 bits become 8.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UndecodableImage: no image, or one that is cut off.
+    """
+    if data.size == 0:
+        raise UndecodableImage("the image is empty (0 bytes)")
+    # Some versions of OpenCV fill up a cut JPEG with grey and report success.
+    raw = data.tobytes()
+    if raw.startswith(b"\xff\xd8") and b"\xff\xd9" not in raw:
+        raise UndecodableImage(f"the JPEG is cut off after {data.size} bytes")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UndecodableImage(f"the image cannot be decoded: {error.err}") from error
+    if image is None:
+        raise UndecodableImage(f"the {data.size} bytes are no complete image")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def encode_image(image: Image, compression: str, jpeg_quality: int = 90) -> NDArray[np.uint8]:
+    """Encode an (H, W, 3) uint8 RGB image as "jpeg" or "png".
+
+    Returns:
+        (bytes,) uint8.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if compression == "jpeg" else []
+    suffix = {"jpeg": ".jpg", "png": ".png"}[compression]
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise GboptError(f"an image of {image.shape} cannot be encoded as {compression}")
+    return data.reshape(-1)
+
+
+def image_fields(image: Image) -> dict[str, Any]:
+    """The fields of a `sensor_msgs/Image` in rgb8 for an (H, W, 3) uint8 RGB image, header apart.
+
+    `data` is (3 H W,) uint8; a node hands it to a message through `array.array`.
+    """
+    height, width, channels = image.shape
+    return {
+        "height": height,
+        "width": width,
+        "encoding": "rgb8",
+        "is_bigendian": 0,
+        "step": channels * width,
+        "data": np.ascontiguousarray(image).reshape(-1),
+    }

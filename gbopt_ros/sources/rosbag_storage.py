@@ -1,0 +1,193 @@
+"""Messages of a rosbag2, complete or damaged, with or without its metadata.yaml.
+
+The rosbags library refuses an MCAP file without a footer, which is what a recorder leaves that
+was killed, and takes an SQLite file at its word. The storages here read the sound part of the
+first and notice when the second is not all there. Both say so at the end of their messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import ReaderError
+from rosbags.rosbag2.reader import DirectoryReader
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+SQLITE_MAGIC = b"SQLite format 3\0"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+T = TypeVar("T")
+Message = tuple[Connection, int, bytes]
+"""Connection, log time in nanoseconds, CDR data."""
+
+
+class Mcap(McapReader):
+    """An MCAP file; one without a usable footer or index is read from its start.
+
+    Attributes:
+        damage: what is wrong with the file, "" if nothing is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.damage = ""
+
+    def open(self) -> None:
+        try:
+            super().open()
+        except Exception as error:  # damaged bytes make the library raise anything
+            if not self.data_start:
+                raise ReaderError(f"not a readable MCAP file of ROS 2 ({error})") from error
+            self.damage = f"its end is missing or damaged ({error})"
+            self._open_damaged()
+
+    def _open_damaged(self) -> None:
+        self.chunks.clear()
+        self.bio = self.path.open("rb")
+        self.data_end = self.path.stat().st_size
+        with suppress(Exception):  # it ends at the damage; the topics before it are known then
+            self.meta_scan()
+
+    @property
+    def _is_scanned(self) -> bool:
+        """Messages are read in file order, for want of an index of all chunks."""
+        return not self.chunks or not all(c.message_index_offsets for c in self.chunks)
+
+    def messages(
+        self,
+        connections: Collection[Connection],
+        start: int | None = None,
+        stop: int | None = None,
+    ) -> Generator[Message, None, None]:
+        if not self._is_scanned:
+            yield from super().messages(connections, start, stop)
+            return
+        yield from self.messages_scan(connections, start, stop)
+        if self.damage:
+            raise ReaderError(self.damage)
+        if self.bio is not None and self.bio.tell() < self.data_end:
+            raise ReaderError(f"a chunk before byte {self.bio.tell()} is damaged")
+
+
+class Sqlite3(Sqlite3Reader):
+    """An SQLite file, opened only if all of it is there."""
+
+    damage = ""  # what there may be keeps it from opening
+
+    def open(self) -> None:
+        _check_sqlite(Path(str(self.path)))
+        super().open()
+
+
+def _check_sqlite(path: Path) -> None:
+    """Raise `ReaderError` where SQLite, reading alone, would leave something out."""
+    for suffix in ("-wal", "-journal"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists() and beside.stat().st_size > 0:
+            raise ReaderError(
+                f"the recording was not closed, {beside.name} holds a part of it; run "
+                f"`sqlite3 {path.name} .tables` in its folder once to complete it"
+            )
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head.startswith(SQLITE_MAGIC) or len(head) < 100:
+        raise ReaderError("not an SQLite file")
+    page = int.from_bytes(head[16:18], "big")
+    pages = int.from_bytes(head[28:32], "big")
+    expected = (65536 if page == 1 else page) * pages
+    size = path.stat().st_size
+    # Two equal counters say that the number of pages in the header is up to date.
+    if head[24:28] == head[92:96] and size < expected:
+        raise ReaderError(f"cut off: {expected} bytes expected, {size} found")
+
+
+class Folder(DirectoryReader):
+    """A rosbag2 folder with metadata.yaml."""
+
+    STORAGE_PLUGINS: Mapping[str, type] = {"mcap": Mcap, "sqlite3": Sqlite3}
+
+    @property
+    def damage(self) -> str:
+        return next((s.damage for s in self.storages if isinstance(s, Mcap) and s.damage), "")
+
+
+Storage = Folder | Mcap | Sqlite3
+
+
+@contextmanager
+def open_storages(files: Collection[Path]) -> Iterator[list[Storage]]:
+    """Open a folder with metadata.yaml, or storage files that follow each other.
+
+    Raises:
+        DamagedBag: one of them cannot be read at all.
+    """
+    with ExitStack() as stack:
+        storages = []
+        for path in files:
+            storage = _storage_class(path)(path)
+            _sound(storage.open, path)
+            stack.callback(storage.close)
+            storages.append(storage)
+        yield storages
+
+
+def _storage_class(path: Path) -> type[Storage]:
+    if path.is_dir():
+        return Folder
+    with path.open("rb") as file:
+        return Sqlite3 if file.read(16) == SQLITE_MAGIC else Mcap
+
+
+class DamagedBag(Exception):
+    """A file of a bag cannot be read, or not to its end.
+
+    Attributes:
+        path: the file, or the folder where its metadata.yaml or several files are concerned.
+    """
+
+    def __init__(self, path: object, cause: object) -> None:
+        super().__init__(f"{path}: {cause}")
+        self.path = Path(str(path))
+
+
+def _sound(call: Callable[[], T], path: object) -> T:
+    try:
+        return call()
+    except StopIteration:
+        raise
+    except Exception as error:  # damaged bytes make the library raise anything
+        raise DamagedBag(path, str(error) or type(error).__name__) from error
+
+
+def read_messages(
+    storages: Collection[Storage], wanted: Callable[[Connection], bool]
+) -> Iterator[Message]:
+    """The messages of the wanted connections, one file after the other.
+
+    Raises:
+        DamagedBag: after the last message before the damage; also where a file gives fewer
+            messages than it, or metadata.yaml, states.
+    """
+    for storage in storages:
+        connections = [c for c in storage.connections if wanted(c)]
+        messages = iter(storage.messages(connections)) if connections else iter(())
+        count = 0
+        while True:
+            try:
+                message = _sound(partial(next, messages), storage.path)
+            except StopIteration:
+                break
+            yield message
+            count += 1
+        stated = sum(c.msgcount for c in connections)
+        if storage.damage:
+            raise DamagedBag(storage.path, storage.damage)
+        if count < stated:
+            raise DamagedBag(storage.path, f"{stated} messages are stated, {count} are there")
