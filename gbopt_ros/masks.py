@@ -81,14 +81,16 @@ class Atoms:
     def sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """(A,) float64, the sum of the (H, W) `values` over each atom."""
         covered = self.labels >= 0
-        return np.bincount(
-            self.labels[covered], weights=values[covered], minlength=len(self.areas)
-        )
+        labels, weights = self.labels[covered], values[covered].astype(np.float64)
+        summed = np.zeros(len(self.areas))
+        summed += np.bincount(labels, weights=weights, minlength=len(summed))
+        return summed
 
     def intersections(self) -> NDArray[np.int64]:
         """(N, N) int64, pixels that each pair of masks shares; areas on the diagonal."""
         member = self.membership.astype(np.int64)
-        return (member * self.areas) @ member.T
+        shared: NDArray[np.int64] = (member * self.areas) @ member.T
+        return shared
 
 
 def atoms(masks: NDArray[np.bool_]) -> Atoms:
@@ -122,14 +124,12 @@ def atoms(masks: NDArray[np.bool_]) -> Atoms:
     return Atoms(compact[labels], membership[alive].T.copy(), counts[alive].astype(np.int64))
 
 
-def make_exclusive(
-    masks: NDArray[np.bool_], scores: NDArray[np.floating]
-) -> NDArray[np.bool_]:
+def make_exclusive(masks: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Give each shared pixel of (N, H, W) masks to the mask with the highest score.
 
     Equal scores: the lower index wins. Returns (N, H, W) bool, no two of which share a pixel.
     """
-    exclusive = masks.copy()
+    exclusive: NDArray[np.bool_] = masks.copy()
     taken = np.zeros(masks.shape[1:], bool)
     for i in np.lexsort((np.arange(len(masks)), -np.asarray(scores))):
         exclusive[i] &= ~taken

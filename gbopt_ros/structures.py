@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypedDict
 
 import numpy as np
@@ -80,7 +81,7 @@ class Clip:
         _require(len(sizes) == 1, f"Clip.frames: expected one image size, got {sorted(sizes)}")
         stamps = [frame.stamp_ns for frame in self.frames]
         _require(
-            all(a < b for a, b in zip(stamps, stamps[1:], strict=False)),
+            all(a < b for a, b in pairwise(stamps)),
             "Clip.frames: stamps must increase",
         )
 

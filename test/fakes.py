@@ -16,9 +16,7 @@ def make_proposals(masks: NDArray[np.bool_], scores: Sequence[float] | None = No
     n = len(masks)
     values = np.linspace(0.9, 0.1, n) if scores is None else np.asarray(scores)
     rles = mask_ops.encode_all(masks)
-    return Proposals(
-        masks.shape[1:], rles, values.astype(np.float32), mask_ops.boxes_xyxy(rles)
-    )
+    return Proposals(masks.shape[1:], rles, values.astype(np.float32), mask_ops.boxes_xyxy(rles))
 
 
 def make_clip(images: Sequence[Image], clip_id: int = 0) -> Clip:

@@ -17,7 +17,7 @@ def cross_entropy(foreground: NDArray, background: NDArray, epsilon: float) -> f
 def all_combinations(
     masks: NDArray, background: NDArray, tolerance: float, epsilon: float
 ) -> list[tuple[float, tuple[int, ...]]]:
-    """(loss, indices) of every set of non-empty masks that keeps the overlap rule, cheapest first."""
+    """(loss, indices) of every set of non-empty masks within the overlap rule, cheapest first."""
     n = len(masks)
     usable = [i for i in range(n) if masks[i].any()]
 
@@ -34,9 +34,7 @@ def all_combinations(
     return sorted(found)
 
 
-def all_paths(
-    nodes: list[NDArray], edges: list[NDArray]
-) -> list[tuple[float, tuple[int, ...]]]:
+def all_paths(nodes: list[NDArray], edges: list[NDArray]) -> list[tuple[float, tuple[int, ...]]]:
     """(cost, path) of every path through a layered graph, cheapest first."""
     found = []
     for path in itertools.product(*(range(len(layer)) for layer in nodes)):

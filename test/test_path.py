@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +21,7 @@ def random_graph(seed: int, layers: int) -> tuple[list[np.ndarray], list[np.ndar
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 5, layers)
     nodes = [rng.integers(-4, 5, size) / 4 for size in sizes]  # a coarse grid makes ties common
-    edges = [
-        rng.integers(-4, 5, (a, b)) / 4 for a, b in zip(sizes, sizes[1:], strict=False)
-    ]
+    edges = [rng.integers(-4, 5, (a, b)) / 4 for a, b in pairwise(sizes)]
     return nodes, edges
 
 

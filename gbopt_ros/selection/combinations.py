@@ -12,7 +12,9 @@ sub-masks are subtracted; the bound here is admissible for any sign.
 from __future__ import annotations
 
 import heapq
+import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,9 +125,7 @@ def _order(scored: _Scored) -> tuple[float, int, tuple[int, ...]]:
 
 def _merge(first: list[_Scored], second: list[_Scored], k: int) -> list[_Scored]:
     """The K best sums of one set of each list; the lists share no index."""
-    sums = [
-        (a + b, tuple(sorted(left + right))) for a, left in first for b, right in second
-    ]
+    sums = [(a + b, tuple(sorted(left + right))) for a, left in first for b, right in second]
     return heapq.nsmallest(k, sums, key=_order)
 
 
@@ -146,65 +146,74 @@ class _Component:
     conflict: NDArray[np.bool_]
 
 
+class _State(NamedTuple):
+    """Decisions on the first masks of a component, in the heap's order.
+
+    Of equal bounds the most complete state goes first, then the one that was made first.
+    """
+
+    bound: float
+    negative_depth: int
+    serial: int
+    cost: float
+    taken: tuple[int, ...]
+    free: NDArray[np.bool_]  # (n,) compatible with all that is taken
+    covered: NDArray[np.bool_]  # (A,) atoms paid for
+
+
 def _best_of_component(component: _Component, k: int) -> list[_Scored]:
     """Best-first branch and bound over the masks in a fixed order, each taken or left.
 
-    A state is a decision on the first `depth` masks. Its bound adds, for every clique of a
-    greedy clique cover of the conflict graph, the best marginal of a mask that is still free:
-    of mutually conflicting masks at most one can be taken. States are popped in the order of
-    their bounds, so complete ones appear cheapest first.
+    The bound of a state adds, for every clique of a greedy clique cover of the conflict graph,
+    the best marginal of a mask that is still free: of mutually conflicting masks at most one
+    can be taken. States are popped in the order of their bounds, so complete ones appear
+    cheapest first.
     """
     used = component.membership.any(axis=0)
     member = component.membership[:, used]
     evidence = component.evidence[used]
     floor = _marginal_floor(member, evidence, component.conflict)
-    order = np.lexsort((component.indices, floor))
+    order = np.lexsort((np.array(component.indices), floor))
     member, floor = member[order], floor[order]
     conflict = component.conflict[np.ix_(order, order)]
     indices = [component.indices[i] for i in order]
     cliques = _clique_cover(conflict)
     n = len(indices)
+    heap: list[_State] = []
+    serials = itertools.count()
 
-    def bound(cost: float, depth: int, free: NDArray[np.bool_]) -> float:
+    def push(
+        cost: float,
+        depth: int,
+        taken: tuple[int, ...],
+        free: NDArray[np.bool_],
+        covered: NDArray[np.bool_],
+    ) -> None:
         gains = np.where(free, np.minimum(floor, 0.0), 0.0)
         gains[:depth] = 0.0
         best_of_clique = np.zeros(n)
         np.minimum.at(best_of_clique, cliques, gains)
-        return cost + float(best_of_clique.sum())
+        bound = cost + float(best_of_clique.sum())
+        heapq.heappush(heap, _State(bound, -depth, next(serials), cost, taken, free, covered))
 
-    everything = np.ones(n, bool)
-    nothing = np.zeros(len(evidence), bool)
-    # (bound, -depth, serial) is the heap's order: of equal bounds the most complete goes first.
-    serial = 0
-    heap = [(bound(0.0, 0, everything), 0, serial, 0.0, (), everything, nothing)]
+    push(0.0, 0, (), np.ones(n, bool), np.zeros(len(evidence), bool))
     best: list[_Scored] = []
     while heap and len(best) < k:
-        _, negative_depth, _, cost, taken, free, covered = heapq.heappop(heap)
-        depth = -negative_depth
-        while depth < n and not free[depth]:
+        state = heapq.heappop(heap)
+        depth = -state.negative_depth
+        while depth < n and not state.free[depth]:
             depth += 1
         if depth == n:
-            best.append((cost, tuple(sorted(indices[i] for i in taken))))
+            best.append((state.cost, tuple(sorted(indices[i] for i in state.taken))))
             continue
-        serial += 2
-        heapq.heappush(
-            heap,
-            (bound(cost, depth + 1, free), -depth - 1, serial - 1, cost, taken, free, covered),
-        )
-        added = member[depth] & ~covered
-        cost_with = cost + float(evidence[added].sum())
-        free_with = free & ~conflict[depth]
-        heapq.heappush(
-            heap,
-            (
-                bound(cost_with, depth + 1, free_with),
-                -depth - 1,
-                serial,
-                cost_with,
-                (*taken, depth),
-                free_with,
-                covered | member[depth],
-            ),
+        push(state.cost, depth + 1, state.taken, state.free, state.covered)
+        added = member[depth] & ~state.covered
+        push(
+            state.cost + float(evidence[added].sum()),
+            depth + 1,
+            (*state.taken, depth),
+            state.free & ~conflict[depth],
+            state.covered | member[depth],
         )
     return sorted(best, key=_order)
 

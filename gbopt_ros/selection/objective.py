@@ -16,9 +16,7 @@ from gbopt_ros.structures import BoolMask
 _GRID = 2.0**26
 
 
-def background_evidence(
-    background: NDArray[np.floating], epsilon: float
-) -> NDArray[np.float64]:
+def background_evidence(background: NDArray[np.floating], epsilon: float) -> NDArray[np.float64]:
     """What selecting a pixel adds to its cross-entropy: log Bg(x) - log(1 - Bg(x)) (Eq. 13).
 
     Args:
@@ -29,7 +27,8 @@ def background_evidence(
         (H, W) float64, nats, on a grid that makes sums exact.
     """
     bg = np.clip(background.astype(np.float64), epsilon, 1 - epsilon)
-    return np.round((np.log(bg) - np.log1p(-bg)) * _GRID) / _GRID
+    evidence: NDArray[np.float64] = np.round((np.log(bg) - np.log1p(-bg)) * _GRID) / _GRID
+    return evidence
 
 
 def empty_background_loss(background: NDArray[np.floating], epsilon: float) -> float:
@@ -56,7 +55,9 @@ def flow_residual(
     flow: NDArray[np.floating], synthetic: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """|F_t(x) - F'_t(x)|_1 (Eq. 4), (...,) float64, pixels; inputs are (..., 2)."""
-    return np.abs(flow.astype(np.float64) - synthetic.astype(np.float64)).sum(axis=-1)
+    difference = flow.astype(np.float64) - synthetic.astype(np.float64)
+    residual: NDArray[np.float64] = np.abs(difference).sum(axis=-1)
+    return residual
 
 
 def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float:

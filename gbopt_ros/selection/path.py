@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,11 +90,7 @@ def lazy_shortest_path(
     evaluated = [flag.copy() for flag in known]
     while True:
         path, energy = shortest_path(nodes, edges)
-        missing = [
-            (t, k, m)
-            for t, (k, m) in enumerate(zip(path, path[1:], strict=False))
-            if not evaluated[t][k, m]
-        ]
+        missing = [(t, k, m) for t, (k, m) in enumerate(pairwise(path)) if not evaluated[t][k, m]]
         if not missing:
             return PathResult(path, energy, tuple(edges), tuple(evaluated))
         for (t, k, m), cost in zip(missing, evaluate(missing), strict=True):

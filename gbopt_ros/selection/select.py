@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,7 @@ def _make_layer(
         reduction=config.reduction,
     )
     unions = [
-        mask_ops.encode(masks[list(combination.indices)].any(axis=0))
+        mask_ops.encode(np.asarray(masks[list(combination.indices)].any(axis=0)))
         for combination in combinations
     ]
     return _Layer(combinations, unions)
@@ -142,7 +143,7 @@ class _Graph:
         ]
         self.regularization = [
             config.lambda_regularization * _pairwise_regularization(first, second)
-            for first, second in zip(layers, layers[1:], strict=False)
+            for first, second in pairwise(layers)
         ]
 
     def solve(self) -> PathResult:
@@ -245,7 +246,9 @@ def _frame_selection(
     indices = layer.combinations[found.path[t]].indices
     masks = mask_ops.decode_all([proposals.rles[i] for i in indices], proposals.size)
     exclusive = mask_ops.make_exclusive(masks, proposals.scores[list(indices)])
-    visible = exclusive.any(axis=(1, 2))  # a mask may lose all its pixels to better ones
+    visible = np.asarray(
+        exclusive.any(axis=(1, 2))
+    )  # a mask may lose all its pixels to better ones
     kept = tuple(i for i, seen in zip(indices, visible, strict=True) if seen)
     rles = mask_ops.encode_all(exclusive[visible])
     margin = np.array([margins[i] for i in kept], np.float64)

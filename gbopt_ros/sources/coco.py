@@ -165,9 +165,7 @@ def write_coco(
 ) -> None:
     """Write a COCO instance file atomically. Raises GboptError if it cannot be written."""
     path = Path(path)
-    dataset = CocoDataset(
-        tuple(images), {key: tuple(rles) for key, rles in rles_by_image.items()}
-    )
+    dataset = CocoDataset(tuple(images), {key: tuple(rles) for key, rles in rles_by_image.items()})
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         aside.write_text(json.dumps(dataset.to_coco(), separators=(",", ":")), encoding="utf-8")

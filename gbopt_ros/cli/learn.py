@@ -1,0 +1,52 @@
+"""Fine-tune the proposal network on selected masks and publish it through the gate."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from gbopt_ros.config import load_config
+from gbopt_ros.structures import GboptError
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("replays", type=Path, nargs="+", help="output folders of gbopt replay")
+    parser.add_argument(
+        "--out", type=Path, default=Path("gbopt-store"), help="model and training store"
+    )
+    parser.add_argument("--weights", help="network to start from before the store holds a version")
+    parser.add_argument(
+        "--rehearse", type=Path, help="COCO folder of labelled seen data for every batch"
+    )
+    parser.add_argument("--probe", type=Path, help="COCO folder of labelled seen data for the gate")
+    parser.add_argument("--config", type=Path, help="YAML file with overrides")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="learning.iterations=500"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from gbopt_ros.learning.model_store import ModelStore
+    from gbopt_ros.learning.training_set import TrainingSet, read_replay
+    from gbopt_ros.pipeline import learn
+    from gbopt_ros.sources.coco import load_coco_dir
+
+    config = load_config(args.config, args.set)
+    if args.weights:
+        config = replace(config, proposal=replace(config.proposal, weights=args.weights))
+    rehearsal = load_coco_dir(args.rehearse) if args.rehearse else None
+    probe = load_coco_dir(args.probe) if args.probe else None
+    if rehearsal is None:
+        log.warning("no --rehearse data: the network may forget the classes that it knows")
+    with TrainingSet(args.out / "training", config.learning.max_bytes) as training_set:
+        for folder in args.replays:
+            added = training_set.add(read_replay(folder))
+            log.info("%s: %d frames with masks", folder, added)
+        learnt = learn(training_set, ModelStore(args.out), config, rehearsal=rehearsal, probe=probe)
+    if learnt.version is None:
+        raise GboptError(f"the new version was refused by the gate: {learnt.decision.reason}")
+    print(learnt.version.path)

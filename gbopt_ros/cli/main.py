@@ -1,0 +1,155 @@
+"""`gbopt VERB ...`: finds the verb, runs it, and turns failures into one line and an exit status.
+
+Only the module of the chosen verb is imported, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import errno
+import importlib
+import logging
+import os
+import select
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+VERBS = ("demo", "bag", "replay", "learn", "evaluate", "pretrain", "world", "models", "doctor")
+
+DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141  # the last two: 128 + signal, as in shells
+
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another output folder",
+    errno.EDQUOT: "free some space or choose another output folder",
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EPERM: "choose a place that you may read and write",
+    errno.EROFS: "choose an output folder that can be written",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for; the look-up is slow."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from importlib.metadata import version
+
+        print(f"gbopt {version('gbopt_ros')}")
+        parser.exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the process's own) and return its exit status.
+
+    Raises:
+        SystemExit: help was asked for (0) or the usage is wrong (2).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((a for a in arguments if not a.startswith("-")), None)
+    debug = "--debug" in arguments
+    try:
+        args = _parser(chosen).parse_args(arguments)
+        with _log_to_stderr():
+            args.run(args)
+        sys.stdout.flush()
+        return DONE
+    except KeyboardInterrupt:
+        print("gbopt: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+            return PIPE_CLOSED
+        if debug:
+            traceback.print_exc()
+        print(f"gbopt: error: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser of the chosen verb, or of no verb but with the help lines of all."""
+    parser = argparse.ArgumentParser(
+        prog="gbopt",
+        description="Select objects in recordings, learn them without labels, and measure it.",
+        epilog="`gbopt VERB --help` explains a verb.",
+    )
+    parser.add_argument("--version", action=_Version)
+    _add_debug(parser, default=False)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    if chosen in VERBS:
+        module = importlib.import_module(f"gbopt_ros.cli.{chosen}")
+        verb = verbs.add_parser(
+            chosen,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        _add_debug(verb, default=argparse.SUPPRESS)
+        verb.set_defaults(run=module.run)
+    else:
+        for name in VERBS:
+            verbs.add_parser(name, help=_help(name))
+    return parser
+
+
+def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="show the traceback of a failure"
+    )
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show what the package logs, from INFO up, and nothing of what libraries log."""
+    log, handler = logging.getLogger("gbopt_ros"), logging.StreamHandler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
+def _help(verb: str) -> str:
+    """The first line of a verb's docstring, read without importing the verb."""
+    tree = ast.parse(Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0].replace("%", "%%")
+
+
+def _stdout_is_closed() -> bool:
+    """Whether the reader of the output has gone, as in `gbopt ... | head`."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:  # the interpreter flushes once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed
+
+
+def _one_line(error: Exception) -> str:
+    from gbopt_ros.structures import GboptError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, GboptError):
+        return text
+    if isinstance(error, ModuleNotFoundError):
+        return f"the Python module {error.name} is missing; `gbopt doctor` says how to get it"
+    if isinstance(error, MemoryError):
+        return "out of memory; shorten the clips or make the frames smaller"
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+        return f"{place}{(error.strerror or text).lower()}{advice}"
+    return f"unexpected {type(error).__name__}: {text} (run with --debug for the traceback)"

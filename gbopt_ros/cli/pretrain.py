@@ -1,0 +1,92 @@
+"""Train seed proposal and background networks on labelled images.
+
+On several GPUs, or with one thread on each core of a CPU:
+
+    torchrun --nproc-per-node 2 -m gbopt_ros.cli pretrain DATA --out DIR
+
+Each process takes its share of a batch and gradients are averaged over the processes. The
+background network starts from the backbone of the proposal network in DIR, where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gbopt_ros.config import load_config
+from gbopt_ros.structures import GboptError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torchvision.models.detection import MaskRCNN
+
+    from gbopt_ros.learning.trainer import TrainingLog
+
+NETWORKS = ("proposals", "background")
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, help="COCO folder: annotations.json and images/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the weights files")
+    parser.add_argument("--only", choices=NETWORKS, help="train this network alone")
+    parser.add_argument("--config", type=Path, help="YAML file with overrides")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="such as pretrain.seed=1"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from gbopt_ros.learning.pools import CocoPool
+    from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
+    from gbopt_ros.perception.proposals import load_mask_rcnn
+    from gbopt_ros.perception.weights import WeightsInfo, save_weights
+    from gbopt_ros.sources.coco import load_coco_dir
+
+    config = load_config(args.config, args.set)
+    device, rank = _join_processes(config.device)
+    pool = CocoPool(load_coco_dir(args.data))
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GboptError(f"{args.out}: cannot be created ({error.strerror})") from error
+
+    def save(name: str, network: nn.Module, architecture: str, training: TrainingLog) -> None:
+        if rank != 0:
+            return
+        path = args.out / f"{name}.safetensors"
+        save_weights(path, network, WeightsInfo(name, architecture, "seed"), half=True)
+        curves = {"config": config.to_dict()["pretrain"], "losses": training.losses}
+        path.with_suffix(".json").write_text(json.dumps(curves), encoding="utf-8")
+        log.info("%s: %d steps, weights in %s", name, len(training.total), path)
+
+    proposals: MaskRCNN | None = None
+    if args.only in (None, "proposals"):
+        proposals, training = pretrain_proposals(pool, config.pretrain, device)
+        save("proposals", proposals, config.pretrain.proposal_architecture, training)
+    elif (args.out / "proposals.safetensors").is_file():
+        proposals, _ = load_mask_rcnn(args.out / "proposals.safetensors")
+    if args.only in (None, "background"):
+        background, training = pretrain_background(pool, config.pretrain, device, proposals)
+        save("background", background, config.pretrain.background_architecture, training)
+
+
+def _join_processes(device_name: str) -> tuple[torch.device, int]:
+    """The device of this process and its rank, 0 where it was not started by torchrun."""
+    import torch
+
+    from gbopt_ros.perception.device import resolve_device
+
+    device = resolve_device(device_name)
+    if "LOCAL_RANK" not in os.environ:
+        return device, 0
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device, torch.distributed.get_rank()

@@ -1,0 +1,37 @@
+"""Generate the Tabletop benchmark: labelled stills and a recording, from a seed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from gbopt_ros.world.dataset import SPLITS, WorldConfig, generate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = WorldConfig()
+    parser.add_argument("--out", type=Path, required=True, help="folder for the splits")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of everything")
+    parser.add_argument(
+        "--splits", default=",".join(SPLITS), help="comma-separated; default: %(default)s"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one a core"
+    )
+    parser.add_argument(
+        "--count", type=int, help="stills in each split of stills; default: the split's own"
+    )
+    parser.add_argument("--clips", type=int, default=defaults.clips, help="scenes of the recording")
+    parser.add_argument(
+        "--frames-per-clip",
+        type=int,
+        default=defaults.frames_per_clip,
+        help="frames of each scene, 10 a second",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    names = [name.strip() for name in args.splits.split(",") if name.strip()]
+    config = WorldConfig(args.seed, args.jobs, args.count, args.clips, args.frames_per_clip)
+    generate(args.out, list(dict.fromkeys(names)), config)

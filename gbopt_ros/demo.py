@@ -1,0 +1,363 @@
+"""The main job on the bundled recording: evaluate, replay, learn, evaluate again, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, evaluate_network
+from gbopt_ros.evaluation.files import write_text
+from gbopt_ros.evaluation.mask_quality import (
+    mask_precision_recall,
+    precision_at_recall,
+    threshold_curve,
+)
+from gbopt_ros.evaluation.overlay import draw_masks
+from gbopt_ros.evaluation.report import (
+    ClipEnergies,
+    ClipStrip,
+    MetricsTable,
+    ReportContent,
+    StillTriplet,
+    StripFrame,
+    ThresholdComparison,
+    write_report,
+)
+from gbopt_ros.evaluation.results import CocoResult
+from gbopt_ros.learning.model_store import ModelStore
+from gbopt_ros.learning.training_set import TrainingSet, read_replay
+from gbopt_ros.outputs import ReplayWriter, peak_memory, versions
+from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.pipeline import Cues, Learnt, Pipeline, evaluation_config, learn, proposal_weights
+from gbopt_ros.resources import find_resource
+from gbopt_ros.sources import open_source
+from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
+from gbopt_ros.structures import GboptError, Proposals, Rle, Selection
+
+log = logging.getLogger(__name__)
+
+_STRIP_CLIPS = 4  # clips shown in the report,
+_STRIP_FRAMES = 3  # frames of each,
+_STILLS = 6  # and stills
+_SHOWN_SCORE = 0.5  # of detections drawn on the stills
+_QUICK = ("learning.iterations=60",)
+_QUICK_STILLS = 40
+_QUICK_SECONDS = 40.0  # of the recording
+
+
+@dataclass(frozen=True)
+class _Assets:
+    """The labelled data that comes with the demo."""
+
+    recording: Path
+    recording_truth: CocoDataset
+    unseen: CocoDataset
+    seen: CocoDataset
+    rehearsal: CocoDataset
+    probe: CocoDataset
+
+    @classmethod
+    def load(cls, quick: bool) -> _Assets:
+        def split(name: str) -> CocoDataset:
+            dataset = load_coco_dir(find_resource(f"demo/{name}"))
+            if quick and name in ("unseen-test", "seen-val", "seen-probe"):
+                dataset = replace(dataset, images=dataset.images[:_QUICK_STILLS])
+            return dataset
+
+        return cls(
+            recording=find_resource("demo/recording"),
+            recording_truth=load_coco(find_resource("demo/recording.json")),
+            unseen=split("unseen-test"),
+            seen=split("seen-val"),
+            rehearsal=split("rehearsal"),
+            probe=split("seen-probe"),
+        )
+
+
+@dataclass
+class _Replayed:
+    """What the report needs of the replay; a few frames of it, not all."""
+
+    proposals: dict[int, Proposals] = field(default_factory=dict)
+    selected: dict[int, tuple[Rle, ...]] = field(default_factory=dict)
+    strips: list[ClipStrip] = field(default_factory=list)
+    energies: list[ClipEnergies] = field(default_factory=list)
+    flow_runs: int = 0
+
+    def add(self, selection: Selection, cues: Cues) -> None:
+        for frame, proposals in zip(selection.frames, cues.proposals, strict=True):
+            self.proposals[frame.frame.index] = proposals
+            self.selected[frame.frame.index] = frame.rles
+        self.flow_runs += selection.flow_runs
+        if len(self.strips) == _STRIP_CLIPS:
+            return
+        title = f"clip {selection.clip_id}"
+        chosen = np.linspace(0, len(selection) - 1, min(_STRIP_FRAMES, len(selection)))
+        frames = []
+        for t in sorted({int(i) for i in chosen}):
+            frame = selection.frames[t]
+            frames.append(
+                StripFrame(
+                    f"frame {frame.frame.index}",
+                    draw_masks(frame.frame.image, cues.proposals[t].rles),
+                    draw_masks(frame.frame.image, frame.rles),
+                )
+            )
+        self.strips.append(ClipStrip(title, tuple(frames)))
+        self.energies.append(ClipEnergies(title, tuple(f.energy for f in selection.frames)))
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Metrics on both splits, and the detections on the unseen stills."""
+
+    unseen: InstanceMetrics
+    seen: InstanceMetrics
+    detections: list[CocoResult]
+
+
+class _Clock:
+    """Seconds spent in each step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        log.info("%s ...", name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def demo_config(quick: bool, seed: int, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration of the demo: `config/demo.yaml`, the seed, and overrides."""
+    fixed = [f"learning.seed={seed}", *(_QUICK if quick else ())]
+    return load_config(find_resource("config/demo.yaml"), [*fixed, *overrides])
+
+
+def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any]:
+    """Run everything and write `report.html`, `overlay.mp4`, `results.json` and the stores.
+
+    Args:
+        out: a folder that this function wrote before is replaced.
+        config: from `demo_config`.
+        quick: part of the recording and of the stills, few steps: shows that it works, its
+            numbers mean little.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        GboptError: `out` holds something else, or cannot be written.
+    """
+    _prepare(out)
+    assets, clock = _Assets.load(quick), _Clock()
+    with clock.step("evaluate the seed network"):
+        before = _evaluate(proposal_weights(config), config, assets)
+    with clock.step("select masks in the recording"):
+        replayed = _replay(out / "replay", config, assets, quick)
+    shutil.copyfile(out / "replay" / "overlay.mp4", out / "overlay.mp4")
+    with clock.step("learn from the selected masks"):
+        learnt = _learn(out, config, assets)
+    with clock.step("evaluate the new network"):
+        after = (
+            _evaluate(learnt.version.path, config, assets) if learnt.version is not None else before
+        )
+    results = _results(config, assets, before, after, replayed, learnt, clock)
+    write_report(
+        out / "report.html", _report(config, assets, before, after, replayed, learnt, results)
+    )
+    write_text(out / "results.json", json.dumps(results, indent=2))
+    return results
+
+
+def _prepare(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / "replay").is_dir() and not (out / "results.json").is_file():
+            raise GboptError(f"{out}: holds something else than a demo; choose another --out")
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GboptError(f"{out}: cannot be created ({error.strerror})") from error
+
+
+def _evaluate(weights: Path, config: Config, assets: _Assets) -> _Evaluation:
+    network = MaskRcnnProposals.from_file(
+        weights, evaluation_config(config).proposal, resolve_device(config.device)
+    )
+    unseen, detections = evaluate_network(network, assets.unseen)
+    seen, _ = evaluate_network(network, assets.seen)
+    return _Evaluation(unseen, seen, detections)
+
+
+def _replay(out: Path, config: Config, assets: _Assets, quick: bool) -> _Replayed:
+    source = open_source(assets.recording, end=_QUICK_SECONDS if quick else None)
+    pipeline, replayed = Pipeline(config), _Replayed()
+    with (
+        ReplayWriter(out, source.name) as writer,
+        tqdm(total=source.count, desc="select", unit="frame", dynamic_ncols=True) as progress,
+    ):
+        for clip in pipeline.clips(source):
+            cues = pipeline.perceive(clip)
+            selection = pipeline.select(clip, cues)
+            writer.add(selection)
+            replayed.add(selection, cues)
+            progress.update(len(clip))
+        writer.finish(
+            source=str(assets.recording),
+            config=config.to_dict(),
+            seconds=dict(pipeline.seconds),
+            skipped_frames=source.skipped,
+        )
+    return replayed
+
+
+def _learn(out: Path, config: Config, assets: _Assets) -> Learnt:
+    with TrainingSet(out / "store" / "training", config.learning.max_bytes) as training_set:
+        training_set.add(read_replay(out / "replay"))
+        return learn(
+            training_set,
+            ModelStore(out / "store"),
+            config,
+            rehearsal=assets.rehearsal,
+            probe=assets.probe,
+        )
+
+
+def _comparison(assets: _Assets, replayed: _Replayed) -> ThresholdComparison:
+    """Selected masks against thresholded proposals, on the frames that were replayed."""
+    gt = assets.recording_truth
+    truth = {
+        image.extra["frame_index"]: gt.rles_by_image[image.id]
+        for image in gt.images
+        if image.extra["frame_index"] in replayed.selected
+    }
+    return ThresholdComparison(
+        threshold_curve(truth, replayed.proposals), mask_precision_recall(truth, replayed.selected)
+    )
+
+
+def _results(
+    config: Config,
+    assets: _Assets,
+    before: _Evaluation,
+    after: _Evaluation,
+    replayed: _Replayed,
+    learnt: Learnt,
+    clock: _Clock,
+) -> dict[str, Any]:
+    comparison = _comparison(assets, replayed)
+    quality = comparison.selected
+    return {
+        "unseen": {"before": before.unseen.to_dict(), "after": after.unseen.to_dict()},
+        "seen": {"before": before.seen.to_dict(), "after": after.seen.to_dict()},
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 2)},
+        "selected_masks": {
+            "precision": 100 * quality.precision,
+            "recall": 100 * quality.recall,
+            "thresholded_precision_at_equal_recall": 100
+            * precision_at_recall(comparison.curve, quality.recall),
+        },
+        "gate": learnt.decision.to_dict(),
+        "model_version": learnt.version.version if learnt.version else None,
+        "counts": {
+            "frames": len(replayed.selected),
+            "masks": sum(len(rles) for rles in replayed.selected.values()),
+            "flow_runs": replayed.flow_runs,
+            "unseen_stills": len(assets.unseen),
+            "seen_stills": len(assets.seen),
+        },
+        "seed": config.learning.seed,
+        "peak_memory_bytes": peak_memory(),
+        "versions": versions(),
+    }
+
+
+def _report(
+    config: Config,
+    assets: _Assets,
+    before: _Evaluation,
+    after: _Evaluation,
+    replayed: _Replayed,
+    learnt: Learnt,
+    results: dict[str, Any],
+) -> ReportContent:
+    gain = after.unseen.AP - before.unseen.AP
+    loss = after.seen.AP - before.seen.AP
+    quality = results["selected_masks"]
+    counts = results["counts"]
+    return ReportContent(
+        title="A network learns objects that nobody labelled",
+        summary=(
+            f"From {counts['frames']} frames of video with no label, {counts['masks']} masks were "
+            f"selected and learnt. On still images of objects of unseen classes, mask AP went "
+            f"from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} ({gain:+.1f}); on seen classes "
+            f"it changed by {loss:+.1f}.",
+            f"The selected masks have a precision of {quality['precision']:.1f} % at a recall of "
+            f"{quality['recall']:.1f} %; the same proposals thresholded to that recall have "
+            f"{quality['thresholded_precision_at_equal_recall']:.1f} %.",
+            f"Gate: {'passed' if learnt.decision.passed else 'refused'}; {learnt.decision.reason}.",
+        ),
+        tables=tuple(
+            MetricsTable(title, {"before": old, "after": new}, note)
+            for title, old, new, note in (
+                ("Unseen classes", before.unseen, after.unseen, "held-out stills"),
+                ("Seen classes", before.seen, after.seen, "held-out stills"),
+            )
+        ),
+        clips=tuple(replayed.strips),
+        stills=_triplets(assets, before, after),
+        comparison=_comparison(assets, replayed),
+        losses=learnt.log.losses,
+        energies=tuple(replayed.energies),
+        facts={
+            "Seconds": results["seconds"],
+            "Counts": results["counts"],
+            "Model": {
+                "version": results["model_version"] or "none published",
+                "seed": config.learning.seed,
+                "optimiser steps": config.learning.iterations,
+                "peak memory, MB": round(results["peak_memory_bytes"] / 1e6),
+            },
+            "Versions": results["versions"],
+        },
+    )
+
+
+def _triplets(assets: _Assets, before: _Evaluation, after: _Evaluation) -> tuple[StillTriplet, ...]:
+    """The first stills of the unseen split, in its own order: not chosen by their result."""
+
+    def shown(evaluation: _Evaluation, image_id: int) -> list[CocoResult]:
+        return [
+            r
+            for r in evaluation.detections
+            if r["image_id"] == image_id and r["score"] >= _SHOWN_SCORE
+        ]
+
+    triplets = []
+    for image in assets.unseen.images[:_STILLS]:
+        pixels = assets.unseen.load_image(image)
+        old, new = shown(before, image.id), shown(after, image.id)
+        triplets.append(
+            StillTriplet(
+                f"{image.file_name}, detections from score {_SHOWN_SCORE}",
+                draw_masks(pixels, [r["segmentation"] for r in old]),
+                draw_masks(pixels, [r["segmentation"] for r in new]),
+                draw_masks(pixels, assets.unseen.rles_by_image[image.id]),
+            )
+        )
+    return tuple(triplets)

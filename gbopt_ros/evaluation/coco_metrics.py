@@ -1,0 +1,257 @@
+"""Class-agnostic COCO mask metrics by pycocotools, and their paired bootstrap."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
+
+from gbopt_ros.evaluation.results import CocoResult, check_results, is_consistent, results_of
+from gbopt_ros.sources.coco import CATEGORY, CocoDataset
+from gbopt_ros.structures import GboptError, ProposalNetwork, Proposals
+
+METRICS = ("AP", "AP50", "AP75", "AR1", "AR3", "AR5")
+AP_DETECTIONS = 100  # masks an image that AP is computed over
+MAX_DETECTIONS = (1, 3, 5, AP_DETECTIONS)
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class InstanceMetrics:
+    """Class-agnostic mask metrics, percent.
+
+    Attributes:
+        AP: average precision over 100 masks an image, mean over IoU 0.50, 0.55 ... 0.95.
+        AP50, AP75: the same at IoU 0.50 and at 0.75.
+        AR1, AR3, AR5: recall of the 1, 3, 5 best masks of each image, mean over the same IoUs.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    AR1: float
+    AR3: float
+    AR5: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The metrics by name, in the order of `METRICS`."""
+        return asdict(self)
+
+
+def evaluate_instances(
+    gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]
+) -> InstanceMetrics:
+    """COCO metrics of scored masks against the instances of a dataset, classes ignored.
+
+    Raises:
+        GboptError: `gt` has no instance or a broken mask, or a result does not fit `gt`.
+    """
+    evaluation = _match(gt, results)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    # COCOeval.summarize looks AP50 and AP75 up at the third of the detection limits, whatever it
+    # is, so the arrays are read here. Axes: IoU, (recall,) category, area, detection limit.
+    precision = evaluation.eval["precision"][:, :, 0, 0, MAX_DETECTIONS.index(AP_DETECTIONS)]
+    recall = evaluation.eval["recall"][:, 0, 0]
+    return InstanceMetrics(
+        AP=100 * float(precision.mean()),
+        AP50=100 * float(precision[_iou_index(0.50)].mean()),
+        AP75=100 * float(precision[_iou_index(0.75)].mean()),
+        AR1=100 * float(recall[:, MAX_DETECTIONS.index(1)].mean()),
+        AR3=100 * float(recall[:, MAX_DETECTIONS.index(3)].mean()),
+        AR5=100 * float(recall[:, MAX_DETECTIONS.index(5)].mean()),
+    )
+
+
+def evaluate_network(
+    network: ProposalNetwork, dataset: CocoDataset, batch: int = 8, progress: bool = True
+) -> tuple[InstanceMetrics, list[CocoResult]]:
+    """The metrics of a network's proposals on the images of a dataset, and the proposals.
+
+    Args:
+        network: to be comparable it should propose 100 masks an image, as AP is defined.
+        dataset: with its image folder.
+        batch: images in memory at a time.
+
+    Raises:
+        GboptError: no instance, or an image is missing or not as described.
+    """
+    _check_labels(dataset)
+    proposals: dict[int, Proposals] = {}
+    with tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar:
+        for start in range(0, len(dataset), batch):
+            entries = dataset.images[start : start + batch]
+            found = network.propose([dataset.load_image(entry) for entry in entries])
+            proposals |= {e.id: p for e, p in zip(entries, found, strict=True)}
+            bar.update(len(entries))
+    results = results_of(proposals)
+    return evaluate_instances(dataset, results), results
+
+
+def paired_difference(
+    gt: CocoDataset,
+    results_a: Sequence[CocoResult | Mapping[str, Any]],
+    results_b: Sequence[CocoResult | Mapping[str, Any]],
+    metric: str = "AP",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """What `b` is better than `a`, and the standard error of it, percentage points.
+
+    Paired bootstrap over images: both results are evaluated on the same resampled images, so
+    that the difficulty of the images cancels. It says how much the difference depends on the
+    choice of test images, and nothing about the seeds of training.
+
+    Args:
+        metric: one of `METRICS`.
+        resamples: at least 2.
+
+    Raises:
+        GboptError: unknown metric, no instance, or a result does not fit `gt`.
+    """
+    if metric not in METRICS:
+        raise GboptError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
+    if resamples < 2:
+        raise GboptError(f"resamples: expected at least 2, got {resamples}")
+    a, b = (_matches_of(_match(gt, results)) for results in (results_a, results_b))
+    images = len(a.instances)
+    generator = np.random.default_rng(seed)
+    differences: list[float] = []
+    while len(differences) < resamples:
+        counts = generator.multinomial(images, np.full(images, 1 / images))
+        if counts @ a.instances > 0:  # a resample without instances has no metric
+            differences.append(_metric(b, counts, metric) - _metric(a, counts, metric))
+    every_image_once = np.ones(images, np.int64)
+    difference = _metric(b, every_image_once, metric) - _metric(a, every_image_once, metric)
+    return difference, float(np.std(differences, ddof=1))
+
+
+def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -> COCOeval:
+    """Per-image matches of results and instances at every IoU."""
+    _check_labels(gt)
+    check_results(gt, results)
+    labelled, detected = COCO(), COCO()
+    labelled.dataset = gt.to_coco()
+    detected.dataset = {
+        "images": labelled.dataset["images"],
+        "categories": labelled.dataset["categories"],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": result["image_id"],
+                "category_id": CATEGORY["id"],
+                "segmentation": dict(result["segmentation"]),
+                "area": float(coco_mask.area(result["segmentation"])),
+                "iscrowd": 0,
+                "score": float(result["score"]),
+            }
+            for number, result in enumerate(results, start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        labelled.createIndex()
+        detected.createIndex()
+        evaluation = COCOeval(labelled, detected, "segm")
+        evaluation.params.useCats = 0
+        evaluation.params.maxDets = list(MAX_DETECTIONS)
+        evaluation.params.areaRng = [[0, 1e10]]
+        evaluation.params.areaRngLbl = ["all"]
+        evaluation.evaluate()
+    return evaluation
+
+
+def _check_labels(gt: CocoDataset) -> None:
+    # A subset of a dataset may carry the labels of images that are not in it.
+    if not any(gt.rles_by_image.get(image.id) for image in gt.images):
+        raise GboptError(
+            f"the ground truth has no instance in its {len(gt)} images; nothing can be measured"
+        )
+    for image in gt.images:
+        for by_image in (gt.rles_by_image, gt.crowd_by_image):
+            if not all(is_consistent(rle) for rle in by_image.get(image.id, ())):
+                raise GboptError(
+                    f"ground truth of image {image.id}: the run lengths of a mask do not add up "
+                    "to its size"
+                )
+
+
+def _iou_index(iou: float) -> int:
+    return round((iou - 0.5) / 0.05)
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """All detections D of I images, best score first, matched at J IoUs.
+
+    Attributes:
+        image: (D,) index of the image.
+        rank: (D,) 0 for the best of its image.
+        hit: (J, D) bool, matches an instance.
+        false: (J, D) bool, matches nothing; neither where it matches a crowd region.
+        instances: (I,) int, instances of each image, crowd regions not counted.
+    """
+
+    image: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    hit: NDArray[np.bool_]
+    false: NDArray[np.bool_]
+    instances: NDArray[np.int64]
+
+
+def _matches_of(evaluation: COCOeval) -> _Matches:
+    thresholds = len(evaluation.params.iouThrs)
+    scores, image, rank = [np.zeros(0)], [np.zeros(0, int)], [np.zeros(0, int)]
+    matched = [np.zeros((thresholds, 0), bool)]
+    ignored = [np.zeros((thresholds, 0), bool)]
+    instances = np.zeros(len(evaluation.evalImgs), np.int64)
+    for i, entry in enumerate(evaluation.evalImgs):
+        if entry is None:  # neither instances nor detections
+            continue
+        count = len(entry["dtScores"])
+        scores.append(np.asarray(entry["dtScores"], float))
+        image.append(np.full(count, i))
+        rank.append(np.arange(count))
+        matched.append(entry["dtMatches"] > 0)
+        ignored.append(np.asarray(entry["dtIgnore"], bool))
+        instances[i] = np.count_nonzero(entry["gtIgnore"] == 0)
+    # Sorted as COCOeval.accumulate does, so that ties fall in the same order.
+    order = np.argsort(-np.concatenate(scores), kind="mergesort")
+    hits = np.concatenate(matched, axis=1)[:, order]
+    crowd = np.concatenate(ignored, axis=1)[:, order]
+    return _Matches(
+        np.concatenate(image)[order],
+        np.concatenate(rank)[order],
+        hits & ~crowd,
+        ~hits & ~crowd,
+        instances,
+    )
+
+
+def _metric(matches: _Matches, counts: NDArray[np.int64], metric: str) -> float:
+    """A metric, percent, with image i taken `counts[i]` times, as COCOeval.accumulate has it."""
+    total = int(counts @ matches.instances)
+    weight = counts[matches.image]  # (D,)
+    if metric.startswith("AR"):
+        weight = np.where(matches.rank < int(metric[2:]), weight, 0)
+        return 100 * float((matches.hit @ weight).mean()) / total
+    rows = slice(None) if metric == "AP" else [_iou_index(int(metric[2:]) / 100)]
+    hits = np.cumsum(matches.hit[rows] * weight, axis=1)  # (J, D)
+    found = hits + np.cumsum(matches.false[rows] * weight, axis=1)
+    precision = hits / (found + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    padded = np.pad(envelope, ((0, 0), (0, 1)))  # recalls that are not reached have precision 0
+    levels = np.linspace(0, 1, 101)
+    at_levels = [
+        row[np.searchsorted(recall, levels, side="left")]
+        for row, recall in zip(padded, hits / total, strict=True)
+    ]
+    return 100 * float(np.mean(at_levels))

@@ -1,0 +1,274 @@
+"""One self-contained HTML page on what was selected, what was learnt, and how much it helped."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gbopt_ros.evaluation.charts import energy_chart, loss_chart, precision_recall_chart
+from gbopt_ros.evaluation.coco_metrics import METRICS
+from gbopt_ros.evaluation.files import write_text
+from gbopt_ros.evaluation.mask_quality import precision_at_recall
+from gbopt_ros.evaluation.report_content import (
+    ClipEnergies,
+    ClipStrip,
+    MetricsTable,
+    ReportContent,
+    StillTriplet,
+    StripFrame,
+    ThresholdComparison,
+)
+from gbopt_ros.evaluation.report_style import STYLE
+from gbopt_ros.structures import GboptError, Image
+
+__all__ = [
+    "ClipEnergies",
+    "ClipStrip",
+    "MetricsTable",
+    "ReportContent",
+    "StillTriplet",
+    "StripFrame",
+    "ThresholdComparison",
+    "write_report",
+]
+
+MAX_BYTES = 6_000_000
+# (widest picture in pixels, JPEG quality), tried in turn until the page is small enough.
+_PICTURE_LEVELS = ((640, 90), (520, 82), (400, 75), (320, 60), (240, 50))
+
+
+def write_report(path: str | Path, content: ReportContent) -> None:
+    """Write the page atomically; it needs no other file, no network and no script.
+
+    Pictures are made smaller until the page has at most `MAX_BYTES`.
+
+    Raises:
+        GboptError: it cannot be written, or has too many pictures for any size of them.
+    """
+    path = Path(path)
+    for width, quality in _PICTURE_LEVELS:
+        page = _page(content, partial(_data_uri, max_width=width, quality=quality))
+        if len(page.encode("utf-8")) <= MAX_BYTES:
+            write_text(path, page)
+            return
+    raise GboptError(
+        f"{path}: the report would have more than {MAX_BYTES / 1e6:.0f} MB; give it fewer pictures"
+    )
+
+
+Encode = Callable[[Image], str]
+
+
+def _page(content: ReportContent, encode: Encode) -> str:
+    sections = [
+        _tables(content.tables),
+        _comparison(content.comparison),
+        _clips(content.clips, encode),
+        _stills(content.stills, encode),
+        _losses(content.losses),
+        _energies(content.energies),
+        _facts(content.facts),
+    ]
+    summary = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in content.summary)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(content.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<header><h1>{html.escape(content.title)}</h1><div class="summary">{summary}</div>'
+        f"</header>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(heading: str, note: str, body: str) -> str:
+    remark = f'<p class="note">{html.escape(note)}</p>\n' if note else ""
+    return f"<section>\n<h2>{html.escape(heading)}</h2>\n{remark}{body}</section>\n"
+
+
+def _tables(tables: Sequence[MetricsTable]) -> str:
+    if not tables:
+        return ""
+    note = (
+        "Class-agnostic mask metrics, percent, as COCO defines them: average precision over 100 "
+        "masks an image, average recall of the 1, 3 and 5 best."
+    )
+    body = "".join(_table(table) for table in tables)
+    return _section("Before and after", note, f'<div class="columns">{body}</div>\n')
+
+
+def _table(table: MetricsTable) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in METRICS)
+    rows = [
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        + "".join(f"<td>{value:.1f}</td>" for value in metrics.to_dict().values())
+        + "</tr>"
+        for name, metrics in table.rows.items()
+    ]
+    if len(table.rows) >= 2:
+        (_, first), *_, (_, last) = table.rows.items()
+        changes = [last.to_dict()[name] - first.to_dict()[name] for name in METRICS]
+        rows.append(
+            '<tr class="change"><th scope="row">change</th>'
+            + "".join(_change(change) for change in changes)
+            + "</tr>"
+        )
+    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+    return (
+        f'<div><div class="scroll"><table><caption>{html.escape(table.title)}</caption>'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{note}</div>\n"
+    )
+
+
+def _change(change: float) -> str:
+    rounded = round(change, 1)
+    if rounded == 0:
+        return "<td>0.0</td>"
+    direction, sign = ("up", "+") if rounded > 0 else ("down", "&minus;")
+    return f'<td class="{direction}">{sign}{abs(rounded):.1f}</td>'
+
+
+def _comparison(comparison: ThresholdComparison | None) -> str:
+    if comparison is None:
+        return ""
+    quality = comparison.selected
+    thresholded = precision_at_recall(comparison.curve, quality.recall)
+    sentence = (
+        f"The {quality.counts.masks} selected masks have precision {100 * quality.precision:.1f} % "
+        f"at recall {100 * quality.recall:.1f} %. "
+    )
+    if thresholded > 0:
+        sentence += (
+            "The best score threshold that reaches this recall leaves the proposals a precision "
+            f"of {100 * thresholded:.1f} %: a difference of "
+            f"{100 * (quality.precision - thresholded):+.1f} points at equal recall."
+        )
+    else:
+        sentence += "No score threshold reaches this recall."
+    caption = (
+        f"A mask counts as right from IoU {comparison.iou:g} on, one mask an instance; "
+        f"{quality.counts.instances} instances. Matched masks have a mean IoU of "
+        f"{quality.counts.mean_iou:.2f}."
+    )
+    chart = _chart(precision_recall_chart(comparison.curve, quality), caption)
+    body = f"<p>{html.escape(sentence)}</p>\n{chart}"
+    return _section("Selected masks against a score threshold", "", body)
+
+
+def _clips(clips: Sequence[ClipStrip], encode: Encode) -> str:
+    if not clips:
+        return ""
+    parts = []
+    for clip in clips:
+        cells = ['<div class="head">proposals at threshold 0</div><div class="head">selected</div>']
+        for frame in clip.frames:
+            where = f"{clip.title}, {frame.caption}"
+            cells.append(_picture(frame.proposals, f"Proposals: {where}", encode))
+            cells.append(_picture(frame.selected, f"Selected masks: {where}", encode))
+            cells.append(_caption(frame.caption))
+        parts.append(
+            f"<h3>{html.escape(clip.title)}</h3>\n"
+            f'<figure class="pictures two">{"".join(cells)}</figure>\n'
+        )
+    note = (
+        "Left: all that the network proposed. Right: what the joint optimisation over the "
+        "clip kept."
+    )
+    return _section("What was selected", note, "".join(parts))
+
+
+def _stills(stills: Sequence[StillTriplet], encode: Encode) -> str:
+    if not stills:
+        return ""
+    heads = ("before", "after", "ground truth")
+    cells = [f'<div class="head">{head}</div>' for head in heads]
+    for still in stills:
+        pictures = (still.before, still.after, still.ground_truth)
+        cells += [
+            _picture(picture, f"{head}: {still.caption}", encode)
+            for head, picture in zip(heads, pictures, strict=True)
+        ]
+        cells.append(_caption(still.caption))
+    note = "Held-out images, which neither network was trained on."
+    body = f'<figure class="pictures three">{"".join(cells)}</figure>\n'
+    return _section("The same images before and after", note, body)
+
+
+def _losses(losses: Mapping[str, Sequence[float]]) -> str:
+    drawn = {name: values for name, values in losses.items() if len(values)}
+    if not drawn:
+        return ""
+    caption = "Thin: every step. Bold: moving average over a twentieth of the run."
+    return _section("Learning", "Losses of the fine-tuning.", _chart(loss_chart(drawn), caption))
+
+
+def _energies(energies: Sequence[ClipEnergies]) -> str:
+    drawn = [clip for clip in energies if clip.frames]
+    if not drawn:
+        return ""
+    note = (
+        "The terms of the objective on the selected path, weighted. Background: disagreement with "
+        "the background network. Flow: mean distance in pixels from the observed optical flow. "
+        "Regularization: negative overlap with the next frame's masks."
+    )
+    charts = "".join(
+        _chart(energy_chart(clip.frames, f"{number} {clip.title}"), clip.title)
+        for number, clip in enumerate(drawn, start=1)
+    )
+    return _section("Energies", note, f'<div class="columns">{charts}</div>\n')
+
+
+def _facts(facts: Mapping[str, Mapping[str, object]]) -> str:
+    groups = []
+    for title, group in facts.items():
+        entries = "".join(
+            f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(_fact(value))}</dd>"
+            for name, value in group.items()
+        )
+        groups.append(f"<div><h3>{html.escape(title)}</h3><dl>{entries}</dl></div>\n")
+    if not groups:
+        return ""
+    return _section("The run", "", f'<div class="columns">{"".join(groups)}</div>\n')
+
+
+def _fact(value: object) -> str:
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+
+
+def _chart(svg: str, caption: str) -> str:
+    return (
+        f'<figure><div class="chart">{svg}</div>'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def _caption(text: str) -> str:
+    return f'<figcaption class="caption">{html.escape(text)}</figcaption>'
+
+
+def _picture(image: Image, description: str, encode: Encode) -> str:
+    return f'<img src="{encode(image)}" alt="{html.escape(description)}">'
+
+
+def _data_uri(image: Image, max_width: int, quality: int) -> str:
+    """A JPEG of at most `max_width` pixels; full colour resolution keeps outlines crisp."""
+    height, width = image.shape[:2]
+    if width > max_width:
+        size = max_width, max(1, round(height * max_width / width))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(
+        ".jpg",
+        np.ascontiguousarray(image[:, :, ::-1]),
+        [
+            *(cv2.IMWRITE_JPEG_QUALITY, quality),
+            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+        ],
+    )
+    if not done:
+        raise GboptError(f"report: a picture of shape {image.shape} cannot be encoded")
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"

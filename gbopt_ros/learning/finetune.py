@@ -1,0 +1,81 @@
+"""Fine-tuning on selected masks, rehearsing seen data in every batch (Section 4, Table 5)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+
+from gbopt_ros.config import LearningConfig
+from gbopt_ros.learning.augment import Example
+from gbopt_ros.learning.batches import Pool, detection_target, example_batches, image_tensor
+from gbopt_ros.learning.trainer import TrainingLog, train
+
+
+def fine_tune(
+    parent: MaskRCNN,
+    selected: Pool | None,
+    rehearsal: Pool | None,
+    config: LearningConfig,
+    device: torch.device,
+) -> tuple[MaskRCNN, TrainingLog]:
+    """A copy of the parent, trained on selected masks and rehearsal data.
+
+    Each batch holds `rehearsal_share` of rehearsal images; where one of the pools is None the
+    other fills the batch, so that the compute is the same.
+
+    Raises:
+        GboptError: a loss is not finite.
+        ValueError: there is no pool at all.
+    """
+    pools = _shares(selected, rehearsal, config)
+    torch.manual_seed(config.seed)
+    network = copy.deepcopy(parent).to(device).train()
+    network = network.to(memory_format=torch.channels_last)
+    _freeze_statistics(network)
+
+    def losses_of(examples: Sequence[Example]) -> dict[str, Tensor]:
+        return network(
+            [image_tensor(example, device) for example in examples],
+            [detection_target(example, device) for example in examples],
+        )
+
+    optimizer = torch.optim.SGD(
+        [p for p in network.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    trained, log = train(
+        network,
+        example_batches(pools, config.augment, config.seed),
+        losses_of,
+        optimizer,
+        iterations=config.iterations,
+        warmup=config.warmup,
+        title="learn",
+    )
+    assert isinstance(trained, MaskRCNN)
+    return trained.cpu().eval(), log
+
+
+def _shares(
+    selected: Pool | None, rehearsal: Pool | None, config: LearningConfig
+) -> list[tuple[Pool, int]]:
+    if selected is not None and rehearsal is not None:
+        rehearsed = round(config.batch_size * config.rehearsal_share)
+        return [(selected, config.batch_size - rehearsed), (rehearsal, rehearsed)]
+    pool = selected if selected is not None else rehearsal
+    if pool is None:
+        raise ValueError("fine_tune: expected selected masks, rehearsal data or both")
+    return [(pool, config.batch_size)]
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """Keep the running statistics: those of a few small batches would replace better ones."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()

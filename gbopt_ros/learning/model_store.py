@@ -1,0 +1,169 @@
+"""Versions of the proposal network on disk: published atomically, verified, rolled back.
+
+    STORE/models/v0001/model.safetensors
+    STORE/models/v0001/manifest.json      sha256, parent, gate decision, training facts
+    STORE/models/current.json             {"version": "v0001"}
+
+A version's folder appears by one rename and is never changed afterwards, so a reader sees all
+of it or nothing; `current.json` is replaced by another rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, save_weights, sha256_of
+from gbopt_ros.structures import GboptError
+
+_WEIGHTS, _MANIFEST, _CURRENT = "model.safetensors", "manifest.json", "current.json"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A published version.
+
+    Attributes:
+        version: its name, `v0001` and so on.
+        path: the weights file.
+        manifest: `version`, `parent`, `sha256`, `created` (seconds since the epoch) and what
+            the publisher added.
+    """
+
+    version: str
+    path: Path
+    manifest: dict[str, Any]
+
+
+class ModelStore:
+    """The versions below a folder; the folder need not exist before the first is published."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "models"
+
+    def versions(self) -> list[ModelVersion]:
+        """All published versions, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        names = sorted(p.name for p in self._folder.iterdir() if (p / _MANIFEST).is_file())
+        return [self.get(name) for name in names]
+
+    def get(self, version: str) -> ModelVersion:
+        """Raises GboptError if there is no such version or its manifest is damaged."""
+        folder = self._folder / version
+        manifest = _read_json(folder / _MANIFEST)
+        return ModelVersion(version, folder / _WEIGHTS, manifest)
+
+    def current(self) -> ModelVersion | None:
+        """The version in service, None before the first."""
+        pointer = self._folder / _CURRENT
+        return self.get(str(_read_json(pointer)["version"])) if pointer.is_file() else None
+
+    def verify(self, version: ModelVersion) -> None:
+        """Raises GboptError if the weights file is not the one that was published."""
+        if not version.path.is_file():
+            raise GboptError(f"{version.path}: weights of version {version.version} are missing")
+        digest = sha256_of(version.path)
+        if digest != version.manifest["sha256"]:
+            raise GboptError(
+                f"{version.path}: SHA-256 is {digest[:12]}..., its manifest says "
+                f"{version.manifest['sha256'][:12]}...; the file was damaged, roll back"
+            )
+
+    def publish(
+        self, network: nn.Module, architecture: str, parent: str, facts: dict[str, Any]
+    ) -> ModelVersion:
+        """Write a new version and put it into service.
+
+        Args:
+            network: proposal network, stored in single precision.
+            architecture: key of its architecture table.
+            parent: version that it was fine-tuned from.
+            facts: added to the manifest.
+        """
+        version = self._next_name()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
+        except OSError as error:
+            raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
+        try:
+            folder = aside / version  # `aside` itself is for its owner alone
+            folder.mkdir()
+            info = WeightsInfo(PROPOSALS, architecture, version)
+            digest = save_weights(folder / _WEIGHTS, network, info)
+            manifest = facts | {
+                "version": version,
+                "parent": parent,
+                "sha256": digest,
+                "created": time.time(),
+            }
+            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            os.replace(folder, self._folder / version)
+        except OSError as error:
+            raise GboptError(
+                f"{self._folder}: version {version} cannot be written ({error.strerror})"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._serve(version)
+        return self.get(version)
+
+    def rollback(self) -> ModelVersion | None:
+        """Put the parent of the current version back into service.
+
+        Returns:
+            The version now served; None where the parent is the network that the first version
+            was fine-tuned from, which lies outside the store.
+
+        Raises:
+            GboptError: there is no current version, or its parent is damaged.
+        """
+        current = self.current()
+        if current is None:
+            raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
+        parent = str(current.manifest["parent"])
+        if not (self._folder / parent / _MANIFEST).is_file():
+            (self._folder / _CURRENT).unlink()
+            return None
+        restored = self.get(parent)
+        self.verify(restored)
+        self._serve(parent)
+        return restored
+
+    def _next_name(self) -> str:
+        taken = [
+            int(p.name[1:])
+            for p in (self._folder.iterdir() if self._folder.is_dir() else ())
+            if p.name[:1] == "v" and p.name[1:].isdigit()
+        ]
+        return f"v{max(taken, default=0) + 1:04d}"
+
+    def _serve(self, version: str) -> None:
+        aside = self._folder / f".{_CURRENT}.{os.getpid()}"
+        try:
+            aside.write_text(json.dumps({"version": version}), encoding="utf-8")
+            os.replace(aside, self._folder / _CURRENT)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GboptError(f"{path}: no such file; is this a model store?") from error
+    except (OSError, ValueError) as error:
+        raise GboptError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise GboptError(f"{path}: expected a JSON object")
+    return content

@@ -1,0 +1,339 @@
+"""The training set that selections are collected in: a SQLite catalogue beside image files.
+
+    DIR/catalogue.sqlite    frames and their instances (WAL, one transaction a clip)
+    DIR/images/             one JPEG a frame, named by the SHA-256 of its content
+
+A frame's image is in place before the transaction that names it, so a crash leaves at most an
+image that nothing names; `collect_garbage` removes those. Over the byte limit the oldest clips
+leave first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbopt_ros.sources.coco import CocoImage, write_coco
+from gbopt_ros.structures import GboptError, LabelledImage, Rle
+
+_PATIENCE_S = 60.0  # that one process waits for another's transaction
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS frames (
+    id INTEGER PRIMARY KEY,
+    recording TEXT NOT NULL,
+    clip_id INTEGER NOT NULL,
+    frame_index INTEGER NOT NULL,
+    stamp_ns INTEGER NOT NULL,
+    file_name TEXT NOT NULL,
+    height INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    UNIQUE (recording, frame_index)
+);
+CREATE TABLE IF NOT EXISTS instances (
+    frame INTEGER NOT NULL REFERENCES frames (id) ON DELETE CASCADE,
+    counts TEXT NOT NULL,
+    score REAL NOT NULL,
+    confidence REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS instances_of_frame ON instances (frame);
+"""
+
+
+@dataclass(frozen=True)
+class SelectedFrame:
+    """A frame of a selection, as it enters the training set.
+
+    Attributes:
+        image_path: an image file; its bytes are copied as they are.
+        size: (height, width).
+        rles, scores, confidences: one entry an instance.
+    """
+
+    recording: str
+    clip_id: int
+    frame_index: int
+    stamp_ns: int
+    image_path: Path
+    size: tuple[int, int]
+    rles: tuple[Rle, ...]
+    scores: tuple[float, ...]
+    confidences: tuple[float, ...]
+
+
+class TrainingSet:
+    """Selected frames on disk, capped by bytes.
+
+    Args:
+        folder: made if it does not exist.
+        max_bytes: of the image files.
+
+    Raises:
+        GboptError: the folder cannot be written, or its catalogue is damaged.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self._images = folder / "images"
+        try:
+            self._images.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                folder / "catalogue.sqlite", timeout=_PATIENCE_S, isolation_level=None
+            )
+        except OSError as error:
+            raise GboptError(f"{folder}: training set cannot be written ({error})") from error
+        except sqlite3.Error as error:
+            raise GboptError(f"{folder}: training set catalogue is unusable ({error})") from error
+        try:
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA foreign_keys=ON")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            self._database.close()
+            raise GboptError(f"{folder}: training set catalogue is unusable ({error})") from error
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> TrainingSet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Frames."""
+        return int(self._query("SELECT count(*) FROM frames")[0][0])
+
+    @property
+    def instance_count(self) -> int:
+        return int(self._query("SELECT count(*) FROM instances")[0][0])
+
+    @property
+    def bytes(self) -> int:
+        """Size of all images, bytes."""
+        return int(self._query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
+
+    def add(self, frames: Iterable[SelectedFrame]) -> int:
+        """Add frames, replacing those of the same recording and index; returns how many.
+
+        Frames without an instance are left out: nothing selected says nothing about the image.
+        All frames enter the set, or none does.
+
+        Raises:
+            GboptError: an image cannot be read, the set cannot be written, or a single clip is
+                larger than the byte limit.
+        """
+        added = 0
+        with self._transaction():
+            for frame in frames:
+                if frame.rles:
+                    self._insert(frame)
+                    added += 1
+            self._evict()
+        self.collect_garbage()
+        return added
+
+    def labelled_images(self, min_confidence: float = 0.0) -> SelectedPool:
+        """The frames with an instance of at least this confidence, as a pool for training."""
+        query = """
+            SELECT id, file_name, height, width FROM frames
+            WHERE EXISTS (SELECT 1 FROM instances WHERE frame = id AND confidence >= ?)
+            ORDER BY recording, frame_index
+        """
+        rows = self._query(query, (min_confidence,))
+        entries = [
+            (self._images / file_name, self._rles(frame, height, width, min_confidence))
+            for frame, file_name, height, width in rows
+        ]
+        return SelectedPool(entries)
+
+    def export_coco(self, path: Path) -> None:
+        """Write the whole set as a COCO dataset whose file names are relative to `images/`."""
+        query = (
+            "SELECT id, file_name, height, width, recording, clip_id, frame_index, stamp_ns "
+            "FROM frames ORDER BY id"
+        )
+        images, rles = [], {}
+        for row in self._query(query):
+            identity, file_name, height, width, recording, clip, index, stamp = row
+            extra = {
+                "recording": recording,
+                "clip_id": clip,
+                "frame_index": index,
+                "stamp_ns": stamp,
+            }
+            images.append(CocoImage(identity, file_name, height, width, extra))
+            rles[identity] = self._rles(identity, height, width, 0.0)
+        write_coco(path, images, rles)
+
+    def collect_garbage(self) -> None:
+        """Remove images that the catalogue does not name."""
+        with self._transaction():  # else images that another process is adding would go
+            named = {row[0] for row in self._query("SELECT file_name FROM frames")}
+            for path in self._images.iterdir():
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
+
+    def _rles(self, frame: int, height: int, width: int, confidence: float) -> tuple[Rle, ...]:
+        query = "SELECT counts FROM instances WHERE frame = ? AND confidence >= ? ORDER BY rowid"
+        rows = self._query(query, (frame, confidence))
+        return tuple(Rle(size=[height, width], counts=counts) for (counts,) in rows)
+
+    def _insert(self, frame: SelectedFrame) -> None:
+        try:
+            content = frame.image_path.read_bytes()
+        except OSError as error:
+            raise GboptError(f"{frame.image_path}: cannot be read ({error.strerror})") from error
+        name = hashlib.sha256(content).hexdigest()[:32] + frame.image_path.suffix
+        target = self._images / name
+        if not target.is_file():
+            aside = target.with_name(f".{name}.{os.getpid()}")
+            aside.write_bytes(content)
+            os.replace(aside, target)
+        self._database.execute(
+            "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
+            (frame.recording, frame.frame_index),
+        )
+        cursor = self._database.execute(
+            "INSERT INTO frames (recording, clip_id, frame_index, stamp_ns, file_name, height, "
+            "width, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                frame.recording,
+                frame.clip_id,
+                frame.frame_index,
+                frame.stamp_ns,
+                name,
+                *frame.size,
+                len(content),
+            ),
+        )
+        self._database.executemany(
+            "INSERT INTO instances (frame, counts, score, confidence) VALUES (?, ?, ?, ?)",
+            [
+                (cursor.lastrowid, rle["counts"], score, confidence)
+                for rle, score, confidence in zip(
+                    frame.rles, frame.scores, frame.confidences, strict=True
+                )
+            ],
+        )
+
+    def _evict(self) -> None:
+        while self.bytes > self._max_bytes:
+            clips = self._query(
+                "SELECT recording, clip_id FROM frames GROUP BY recording, clip_id "
+                "ORDER BY min(id) LIMIT 2"
+            )
+            if len(clips) == 1:
+                raise GboptError(
+                    f"{self._folder}: one clip alone takes {self.bytes} bytes, the training set "
+                    f"may hold {self._max_bytes}; raise learning.max_bytes"
+                )
+            self._database.execute(
+                "DELETE FROM frames WHERE recording = ? AND clip_id = ?", clips[0]
+            )
+
+    def _query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise GboptError(f"{self._folder}: training set catalogue failed ({error})") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Holds the write lock from its first line on: image files belong to it too."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._database.in_transaction:  # SQLite ends it by itself on some errors
+                    self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+        except OSError as error:
+            raise GboptError(f"{self._folder}: training set cannot be written ({error})") from error
+        except sqlite3.Error as error:
+            raise GboptError(f"{self._folder}: training set catalogue failed ({error})") from error
+
+
+class SelectedPool:
+    """Selected frames, decoded when drawn."""
+
+    def __init__(self, entries: list[tuple[Path, tuple[Rle, ...]]]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        path, rles = self._entries[index]
+        try:
+            content = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise GboptError(f"{path}: image of the training set is missing") from error
+        bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if bgr is None:
+            raise GboptError(f"{path}: image of the training set cannot be decoded")
+        return LabelledImage(np.ascontiguousarray(bgr[:, :, ::-1]), rles)
+
+
+def read_replay(folder: Path) -> Iterator[SelectedFrame]:
+    """The frames of a replay's output: `selected.json` and `frames/`.
+
+    Raises:
+        GboptError: the folder is not a complete replay output.
+    """
+    path = folder / "selected.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recording = f"{folder.resolve().name}/{content['info']['recording']}"
+        by_image: dict[int, list[dict[str, Any]]] = {}
+        for annotation in content["annotations"]:
+            by_image.setdefault(annotation["image_id"], []).append(annotation)
+        frames = [
+            _replayed(folder, recording, image, by_image.get(image["id"], []))
+            for image in content["images"]
+        ]
+    except FileNotFoundError as error:
+        raise GboptError(f"{path}: not found; expected the output of `gbopt replay`") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GboptError(f"{path}: not the output of `gbopt replay` ({error!r})") from error
+    for frame in frames:
+        if not frame.image_path.is_file():
+            raise GboptError(f"{frame.image_path}: frame of the replay output is missing")
+        yield frame
+
+
+def _replayed(
+    folder: Path, recording: str, image: dict[str, Any], annotations: list[dict[str, Any]]
+) -> SelectedFrame:
+    size = (int(image["height"]), int(image["width"]))
+    rles = tuple(
+        Rle(size=list(a["segmentation"]["size"]), counts=str(a["segmentation"]["counts"]))
+        for a in annotations
+    )
+    for rle in rles:
+        if tuple(rle["size"]) != size:
+            raise ValueError(f"image {image['id']}: mask of size {rle['size']}, expected {size}")
+    return SelectedFrame(
+        recording=recording,
+        clip_id=int(image["clip_id"]),
+        frame_index=int(image["frame_index"]),
+        stamp_ns=int(image["stamp_ns"]),
+        image_path=folder / "frames" / image["file_name"],
+        size=size,
+        rles=rles,
+        scores=tuple(float(a["score"]) for a in annotations),
+        confidences=tuple(float(a["confidence"]) for a in annotations),
+    )

@@ -1,0 +1,97 @@
+"""Background probability by a foreground/background network (Section 3.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from gbopt_ros.config import BackgroundConfig
+from gbopt_ros.perception.background_fpn import ARCHITECTURES, SemanticFpn, build_background
+from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_into, read_weights
+from gbopt_ros.structures import GboptError, Image
+
+
+def load_semantic_fpn(path: Path) -> tuple[SemanticFpn, WeightsInfo]:
+    """The network of a weights file, float32, on the CPU, in evaluation mode.
+
+    Raises:
+        GboptError: the file is missing, corrupt, or does not fit its architecture.
+    """
+    info, tensors = read_weights(path, BACKGROUND)
+    if info.architecture not in ARCHITECTURES:
+        raise GboptError(
+            f"{path}: unknown architecture {info.architecture!r}; known: {sorted(ARCHITECTURES)}"
+        )
+    network = build_background(info.architecture)
+    load_into(network, tensors, path)
+    return network.eval(), info
+
+
+class FpnBackground:
+    """`BackgroundNetwork` on a semantic FPN.
+
+    Args:
+        network: moved to `device` and put in evaluation mode.
+    """
+
+    def __init__(
+        self, network: SemanticFpn, config: BackgroundConfig, device: torch.device
+    ) -> None:
+        self._network = network.to(device).eval()
+        self._config = config
+        self._device = device
+
+    @classmethod
+    def from_file(cls, path: Path, config: BackgroundConfig, device: torch.device) -> FpnBackground:
+        """Raises GboptError if the file is missing, corrupt or of another architecture."""
+        return cls(load_semantic_fpn(path)[0], config, device)
+
+    @torch.inference_mode()
+    def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        """(H, W) float32 in [0, 1]: probability that a pixel belongs to no object.
+
+        Consecutive images of one size share a forward pass.
+        """
+        maps: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(images):
+            stop = start + 1
+            while (
+                stop < len(images)
+                and stop - start < self._config.batch_size
+                and images[stop].shape == images[start].shape
+            ):
+                stop += 1
+            maps += self._forward(images[start:stop])
+            start = stop
+        return maps
+
+    def _forward(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        batch = torch.from_numpy(np.stack(images)).to(self._device, non_blocking=True)
+        x = batch.permute(0, 3, 1, 2).float().div_(255.0)  # (B, 3, H, W)
+        size = images[0].shape[:2]
+        half = self._config.half and self._device.type == "cuda"
+        with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
+            logits = self._network(resize_short_side(x, self._network.short_side))
+        logits = functional.interpolate(
+            logits[:, None].float(), size=size, mode="bilinear", align_corners=False
+        )
+        return list(torch.sigmoid(-logits[:, 0]).cpu().numpy())
+
+
+def resize_short_side(images: Tensor, short_side: int) -> Tensor:
+    """Scale (B, C, H, W) so that the shorter of H and W is `short_side`."""
+    height, width = images.shape[-2:]
+    factor = short_side / min(height, width)
+    if factor == 1:
+        return images
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    return functional.interpolate(
+        images, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
+    )

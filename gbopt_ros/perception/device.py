@@ -1,0 +1,46 @@
+"""The device that networks run on and the precision that it is fast in."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from gbopt_ros.structures import GboptError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first CUDA GPU or, where there is none, the CPU.
+
+    Raises:
+        GboptError: the name is no device, or names a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = f"device {name!r}: expected auto, cpu, cuda or cuda:N"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise GboptError(expected) from error
+    if device.type not in ("cpu", "cuda"):
+        raise GboptError(expected)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise GboptError(
+            f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA GPUs; "
+            "use device=cpu, or install the NVIDIA driver (`gbopt doctor` shows what was found)"
+        )
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is done in hardware; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,138 @@
+"""Optical flow: DIS (needs no weights) and RAFT (torchvision, weights by file)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.optical_flow import RAFT, raft_large, raft_small
+
+from gbopt_ros.config import FlowConfig
+from gbopt_ros.perception.weights import load_into
+from gbopt_ros.structures import FlowNetwork, GboptError, Image
+
+_RAFT = {"raft_large": raft_large, "raft_small": raft_small}
+_RAFT_STRIDE = 8  # RAFT takes sides that are multiples of it,
+_RAFT_MIN_SIDE = 128  # and no shorter than this: its correlation pyramid halves them four times
+
+
+class DisFlow:
+    """Dense inverse search (Kroeger et al. 2016) of OpenCV, on the CPU."""
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        """(B, H, W, 2) float32, pixels (x, y)."""
+        flows = [
+            self._pair(cv2.cvtColor(a, cv2.COLOR_RGB2GRAY), cv2.cvtColor(b, cv2.COLOR_RGB2GRAY))
+            for a, b in zip(first, second, strict=True)
+        ]
+        size = first[0].shape[:2] if first else (0, 0)
+        return np.stack(flows) if flows else np.zeros((0, *size, 2), np.float32)
+
+    def _pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+        height, width = first.shape
+        smallest = 16  # sides below two patches of DIS fail an assertion inside OpenCV
+        if min(height, width) < smallest:
+            pad = (0, max(0, smallest - height), 0, max(0, smallest - width))
+            first = cv2.copyMakeBorder(first, *pad, cv2.BORDER_REPLICATE)
+            second = cv2.copyMakeBorder(second, *pad, cv2.BORDER_REPLICATE)
+        # No state is carried from pair to pair: an empty flow starts the search afresh.
+        return np.asarray(self._dis.calc(first, second, None))[:height, :width]
+
+
+class RaftFlow:
+    """RAFT (Teed and Deng 2020), the paper's g.
+
+    Args:
+        network: moved to `device` and put in evaluation mode.
+    """
+
+    def __init__(self, network: RAFT, config: FlowConfig, device: torch.device) -> None:
+        self._network = network.to(device).eval()
+        self._config = config
+        self._device = device
+
+    @torch.inference_mode()
+    def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        """(B, H, W, 2) float32, pixels (x, y)."""
+        if len(first) != len(second):
+            raise ValueError(f"flow: {len(first)} first images, {len(second)} second images")
+        size = first[0].shape[:2] if first else (0, 0)
+        flows = [np.zeros((0, *size, 2), np.float32)]
+        step = self._config.batch_size
+        for start in range(0, len(first), step):
+            flows.append(self._forward(first[start : start + step], second[start : start + step]))
+        return np.concatenate(flows)
+
+    def _forward(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        height, width = first[0].shape[:2]
+        padding = (0, _padding(width), 0, _padding(height))
+        images = [
+            functional.pad(self._to_tensor(batch), padding, mode="replicate")
+            for batch in (first, second)
+        ]
+        half = self._config.half and self._device.type == "cuda"
+        with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
+            flow = self._network(*images)[-1]  # (B, 2, H, W)
+        return flow[:, :, :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
+
+    def _to_tensor(self, images: Sequence[Image]) -> Tensor:
+        batch = torch.from_numpy(np.stack(images)).to(self._device, non_blocking=True)
+        return batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, 3, H, W), [-1, 1]
+
+
+def _padding(side: int) -> int:
+    return max(0, _RAFT_MIN_SIDE - side) or -side % _RAFT_STRIDE
+
+
+def load_raft(path: Path, backend: str) -> RAFT:
+    """RAFT with the weights of a file: safetensors, or a `.pth` that holds tensors only.
+
+    Args:
+        backend: `raft_small`, `raft_large`, or `auto` for the one that the file belongs to.
+
+    Raises:
+        GboptError: no such file, not readable without unpickling code, or of another network.
+    """
+    tensors = _read_tensors(path)
+    names = tuple(_RAFT) if backend == "auto" else (backend,)
+    for name in names:
+        network = _RAFT[name](weights=None)
+        if network.state_dict().keys() == tensors.keys():
+            load_into(network, tensors, path)
+            return network
+    raise GboptError(f"{path}: not the weights of torchvision's {' or '.join(names)}")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise GboptError(f"{path}: no such RAFT weights file")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch lets through whatever a damaged pickle runs into
+        raise GboptError(
+            f"{path}: RAFT weights cannot be read ({type(error).__name__}); expected a "
+            "safetensors file, or a .pth that holds tensors only"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise GboptError(f"{path}: RAFT weights: expected a state dict, nothing but named tensors")
+    return tensors
+
+
+def make_flow(config: FlowConfig, device: torch.device) -> FlowNetwork:
+    """The flow network of a configuration: RAFT where weights are given, DIS where not."""
+    if config.backend == "dis" or (config.backend == "auto" and not config.weights):
+        return DisFlow()
+    return RaftFlow(load_raft(Path(config.weights), config.backend), config, device)

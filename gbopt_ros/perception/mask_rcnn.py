@@ -1,0 +1,139 @@
+"""Class-agnostic Mask R-CNN on torchvision: architectures and their construction.
+
+The paper's network is `resnet50-fpn`. `resnet18-fpn` and `slim18-fpn` are for machines with no
+GPU: a ResNet-18 (narrowed in the slim one) with thinner pyramid and heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import MultiScaleRoIAlign
+
+from gbopt_ros.structures import GboptError
+
+CLASSES = 2  # background and object
+
+
+@dataclass(frozen=True)
+class MaskRcnnArchitecture:
+    """Sizes of one architecture; images are resized so that the shorter side is `short_side`."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    layers: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    pyramid_channels: int
+    box_channels: int
+    mask_channels: int
+    mask_layers: int
+    anchor_sizes: tuple[int, ...]
+    short_side: int
+    long_side: int
+    train_rois: int
+    train_proposals: int
+    test_proposals: int
+    roi_samples: int  # of RoIAlign in each bin and direction
+
+
+ARCHITECTURES = {
+    "resnet50-fpn": MaskRcnnArchitecture(
+        Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), 256, 1024, 256, 4,
+        (32, 64, 128, 256, 512), 800, 1333, 512, 2000, 1000, 2,
+    ),
+    "resnet18-fpn": MaskRcnnArchitecture(
+        BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), 256, 1024, 256, 4,
+        (32, 64, 128, 256, 512), 480, 800, 256, 1000, 500, 2,
+    ),
+    "slim18-fpn": MaskRcnnArchitecture(
+        BasicBlock, (2, 2, 2, 2), (48, 96, 192, 192), 128, 256, 128, 3,
+        (16, 32, 64, 128, 256), 240, 400, 64, 400, 200, 1,
+    ),
+}  # fmt: skip
+
+
+def resnet(
+    block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], widths: Sequence[int]
+) -> ResNet:
+    """A torchvision ResNet whose four stages have the given widths."""
+    net = ResNet(block, list(layers))
+    if tuple(widths) == (64, 128, 256, 512):
+        return net
+    net.inplanes = widths[0]
+    net.conv1 = nn.Conv2d(3, widths[0], kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.bn1 = nn.BatchNorm2d(widths[0])
+    for stage, (width, depth) in enumerate(zip(widths, layers, strict=True), start=1):
+        layer = net._make_layer(block, width, depth, stride=1 if stage == 1 else 2)
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        setattr(net, f"layer{stage}", layer)
+    return net
+
+
+def feature_pyramid(
+    block: type[BasicBlock] | type[Bottleneck],
+    layers: Sequence[int],
+    widths: Sequence[int],
+    channels: int,
+) -> BackboneWithFPN:
+    """ResNet with a feature pyramid of strides 4 to 32, and 64 by pooling."""
+    return BackboneWithFPN(
+        resnet(block, layers, widths),
+        return_layers={f"layer{i + 1}": str(i) for i in range(4)},
+        in_channels_list=[width * block.expansion for width in widths],
+        out_channels=channels,
+    )
+
+
+def build_mask_rcnn(architecture: str, max_proposals: int = 100) -> MaskRCNN:
+    """A randomly initialised network.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        max_proposals: detections kept of an image, after NMS.
+
+    Raises:
+        GboptError: there is no such architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise GboptError(
+            f"unknown proposal architecture {architecture!r}; known: {sorted(ARCHITECTURES)}"
+        )
+    arch = ARCHITECTURES[architecture]
+    channels = arch.pyramid_channels
+    return MaskRCNN(
+        feature_pyramid(arch.block, arch.layers, arch.widths, channels),
+        min_size=arch.short_side,
+        max_size=arch.long_side,
+        rpn_anchor_generator=AnchorGenerator(
+            tuple((size,) for size in arch.anchor_sizes),
+            ((0.5, 1.0, 2.0),) * len(arch.anchor_sizes),
+        ),
+        rpn_pre_nms_top_n_train=arch.train_proposals,
+        rpn_post_nms_top_n_train=arch.train_proposals,
+        rpn_pre_nms_top_n_test=arch.test_proposals,
+        rpn_post_nms_top_n_test=arch.test_proposals,
+        rpn_batch_size_per_image=min(256, 2 * arch.train_rois),
+        box_roi_pool=MultiScaleRoIAlign(
+            ["0", "1", "2", "3"], output_size=7, sampling_ratio=arch.roi_samples
+        ),
+        box_head=TwoMLPHead(channels * 7 * 7, arch.box_channels),
+        box_predictor=FastRCNNPredictor(arch.box_channels, CLASSES),
+        box_batch_size_per_image=arch.train_rois,
+        box_score_thresh=0.0,
+        box_detections_per_img=max_proposals,
+        mask_roi_pool=MultiScaleRoIAlign(
+            ["0", "1", "2", "3"], output_size=14, sampling_ratio=arch.roi_samples
+        ),
+        mask_head=MaskRCNNHeads(channels, (arch.mask_channels,) * arch.mask_layers, 1),
+        mask_predictor=MaskRCNNPredictor(arch.mask_channels, arch.mask_channels, CLASSES),
+    )

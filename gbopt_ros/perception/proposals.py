@@ -1,0 +1,96 @@
+"""Mask proposals by a class-agnostic Mask R-CNN (Section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import ProposalConfig
+from gbopt_ros.perception.mask_rcnn import ARCHITECTURES, build_mask_rcnn
+from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, load_into, read_weights
+from gbopt_ros.structures import GboptError, Image, Proposals
+
+
+def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
+    """The network of a weights file, float32, on the CPU, in evaluation mode.
+
+    Raises:
+        GboptError: the file is missing, corrupt, or does not fit its architecture.
+    """
+    info, tensors = read_weights(path, PROPOSALS)
+    if info.architecture not in ARCHITECTURES:
+        raise GboptError(
+            f"{path}: unknown architecture {info.architecture!r}; known: {sorted(ARCHITECTURES)}"
+        )
+    network = build_mask_rcnn(info.architecture)
+    load_into(network, tensors, path)
+    return network.eval(), info
+
+
+class MaskRcnnProposals:
+    """`ProposalNetwork` on torchvision.
+
+    Args:
+        network: class-agnostic Mask R-CNN; moved to `device` and put in evaluation mode.
+        version: name of the weights.
+    """
+
+    def __init__(
+        self, network: MaskRCNN, version: str, config: ProposalConfig, device: torch.device
+    ) -> None:
+        self._network = network.to(device).eval()
+        self._network.roi_heads.score_thresh = config.score_threshold
+        self._network.roi_heads.nms_thresh = config.nms_iou
+        self._network.roi_heads.detections_per_img = config.max_proposals
+        self._config = config
+        self._device = device
+        self._version = version
+
+    @classmethod
+    def from_file(
+        cls, path: Path, config: ProposalConfig, device: torch.device
+    ) -> MaskRcnnProposals:
+        """Raises GboptError if the file is missing, corrupt or of another architecture."""
+        network, info = load_mask_rcnn(path)
+        return cls(network, info.version, config, device)
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @torch.inference_mode()
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """At most N candidates of each (H, W, 3) uint8 RGB image, best score first."""
+        proposals: list[Proposals] = []
+        for start in range(0, len(images), self._config.batch_size):
+            batch = images[start : start + self._config.batch_size]
+            half = self._config.half and self._device.type == "cuda"
+            with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
+                detections = self._network([_to_tensor(image, self._device) for image in batch])
+            proposals += [
+                self._to_proposals(detection, image.shape[:2])
+                for detection, image in zip(detections, batch, strict=True)
+            ]
+        return proposals
+
+    def _to_proposals(self, detection: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
+        masks = (detection["masks"][:, 0] > self._config.mask_threshold).cpu().numpy()
+        scores = detection["scores"].float().cpu().numpy()
+        boxes = detection["boxes"].float().cpu().numpy()
+        # A mask that nowhere reaches the threshold is no candidate.
+        keep = np.flatnonzero(masks.any(axis=(1, 2)))
+        order = keep[np.lexsort((keep, -scores[keep]))]
+        return Proposals(size, mask_ops.encode_all(masks[order]), scores[order], boxes[order])
+
+
+def _to_tensor(image: Image, device: torch.device) -> Tensor:
+    # torch takes no array with negative strides, and warns of one that it must not write.
+    writable = np.require(image, requirements=("C", "W"))
+    tensor = torch.from_numpy(writable).to(device, non_blocking=True)
+    return tensor.permute(2, 0, 1).float().div_(255.0)

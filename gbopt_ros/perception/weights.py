@@ -1,0 +1,130 @@
+"""Network weights on disk: safetensors files that say which architecture they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from gbopt_ros.structures import GboptError
+
+PROPOSALS = "proposals"
+BACKGROUND = "background"
+_KEY = "gbopt_ros"
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says of itself.
+
+    Attributes:
+        network: `proposals` or `background`.
+        architecture: key of the network's architecture table.
+        version: name of the version, unique in its model store.
+    """
+
+    network: str
+    architecture: str
+    version: str
+
+
+def save_weights(path: Path, network: nn.Module, info: WeightsInfo, half: bool = False) -> str:
+    """Write a network's weights atomically and return the SHA-256 of the file.
+
+    Args:
+        half: store floating-point tensors in half precision.
+    """
+    tensors = {
+        name: (value.half() if half and value.is_floating_point() else value)
+        .detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+    }  # fmt: skip
+    metadata = {_KEY: json.dumps(vars(info), sort_keys=True)}
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not `save_file`: it makes files that only their owner may read, whatever the umask.
+        content = save(tensors, metadata=metadata)
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise GboptError(f"{path}: weights cannot be written ({error})") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tensor]]:
+    """The description and the tensors (float32, on the CPU) of a weights file.
+
+    Raises:
+        GboptError: no such file, not a safetensors file (a pickle is never opened), truncated,
+            or weights of something else than `network`.
+    """
+    if not path.is_file():
+        raise GboptError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            described = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise GboptError(
+            f"{path}: not a readable safetensors file ({error}); "
+            "pickled checkpoints are never loaded, copy the original file again"
+        ) from error
+    if described is None:
+        raise GboptError(
+            f"{path}: these weights carry no gbopt_ros description; expected a file written by "
+            "`gbopt pretrain` or `gbopt learn`"
+        )
+    try:
+        info = WeightsInfo(**json.loads(described))
+    except (ValueError, TypeError) as error:
+        raise GboptError(f"{path}: its gbopt_ros description is damaged ({error})") from error
+    if info.network != network:
+        raise GboptError(f"{path}: expected weights of the {network} network, got {info.network}")
+    return info, {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+
+
+def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a network.
+
+    Raises:
+        GboptError: names or shapes do not match, or a value is not finite.
+    """
+    expected = network.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected)
+    if missing or extra:
+        raise GboptError(
+            f"{path}: weights do not fit their architecture: {len(missing)} tensors missing "
+            f"(first: {missing[:1]}), {len(extra)} unknown (first: {extra[:1]})"
+        )
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            raise GboptError(
+                f"{path}: {name}: expected shape {tuple(expected[name].shape)}, "
+                f"got {tuple(value.shape)}"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise GboptError(f"{path}: {name} holds values that are not finite")
+    network.load_state_dict(tensors)

@@ -1,0 +1,229 @@
+"""The whole flow: frames to clips to selections, and selections to a better network.
+
+Replays, the demo, benchmarks and the ROS nodes all call this module, so they agree mask for mask.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros.config import Config
+from gbopt_ros.evaluation.coco_metrics import evaluate_network
+from gbopt_ros.learning.finetune import fine_tune
+from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses
+from gbopt_ros.learning.model_store import ModelStore, ModelVersion
+from gbopt_ros.learning.pools import CocoPool
+from gbopt_ros.learning.trainer import TrainingLog
+from gbopt_ros.learning.training_set import TrainingSet
+from gbopt_ros.perception.background import FpnBackground
+from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
+from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
+from gbopt_ros.selection import select_clip
+from gbopt_ros.sources.clips import cut_clips
+from gbopt_ros.sources.coco import CocoDataset
+from gbopt_ros.structures import (
+    BackgroundNetwork,
+    Clip,
+    FlowNetwork,
+    Frame,
+    GboptError,
+    ProposalNetwork,
+    Proposals,
+    Selection,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What the three networks say of a clip.
+
+    Attributes:
+        proposals: T times the candidates of a frame.
+        backgrounds: T arrays (H, W) float32, probability that a pixel belongs to no object.
+        flows: T - 1 arrays (H, W, 2) float32, pixels, between consecutive frames.
+    """
+
+    proposals: list[Proposals]
+    backgrounds: list[NDArray[np.float32]]
+    flows: NDArray[np.float32]
+
+
+class Pipeline:
+    """Clips in, selections out.
+
+    Args:
+        config: of all stages.
+        proposal_network, background_network, flow_network: in place of those that the
+            configuration names.
+
+    Attributes:
+        seconds: wall time spent in each stage so far.
+
+    Raises:
+        GboptError: weights are missing, corrupt or of another network, or there is no such GPU.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        proposal_network: ProposalNetwork | None = None,
+        background_network: BackgroundNetwork | None = None,
+        flow_network: FlowNetwork | None = None,
+    ) -> None:
+        device = resolve_device(config.device)
+        self.config = config
+        self.proposal_network = proposal_network or MaskRcnnProposals.from_file(
+            proposal_weights(config), config.proposal, device
+        )
+        self.background_network = background_network or FpnBackground.from_file(
+            background_weights(config), config.background, device
+        )
+        self.flow_network = flow_network or make_flow(config.flow, device)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def run(self, source: Iterable[Frame]) -> Iterator[Selection]:
+        """The selection of every clip of a stream, one clip in memory at a time."""
+        for clip in self.clips(source):
+            yield self.select(clip, self.perceive(clip))
+
+    def clips(self, source: Iterable[Frame]) -> Iterator[Clip]:
+        """Cut a stream into clips."""
+        config = self.config.clip
+        return cut_clips(source, config.length, max_gap_s=config.max_gap_s, overlap=config.overlap)
+
+    def perceive(self, clip: Clip) -> Cues:
+        """Run the three networks on a clip."""
+        images = [frame.image for frame in clip.frames]
+        with self._timed("proposals"):
+            proposals = self.proposal_network.propose(images)
+        with self._timed("background"):
+            backgrounds = self.background_network.background(images)
+        with self._timed("flow"):
+            flows = self.flow_network.flow(images[:-1], images[1:])
+        return Cues(proposals, backgrounds, flows)
+
+    def select(self, clip: Clip, cues: Cues) -> Selection:
+        """Choose the masks of a clip jointly."""
+        with self._timed("selection"):
+            return select_clip(
+                clip,
+                cues.proposals,
+                cues.backgrounds,
+                list(cues.flows),
+                self.flow_network,
+                self.config.selection,
+                self.proposal_network.version,
+            )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+
+def proposal_weights(config: Config) -> Path:
+    """The weights file of the proposal network, the bundled seed network where none is named."""
+    return Path(config.proposal.weights or find_resource(SEED_PROPOSALS))
+
+
+def background_weights(config: Config) -> Path:
+    """The weights file of the background network, the bundled one where none is named."""
+    return Path(config.background.weights or find_resource(SEED_BACKGROUND))
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The outcome of one round of learning.
+
+    Attributes:
+        decision: of the gate.
+        log: losses of every step.
+        version: the published version, None where the gate refused it.
+    """
+
+    decision: GateDecision
+    log: TrainingLog
+    version: ModelVersion | None
+
+
+def learn(
+    training_set: TrainingSet,
+    store: ModelStore,
+    config: Config,
+    *,
+    rehearsal: CocoDataset | None = None,
+    probe: CocoDataset | None = None,
+) -> Learnt:
+    """Fine-tune on the training set, pass the gate, publish.
+
+    Args:
+        training_set: selected masks.
+        store: the parent is its current version, or `proposal_weights` before the first.
+        rehearsal: labelled seen data, mixed into every batch.
+        probe: labelled seen data for the gate, not learnt from.
+
+    Raises:
+        GboptError: there is nothing to learn from, or a loss was not finite.
+    """
+    device = resolve_device(config.device)
+    current = store.current()
+    if current is not None:
+        store.verify(current)
+    path = current.path if current is not None else proposal_weights(config)
+    parent, info = load_mask_rcnn(path)
+    selected = training_set.labelled_images(config.learning.min_confidence)
+    if len(selected) == 0:
+        raise GboptError(
+            "no selected mask to learn from: the training set is empty "
+            f"at confidence {config.learning.min_confidence}"
+        )
+    network, training = fine_tune(
+        parent, selected, CocoPool(rehearsal) if rehearsal else None, config.learning, device
+    )
+    decision = check_losses(training.losses)
+    if decision.passed:
+        parent_ap, child_ap = None, None
+        if probe is not None:
+            parent_ap, child_ap = (
+                evaluate_network(
+                    MaskRcnnProposals(net, "", evaluation_config(config).proposal, device), probe
+                )[0].AP
+                for net in (parent, network)
+            )
+        decision = check_forgetting(parent_ap, child_ap, config.learning)
+    if not decision.passed:
+        log.warning("new version refused: %s", decision.reason)
+        return Learnt(decision, training, None)
+    facts = {
+        "gate": decision.to_dict(),
+        "frames": len(selected),
+        "instances": training_set.instance_count,
+        "final_loss": training.total[-1],
+        "learning": config.to_dict()["learning"],
+    }
+    version = store.publish(network, info.architecture, info.version, facts)
+    log.info("published %s: %s", version.version, decision.reason)
+    return Learnt(decision, training, version)
+
+
+EVALUATION_DETECTIONS = 100  # COCO's number of detections an image
+
+
+def evaluation_config(config: Config) -> Config:
+    """The configuration with as many detections an image as COCO's AP takes."""
+    return replace(config, proposal=replace(config.proposal, max_proposals=EVALUATION_DETECTIONS))

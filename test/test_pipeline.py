@@ -1,0 +1,131 @@
+"""The whole flow on small recordings: the same masks from every source, bounded memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import make_proposals
+from numpy.typing import NDArray
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import ClipConfig, Config
+from gbopt_ros.perception.flow import DisFlow
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.sources import open_source, write_rosbag
+from gbopt_ros.structures import Frame, Image, Proposals
+
+SIZE = (48, 64)
+SQUARE = 14
+
+
+def moving_square(t: int) -> tuple[slice, slice]:
+    return slice(10, 10 + SQUARE), slice(4 + 2 * t, 4 + 2 * t + SQUARE)
+
+
+def square_frames(count: int) -> Iterator[Frame]:
+    """A textured square that moves 2 pixels a frame over a textured table."""
+    rng = np.random.default_rng(0)
+    table = rng.integers(60, 120, (*SIZE, 3), dtype=np.uint8)
+    square = rng.integers(140, 255, (SQUARE, SQUARE, 3), dtype=np.uint8)
+    for t in range(count):
+        image = table.copy()
+        image[moving_square(t % 20)] = square
+        yield Frame(image, 10**8 * (t + 1), t, "camera")
+
+
+class SquareNetworks:
+    """Proposes the bright square and two false masks; its background map is blurred."""
+
+    version = "fake"
+
+    def __init__(self) -> None:
+        self.largest_batch = 0
+
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        self.largest_batch = max(self.largest_batch, len(images))
+        proposals = []
+        for image in images:
+            masks = np.zeros((3, *SIZE), bool)
+            masks[0, 30:44, 40:60] = True  # a patch of table, scored highest
+            masks[1] = self._bright(image)
+            masks[2, :, :30] = True  # half of the table, over the square
+            proposals.append(make_proposals(masks, scores=[0.9, 0.4, 0.3]))
+        return proposals
+
+    def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        return [np.where(self._bright(im), 0.2, 0.8).astype(np.float32) for im in images]
+
+    @staticmethod
+    def _bright(image: Image) -> NDArray[np.bool_]:
+        return image.min(axis=2) >= 130
+
+
+def make_pipeline(length: int = 5) -> Pipeline:
+    networks = SquareNetworks()
+    return Pipeline(
+        replace(Config(), clip=ClipConfig(length=length)),
+        proposal_network=networks,
+        background_network=networks,
+        flow_network=DisFlow(),
+    )
+
+
+def test_the_square_is_selected_in_every_frame() -> None:
+    selections = list(make_pipeline().run(square_frames(12)))
+    assert [len(s) for s in selections] == [5, 5, 2]
+    assert [s.clip_id for s in selections] == [0, 1, 2]
+    for selection in selections:
+        assert selection.optimal
+        assert selection.model_version == "fake"
+        for frame in selection.frames:
+            assert frame.indices == (1,)
+            expected = np.zeros(SIZE, bool)
+            expected[moving_square(frame.frame.index)] = True
+            np.testing.assert_array_equal(mask_ops.decode(frame.rles[0]), expected)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_gives_the_masks_of_its_recording(tmp_path: Path, storage: str) -> None:
+    frames = list(square_frames(8))
+    write_rosbag(frames, tmp_path / "bag", storage=storage, topic="/camera")
+    direct = list(make_pipeline().run(frames))
+    played = list(make_pipeline().run(open_source(tmp_path / "bag")))
+    for a, b in zip(direct, played, strict=True):
+        assert a.energy == b.energy
+        assert [f.rles for f in a.frames] == [f.rles for f in b.frames]
+        assert [f.frame.stamp_ns for f in a.frames] == [f.frame.stamp_ns for f in b.frames]
+
+
+def test_a_change_of_size_cuts_the_clip() -> None:
+    frames = list(square_frames(4))
+    smaller = [
+        Frame(np.zeros((32, 40, 3), np.uint8), f.stamp_ns + 10**9, f.index + 4) for f in frames[:2]
+    ]
+    clips = list(make_pipeline().clips([*frames, *smaller]))
+    assert [(len(c), c.size) for c in clips] == [(4, SIZE), (2, (32, 40))]
+
+
+def test_memory_does_not_grow_with_the_recording() -> None:
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        for _ in make_pipeline().run(square_frames(count)):
+            pass
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(10)  # imports and caches
+    short, long = peak(10), peak(100)
+    assert long < short + 100_000, f"{short} bytes for 2 clips, {long} for 20"
+
+
+def test_stages_are_timed() -> None:
+    pipeline = make_pipeline()
+    list(pipeline.run(square_frames(5)))
+    assert set(pipeline.seconds) == {"proposals", "background", "flow", "selection"}
+    assert all(seconds > 0 for seconds in pipeline.seconds.values())

@@ -1,0 +1,453 @@
+"""The training set on disk: what enters, what leaves, and what a crash cannot break."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet, read_replay
+from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
+from gbopt_ros.sources.coco import load_coco
+from gbopt_ros.structures import GboptError
+
+SIZE = (12, 16)
+PLENTY = 10**9
+
+
+def masks(count: int) -> np.ndarray:
+    """(count, 12, 16) bool, mask i covers the columns 3 i and 3 i + 1."""
+    found = np.zeros((count, *SIZE), bool)
+    for i, mask in enumerate(found):
+        mask[2:10, 3 * i : 3 * i + 2] = True
+    return found
+
+
+def selected(
+    folder: Path, index: int, *, clip: int = 0, instances: int = 2, value: int | None = None,
+    recording: str = "cups", confidences: tuple[float, ...] | None = None,
+) -> SelectedFrame:  # fmt: skip
+    """A frame whose image, a PNG, is all of one grey value."""
+    value = 10 * index if value is None else value
+    path = folder / f"{recording}-{index}-{value}.png"
+    cv2.imwrite(str(path), np.full((*SIZE, 3), value, np.uint8))
+    return SelectedFrame(
+        recording=recording,
+        clip_id=clip,
+        frame_index=index,
+        stamp_ns=1000 + index,
+        image_path=path,
+        size=SIZE,
+        rles=encode_all(masks(instances)),
+        scores=tuple(0.9 - 0.1 * i for i in range(instances)),
+        confidences=confidences or tuple(0.5 + 0.1 * i for i in range(instances)),
+    )
+
+
+@pytest.fixture
+def frames_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "set"
+
+
+def values(training_set: TrainingSet) -> list[int]:
+    """The grey values of all images, in order."""
+    pool = training_set.labelled_images()
+    return [int(pool[i].image[0, 0, 0]) for i in range(len(pool))]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "images").iterdir())
+
+
+def assert_consistent(folder: Path) -> None:
+    """Every named image is there and no other, and every instance has its frame."""
+    with sqlite3.connect(folder / "catalogue.sqlite") as database:
+        named = {row[0] for row in database.execute("SELECT file_name FROM frames")}
+        orphans = database.execute(
+            "SELECT count(*) FROM instances WHERE frame NOT IN (SELECT id FROM frames)"
+        ).fetchone()[0]
+    database.close()
+    assert orphans == 0
+    assert sorted(named) == files(folder)
+
+
+# --------------------------------------------------------------------------------- what is stored
+
+
+def test_what_is_added_is_learnt_from(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert len(training_set) == training_set.instance_count == training_set.bytes == 0
+        frames = [selected(frames_dir, 0, instances=3), selected(frames_dir, 1)]
+        assert training_set.add(frames) == 2
+        assert len(training_set) == 2
+        assert training_set.instance_count == 5
+        assert training_set.bytes == sum(frame.image_path.stat().st_size for frame in frames)
+        pool = training_set.labelled_images()
+        assert len(pool) == 2
+        np.testing.assert_array_equal(pool[1].image, np.full((*SIZE, 3), 10, np.uint8))
+        assert pool[0].rles == frames[0].rles
+        np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2))
+    assert_consistent(folder)
+
+
+def test_images_are_rgb_and_copied_as_they_are(folder: Path, frames_dir: Path) -> None:
+    frame = selected(frames_dir, 0)
+    cv2.imwrite(str(frame.image_path), np.full((*SIZE, 3), (30, 20, 10), np.uint8))  # BGR
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([frame])
+        assert training_set.labelled_images()[0].image[0, 0].tolist() == [10, 20, 30]
+    (name,) = files(folder)
+    assert (folder / "images" / name).read_bytes() == frame.image_path.read_bytes()
+
+
+def test_frames_without_instances_are_left_out(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        empty = selected(frames_dir, 1, instances=0)
+        assert training_set.add([selected(frames_dir, 0), empty]) == 1
+        assert len(training_set) == 1
+        assert training_set.add([]) == 0
+    assert_consistent(folder)
+
+
+def test_a_frame_replaces_the_one_before(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0), selected(frames_dir, 1)])
+        training_set.add([selected(frames_dir, 0, instances=1, value=77)])
+        assert values(training_set) == [77, 10]
+        assert training_set.instance_count == 3
+        training_set.add([selected(frames_dir, 0, recording="blocks", value=5)])
+        assert len(training_set) == 3  # the same index of another recording
+    assert_consistent(folder)
+
+
+def test_equal_images_are_stored_once(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, value=50) for i in range(3)])
+        assert values(training_set) == [50, 50, 50]
+        assert len(files(folder)) == 1
+        training_set.add([selected(frames_dir, 0, value=60)])
+        assert values(training_set) == [60, 50, 50]
+    assert_consistent(folder)
+
+
+def test_confidence_decides_what_is_learnt(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add(
+            [
+                selected(frames_dir, 0, confidences=(0.5, 0.9)),
+                selected(frames_dir, 1, confidences=(0.6, 0.5)),
+            ]
+        )
+        assert len(training_set.labelled_images(0.5)) == 2
+        pool = training_set.labelled_images(0.6)
+        assert [len(pool[i].rles) for i in range(2)] == [1, 1]
+        np.testing.assert_array_equal(decode_all(pool[0].rles, SIZE), masks(2)[1:])
+        np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2)[:1])
+        assert len(training_set.labelled_images(0.7)) == 1
+        assert len(training_set.labelled_images(0.91)) == 0
+
+
+def test_it_is_there_when_opened_again(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(3)])
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert values(training_set) == [0, 10, 20]
+        assert training_set.instance_count == 6
+
+
+def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as writer, TrainingSet(folder, PLENTY) as reader:
+        mode = sqlite3.connect(folder / "catalogue.sqlite")
+        assert mode.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        mode.close()
+
+        def watched() -> Iterator[SelectedFrame]:
+            yield selected(frames_dir, 0)
+            assert len(reader) == 0  # not committed yet, and the reader does not wait
+            yield selected(frames_dir, 1)
+
+        writer.add(watched())
+        assert len(reader) == 2
+
+
+# --------------------------------------------------------------------------------------- eviction
+
+
+def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    assert all(selected(frames_dir, i).image_path.stat().st_size == size for i in range(8))
+    with TrainingSet(folder, 5 * size) as training_set:
+        for clip in range(4):  # clips of two frames; two of them fit
+            training_set.add([selected(frames_dir, 2 * clip + i, clip=clip) for i in (0, 1)])
+            assert training_set.bytes <= 5 * size
+        assert values(training_set) == [40, 50, 60, 70]
+        assert training_set.instance_count == 8
+    assert_consistent(folder)
+
+
+def test_a_clip_that_is_seen_again_is_young(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 2 * size) as training_set:
+        for clip in (0, 1, 0, 2):
+            training_set.add([selected(frames_dir, clip, clip=clip)])
+        assert values(training_set) == [0, 20]
+
+
+def test_clips_of_different_recordings_are_different(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 1).image_path.stat().st_size
+    with TrainingSet(folder, 2 * size) as training_set:
+        for number, recording in enumerate(("a", "b", "c"), start=1):
+            training_set.add([selected(frames_dir, 0, recording=recording, value=number)])
+        assert values(training_set) == [2, 3]
+
+
+def test_a_clip_that_is_too_large_is_refused(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, size) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        with pytest.raises(GboptError, match=f"{2 * size} bytes.*{size}.*max_bytes"):
+            training_set.add([selected(frames_dir, i, clip=1) for i in (1, 2)])
+        assert values(training_set) == [0]
+        training_set.collect_garbage()
+    assert_consistent(folder)
+
+
+def test_a_smaller_limit_holds_from_the_next_addition(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, clip=i) for i in range(3)])
+    with TrainingSet(folder, 2 * size) as training_set:
+        assert len(training_set) == 3
+        training_set.add([selected(frames_dir, 3, clip=3)])
+        assert values(training_set) == [20, 30]
+
+
+# ---------------------------------------------------------------------------------------- crashes
+
+
+class Crash(BaseException):
+    """Stands in for the end of the process: nothing catches it."""
+
+
+def test_crash_between_image_and_transaction(
+    folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        before = files(folder)
+
+        def crashing() -> Iterator[SelectedFrame]:
+            yield selected(frames_dir, 1)
+            yield selected(frames_dir, 0, value=99)  # would replace the first
+            raise Crash
+
+        with pytest.raises(Crash):
+            training_set.add(crashing())
+    assert set(before) < set(files(folder))  # images that nothing names
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert values(training_set) == [0]
+        training_set.collect_garbage()
+    assert files(folder) == before
+    assert_consistent(folder)
+
+
+def test_crash_while_an_image_is_written(
+    folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+
+        def crash(*_: object) -> None:
+            raise Crash
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", crash)
+            with pytest.raises(Crash):
+                training_set.add([selected(frames_dir, 1)])
+        training_set.add([selected(frames_dir, 2)])  # the connection goes on
+        assert values(training_set) == [0, 20]
+    assert_consistent(folder)
+
+
+def test_a_source_that_fails_adds_nothing(folder: Path, frames_dir: Path) -> None:
+    def failing() -> Iterator[SelectedFrame]:
+        yield selected(frames_dir, 1)
+        raise GboptError("frame of the replay output is missing")
+
+    with TrainingSet(folder, PLENTY) as training_set:
+        with pytest.raises(GboptError, match="replay output"):
+            training_set.add(failing())
+        gone = selected(frames_dir, 2)
+        gone.image_path.unlink()
+        with pytest.raises(GboptError, match=gone.image_path.name):
+            training_set.add([selected(frames_dir, 1), gone])
+        assert len(training_set) == 0
+        training_set.add([selected(frames_dir, 0)])
+    assert_consistent(folder)
+
+
+def test_garbage_collection_waits_for_another_writer(folder: Path, frames_dir: Path) -> None:
+    """Images that another process has written but not committed yet are no garbage."""
+    with TrainingSet(folder, PLENTY) as first, TrainingSet(folder, PLENTY) as second:
+        second._database.execute("PRAGMA busy_timeout=10")  # milliseconds
+
+        def watched() -> Iterator[SelectedFrame]:
+            yield selected(frames_dir, 0)
+            with pytest.raises(GboptError, match="locked"):
+                second.collect_garbage()
+            assert len(files(folder)) == 1
+
+        first.add(watched())
+        second.collect_garbage()
+        assert values(second) == [0]
+
+
+# ----------------------------------------------------------------------------------------- export
+
+
+def test_export_is_the_same_set(folder: Path, frames_dir: Path, tmp_path: Path) -> None:
+    frames = [selected(frames_dir, 4, clip=2, instances=1), selected(frames_dir, 7, clip=3)]
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add(frames)
+        training_set.export_coco(tmp_path / "export.json")
+    dataset = load_coco(tmp_path / "export.json", folder / "images")
+    assert [image.extra for image in dataset.images] == [
+        {"recording": "cups", "clip_id": 2, "frame_index": 4, "stamp_ns": 1004},
+        {"recording": "cups", "clip_id": 3, "frame_index": 7, "stamp_ns": 1007},
+    ]
+    for image, frame in zip(dataset.images, frames, strict=True):
+        labelled = dataset.labelled(image)
+        assert labelled.rles == frame.rles
+        assert labelled.image[0, 0, 0] == 10 * frame.frame_index
+    content = json.loads((tmp_path / "export.json").read_text())
+    assert [a["area"] for a in content["annotations"]] == [16, 16, 16]
+    x, y, right, bottom = boxes_xyxy(frames[1].rles)[1].tolist()
+    assert content["annotations"][2]["bbox"] == [x, y, right - x, bottom - y]
+
+
+# --------------------------------------------------------------------------------- what is damaged
+
+
+def test_a_catalogue_that_is_none(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "catalogue.sqlite").write_bytes(b"This is not a database at all. " * 200)
+    with pytest.raises(GboptError, match="catalogue is unusable"):
+        TrainingSet(folder, PLENTY)
+
+
+def test_a_catalogue_that_is_damaged_inside(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(20)])
+    path = folder / "catalogue.sqlite"
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)  # the first page holds the schema
+    path.write_bytes(content)
+    with pytest.raises(GboptError, match="catalogue"), TrainingSet(folder, PLENTY) as damaged:
+        damaged.labelled_images()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GboptError, match="cannot be written"):
+        TrainingSet(tmp_path / "file" / "set", PLENTY)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "missing"), (b"", "decoded"), (b"not an image", "decoded")],
+)
+def test_an_image_that_is_damaged(
+    folder: Path, frames_dir: Path, content: bytes | None, words: str
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        (path,) = (folder / "images").iterdir()
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(GboptError, match=words):
+            training_set.labelled_images()[0]
+
+
+# ----------------------------------------------------------------------------------------- replay
+
+
+def write_replay(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A replay's output of two frames, the second without a mask."""
+    (folder / "frames").mkdir(parents=True)
+    for i in (0, 1):
+        cv2.imwrite(str(folder / "frames" / f"{i}.png"), np.full((*SIZE, 3), i, np.uint8))
+    (rle,) = encode_all(masks(1))
+    image = {"height": SIZE[0], "width": SIZE[1], "clip_id": 3}
+    content = {
+        "info": {"recording": "cups.mp4"},
+        "images": [
+            image | {"id": 1, "file_name": "0.png", "frame_index": 5, "stamp_ns": 50},
+            image | {"id": 2, "file_name": "1.png", "frame_index": 6, "stamp_ns": 60},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "segmentation": rle, "score": 0.75, "confidence": 0.5}
+        ],
+    }
+    (folder / "selected.json").write_text(json.dumps(content | changes), encoding="utf-8")
+    return content
+
+
+def test_replay_is_read(tmp_path: Path, folder: Path) -> None:
+    write_replay(tmp_path / "run")
+    first, second = read_replay(tmp_path / "run")
+    assert first == SelectedFrame(
+        "run/cups.mp4", 3, 5, 50, tmp_path / "run" / "frames" / "0.png", SIZE,
+        encode_all(masks(1)), (0.75,), (0.5,),
+    )  # fmt: skip
+    assert (second.frame_index, second.rles, second.scores) == (6, (), ())
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert training_set.add(read_replay(tmp_path / "run")) == 1
+
+
+def test_a_folder_that_is_no_replay(tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="expected the output of `gbopt replay`"):
+        list(read_replay(tmp_path))
+    (tmp_path / "selected.json").write_text("{")
+    with pytest.raises(GboptError, match="not the output of `gbopt replay`"):
+        list(read_replay(tmp_path))
+
+
+def test_a_replay_whose_frame_is_missing(tmp_path: Path) -> None:
+    write_replay(tmp_path)
+    (tmp_path / "frames" / "1.png").unlink()
+    with pytest.raises(GboptError, match=r"1\.png.*missing"):
+        list(read_replay(tmp_path))
+
+
+def test_a_replay_whose_keys_are_missing(tmp_path: Path) -> None:
+    content = write_replay(tmp_path / "whole")
+    image, annotation = content["images"][0], content["annotations"][0]
+    damaged: list[dict[str, Any]] = [{key: []} for key in ("info", "images", "annotations")][:1]
+    damaged += [{"images": [{k: v for k, v in image.items() if k != key}]} for key in image]
+    needed = ("image_id", "segmentation", "score", "confidence")
+    damaged += [
+        {"annotations": [{k: v for k, v in annotation.items() if k != key}]} for key in needed
+    ]
+    damaged += [
+        {"annotations": [annotation | {"segmentation": {"size": [16, 12], "counts": "0"}}]},
+        {"annotations": [annotation | {"score": "high"}]},
+        {"images": 5},
+    ]
+    for number, changes in enumerate(damaged):
+        run = tmp_path / str(number)
+        write_replay(run, **changes)
+        with pytest.raises(GboptError, match="not the output of `gbopt replay`"):
+            list(read_replay(run))
