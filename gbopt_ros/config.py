@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gbopt_ros.structures import GboptError
 
@@ -238,10 +239,8 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         raise GboptError(f"configuration: {error}") from error
     except OSError as error:
         raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # YAML's own errors share no base class with the rest
-        if type(error).__module__.startswith("yaml"):
-            raise GboptError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
-        raise
+    except YAMLError as error:
+        raise GboptError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
     assert isinstance(config, Config)
     return config
 

@@ -92,57 +92,57 @@ def written(tmp_path: Path, what: ReportContent) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_page_is_well_formed_and_self_contained(tmp_path: Path):
-    text = written(tmp_path, content())
-    page = Page(text)
-    assert "<script" not in text
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return written(tmp_path_factory.mktemp("report"), content())
+
+
+def test_page_is_well_formed_and_self_contained(full_page: str):
+    page = Page(full_page)
+    assert "<script" not in full_page
     for tag, name, value in page.attributes:
         if name in ("src", "href", "xlink:href"):
             assert value.startswith(("data:image/jpeg;base64,", "#")), (tag, name, value[:40])
-    assert "@import" not in text and "url(http" not in text
+    assert "@import" not in full_page and "url(http" not in full_page
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     used = {v[1:] for _, name, v in page.attributes if name in ("href", "xlink:href")}
-    used |= set(re.findall(r"url\(#([^)]+)\)", text))
+    used |= set(re.findall(r"url\(#([^)]+)\)", full_page))
     assert used <= set(ids)
 
 
-def test_page_says_what_was_given(tmp_path: Path):
-    text = written(tmp_path, content())
-    words = " ".join(Page(text).words)
+def test_page_says_what_was_given(full_page: str):
+    words = " ".join(Page(full_page).words)
     for expected in (
         "Unseen <objects> & more", "AP rose from 21.9 to 26.1.", "64 stills", "frame 7", "still 3",
         "proposals at threshold 0", "ground truth", "12.3", "precision 75.0 % at recall 30.0 %",
         "precision of 50.0 %", "+25.0 points", "recall (%)", "optimiser step", "weighted energy",
     ):  # fmt: skip
         assert expected in words, expected
-    assert text.count("<svg") == 4
-    assert text.count("<img") == 5
+    assert full_page.count("<svg") == 4
+    assert full_page.count("<img") == 5
 
 
-def test_change_is_last_minus_first_with_sign(tmp_path: Path):
-    text = written(tmp_path, content())
-    changes = re.search(r'<tr class="change">(.*?)</tr>', text).group(1)
+def test_change_is_last_minus_first_with_sign(full_page: str):
+    changes = re.search(r'<tr class="change">(.*?)</tr>', full_page).group(1)
     assert re.findall(r"<td[^>]*>(.*?)</td>", changes) == [
         "+4.2", "+7.7", "0.0", "&minus;1.0", "0.0", "+1.5"
     ]  # fmt: skip
     assert changes.count('class="up"') == 3 and changes.count('class="down"') == 1
 
 
-def test_pictures_are_what_was_given(tmp_path: Path):
-    text = written(tmp_path, content())
-    first = re.search(r"base64,([^\"]+)", text).group(1)
+def test_pictures_are_what_was_given(full_page: str):
+    first = re.search(r"base64,([^\"]+)", full_page).group(1)
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(first), np.uint8), cv2.IMREAD_COLOR)
     difference = np.abs(decoded[:, :, ::-1].astype(int) - picture(0))
     assert difference.mean() < 4
 
 
-def test_charts_take_all_colours_from_the_page(tmp_path: Path):
-    text = written(tmp_path, content())
-    charts = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+def test_charts_take_all_colours_from_the_page(full_page: str):
+    charts = "".join(re.findall(r"<svg.*?</svg>", full_page, flags=re.DOTALL))
     assert set(re.findall(r"#[0-9a-f]{6}", charts)) <= {"#ffffff"}  # the transparent background
     for variable in set(re.findall(r"var\((--[a-z0-9-]+)\)", charts)):
-        assert text.count(f"{variable}:") == 2, f"{variable} must be defined in light and dark"
+        assert full_page.count(f"{variable}:") == 2, f"{variable} must be defined in light and dark"
 
 
 def test_empty_parts_are_left_out(tmp_path: Path):
@@ -158,8 +158,8 @@ def test_unreached_recall_is_said(tmp_path: Path):
     assert "No score threshold reaches this recall" in text
 
 
-def test_same_content_gives_the_same_page(tmp_path: Path):
-    assert written(tmp_path / "a", content()) == written(tmp_path / "b", content())
+def test_same_content_gives_the_same_page(full_page: str, tmp_path: Path):
+    assert written(tmp_path, content()) == full_page
 
 
 def test_pictures_shrink_until_the_page_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

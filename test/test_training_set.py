@@ -34,9 +34,9 @@ def selected(
     folder: Path, index: int, *, clip: int = 0, instances: int = 2, value: int | None = None,
     recording: str = "cups", confidences: tuple[float, ...] | None = None,
 ) -> SelectedFrame:  # fmt: skip
-    """A frame whose image, a PNG, is all of one grey value."""
+    """A frame whose image is all of one grey value; as a BMP, all take equally many bytes."""
     value = 10 * index if value is None else value
-    path = folder / f"{recording}-{index}-{value}.png"
+    path = folder / f"{recording}-{index}-{value}.bmp"
     cv2.imwrite(str(path), np.full((*SIZE, 3), value, np.uint8))
     return SelectedFrame(
         recording=recording,
@@ -189,7 +189,6 @@ def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -
 
 def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
-    assert all(selected(frames_dir, i).image_path.stat().st_size == size for i in range(8))
     with TrainingSet(folder, 5 * size) as training_set:
         for clip in range(4):  # clips of two frames; two of them fit
             training_set.add([selected(frames_dir, 2 * clip + i, clip=clip) for i in (0, 1)])
@@ -435,7 +434,7 @@ def test_a_replay_whose_frame_is_missing(tmp_path: Path) -> None:
 def test_a_replay_whose_keys_are_missing(tmp_path: Path) -> None:
     content = write_replay(tmp_path / "whole")
     image, annotation = content["images"][0], content["annotations"][0]
-    damaged: list[dict[str, Any]] = [{key: []} for key in ("info", "images", "annotations")][:1]
+    damaged: list[dict[str, Any]] = [{"info": {}}, {"info": None}, {"images": 5}]
     damaged += [{"images": [{k: v for k, v in image.items() if k != key}]} for key in image]
     needed = ("image_id", "segmentation", "score", "confidence")
     damaged += [
@@ -444,7 +443,6 @@ def test_a_replay_whose_keys_are_missing(tmp_path: Path) -> None:
     damaged += [
         {"annotations": [annotation | {"segmentation": {"size": [16, 12], "counts": "0"}}]},
         {"annotations": [annotation | {"score": "high"}]},
-        {"images": 5},
     ]
     for number, changes in enumerate(damaged):
         run = tmp_path / str(number)

@@ -29,9 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.frames_per_clip,
         help="frames of each scene, 10 a second",
     )
+    parser.add_argument(
+        "--jpeg-quality",
+        type=int,
+        default=defaults.jpeg_quality,
+        help="of stills and video, 1 to 100; default: %(default)s",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     names = [name.strip() for name in args.splits.split(",") if name.strip()]
-    config = WorldConfig(args.seed, args.jobs, args.count, args.clips, args.frames_per_clip)
+    config = WorldConfig(
+        args.seed, args.jobs, args.count, args.clips, args.frames_per_clip, args.jpeg_quality
+    )
     generate(args.out, list(dict.fromkeys(names)), config)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -53,19 +54,28 @@ class ModelStore:
         """All published versions, oldest first."""
         if not self._folder.is_dir():
             return []
-        names = sorted(p.name for p in self._folder.iterdir() if (p / _MANIFEST).is_file())
-        return [self.get(name) for name in names]
+        found = [
+            (number, path.name)
+            for path in self._folder.iterdir()
+            if (number := _number(path.name)) is not None and (path / _MANIFEST).is_file()
+        ]
+        return [self.get(name) for _, name in sorted(found)]
 
     def get(self, version: str) -> ModelVersion:
         """Raises GboptError if there is no such version or its manifest is damaged."""
+        if _number(version) is None:
+            raise GboptError(f"{self._folder}: expected a version such as v0001, got {version!r}")
         folder = self._folder / version
         manifest = _read_json(folder / _MANIFEST)
+        for key, kind in (("sha256", str), ("parent", str), ("created", (int, float))):
+            if not isinstance(manifest.get(key), kind):
+                raise GboptError(f"{folder / _MANIFEST}: no {key!r} in it; the file was damaged")
         return ModelVersion(version, folder / _WEIGHTS, manifest)
 
     def current(self) -> ModelVersion | None:
         """The version in service, None before the first."""
         pointer = self._folder / _CURRENT
-        return self.get(str(_read_json(pointer)["version"])) if pointer.is_file() else None
+        return self.get(str(_read_json(pointer).get("version"))) if pointer.is_file() else None
 
     def verify(self, version: ModelVersion) -> None:
         """Raises GboptError if the weights file is not the one that was published."""
@@ -131,7 +141,10 @@ class ModelStore:
         if current is None:
             raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
         parent = str(current.manifest["parent"])
-        if not (self._folder / parent / _MANIFEST).is_file():
+        number = _number(parent)
+        # A network from another store may bear a name that this store gave later, too.
+        older = number is not None and number < (_number(current.version) or 0)
+        if not older or not (self._folder / parent / _MANIFEST).is_file():
             (self._folder / _CURRENT).unlink()
             return None
         restored = self.get(parent)
@@ -140,12 +153,8 @@ class ModelStore:
         return restored
 
     def _next_name(self) -> str:
-        taken = [
-            int(p.name[1:])
-            for p in (self._folder.iterdir() if self._folder.is_dir() else ())
-            if p.name[:1] == "v" and p.name[1:].isdigit()
-        ]
-        return f"v{max(taken, default=0) + 1:04d}"
+        names = (p.name for p in (self._folder.iterdir() if self._folder.is_dir() else ()))
+        return f"v{max((_number(name) or 0 for name in names), default=0) + 1:04d}"
 
     def _serve(self, version: str) -> None:
         aside = self._folder / f".{_CURRENT}.{os.getpid()}"
@@ -155,6 +164,11 @@ class ModelStore:
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
+
+
+def _number(name: str) -> int | None:
+    """The number of a version's name, None for any other name."""
+    return int(name[1:]) if re.fullmatch(r"v[0-9]{4,}", name) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Split:
 
 
 SPLITS: dict[str, Split] = {
-    "seen-train": Split(True, 8000),
+    "seen-train": Split(True, 5000),
     "seen-val": Split(True, 150),
     "seen-probe": Split(True, 60),
     "rehearsal": Split(True, 260, sample_of="seen-train"),
@@ -75,6 +75,7 @@ class WorldConfig:
         count: stills in each split of stills, None for the split's own number.
         clips: scenes of a video split.
         frames_per_clip: frames of each scene, 10 a second.
+        jpeg_quality: of stills and video, 1 to 100.
     """
 
     seed: int = 0
@@ -82,6 +83,7 @@ class WorldConfig:
     count: int | None = None
     clips: int = 24
     frames_per_clip: int = 15
+    jpeg_quality: int = JPEG_QUALITY
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -90,6 +92,8 @@ class WorldConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise GboptError(f"{name}: expected 1 or more, got {value}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise GboptError(f"jpeg_quality: expected 1 to 100, got {self.jpeg_quality}")
 
 
 def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
@@ -134,7 +138,10 @@ def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
         rng = np.random.default_rng([config.seed, zlib.crc32(name.encode())])
         available = SPLITS[origin].count
         indices = np.sort(rng.choice(available, size=min(count, available), replace=False))
-    jobs = [Job(config.seed, origin, split.seen, int(index)) for index in indices]
+    jobs = [
+        Job(config.seed, origin, split.seen, int(index), jpeg_quality=config.jpeg_quality)
+        for index in indices
+    ]
     images: list[CocoImage] = []
     rles: dict[int, tuple[Rle, ...]] = {}
     (folder / IMAGES_NAME).mkdir()
@@ -165,7 +172,7 @@ def _write_video(folder: Path, name: str, config: WorldConfig) -> None:
         storage="mcap",
         topic=TOPIC,
         compressed="jpeg",
-        jpeg_quality=JPEG_QUALITY,
+        jpeg_quality=config.jpeg_quality,
         frame_id=FRAME_ID,
     )
     write_coco(folder / ANNOTATIONS_NAME, images, rles)

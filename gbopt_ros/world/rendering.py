@@ -53,13 +53,19 @@ class VideoClip:
 
 @dataclass(frozen=True)
 class Job:
-    """One still or one clip to render; `frames` is the length of a clip."""
+    """One still or one clip to render.
+
+    Attributes:
+        frames: length of a clip.
+        jpeg_quality: of a still, 1 to 100.
+    """
 
     seed: int
     split: str
     seen: bool
     index: int
     frames: int = 0
+    jpeg_quality: int = JPEG_QUALITY
 
     def generator(self, attempt: int) -> np.random.Generator:
         key = zlib.crc32(self.split.encode())
@@ -107,7 +113,7 @@ def render_still(job: Job) -> Still:
     """Worker side: one labelled still."""
     scene, rng = _compose_scene(job, settle_s=0.7)
     image, rles = scene.render(scene.camera, rng)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, job.jpeg_quality]
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), quality)
     return Still(encoded.tobytes(), rles)
 
