@@ -52,7 +52,8 @@ def check(source: Path, extra: list[str], scratch: Path) -> bool:
     """Whether the source and its bags give the same masks."""
     frames = [frame.stamp_ns for frame in open_source(source)]
     half = (frames[len(frames) // 2] - frames[0]) / 1e9
-    report(f"{source.name}, first half", replay(source, scratch / "half", [*extra, f"--end={half}"]))
+    run = replay(source, scratch / "half", [*extra, f"--end={half}"])
+    report(f"{source.name}, first half", run)
     run = replay(source, scratch / "whole", extra)
     report(f"{source.name}, whole", run)
     expected, same = masks(scratch / "whole"), True

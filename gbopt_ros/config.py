@@ -149,7 +149,7 @@ class PretrainConfig:
     proposal_architecture: str = "slim18-fpn"  # the paper: resnet50-fpn
     background_architecture: str = "slim18-semantic-fpn"
     iterations: int = 2600  # optimiser steps of the proposal network (paper: 90,000)
-    background_iterations: int = 1000  # optimiser steps of the background network
+    background_iterations: int = 800  # optimiser steps of the background network
     batch_size: int = 8  # images a step
     learning_rate: float = 1e-3  # AdamW, peak of a cosine schedule
     weight_decay: float = 0.05

@@ -28,6 +28,43 @@ def encode_all(masks: NDArray[np.bool_]) -> tuple[Rle, ...]:
     )
 
 
+def is_consistent(rle: Rle) -> bool:
+    """Whether the runs of a mask fill exactly its size.
+
+    Where they do not, pycocotools reads beyond its buffers or never returns.
+    """
+    runs = _run_lengths(rle["counts"])
+    area = int(rle["size"][0]) * int(rle["size"][1])
+    return runs is not None and bool(np.all(runs >= 0)) and int(runs.sum()) == area
+
+
+def _run_lengths(counts: str | bytes) -> NDArray[np.int64] | None:
+    """The runs of compressed COCO counts, None where the text is none.
+
+    Each character carries 5 bits, low bits first, 0x20 marks that more follow and 0x10 of the
+    last one is the sign; from the fourth run on, the difference to the run before the last.
+    """
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else counts
+        codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        return None
+    last = np.flatnonzero((codes & 0x20) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    digits = last - first + 1
+    if digits.max() > 7:  # no run of any image needs more
+        return None
+    place = np.arange(len(codes)) - np.repeat(first, digits)
+    values = np.add.reduceat((codes & 0x1F) << (5 * place), first)
+    values = np.where(codes[last] & 0x10, values - (1 << (5 * digits)), values)
+    runs = values.copy()
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])
+    return runs
+
+
 def decode(rle: Rle) -> BoolMask:
     """(H, W) bool."""
     return np.asarray(coco_mask.decode(rle), dtype=bool)

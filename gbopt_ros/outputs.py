@@ -18,11 +18,12 @@ from typing import Any, TextIO
 import cv2
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.evaluation.overlay import OverlayWriter, draw_masks
+from gbopt_ros.evaluation.overlay import ColourTracker, OverlayWriter, draw_masks
 from gbopt_ros.sources.coco import CATEGORY
 from gbopt_ros.structures import FrameSelection, GboptError, Rle, Selection
 
 _JPEG_QUALITY = 95
+_OVERLAY_SIDE = 640  # the overlay is scaled down to it, pixels
 _PACKAGES = ("gbopt_ros", "torch", "torchvision", "numpy", "opencv-python-headless")
 
 
@@ -56,6 +57,7 @@ class ReplayWriter:
         self._images = (self._folder / "images.part").open("w", encoding="utf-8")
         self._annotations = (self._folder / "annotations.part").open("w", encoding="utf-8")
         self._overlay: OverlayWriter | None = None
+        self._colours = ColourTracker()
         self._clips: list[dict[str, Any]] = []
         self._last_index = -1
         self._started = time.time()
@@ -150,10 +152,14 @@ class ReplayWriter:
             self.masks += 1
             _append(self._annotations, self._annotation(selected, i, rle), first=self.masks == 1)
         if self._overlay is None:
-            self._overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps)
+            # Encoding is the slowest part of a replay of large images.
+            scale = min(1.0, _OVERLAY_SIDE / max(height, width))
+            size = (round(height * scale), round(width * scale))
+            self._overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps, size)
             self._overlay.__enter__()
         labels = [f"{c:.2f}" for c in selected.confidences]
-        self._overlay.write(draw_masks(frame.image, selected.rles, labels))
+        colours = self._colours.colours(selected.rles)
+        self._overlay.write(draw_masks(frame.image, selected.rles, labels, colours=colours))
 
     def _annotation(self, selected: FrameSelection, i: int, rle: Rle) -> dict[str, Any]:
         x0, y0, x1, y1 = (float(v) for v in selected.boxes[i])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from gbopt_ros.structures import GboptError
@@ -14,13 +15,15 @@ SEED_BACKGROUND = "demo/weights/background.safetensors"
 def find_resource(name: str) -> Path:
     """A file or folder that comes with the package, such as `demo/recording`.
 
-    Looked for in the checkout, then in `share/gbopt_ros` of every prefix of a sourced ROS.
+    Looked for in the checkout, then in `share/gbopt_ros` of every prefix of a sourced ROS and of
+    the Python environment.
 
     Raises:
         GboptError: it is in none of them.
     """
     checkout = Path(__file__).resolve().parent.parent
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    prefixes.append(Path(sys.prefix))
     roots = [checkout, *(prefix / "share" / "gbopt_ros" for prefix in prefixes)]
     for root in roots:
         if (root / name).exists():

@@ -182,12 +182,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_network(gt: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     arguments = ["--gt", str(gt), "--weights", str(weights), "--out", str(out)]
-    assert main(["evaluate", *arguments, "--set", "device=cpu"]) == 0
+    assert main(["evaluate", *arguments, "--set", "proposal.max_proposals=10"]) == 0
     assert "tiny (untrained)" in capsys.readouterr().out
     summary = json.loads((out / "metrics.json").read_text())
     assert summary["subject"] == "tiny (untrained)"
     results = json.loads((out / "results.json").read_text())
-    assert summary["results"] == len(results)
+    assert summary["results"] == len(results) <= 20
     assert {entry["image_id"] for entry in results} <= set(NAMES)
 
 

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from gbopt_ros.evaluation.results import CocoResult, check_results, is_consistent, results_of
+from gbopt_ros.evaluation.results import CocoResult, check_results, results_of
+from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.coco import CATEGORY, CocoDataset
 from gbopt_ros.structures import GboptError, ProposalNetwork, Proposals
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from gbopt_ros.masks import is_consistent
 from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
 
 ANNOTATIONS_NAME = "annotations.json"
@@ -219,8 +220,11 @@ def _to_rle(segmentation: Any, image: CocoImage, path: Path) -> Rle:
         text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
     except Exception as error:  # pycocotools raises bare Exception on malformed polygons
         raise GboptError(f"{path}: bad segmentation in image {image.id}: {error}") from error
+    rle = Rle(size=size, counts=text)
+    if not is_consistent(rle):
+        raise GboptError(f"{path}: image {image.id}: run lengths of a mask do not fill {size}")
     if size != [height, width]:
         raise GboptError(
             f"{path}: image {image.id}: segmentation of size {size}, expected {[height, width]}"
         )
-    return Rle(size=size, counts=text)
+    return rle
