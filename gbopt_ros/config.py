@@ -124,7 +124,7 @@ class AugmentConfig:
     """Augmentation of training images; every probability is per image."""
 
     scale_min: float = 0.6  # of the image, before crop or pad back to its size
-    scale_max: float = 1.6
+    scale_max: float = 1.6  # of the image
     copy_paste: float = 0.3  # probability of pasting instances of another image
     flip: float = 0.5  # probability of a horizontal flip
     colour: float = 0.8  # probability of colour jitter
@@ -147,15 +147,15 @@ class PretrainConfig:
     """Supervised training of the seed networks on labelled data (Appendix D)."""
 
     proposal_architecture: str = "slim18-fpn"  # the paper: resnet50-fpn
-    background_architecture: str = "slim18-semantic-fpn"
+    background_architecture: str = "slim18-semantic-fpn"  # the paper: resnet50-semantic-fpn
     iterations: int = 2600  # optimiser steps of the proposal network (paper: 90,000)
     background_iterations: int = 800  # optimiser steps of the background network
     batch_size: int = 8  # images a step
     learning_rate: float = 1e-3  # AdamW, peak of a cosine schedule
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # of AdamW; biases and normalisation have none
     warmup: int = 300  # steps of linear warm-up
     average: float = 0.999  # decay of the exponential moving average of the weights
-    seed: int = 0
+    seed: int = 0  # of the first weights, order of the batches, augmentation
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -220,6 +220,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         GboptError: unreadable file, unknown key, wrong type or a value out of range.
     """
     merged: Any = OmegaConf.structured(Config)
+    reading = str(path)  # what an error is about
     try:
         if path is not None:
             loaded = OmegaConf.load(path)
@@ -227,20 +228,25 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
                 raise GboptError(f"{path}: expected a mapping of stages, got a list")
             merged = OmegaConf.merge(merged, loaded)
         for override in overrides:
+            reading = f"--set {override}"
             if "=" not in override:
-                raise GboptError(f"--set {override}: expected key=value, such as selection.k=5")
+                raise GboptError(f"{reading}: expected key=value, such as selection.k=5")
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+        reading = "configuration"
         config = OmegaConf.to_object(merged)
     except FileNotFoundError as error:
         raise GboptError(f"{path}: no such configuration file") from error
     except OmegaConfBaseException as error:
-        raise GboptError(f"configuration: {str(error).splitlines()[0]}") from error
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise GboptError(f"{reading}: {key}{str(error).splitlines()[0]}") from error
     except ValueError as error:
-        raise GboptError(f"configuration: {error}") from error
+        raise GboptError(f"{reading}: {error}") from error
     except OSError as error:
+        if error.strerror is None:  # OmegaConf's own, for a file that holds one bare value
+            raise GboptError(f"{path}: expected a mapping of stages") from error
         raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
     except YAMLError as error:
-        raise GboptError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise GboptError(f"{reading}: not valid YAML ({str(error).splitlines()[0]})") from error
     assert isinstance(config, Config)
     return config
 

@@ -177,9 +177,9 @@ def test_damaged_description(tmp_path: Path, description: str) -> None:
 def test_unknown_architecture(tmp_path: Path, load, network: str, build) -> None:
     path = tmp_path / "future.safetensors"
     save_weights(path, Point(), WeightsInfo(network, "vit-huge", "v1"))
-    with pytest.raises(GboptError, match="vit-huge.*known: .*slim18"):
+    with pytest.raises(GboptError, match=r"vit-huge.*known: .*slim18"):
         load(path)
-    with pytest.raises(GboptError, match="vit-huge.*slim18"):
+    with pytest.raises(GboptError, match=r"vit-huge.*slim18"):
         build("vit-huge")
 
 

@@ -63,6 +63,9 @@ def pretrain_background(
     Args:
         proposals: trained on the same data; the tensors of its backbone that fit are the start,
             in place of the ImageNet weights that the paper starts from.
+
+    Raises:
+        GboptError: images of one batch differ in size, or a loss is not finite.
     """
     torch.manual_seed(config.seed)
     network = build_background(config.background_architecture)
@@ -71,6 +74,9 @@ def pretrain_background(
     network = network.to(device).train().to(memory_format=torch.channels_last)
 
     def losses_of(examples: Sequence[Example]) -> dict[str, Tensor]:
+        sizes = sorted({example.image.shape[:2] for example in examples})
+        if len(sizes) > 1:
+            raise GboptError(f"pretrain background: expected images of one size, got {sizes}")
         images = torch.stack([image_tensor(example, device) for example in examples])
         targets = torch.stack([foreground_target(example, device) for example in examples])
         logits = network(images)
