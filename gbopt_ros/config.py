@@ -103,6 +103,8 @@ class SelectionConfig:
     lambda_background: float = 1.0  # weight of L_I
     lambda_flow: float = 1.0  # weight of L_F
     lambda_regularization: float = 0.5  # weight of L_p
+    score_weight: float = 0.0  # of the prior from network scores; 0 is the paper
+    neutral_score: float = 0.5  # a mask with this score is neither favoured nor disfavoured
     reduction: str = "mean"  # of L_I over the pixels; mean makes the weights size-independent
     epsilon: float = 1e-3  # Bg is clipped to [epsilon, 1 - epsilon]
     exhaustive: bool = False  # evaluate every edge: exact margins, K^2 (T - 1) flow runs
@@ -112,8 +114,11 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         _check(self, "k", self.k >= 1, "at least 1")
         _check(self, "overlap_tolerance", 0 <= self.overlap_tolerance <= 1, "a number in [0, 1]")
-        for name in ("lambda_background", "lambda_flow", "lambda_regularization"):
+        for name in (
+            "lambda_background", "lambda_flow", "lambda_regularization", "score_weight",
+        ):  # fmt: skip
             _check(self, name, getattr(self, name) >= 0, "a non-negative weight")
+        _check(self, "neutral_score", 0 < self.neutral_score < 1, "a number in (0, 1)")
         _check(self, "reduction", self.reduction in REDUCTIONS, f"one of {REDUCTIONS}")
         _check(self, "epsilon", 0 < self.epsilon < 0.5, "a number in (0, 0.5)")
         _check(self, "confidence_temperature", self.confidence_temperature > 0, "above 0")
@@ -176,6 +181,7 @@ class LearningConfig:
     momentum: float = 0.9  # paper
     weight_decay: float = 1e-4  # paper
     warmup: int = 20  # steps of linear warm-up
+    parent_share: float = 0.0  # of the parent in the average of its weights and the trained ones
     min_confidence: float = 0.0  # selected masks below it are not learnt from
     max_bytes: int = 2_000_000_000  # of images that the training set keeps
     gate_margin: float = 1.0  # seen AP points that a new version may lose on the probe split
@@ -186,6 +192,7 @@ class LearningConfig:
         _check(self, "iterations", self.iterations >= 1, "at least 1")
         _check(self, "batch_size", self.batch_size >= 1, "at least 1")
         _check(self, "rehearsal_share", 0 <= self.rehearsal_share <= 1, "a number in [0, 1]")
+        _check(self, "parent_share", 0 <= self.parent_share < 1, "a number in [0, 1)")
         _check(self, "learning_rate", self.learning_rate > 0, "above 0")
         _check(self, "momentum", 0 <= self.momentum < 1, "a number in [0, 1)")
         _check(self, "weight_decay", self.weight_decay >= 0, "at least 0")

@@ -163,7 +163,8 @@ class Combination:
 class FrameEnergy:
     """The terms of Eq. 2 that one frame adds to the energy of its clip, already weighted.
 
-    `flow` and `regularization` belong to the pair (t, t + 1); both are 0 on the last frame.
+    `background` holds the prior from the network's scores too, where one is configured. `flow`
+    and `regularization` belong to the pair (t, t + 1); both are 0 on the last frame.
     """
 
     background: float

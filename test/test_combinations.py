@@ -47,6 +47,19 @@ def test_equals_brute_force(seed: int, n: int, k: int, tolerance: float) -> None
         )
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(0, 7), tolerance=st.sampled_from([0.0, 0.3]))
+def test_a_prior_adds_to_the_loss_of_every_set(seed: int, n: int, tolerance: float) -> None:
+    masks, background = random_frame(seed, n)
+    prior = np.random.default_rng(seed).normal(0, 20, n)
+    expected = sorted(
+        loss + prior[list(indices)].sum() / background.size
+        for loss, indices in all_combinations(masks, background, tolerance, EPSILON)
+    )
+    got = best_combinations(masks, background, 12, tolerance, epsilon=EPSILON, prior=prior)
+    np.testing.assert_allclose([c.loss for c in got], expected[:12], atol=1e-7)
+
+
 def test_no_candidates_leaves_the_empty_combination() -> None:
     background = np.full((4, 4), 0.5)
     (only,) = best_combinations(np.zeros((0, 4, 4), bool), background, k=10)

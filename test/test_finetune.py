@@ -105,6 +105,17 @@ def test_the_seed_decides() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+def test_the_weights_are_averaged_with_the_parents() -> None:
+    parent = tiny_mask_rcnn()
+    before = state(parent)
+    trained = state(fine_tune(parent, Squares(), None, config(), CPU)[0])
+    averaged = state(fine_tune(parent, Squares(), None, config(parent_share=0.25), CPU)[0])
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    for name, value in averaged.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * trained[name] + 0.25 * before[name])
+
+
 def test_a_parent_that_has_been_in_use() -> None:
     """Proposals are computed in inference mode, whose tensors take no gradients."""
     parent = tiny_mask_rcnn()

@@ -16,6 +16,7 @@ from gbopt_ros.selection.objective import (
     inside_flow_loss,
     outside_flow_loss,
     regularization_loss,
+    score_prior,
 )
 from gbopt_ros.selection.synthesis import background_photograph, composite, synthetic_flow
 
@@ -77,6 +78,16 @@ def test_flow_loss_of_everything_selected_has_no_outside() -> None:
 )
 def test_regularization(intersection: int, union: int, expected: float) -> None:
     assert regularization_loss(intersection, union) == expected
+
+
+def test_score_prior_by_hand() -> None:
+    prior = score_prior(np.array([0.5, 0.9, 0.1]), np.array([10, 10, 20]), 0.5, 2.0)
+    np.testing.assert_allclose(prior, [0, -2 * 10 * np.log(9), 2 * 20 * np.log(9)])
+    assert score_prior(np.array([0.3]), np.array([10]), 0.5, 0.0)[0] == 0
+
+
+def test_score_prior_of_a_certain_network_is_finite() -> None:
+    assert np.isfinite(score_prior(np.array([0.0, 1.0]), np.array([5, 5]), 0.5, 1.0)).all()
 
 
 def test_composite_shows_the_masks_on_the_photograph() -> None:

@@ -59,7 +59,9 @@ def fine_tune(
         title="learn",
     )
     assert isinstance(trained, MaskRCNN)
-    return trained.cpu().eval(), log
+    trained = trained.cpu().eval()
+    _average(trained, parent, config.parent_share)
+    return trained, log
 
 
 def _shares(
@@ -72,6 +74,19 @@ def _shares(
     if pool is None:
         raise ValueError("fine_tune: expected selected masks, rehearsal data or both")
     return [(pool, config.batch_size)]
+
+
+@torch.no_grad()
+def _average(network: MaskRCNN, parent: MaskRCNN, share: float) -> None:
+    """Move the weights a share of the way back to the parent's (Wortsman et al. 2022).
+
+    Networks of one ancestry can be averaged: the average forgets less than the fine-tuned one
+    and keeps most of what it learnt.
+    """
+    old = parent.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(old[name].to(value), share)
 
 
 def _freeze_statistics(network: nn.Module) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.masks import Atoms, atoms
-from gbopt_ros.selection.objective import background_evidence, empty_background_loss
+from gbopt_ros.selection.objective import background_evidence, empty_background_loss, on_grid
 from gbopt_ros.structures import Combination
 
 _Scored = tuple[float, tuple[int, ...]]  # evidence of a set, its sorted indices
@@ -35,6 +35,7 @@ def best_combinations(
     *,
     epsilon: float = SelectionConfig.epsilon,
     reduction: str = SelectionConfig.reduction,
+    prior: NDArray[np.floating] | None = None,
 ) -> list[Combination]:
     """The K combinations of masks with the lowest background loss.
 
@@ -48,6 +49,8 @@ def best_combinations(
         overlap_tolerance: 0 is the paper's rule: no shared pixel.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon].
         reduction: of the loss over pixels, "mean" or "sum".
+        prior: (N,) what selecting each mask adds to the sum over the pixels, of either sign;
+            None adds nothing, as in the paper.
 
     Returns:
         Cheapest first; equal losses by fewer masks, then by lower indices.
@@ -68,7 +71,8 @@ def best_combinations(
     evidence = decomposed.sums(background_evidence(background, epsilon))  # (A,)
     constant = empty_background_loss(background, epsilon)
     scale = 1.0 / background.size if reduction == "mean" else 1.0
-    best = _best_sets(decomposed, evidence, k, overlap_tolerance)
+    unary = np.zeros(len(masks)) if prior is None else on_grid(prior)
+    best = _best_sets(decomposed, evidence, unary, k, overlap_tolerance)
     return [Combination(indices, (constant + value) * scale) for value, indices in best]
 
 
@@ -83,7 +87,11 @@ def conflict_graph(decomposed: Atoms, overlap_tolerance: float) -> NDArray[np.bo
 
 
 def _best_sets(
-    decomposed: Atoms, evidence: NDArray[np.float64], k: int, overlap_tolerance: float
+    decomposed: Atoms,
+    evidence: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    k: int,
+    overlap_tolerance: float,
 ) -> list[_Scored]:
     conflict = conflict_graph(decomposed, overlap_tolerance)
     touching = decomposed.intersections() > 0
@@ -93,6 +101,7 @@ def _best_sets(
             members,
             decomposed.membership[members],
             evidence,
+            prior[members],
             conflict[np.ix_(members, members)],
         )
         best = _merge(best, _best_of_component(component, k), k)
@@ -137,12 +146,14 @@ class _Component:
         indices: their candidate indices.
         membership: (n, A) bool, the atoms of each.
         evidence: (A,) float64, of each atom.
+        prior: (n,) float64, of each mask.
         conflict: (n, n) bool.
     """
 
     indices: list[int]
     membership: NDArray[np.bool_]
     evidence: NDArray[np.float64]
+    prior: NDArray[np.float64]
     conflict: NDArray[np.bool_]
 
 
@@ -172,9 +183,9 @@ def _best_of_component(component: _Component, k: int) -> list[_Scored]:
     used = component.membership.any(axis=0)
     member = component.membership[:, used]
     evidence = component.evidence[used]
-    floor = _marginal_floor(member, evidence, component.conflict)
+    floor = component.prior + _marginal_floor(member, evidence, component.conflict)
     order = np.lexsort((np.array(component.indices), floor))
-    member, floor = member[order], floor[order]
+    member, floor, prior = member[order], floor[order], component.prior[order]
     conflict = component.conflict[np.ix_(order, order)]
     indices = [component.indices[i] for i in order]
     cliques = _clique_cover(conflict)
@@ -209,7 +220,7 @@ def _best_of_component(component: _Component, k: int) -> list[_Scored]:
         push(state.cost, depth + 1, state.taken, state.free, state.covered)
         added = member[depth] & ~state.covered
         push(
-            state.cost + float(evidence[added].sum()),
+            state.cost + float(evidence[added].sum() + prior[depth]),
             depth + 1,
             (*state.taken, depth),
             state.free & ~conflict[depth],
@@ -221,7 +232,7 @@ def _best_of_component(component: _Component, k: int) -> list[_Scored]:
 def _marginal_floor(
     member: NDArray[np.bool_], evidence: NDArray[np.float64], conflict: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(n,) the least that taking a mask can add to the cost, whatever is taken already.
+    """(n,) the least evidence that taking a mask can add, whatever is taken already.
 
     Atoms that a compatible mask covers too may be paid for already: only their negative
     evidence counts. With no tolerance there are none, and the floor is the mask's own evidence.

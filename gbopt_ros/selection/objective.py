@@ -16,6 +16,12 @@ from gbopt_ros.structures import BoolMask
 _GRID = 2.0**26
 
 
+def on_grid(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The nearest values whose sums are exact."""
+    rounded: NDArray[np.float64] = np.round(np.asarray(values, np.float64) * _GRID) / _GRID
+    return rounded
+
+
 def background_evidence(background: NDArray[np.floating], epsilon: float) -> NDArray[np.float64]:
     """What selecting a pixel adds to its cross-entropy: log Bg(x) - log(1 - Bg(x)) (Eq. 13).
 
@@ -27,14 +33,13 @@ def background_evidence(background: NDArray[np.floating], epsilon: float) -> NDA
         (H, W) float64, nats, on a grid that makes sums exact.
     """
     bg = np.clip(background.astype(np.float64), epsilon, 1 - epsilon)
-    evidence: NDArray[np.float64] = np.round((np.log(bg) - np.log1p(-bg)) * _GRID) / _GRID
-    return evidence
+    return on_grid(np.log(bg) - np.log1p(-bg))
 
 
 def empty_background_loss(background: NDArray[np.floating], epsilon: float) -> float:
     """L_I, summed over the pixels, of selecting nothing: Eq. 14 over the whole image."""
     bg = np.clip(background.astype(np.float64), epsilon, 1 - epsilon)
-    return float(np.sum(np.round(-np.log(bg) * _GRID) / _GRID))
+    return float(np.sum(on_grid(-np.log(bg))))
 
 
 def background_loss(
@@ -101,3 +106,28 @@ def regularization_loss(intersection: int, union: int) -> float:
         union: pixels selected in either frame.
     """
     return -intersection / union if union else 0.0
+
+
+def score_prior(
+    scores: NDArray[np.floating], areas: NDArray[np.integer], neutral_score: float, weight: float
+) -> NDArray[np.float64]:
+    """What selecting each mask adds to L_I, summed over the pixels, for its network score.
+
+    Not in the paper, which asks the network for masks and disregards how sure it is of them. Each
+    pixel of a mask is taken to lie on an object with the odds of the mask's score over those of a
+    neutral score: weight * area * (logit(neutral) - logit(score)).
+
+    Args:
+        scores: (N,) in [0, 1].
+        areas: (N,) pixels.
+        neutral_score: a mask with this score is neither favoured nor disfavoured.
+        weight: 0 is the paper.
+
+    Returns:
+        (N,) float64, nats.
+    """
+    s = np.clip(scores.astype(np.float64), 1e-3, 1 - 1e-3)
+    logit = np.log(s) - np.log1p(-s)
+    neutral = np.log(neutral_score) - np.log1p(-neutral_score)
+    prior: NDArray[np.float64] = weight * areas * (neutral - logit)
+    return prior

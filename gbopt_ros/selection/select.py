@@ -16,6 +16,7 @@ from gbopt_ros.selection.objective import (
     inside_flow_loss,
     outside_flow_loss,
     regularization_loss,
+    score_prior,
 )
 from gbopt_ros.selection.path import Edge, PathResult, lazy_shortest_path, node_min_marginals
 from gbopt_ros.selection.synthesis import background_photograph, composite
@@ -110,6 +111,12 @@ def _make_layer(
         config.overlap_tolerance,
         epsilon=config.epsilon,
         reduction=config.reduction,
+        prior=score_prior(
+            proposals.scores,
+            mask_ops.areas(proposals.rles),
+            config.neutral_score,
+            config.score_weight,
+        ),
     )
     unions = [
         mask_ops.encode(np.asarray(masks[list(combination.indices)].any(axis=0)))
