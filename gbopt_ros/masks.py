@@ -59,7 +59,7 @@ def _run_lengths(counts: str | bytes) -> NDArray[np.int64] | None:
     place = np.arange(len(codes)) - np.repeat(first, digits)
     values = np.add.reduceat((codes & 0x1F) << (5 * place), first)
     values = np.where(codes[last] & 0x10, values - (1 << (5 * digits)), values)
-    runs = values.copy()
+    runs: NDArray[np.int64] = values.copy()
     runs[1::2] = np.cumsum(values[1::2])
     runs[2::2] = np.cumsum(values[2::2])
     return runs
