@@ -1,10 +1,10 @@
-"""What learning from a recording gains: before, rehearsal only (the control), ours.
+"""What learning from a recording gains: before, rehearsal only (the control), ours, true masks.
 
     python benchmarks/learning_gain.py --seeds 0 1 2 --out learning_gain
 
 Every row starts from the seed network and takes the same number of steps on batches of the same
-size; the control fills its batches with rehearsal data alone. Selection runs once, it has no
-random part. Writes OUT.json and OUT.md: unseen and seen metrics, mean and spread over the seeds,
+size; the control fills its batches with rehearsal data alone, and "truth" learns from the
+simulator's masks in place of the selected ones. Selection runs once, it has no random part. Writes OUT.json and OUT.md: unseen and seen metrics, mean and spread over the seeds,
 and precision and recall of the selected masks.
 """
 
@@ -23,7 +23,7 @@ from gbopt_ros.evaluation.coco_metrics import METRICS, InstanceMetrics, evaluate
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.pools import CocoPool
-from gbopt_ros.learning.training_set import TrainingSet, read_replay
+from gbopt_ros.learning.training_set import SelectedPool, TrainingSet, read_replay
 from gbopt_ros.outputs import ReplayWriter, versions
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--unseen", type=Path, help="labelled stills; default: the demo's test")
     parser.add_argument("--seen", type=Path, help="labelled stills; default: the demo's")
     parser.add_argument("--replay", type=Path, help="use this replay output, do not select anew")
-    parser.add_argument("--rows", nargs="+", default=["before", "control", "ours"])
+    parser.add_argument("--rows", nargs="+", default=["before", "control", "ours", "truth"])
     parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
@@ -66,7 +66,11 @@ def main() -> None:
         quality = selected_quality(args, replay)
         with TrainingSet(Path(scratch) / "training", config.learning.max_bytes) as training_set:
             training_set.add(read_replay(replay))
-            selected = training_set.labelled_images(config.learning.min_confidence)
+            pools = {
+                "control": None,
+                "ours": training_set.labelled_images(config.learning.min_confidence),
+                "truth": truth_pool(args, replay),
+            }
             for seed in seeds:
                 for row in args.rows:
                     if row == "before" and row in rows:
@@ -75,7 +79,7 @@ def main() -> None:
                     if row != "before":
                         network, _ = fine_tune(
                             parent,
-                            selected if row == "ours" else None,
+                            pools[row],
                             rehearsal,
                             replace(config.learning, seed=seed),
                             device,
@@ -115,6 +119,17 @@ def select(args: argparse.Namespace, config: Config, out: Path) -> Path:
             writer.add(selection)
         writer.finish(seconds=dict(pipeline.seconds))
     return out
+
+
+def truth_pool(args: argparse.Namespace, replay: Path) -> SelectedPool:
+    """The frames of the replay with the simulator's masks."""
+    gt = load_coco(args.recording_gt or find_resource("demo/recording.json"))
+    entries = [
+        (replay / "frames" / f"{image.extra['frame_index']:06d}.jpg", gt.rles_by_image[image.id])
+        for image in gt.images
+        if gt.rles_by_image[image.id]
+    ]
+    return SelectedPool([(path, rles) for path, rles in entries if path.is_file()])
 
 
 def selected_quality(args: argparse.Namespace, replay: Path) -> dict[str, float]:

@@ -18,12 +18,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "2"
 
-# Set by pytest for every test, by torch when it first touches CUDA, by OpenCV when it is imported,
-# and for OpenCV's FFmpeg by the module that reads videos.
+# Set by pytest for every test, by torch when it first touches CUDA or steps an optimiser, by OpenCV
+# when it is imported, and for OpenCV's FFmpeg by the module that reads videos.
 _MAY_CHANGE = {
     "PYTEST_CURRENT_TEST",
     "CUDA_MODULE_LOADING",
     "LD_LIBRARY_PATH",
+    "TORCHINDUCTOR_CACHE_DIR",
     "OPENCV_FFMPEG_LOGLEVEL",
 }
 
