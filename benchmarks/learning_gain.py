@@ -4,8 +4,9 @@
 
 Every row starts from the seed network and takes the same number of steps on batches of the same
 size; the control fills its batches with rehearsal data alone, and "truth" learns from the
-simulator's masks in place of the selected ones. Selection runs once, it has no random part. Writes OUT.json and OUT.md: unseen and seen metrics, mean and spread over the seeds,
-and precision and recall of the selected masks.
+simulator's masks in place of the selected ones. Selection runs once, it has no random part. Writes
+OUT.json and OUT.md: unseen and seen metrics, mean and spread over the seeds, and precision and
+recall of the selected masks.
 """
 
 from __future__ import annotations
