@@ -301,7 +301,7 @@ def _report(
     quality = results["selected_masks"]
     counts = results["counts"]
     return ReportContent(
-        title="A network learns objects that nobody labelled",
+        title="What was learnt from a recording without labels",
         summary=(
             f"From {counts['frames']} frames of video with no label, {counts['masks']} masks were "
             f"selected and learnt. On still images of objects of unseen classes, mask AP went "
