@@ -5,7 +5,7 @@
   place too (`tools/build_interfaces.py`, which can also be run by hand). pip builds a package
   before it installs what the package requires: in an empty environment that step finds no ROS yet
   and leaves the messages out, and `make setup` runs the script once more afterwards.
-- `pip install .` installs the Python package, the launch files, the profiles and the demo, but
+- `pip install .` installs the Python package, the profiles and the demo, but
   never the messages: all offline commands work, and `gbopt doctor` says that they are not built.
 - The messages for a robot come from colcon or CMake, see `CMakeLists.txt`.
 """

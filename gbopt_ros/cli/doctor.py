@@ -75,23 +75,23 @@ REQUIRED = tuple(
 )
 ROS_OPTIONAL = (
     Module("cv_bridge", "cv_bridge", "cv_bridge",
-           "images are converted by the package's own code",
+           "nothing is lost: images are converted by rosbags-image and OpenCV",
            "sudo apt install ros-jazzy-cv-bridge"),
     Module("message_filters", "message_filters", "message_filters",
-           "the package's own exact-stamp synchroniser is used",
+           "nothing is lost: no command of this version uses it",
            "sudo apt install ros-jazzy-message-filters"),
     Module("vision_msgs", "vision_msgs.msg", "vision_msgs",
-           "no vision_msgs/Detection2DArray beside the masks",
+           "nothing is lost: no command of this version uses it",
            "sudo apt install ros-jazzy-vision-msgs"),
     Module("launch_ros", "launch_ros", "launch_ros",
-           "no `ros2 launch`; `gbopt run` starts all nodes in one process",
+           "nothing is lost: this version has no nodes to launch",
            "sudo apt install ros-jazzy-launch-ros"),
 )  # fmt: skip
 OPTIONAL = (
     Module("pybullet", "pybullet", "pybullet",
            "no `gbopt world`; recordings, the demo and learning work", "pip install pybullet"),
     Module("detectron2", "detectron2", "detectron2",
-           "proposals come from torchvision's Mask R-CNN, the default",
+           "nothing is lost: this version proposes with torchvision's Mask R-CNN alone",
            "build it from its repository; it is not on PyPI"),
 )  # fmt: skip
 

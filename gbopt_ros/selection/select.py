@@ -74,6 +74,7 @@ def select_clip(
         clip_id=clip.clip_id,
         frames=frames,
         energy=found.energy,
+        # The search ends only when no path has a lower bound below the one it returns.
         lower_bound=found.energy,
         optimal=True,
         flow_runs=graph.flow_runs,
