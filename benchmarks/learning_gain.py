@@ -130,7 +130,7 @@ def truth_pool(args: argparse.Namespace, replay: Path) -> SelectedPool:
         for image in gt.images
         if gt.rles_by_image[image.id]
     ]
-    return SelectedPool([(path, rles) for path, rles in entries if path.is_file()])
+    return SelectedPool([(path, rles, ()) for path, rles in entries if path.is_file()])
 
 
 def selected_quality(args: argparse.Namespace, replay: Path) -> dict[str, float]:

@@ -182,7 +182,7 @@ class LearningConfig:
     weight_decay: float = 1e-4  # paper
     warmup: int = 20  # steps of linear warm-up
     parent_share: float = 0.0  # of the parent in the average of its weights and the trained ones
-    min_confidence: float = 0.0  # selected masks below it are not learnt from
+    min_confidence: float = 0.0  # selected masks below it are ignored, not background
     max_bytes: int = 2_000_000_000  # of images that the training set keeps
     gate_margin: float = 1.0  # seen AP points that a new version may lose on the probe split
     seed: int = 0  # order of the batches, augmentation

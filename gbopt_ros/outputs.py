@@ -11,6 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -46,16 +48,18 @@ class ReplayWriter:
     def __init__(self, out: Path, recording: str, frames_per_second: float = 10.0) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise GboptError(f"{out}: exists already; choose another --out or remove it")
-        try:
+        self._out, self._recording, self._fps = out, recording, frames_per_second
+        with self._writing():
             out.parent.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        except OSError as error:
-            raise GboptError(f"{out}: cannot be written ({error.strerror})") from error
-        self._folder.chmod(0o755)
-        self._out, self._recording, self._fps = out, recording, frames_per_second
-        (self._folder / "frames").mkdir()
-        self._images = (self._folder / "images.part").open("w", encoding="utf-8")
-        self._annotations = (self._folder / "annotations.part").open("w", encoding="utf-8")
+            try:
+                self._folder.chmod(0o755)
+                (self._folder / "frames").mkdir()
+                self._images = (self._folder / "images.part").open("w", encoding="utf-8")
+                self._annotations = (self._folder / "annotations.part").open("w", encoding="utf-8")
+            except OSError:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
         self._overlay: OverlayWriter | None = None
         self._colours = ColourTracker()
         self._clips: list[dict[str, Any]] = []
@@ -72,8 +76,9 @@ class ReplayWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._images.close()
-        self._annotations.close()
+        for part in (self._images, self._annotations):
+            with suppress(OSError):  # on a full disk closing fails too
+                part.close()
         if self._overlay is not None:
             self._overlay.__exit__(kind, error, trace)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -84,13 +89,11 @@ class ReplayWriter:
         Raises:
             GboptError: the disk is full or the folder is gone.
         """
-        try:
+        with self._writing():
             for frame in selection.frames:
                 if frame.frame.index > self._last_index:
                     self._add_frame(selection, frame)
                     self._last_index = frame.frame.index
-        except OSError as error:
-            raise GboptError(f"{self._out}: cannot be written ({error.strerror})") from error
         self.flow_runs += selection.flow_runs
         self._clips.append(
             {
@@ -110,8 +113,11 @@ class ReplayWriter:
 
         Args:
             facts: added to `run.json`.
+
+        Raises:
+            GboptError: as `add`.
         """
-        try:
+        with self._writing():
             if self._overlay is not None:
                 self._overlay.__exit__(None, None, None)
                 self._overlay = None
@@ -122,8 +128,16 @@ class ReplayWriter:
             if self._out.is_dir():
                 self._out.rmdir()
             os.replace(self._folder, self._out)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Failures are told of `out`, the name that the user knows."""
+        try:
+            yield
         except OSError as error:
             raise GboptError(f"{self._out}: cannot be written ({error.strerror})") from error
+        except GboptError as error:
+            raise GboptError(str(error).replace(str(self._folder), str(self._out))) from error
 
     def _add_frame(self, selection: Selection, selected: FrameSelection) -> None:
         frame = selected.frame

@@ -254,10 +254,13 @@ class LabelledImage:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         rles: M COCO RLEs.
+        ignored: COCO RLEs of regions that may hold an object or not; learning neither rewards
+            nor penalises a detection there.
     """
 
     image: Image
     rles: tuple[Rle, ...]
+    ignored: tuple[Rle, ...] = ()
 
 
 class ProposalNetwork(Protocol):

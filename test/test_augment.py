@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def painted(
         masks[:i, top:bottom, left:right] = False
         masks[i, top:bottom, left:right] = True
         image[masks[i]] = COLOURS[first + i]
-    return Example(image, masks)
+    return Example(image, masks, np.ones(len(masks), bool))
 
 
 def assert_aligned(example: Example) -> None:
@@ -127,7 +129,7 @@ def test_small_instances_are_dropped() -> None:
 
 
 def test_an_image_without_instances() -> None:
-    empty = Example(SCENE.image, np.zeros((0, 64, 80), bool))
+    empty = Example(SCENE.image, np.zeros((0, 64, 80), bool), np.zeros(0, bool))
     result = augment(empty, np.random.default_rng(0), AugmentConfig())
     assert result.masks.shape == (0, 64, 80)
     assert copy_paste(empty, empty, np.random.default_rng(0)).masks.shape == (0, 64, 80)
@@ -171,7 +173,9 @@ def test_hue_turns_colours_but_keeps_their_value() -> None:
 
 
 def test_noise_is_as_strong_as_promised() -> None:
-    grey = Example(np.full((200, 200, 3), 128, np.uint8), np.zeros((0, 200, 200), bool))
+    grey = Example(
+        np.full((200, 200, 3), 128, np.uint8), np.zeros((0, 200, 200), bool), np.zeros(0, bool)
+    )
     for seed in range(5):
         image = augment(grey, np.random.default_rng(seed), only(noise=1.0)).image
         assert 1.5 < image[..., 0].std() < 12.5
@@ -202,12 +206,12 @@ def test_an_instance_that_is_pasted_over_is_gone() -> None:
 
 
 def test_nothing_to_paste() -> None:
-    empty = Example(SCENE.image, np.zeros((0, 64, 80), bool))
+    empty = Example(SCENE.image, np.zeros((0, 64, 80), bool), np.zeros(0, bool))
     assert copy_paste(SCENE, empty, np.random.default_rng(0)) is SCENE
 
 
 def test_pasted_subsets_are_random_and_never_empty() -> None:
-    target = Example(SCENE.image, np.zeros((0, 64, 80), bool))
+    target = Example(SCENE.image, np.zeros((0, 64, 80), bool), np.zeros(0, bool))
     counts = {
         len(copy_paste(target, SCENE, np.random.default_rng(seed)).masks) for seed in range(30)
     }
@@ -246,3 +250,12 @@ def test_the_seed_decides() -> None:
     np.testing.assert_array_equal(a.image, b.image)
     np.testing.assert_array_equal(a.masks, b.masks)
     assert not np.array_equal(a.image, c.image)
+
+
+def test_ignored_regions_stay_with_their_image_and_are_not_pasted() -> None:
+    known = np.array([True, False])
+    target = replace(painted((2, 2, 20, 20), (30, 30, 50, 50)), is_object=known)
+    source = replace(painted((2, 50, 20, 70), (40, 2, 60, 22), first=2), is_object=known)
+    pasted = copy_paste(target, source, np.random.default_rng(0))
+    assert pasted.is_object.tolist() == [True, False, True]
+    assert (pasted.masks[2] == source.masks[0]).all()

@@ -19,6 +19,7 @@ from gbopt_ros.learning.batches import (
 )
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.masks import encode_all
+from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.sources.coco import CocoDataset, CocoImage
 from gbopt_ros.structures import GboptError, LabelledImage
 
@@ -124,7 +125,7 @@ def example() -> Example:
     masks[1, 3, 1] = True
     image = np.zeros((6, 8, 3), np.uint8)
     image[1, 2] = (255, 51, 0)
-    return Example(image, masks)
+    return Example(image, masks, np.ones(len(masks), bool))
 
 
 def test_detection_target_by_hand() -> None:
@@ -137,8 +138,26 @@ def test_detection_target_by_hand() -> None:
     np.testing.assert_array_equal(target["masks"].numpy(), example().masks)
 
 
+def test_ignored_regions_are_neither_object_nor_background() -> None:
+    whole = example()
+    unknown = Example(whole.image, whole.masks, np.array([True, False]))
+    assert detection_target(unknown, CPU)["labels"].tolist() == [1, -1]
+    np.testing.assert_array_equal(foreground_target(unknown, CPU).numpy(), whole.masks[0])
+
+
+def test_roi_heads_never_sample_an_ignored_region() -> None:
+    heads = build_mask_rcnn("slim18-fpn").roi_heads
+    boxes = torch.tensor([[0, 0, 20, 20], [30, 30, 60, 60], [70, 0, 90, 20]]).float()
+    labels = torch.tensor([1, -1])
+    _, assigned = heads.assign_targets_to_proposals([boxes], [boxes[:2]], [labels])
+    assert assigned[0].tolist() == [1, -1, 0]
+    assert heads.subsample(assigned)[0].tolist() == [0, 2]
+
+
 def test_detection_target_of_no_instance() -> None:
-    target = detection_target(Example(example().image, np.zeros((0, 6, 8), bool)), CPU)
+    target = detection_target(
+        Example(example().image, np.zeros((0, 6, 8), bool), np.zeros(0, bool)), CPU
+    )
     assert {name: tuple(value.shape) for name, value in target.items()} == {
         "boxes": (0, 4),
         "labels": (0,),
@@ -150,7 +169,9 @@ def test_foreground_target_by_hand() -> None:
     target = foreground_target(example(), CPU)
     assert target.dtype == torch.float32
     np.testing.assert_array_equal(target.numpy(), example().masks.any(axis=0))
-    empty = foreground_target(Example(example().image, np.zeros((0, 6, 8), bool)), CPU)
+    empty = foreground_target(
+        Example(example().image, np.zeros((0, 6, 8), bool), np.zeros(0, bool)), CPU
+    )
     assert empty.shape == (6, 8)
     assert empty.sum() == 0
 

@@ -143,13 +143,20 @@ def _one_line(error: Exception) -> str:
 
     text = " ".join(str(error).split())
     if isinstance(error, GboptError):
-        return text
+        return text + _advice(error.__cause__)
     if isinstance(error, ModuleNotFoundError):
         return f"the Python module {error.name} is missing; `gbopt doctor` says how to get it"
     if isinstance(error, MemoryError):
         return "out of memory; shorten the clips or make the frames smaller"
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{error.filename}: " if error.filename is not None else ""
-        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
-        return f"{place}{(error.strerror or text).lower()}{advice}"
+        return f"{place}{(error.strerror or text).lower()}{_advice(error)}"
     return f"unexpected {type(error).__name__}: {text} (run with --debug for the traceback)"
+
+
+def _advice(cause: BaseException | None) -> str:
+    """What to do about an error of the operating system, "" about any other."""
+    number = cause.errno if isinstance(cause, OSError) else None
+    if str(cause) == "database or disk is full":  # SQLite's words
+        number = errno.ENOSPC
+    return f"; {_ADVICE[number]}" if number in _ADVICE else ""

@@ -23,6 +23,8 @@ CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9, MPEG-4 part 2; browsers do not 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _GOLDEN = 0.618034  # of the colour circle; neighbours in the palette are never alike
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+# OpenCV does not tell why it failed.
+_ADVICE = "if the disk is full, free some space or choose another output folder"
 # OpenCV 5 moved it.
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
@@ -205,14 +207,14 @@ class OverlayWriter:
         fourcc = cv2.VideoWriter_fourcc(*video_codec())
         video = cv2.VideoWriter(str(self._aside), fourcc, self._fps, (size[1], size[0]))
         if not video.isOpened():
-            raise GboptError(f"{self._path}: video of size {size} cannot be opened for writing")
+            raise GboptError(f"{self._path}: video of size {size} cannot be written; {_ADVICE}")
         return video
 
     def _finish(self) -> None:
         if self._video is None:
             raise GboptError(f"{self._path}: no image was given, a video needs at least one")
         if not _is_readable(self._aside):
-            raise GboptError(f"{self._path}: video was not written; is there space on the disk?")
+            raise GboptError(f"{self._path}: video was not written; {_ADVICE}")
         try:
             os.replace(self._aside, self._path)
         except OSError as error:

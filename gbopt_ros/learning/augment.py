@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,29 +18,37 @@ PADDING_VALUE = (124, 116, 104)  # ImageNet mean, RGB: what a normalised network
 
 @dataclass(frozen=True)
 class Example:
-    """One training image with its M instances.
+    """One training image with its M instances and ignored regions.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
         masks: (M, H, W) bool.
+        is_object: (M,) bool; False marks a region that is unknown, to be ignored.
     """
 
     image: Image
     masks: NDArray[np.bool_]
+    is_object: NDArray[np.bool_]
+
+    def only(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Example:
+        """The example with some of its masks, chosen by a boolean or an index array."""
+        return Example(self.image, self.masks[keep], self.is_object[keep])
 
 
 def to_example(labelled: LabelledImage) -> Example:
-    """Decode the instances of a labelled image."""
-    return Example(labelled.image, mask_ops.decode_all(labelled.rles, labelled.image.shape[:2]))
+    """Decode the instances and ignored regions of a labelled image."""
+    masks = mask_ops.decode_all((*labelled.rles, *labelled.ignored), labelled.image.shape[:2])
+    return Example(labelled.image, masks, np.arange(len(masks)) < len(labelled.rles))
 
 
 def augment(example: Example, rng: np.random.Generator, config: AugmentConfig) -> Example:
     """Scale, crop, flip and change the colours of one example; its image keeps its size."""
     example = _scale_and_crop(example, rng, config)
     if rng.random() < config.flip:
-        example = Example(
-            np.ascontiguousarray(example.image[:, ::-1]),
-            np.ascontiguousarray(example.masks[:, :, ::-1]),
+        example = replace(
+            example,
+            image=np.ascontiguousarray(example.image[:, ::-1]),
+            masks=np.ascontiguousarray(example.masks[:, :, ::-1]),
         )
     image = example.image
     if rng.random() < config.colour:
@@ -50,7 +58,7 @@ def augment(example: Example, rng: np.random.Generator, config: AugmentConfig) -
     if rng.random() < config.noise:
         noise = rng.normal(0, rng.uniform(2, 12), image.shape[:2]).astype(np.float32)
         image = np.clip(image + noise[..., None], 0, 255).astype(np.uint8)
-    return Example(image, example.masks)
+    return replace(example, image=image)
 
 
 def _scale_and_crop(example: Example, rng: np.random.Generator, config: AugmentConfig) -> Example:
@@ -68,12 +76,11 @@ def _scale_and_crop(example: Example, rng: np.random.Generator, config: AugmentC
     masks = np.zeros_like(example.masks)
     for target, mask in zip(masks, example.masks, strict=True):
         target[:] = cv2.warpAffine(mask.view(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
-    return _drop_small(Example(image, masks))
+    return _drop_small(replace(example, image=image, masks=masks))
 
 
 def _drop_small(example: Example) -> Example:
-    keep = example.masks.sum(axis=(1, 2)) >= MIN_INSTANCE_PIXELS
-    return Example(example.image, example.masks[keep])
+    return example.only(example.masks.sum(axis=(1, 2)) >= MIN_INSTANCE_PIXELS)
 
 
 def _jitter_colour(image: Image, rng: np.random.Generator, config: AugmentConfig) -> Image:
@@ -98,6 +105,7 @@ def copy_paste(target: Example, source: Example, rng: np.random.Generator) -> Ex
 
     Both must have one size. Instances of the target lose the pixels that are pasted over.
     """
+    source = source.only(source.is_object)
     m = len(source.masks)
     if m == 0:
         return target
@@ -107,4 +115,6 @@ def copy_paste(target: Example, source: Example, rng: np.random.Generator) -> Ex
     # A soft edge hides the seam that a network would otherwise learn to detect.
     alpha = cv2.GaussianBlur(union.astype(np.float32), (0, 0), 0.7)[..., None]
     image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
-    return _drop_small(Example(image, np.concatenate([target.masks & ~union, pasted])))
+    masks = np.concatenate([target.masks & ~union, pasted])
+    is_object = np.concatenate([target.is_object, np.ones(len(pasted), np.bool_)])
+    return _drop_small(Example(image, masks, is_object))

@@ -71,7 +71,12 @@ def image_tensor(example: Example, device: torch.device) -> Tensor:
 
 
 def detection_target(example: Example, device: torch.device) -> dict[str, Tensor]:
-    """torchvision's detection target: boxes xyxy (M, 4), labels (M,), masks (M, H, W) uint8."""
+    """torchvision's detection target: boxes xyxy (M, 4), labels (M,), masks (M, H, W) uint8.
+
+    Labels are 1 on objects and -1 on ignored regions: torchvision's RoI heads sample boxes
+    labelled 0 as negatives and those labelled 1 or more as positives, so never those of -1. The
+    region proposal network has no labels; there an ignored region is worth a proposal.
+    """
     m = len(example.masks)
     boxes = np.zeros((m, 4), np.float32)
     for box, mask in zip(boxes, example.masks, strict=True):
@@ -79,11 +84,12 @@ def detection_target(example: Example, device: torch.device) -> dict[str, Tensor
         box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return {
         "boxes": torch.from_numpy(boxes).to(device),
-        "labels": torch.ones(m, dtype=torch.int64, device=device),
+        "labels": torch.from_numpy(np.where(example.is_object, 1, -1)).to(device),
         "masks": torch.from_numpy(example.masks.view(np.uint8)).to(device),
     }
 
 
 def foreground_target(example: Example, device: torch.device) -> Tensor:
     """(H, W) float32: 1 on every instance, 0 elsewhere."""
-    return torch.from_numpy(example.masks.any(axis=0).astype(np.float32)).to(device)
+    instances = example.masks[example.is_object]
+    return torch.from_numpy(instances.any(axis=0).astype(np.float32)).to(device)

@@ -145,7 +145,10 @@ class TrainingSet:
         return added
 
     def labelled_images(self, min_confidence: float = 0.0) -> SelectedPool:
-        """The frames with an instance of at least this confidence, as a pool for training."""
+        """The frames with an instance of at least this confidence, as a pool for training.
+
+        Their instances below it are neither learnt nor unlearnt: they are ignored regions.
+        """
         query = """
             SELECT id, file_name, height, width FROM frames
             WHERE EXISTS (SELECT 1 FROM instances WHERE frame = id AND confidence >= ?)
@@ -153,7 +156,11 @@ class TrainingSet:
         """
         rows = self._query(query, (min_confidence,))
         entries = [
-            (self._images / file_name, self._rles(frame, height, width, min_confidence))
+            (
+                self._images / file_name,
+                self._rles(frame, height, width, "confidence >= ?", min_confidence),
+                self._rles(frame, height, width, "confidence < ?", min_confidence),
+            )
             for frame, file_name, height, width in rows
         ]
         return SelectedPool(entries)
@@ -174,7 +181,7 @@ class TrainingSet:
                 "stamp_ns": stamp,
             }
             images.append(CocoImage(identity, file_name, height, width, extra))
-            rles[identity] = self._rles(identity, height, width, 0.0)
+            rles[identity] = self._rles(identity, height, width)
         write_coco(path, images, rles)
 
     def collect_garbage(self) -> None:
@@ -185,9 +192,11 @@ class TrainingSet:
                 if path.name not in named:
                     path.unlink(missing_ok=True)
 
-    def _rles(self, frame: int, height: int, width: int, confidence: float) -> tuple[Rle, ...]:
-        query = "SELECT counts FROM instances WHERE frame = ? AND confidence >= ? ORDER BY rowid"
-        rows = self._query(query, (frame, confidence))
+    def _rles(
+        self, frame: int, height: int, width: int, condition: str = "TRUE", *values: float
+    ) -> tuple[Rle, ...]:
+        query = f"SELECT counts FROM instances WHERE frame = ? AND {condition} ORDER BY rowid"
+        rows = self._query(query, (frame, *values))
         return tuple(Rle(size=[height, width], counts=counts) for (counts,) in rows)
 
     def _insert(self, frame: SelectedFrame) -> None:
@@ -268,16 +277,20 @@ class TrainingSet:
 
 
 class SelectedPool:
-    """Selected frames, decoded when drawn."""
+    """Selected frames, decoded when drawn.
 
-    def __init__(self, entries: list[tuple[Path, tuple[Rle, ...]]]) -> None:
+    Args:
+        entries: image file, instances, and ignored regions of each frame.
+    """
+
+    def __init__(self, entries: list[tuple[Path, tuple[Rle, ...], tuple[Rle, ...]]]) -> None:
         self._entries = entries
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        path, rles = self._entries[index]
+        path, rles, ignored = self._entries[index]
         try:
             content = np.fromfile(path, np.uint8)
         except OSError as error:
@@ -285,7 +298,7 @@ class SelectedPool:
         bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
         if bgr is None:
             raise GboptError(f"{path}: image of the training set cannot be decoded")
-        return LabelledImage(np.ascontiguousarray(bgr[:, :, ::-1]), rles)
+        return LabelledImage(np.ascontiguousarray(bgr[:, :, ::-1]), rles, ignored)
 
 
 def read_replay(folder: Path) -> Iterator[SelectedFrame]:

@@ -93,7 +93,8 @@ def _aside(out: Path) -> Iterator[Path]:
             bag.rename(out)
             done = True
     except (OSError, WriterError, sqlite3.Error) as error:
-        raise GboptError(f"{out}: cannot be written ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise GboptError(f"{out}: cannot be written ({reason})") from error
     finally:
         if not done:
             for folder in made:
