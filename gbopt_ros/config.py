@@ -7,9 +7,9 @@ This is the only home of a default. YAML files and `--set` hold overrides and ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,74 +17,184 @@ from yaml import YAMLError
 
 from gbopt_ros.structures import GboptError
 
-
-def _check(config: object, name: str, condition: bool, expected: str) -> None:
-    if not condition:
-        value = getattr(config, name)
-        raise ValueError(f"{type(config).__name__}.{name}: expected {expected}, got {value!r}")
+T = TypeVar("T", bool, int, float, str)
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class Setting:
+    """One parameter: what it means and what it may be.
+
+    Attributes:
+        name: of the field; those of a nested dataclass are `outer.inner`.
+        type: bool, int, float or str.
+        low, high: smallest and largest value, themselves allowed.
+        above, below: bounds that are themselves not allowed.
+        choices: all values that are allowed.
+        fixed: it cannot be changed while a node runs, which would have to load a network again.
+    """
+
+    name: str
+    type: type
+    default: bool | int | float | str
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    fixed: bool = False
+
+    def allows(self, value: bool | int | float | str) -> bool:
+        """Whether a value of the right type is in range."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, str):
+            return True
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    @property
+    def expected(self) -> str:
+        """The range in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        words = (
+            ("at least", self.low), ("above", self.above),
+            ("at most", self.high), ("below", self.below),
+        )  # fmt: skip
+        return " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
+
+
+def setting(
+    default: T,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    fixed: bool = False,
+) -> T:
+    """A dataclass field that knows its meaning and its range, see `Setting`."""
+    about = {
+        "doc": doc, "low": low, "high": high, "above": above, "below": below,
+        "choices": choices, "fixed": fixed,
+    }  # fmt: skip
+    made: T = field(default=default, metadata=about)
+    return made
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A dataclass of settings, each checked when an instance is made.
+
+    Raises:
+        ValueError: a value is out of range, or does not go with another.
+    """
+
+    def __post_init__(self) -> None:
+        for known in settings(type(self)):
+            if "." in known.name:  # a stage of its own, which has checked it
+                continue
+            value = getattr(self, known.name)
+            if not known.allows(value):
+                raise ValueError(
+                    f"{type(self).__name__}.{known.name}: expected {known.expected}, got {value!r}"
+                )
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError where settings do not go together."""
+
+
+def settings(stage: type[Any]) -> tuple[Setting, ...]:
+    """The settings of a dataclass in their order; those of a nested one are `outer.inner`."""
+    types = get_type_hints(stage)
+    found: list[Setting] = []
+    for known in fields(stage):
+        default: Any = known.default
+        if "doc" in known.metadata:
+            found.append(Setting(known.name, types[known.name], default, **known.metadata))
+        else:
+            nested = settings(types[known.name])
+            found += [replace(inner, name=f"{known.name}.{inner.name}") for inner in nested]
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class ClipConfig(Stage):
     """How a stream is cut into clips."""
 
-    length: int = 30  # T, frames of a clip at most (paper: 180)
-    overlap: int = 0  # frames that a clip shares with the one before it
-    max_gap_s: float = 1.0  # a longer gap between two stamps starts a new clip, seconds
+    length: int = setting(30, "T, frames of a clip at most (paper: 180)", low=1)
+    overlap: int = setting(0, "frames that a clip shares with the one before it", low=0)
+    max_gap_s: float = setting(
+        1.0, "a longer gap between two stamps starts a new clip, seconds", above=0.0
+    )
 
-    def __post_init__(self) -> None:
-        _check(self, "length", self.length >= 1, "at least 1 frame")
-        _check(self, "overlap", 0 <= self.overlap < self.length, "0 <= overlap < length")
-        _check(self, "max_gap_s", self.max_gap_s > 0, "a positive number of seconds")
+    def check(self) -> None:
+        if self.overlap >= self.length:
+            raise ValueError(
+                f"ClipConfig.overlap: expected less than length, {self.length}, got {self.overlap}"
+            )
 
 
 @dataclass(frozen=True)
-class ProposalConfig:
+class ProposalConfig(Stage):
     """The class-agnostic Mask R-CNN of Section 3.1."""
 
-    weights: str = ""  # safetensors file; "" takes the bundled seed network
-    max_proposals: int = 15  # N, the best by score after NMS
-    score_threshold: float = 0.0  # the paper's 0: keep every detection
-    nms_iou: float = 0.5  # box IoU above which the lower score is suppressed
-    mask_threshold: float = 0.5  # mask probability from which a pixel belongs to the mask
-    batch_size: int = 8  # frames a forward pass
-    half: bool = True  # half precision, on a GPU only
-
-    def __post_init__(self) -> None:
-        _check(self, "max_proposals", 1 <= self.max_proposals <= 1000, "1 to 1000")
-        _check(self, "score_threshold", 0 <= self.score_threshold < 1, "a number in [0, 1)")
-        _check(self, "nms_iou", 0 < self.nms_iou <= 1, "a number in (0, 1]")
-        _check(self, "mask_threshold", 0 < self.mask_threshold < 1, "a number in (0, 1)")
-        _check(self, "batch_size", self.batch_size >= 1, "at least 1")
+    weights: str = setting("", "safetensors file; '' takes the bundled seed network", fixed=True)
+    max_proposals: int = setting(15, "N, the best by score after NMS", low=1, high=1000, fixed=True)
+    score_threshold: float = setting(
+        0.0, "the paper's 0: keep every detection", low=0.0, below=1.0, fixed=True
+    )
+    nms_iou: float = setting(
+        0.5, "box IoU above which the lower score is suppressed", above=0.0, high=1.0, fixed=True
+    )
+    mask_threshold: float = setting(
+        0.5,
+        "mask probability from which a pixel belongs to the mask",
+        above=0.0,
+        below=1.0,
+        fixed=True,
+    )
+    batch_size: int = setting(8, "frames a forward pass", low=1, fixed=True)
+    half: bool = setting(True, "half precision, on a GPU only", fixed=True)
 
 
 @dataclass(frozen=True)
-class BackgroundConfig:
+class BackgroundConfig(Stage):
     """The foreground/background network of Section 3.2.1 and Appendix D.2.1."""
 
-    weights: str = ""  # safetensors file; "" takes the bundled seed network
-    batch_size: int = 8  # frames a forward pass
-    half: bool = True  # half precision, on a GPU only
-
-    def __post_init__(self) -> None:
-        _check(self, "batch_size", self.batch_size >= 1, "at least 1")
+    weights: str = setting("", "safetensors file; '' takes the bundled seed network", fixed=True)
+    batch_size: int = setting(8, "frames a forward pass", low=1, fixed=True)
+    half: bool = setting(True, "half precision, on a GPU only", fixed=True)
 
 
 FLOW_BACKENDS = ("auto", "dis", "raft_small", "raft_large")
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class FlowConfig(Stage):
     """The optical flow network g of Section 3.2.2."""
 
-    backend: str = "auto"  # auto: RAFT where `weights` is given, DIS where it is not
-    weights: str = ""  # RAFT state dict (.safetensors or a .pth of tensors only)
-    batch_size: int = 32  # pairs a forward pass
-    half: bool = True  # half precision, on a GPU only
+    backend: str = setting(
+        "auto",
+        "auto: RAFT where `weights` is given, DIS where it is not",
+        choices=FLOW_BACKENDS,
+        fixed=True,
+    )
+    weights: str = setting(
+        "", "RAFT state dict (.safetensors or a .pth of tensors only)", fixed=True
+    )
+    batch_size: int = setting(32, "pairs a forward pass", low=1, fixed=True)
+    half: bool = setting(True, "half precision, on a GPU only", fixed=True)
 
-    def __post_init__(self) -> None:
-        _check(self, "backend", self.backend in FLOW_BACKENDS, f"one of {FLOW_BACKENDS}")
-        _check(self, "batch_size", self.batch_size >= 1, "at least 1")
+    def check(self) -> None:
         if self.backend.startswith("raft") and not self.weights:
             raise ValueError(
                 f"FlowConfig.weights: backend {self.backend!r} needs a weights file, got none"
@@ -95,115 +205,120 @@ REDUCTIONS = ("mean", "sum")
 
 
 @dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Stage):
     """The objective of Eq. 2 and its two-stage optimisation (Section 3.3)."""
 
-    k: int = 10  # K, combinations kept of each frame
-    overlap_tolerance: float = 0.05  # intersection over the smaller mask; 0 is the paper
-    lambda_background: float = 1.0  # weight of L_I
-    lambda_flow: float = 1.0  # weight of L_F
-    lambda_regularization: float = 0.5  # weight of L_p
-    score_weight: float = 0.0  # of the prior from network scores; 0 is the paper
-    neutral_score: float = 0.5  # a mask with this score is neither favoured nor disfavoured
-    reduction: str = "mean"  # of L_I over the pixels; mean makes the weights size-independent
-    epsilon: float = 1e-3  # Bg is clipped to [epsilon, 1 - epsilon]
-    exhaustive: bool = False  # evaluate every edge: exact margins, K^2 (T - 1) flow runs
-    confidence_temperature: float = 0.01  # energy that moves a confidence from 0.5 to 0.73
-    seed: int = 0  # of the background photograph under the composites (Appendix C)
-
-    def __post_init__(self) -> None:
-        _check(self, "k", self.k >= 1, "at least 1")
-        _check(self, "overlap_tolerance", 0 <= self.overlap_tolerance <= 1, "a number in [0, 1]")
-        for name in (
-            "lambda_background", "lambda_flow", "lambda_regularization", "score_weight",
-        ):  # fmt: skip
-            _check(self, name, getattr(self, name) >= 0, "a non-negative weight")
-        _check(self, "neutral_score", 0 < self.neutral_score < 1, "a number in (0, 1)")
-        _check(self, "reduction", self.reduction in REDUCTIONS, f"one of {REDUCTIONS}")
-        _check(self, "epsilon", 0 < self.epsilon < 0.5, "a number in (0, 0.5)")
-        _check(self, "confidence_temperature", self.confidence_temperature > 0, "above 0")
+    k: int = setting(10, "K, combinations kept of each frame", low=1)
+    overlap_tolerance: float = setting(
+        0.05, "intersection over the smaller mask; 0 is the paper", low=0.0, high=1.0
+    )
+    lambda_background: float = setting(1.0, "weight of L_I", low=0.0)
+    lambda_flow: float = setting(1.0, "weight of L_F", low=0.0)
+    lambda_regularization: float = setting(0.5, "weight of L_p", low=0.0)
+    score_weight: float = setting(0.0, "of the prior from network scores; 0 is the paper", low=0.0)
+    neutral_score: float = setting(
+        0.5, "a mask with this score is neither favoured nor disfavoured", above=0.0, below=1.0
+    )
+    reduction: str = setting(
+        "mean",
+        "of L_I over the pixels; mean makes the weights size-independent",
+        choices=REDUCTIONS,
+    )
+    epsilon: float = setting(1e-3, "Bg is clipped to [epsilon, 1 - epsilon]", above=0.0, below=0.5)
+    exhaustive: bool = setting(False, "evaluate every edge: exact margins, K^2 (T - 1) flow runs")
+    confidence_temperature: float = setting(
+        0.01, "energy that moves a confidence from 0.5 to 0.73", above=0.0
+    )
+    seed: int = setting(0, "of the background photograph under the composites (Appendix C)", low=0)
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Stage):
     """Augmentation of training images; every probability is per image."""
 
-    scale_min: float = 0.6  # of the image, before crop or pad back to its size
-    scale_max: float = 1.6  # of the image
-    copy_paste: float = 0.3  # probability of pasting instances of another image
-    flip: float = 0.5  # probability of a horizontal flip
-    colour: float = 0.8  # probability of colour jitter
-    brightness: float = 0.35  # relative
-    contrast: float = 0.35  # relative
-    saturation: float = 0.5  # relative
-    hue: float = 0.5  # of the colour circle; objects of any class come in any colour
-    grey: float = 0.1  # probability, given colour jitter, of a grey image
-    blur: float = 0.15  # probability of Gaussian blur, sigma up to 1.2 pixels
-    noise: float = 0.2  # probability of Gaussian noise, up to 12 grey levels
+    scale_min: float = setting(0.6, "of the image, before crop or pad back to its size", above=0.0)
+    scale_max: float = setting(1.6, "of the image", above=0.0)
+    copy_paste: float = setting(
+        0.3, "probability of pasting instances of another image", low=0.0, high=1.0
+    )
+    flip: float = setting(0.5, "probability of a horizontal flip", low=0.0, high=1.0)
+    colour: float = setting(0.8, "probability of colour jitter", low=0.0, high=1.0)
+    brightness: float = setting(0.35, "relative", low=0.0, high=1.0)
+    contrast: float = setting(0.35, "relative", low=0.0, high=1.0)
+    saturation: float = setting(0.5, "relative", low=0.0, high=1.0)
+    hue: float = setting(
+        0.5, "of the colour circle; objects of any class come in any colour", low=0.0, high=1.0
+    )
+    grey: float = setting(
+        0.1, "probability, given colour jitter, of a grey image", low=0.0, high=1.0
+    )
+    blur: float = setting(
+        0.15, "probability of Gaussian blur, sigma up to 1.2 pixels", low=0.0, high=1.0
+    )
+    noise: float = setting(
+        0.2, "probability of Gaussian noise, up to 12 grey levels", low=0.0, high=1.0
+    )
 
-    def __post_init__(self) -> None:
-        _check(self, "scale_min", 0 < self.scale_min <= self.scale_max, "0 < min <= max")
-        for name in ("copy_paste", "flip", "colour", "grey", "blur", "noise"):
-            _check(self, name, 0 <= getattr(self, name) <= 1, "a probability")
+    def check(self) -> None:
+        if self.scale_min > self.scale_max:
+            raise ValueError(
+                f"AugmentConfig.scale_min: expected at most scale_max, {self.scale_max}, "
+                f"got {self.scale_min}"
+            )
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Stage):
     """Supervised training of the seed networks on labelled data (Appendix D)."""
 
-    proposal_architecture: str = "slim18-fpn"  # the paper: resnet50-fpn
-    background_architecture: str = "slim18-semantic-fpn"  # the paper: resnet50-semantic-fpn
-    iterations: int = 2600  # optimiser steps of the proposal network (paper: 90,000)
-    background_iterations: int = 800  # optimiser steps of the background network
-    batch_size: int = 8  # images a step
-    learning_rate: float = 1e-3  # AdamW, peak of a cosine schedule
-    weight_decay: float = 0.05  # of AdamW; biases and normalisation have none
-    warmup: int = 300  # steps of linear warm-up
-    average: float = 0.999  # decay of the exponential moving average of the weights
-    seed: int = 0  # of the first weights, order of the batches, augmentation
+    proposal_architecture: str = setting("slim18-fpn", "the paper: resnet50-fpn", fixed=True)
+    background_architecture: str = setting(
+        "slim18-semantic-fpn", "the paper: resnet50-semantic-fpn", fixed=True
+    )
+    iterations: int = setting(
+        2600, "optimiser steps of the proposal network (paper: 90,000)", low=1
+    )
+    background_iterations: int = setting(800, "optimiser steps of the background network", low=1)
+    batch_size: int = setting(8, "images a step", low=1)
+    learning_rate: float = setting(1e-3, "AdamW, peak of a cosine schedule", above=0.0)
+    weight_decay: float = setting(0.05, "of AdamW; biases and normalisation have none", low=0.0)
+    warmup: int = setting(300, "steps of linear warm-up", low=0)
+    average: float = setting(
+        0.999, "decay of the exponential moving average of the weights", low=0.0, below=1.0
+    )
+    seed: int = setting(0, "of the first weights, order of the batches, augmentation", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "background_iterations", "batch_size"):
-            _check(self, name, getattr(self, name) >= 1, "at least 1")
-        _check(self, "learning_rate", self.learning_rate > 0, "above 0")
-        _check(self, "average", 0 <= self.average < 1, "a number in [0, 1)")
 
 
 @dataclass(frozen=True)
-class LearningConfig:
+class LearningConfig(Stage):
     """Fine-tuning on selected masks with rehearsal (Section 4, Appendix D.1)."""
 
-    iterations: int = 300  # optimiser steps (paper: 1000)
-    batch_size: int = 8  # images a step (paper: 16)
-    rehearsal_share: float = 0.5  # of each batch that comes from labelled seen data
-    learning_rate: float = 0.002  # paper
-    momentum: float = 0.9  # paper
-    weight_decay: float = 1e-4  # paper
-    warmup: int = 20  # steps of linear warm-up
-    parent_share: float = 0.0  # of the parent in the average of its weights and the trained ones
-    min_confidence: float = 0.0  # selected masks below it are ignored, not background
-    max_bytes: int = 2_000_000_000  # of images that the training set keeps
-    gate_margin: float = 1.0  # seen AP points that a new version may lose on the probe split
-    seed: int = 0  # order of the batches, augmentation
+    iterations: int = setting(300, "optimiser steps (paper: 1000)", low=1)
+    batch_size: int = setting(8, "images a step (paper: 16)", low=1)
+    rehearsal_share: float = setting(
+        0.5, "of each batch that comes from labelled seen data", low=0.0, high=1.0
+    )
+    learning_rate: float = setting(0.002, "paper", above=0.0)
+    momentum: float = setting(0.9, "paper", low=0.0, below=1.0)
+    weight_decay: float = setting(1e-4, "paper", low=0.0)
+    warmup: int = setting(20, "steps of linear warm-up", low=0)
+    parent_share: float = setting(
+        0.0, "of the parent in the average of its weights and the trained ones", low=0.0, below=1.0
+    )
+    min_confidence: float = setting(
+        0.0, "selected masks below it are ignored, not background", low=0.0, high=1.0
+    )
+    max_bytes: int = setting(2_000_000_000, "of images that the training set keeps", low=1)
+    gate_margin: float = setting(
+        1.0, "seen AP points that a new version may lose on the probe split", low=0.0
+    )
+    seed: int = setting(0, "order of the batches, augmentation", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        _check(self, "iterations", self.iterations >= 1, "at least 1")
-        _check(self, "batch_size", self.batch_size >= 1, "at least 1")
-        _check(self, "rehearsal_share", 0 <= self.rehearsal_share <= 1, "a number in [0, 1]")
-        _check(self, "parent_share", 0 <= self.parent_share < 1, "a number in [0, 1)")
-        _check(self, "learning_rate", self.learning_rate > 0, "above 0")
-        _check(self, "momentum", 0 <= self.momentum < 1, "a number in [0, 1)")
-        _check(self, "weight_decay", self.weight_decay >= 0, "at least 0")
-        _check(self, "warmup", self.warmup >= 0, "at least 0")
-        _check(self, "min_confidence", 0 <= self.min_confidence <= 1, "a number in [0, 1]")
-        _check(self, "max_bytes", self.max_bytes > 0, "above 0")
-        _check(self, "gate_margin", self.gate_margin >= 0, "at least 0")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Stage):
     """All stages."""
 
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -213,7 +328,9 @@ class Config:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    device: str = "auto"  # auto: the GPU where there is one; cpu, cuda, cuda:1 ...
+    device: str = setting(
+        "auto", "auto (the GPU where there is one), cpu, cuda, cuda:1 and so on", fixed=True
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for JSON and YAML."""

@@ -22,7 +22,7 @@ from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses
 from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
-from gbopt_ros.learning.trainer import TrainingLog
+from gbopt_ros.learning.trainer import OnStep, TrainingLog
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.device import resolve_device
@@ -84,15 +84,10 @@ class Pipeline:
         background_network: BackgroundNetwork | None = None,
         flow_network: FlowNetwork | None = None,
     ) -> None:
-        device = resolve_device(config.device)
         self.config = config
-        self.proposal_network = proposal_network or MaskRcnnProposals.from_file(
-            proposal_weights(config), config.proposal, device
-        )
-        self.background_network = background_network or FpnBackground.from_file(
-            background_weights(config), config.background, device
-        )
-        self.flow_network = flow_network or make_flow(config.flow, device)
+        self.proposal_network = proposal_network or load_proposal_network(config)
+        self.background_network = background_network or load_background_network(config)
+        self.flow_network = flow_network or load_flow_network(config)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def run(self, source: Iterable[Frame]) -> Iterator[Selection]:
@@ -136,6 +131,27 @@ class Pipeline:
         self.seconds[stage] += time.perf_counter() - start
 
 
+def load_proposal_network(config: Config) -> ProposalNetwork:
+    """The proposal network that the configuration names, on its device.
+
+    Raises:
+        GboptError: weights are missing, corrupt or of another network, or there is no such GPU.
+    """
+    device = resolve_device(config.device)
+    return MaskRcnnProposals.from_file(proposal_weights(config), config.proposal, device)
+
+
+def load_background_network(config: Config) -> BackgroundNetwork:
+    """The background network that the configuration names; raises as `load_proposal_network`."""
+    device = resolve_device(config.device)
+    return FpnBackground.from_file(background_weights(config), config.background, device)
+
+
+def load_flow_network(config: Config) -> FlowNetwork:
+    """The flow network that the configuration names; raises as `load_proposal_network`."""
+    return make_flow(config.flow, resolve_device(config.device))
+
+
 def proposal_weights(config: Config) -> Path:
     """The weights file of the proposal network, the bundled seed network where none is named."""
     return Path(config.proposal.weights or find_resource(SEED_PROPOSALS))
@@ -168,6 +184,7 @@ def learn(
     *,
     rehearsal: CocoDataset | None = None,
     probe: CocoDataset | None = None,
+    on_step: OnStep | None = None,
 ) -> Learnt:
     """Fine-tune on the training set, pass the gate, publish.
 
@@ -176,6 +193,8 @@ def learn(
         store: the parent is its current version, or `proposal_weights` before the first.
         rehearsal: labelled seen data, mixed into every batch.
         probe: labelled seen data for the gate, not learnt from.
+        on_step: called after every optimiser step, in place of progress bars; what it raises ends
+            the training, with nothing published.
 
     Raises:
         GboptError: there is nothing to learn from, or a loss was not finite.
@@ -193,7 +212,12 @@ def learn(
             f"at confidence {config.learning.min_confidence}"
         )
     network, training = fine_tune(
-        parent, selected, CocoPool(rehearsal) if rehearsal else None, config.learning, device
+        parent,
+        selected,
+        CocoPool(rehearsal) if rehearsal else None,
+        config.learning,
+        device,
+        on_step,
     )
     decision = check_losses(training.losses)
     if decision.passed:
@@ -201,7 +225,9 @@ def learn(
         if probe is not None:
             parent_ap, child_ap = (
                 evaluate_network(
-                    MaskRcnnProposals(net, "", evaluation_config(config).proposal, device), probe
+                    MaskRcnnProposals(net, "", evaluation_config(config).proposal, device),
+                    probe,
+                    progress=on_step is None,
                 )[0].AP
                 for net in (parent, network)
             )

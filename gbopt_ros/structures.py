@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
 from typing import Protocol, TypedDict
 
@@ -68,12 +69,23 @@ class Frame:
         return self.image.shape[0], self.image.shape[1]
 
 
+class ClipEnd(Enum):
+    """Why a clip ends where it does."""
+
+    LENGTH = "it has its full length"
+    GAP = "the next frame came too late"
+    SIZE = "the next frame has another size"
+    STAMP = "the next stamp did not increase"
+    STREAM = "the stream ended"
+
+
 @dataclass(frozen=True)
 class Clip:
     """T consecutive frames of one size with strictly increasing stamps, T >= 1."""
 
     clip_id: int
     frames: tuple[Frame, ...]
+    end: ClipEnd = ClipEnd.STREAM
 
     def __post_init__(self) -> None:
         _require(len(self.frames) > 0, "Clip.frames: expected at least one frame, got none")

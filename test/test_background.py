@@ -11,8 +11,10 @@ from networks import CPU
 from torch import nn
 
 from gbopt_ros.config import BackgroundConfig
+from gbopt_ros.perception import background
 from gbopt_ros.perception.background import FpnBackground, resize_short_side
 from gbopt_ros.perception.background_fpn import SemanticFpn, build_background
+from gbopt_ros.perception.device import frames_a_pass
 from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, save_weights
 
 ARCHITECTURE = "slim18-semantic-fpn"
@@ -81,7 +83,8 @@ def test_sizes_are_grouped_and_order_is_kept(network: FpnBackground) -> None:
         np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
-def test_images_of_one_size_share_a_forward_pass() -> None:
+def test_images_of_one_size_share_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "frames_a_pass", lambda batch_size, device: batch_size)
     batches: list[int] = []
 
     class Counting(nn.Module):
@@ -94,6 +97,11 @@ def test_images_of_one_size_share_a_forward_pass() -> None:
     counting = FpnBackground(Counting(), BackgroundConfig(batch_size=3), CPU)
     counting.background([image(4, 4)] * 7 + [image(8, 4)] + [image(4, 4)] * 2)
     assert batches == [3, 3, 1, 1, 2]
+
+
+def test_a_cpu_takes_one_image_a_pass(network: FpnBackground) -> None:
+    assert frames_a_pass(8, CPU) == 1
+    assert frames_a_pass(8, torch.device("cuda")) == 8
 
 
 def test_no_images(network: FpnBackground) -> None:

@@ -301,7 +301,7 @@ def test_the_gate_refuses_a_worse_version(
     monkeypatch.setattr(
         pipeline,
         "evaluate_network",
-        lambda *_: (InstanceMetrics(next(scores), 0, 0, 0, 0, 0), []),
+        lambda *_, **options: (InstanceMetrics(next(scores), 0, 0, 0, 0, 0), []),
     )
     status = learn(replayed, tmp_path / "store", weights, "--probe", str(rehearsal))
     assert status == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gbopt_ros import config as config_module
-from gbopt_ros.config import Config, load_config, stage_names
+from gbopt_ros.config import Config, Setting, Stage, load_config, settings, stage_names
 from gbopt_ros.structures import GboptError
 
 
@@ -156,23 +155,84 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(path)
 
 
-# ---------------------------------------------------------------------------------------- comments
+# ---------------------------------------------------------------------------------------- settings
 
 
-def test_every_field_has_a_comment() -> None:
-    """A field that holds another dataclass is described by that one."""
-    source = Path(config_module.__file__).read_text(encoding="utf-8")
-    lines = source.splitlines()
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    names = {node.name for node in classes}
-    assert {c for c in names if dataclasses.is_dataclass(getattr(config_module, c))} == names
-    bare = [
-        f"{node.name}.{field.target.id}"
-        for node in classes
-        for field in node.body
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and ast.unparse(field.annotation) not in names
-        and "  # " not in lines[field.end_lineno - 1]
-    ]
-    assert not bare, f"fields without a comment: {', '.join(bare)}"
+STAGES = [
+    stage
+    for stage in vars(config_module).values()
+    if isinstance(stage, type) and issubclass(stage, Stage) and stage is not Stage
+]
+SETTINGS = [
+    pytest.param(stage, known, id=f"{stage.__name__}.{known.name}")
+    for stage in STAGES
+    for known in settings(stage)
+    if "." not in known.name
+]
+
+
+def accepts(stage: type[Stage], name: str, value: object) -> bool:
+    try:
+        stage(**{name: value})
+    except ValueError as error:
+        if str(error).startswith(f"{stage.__name__}.{name}: expected"):
+            return False
+        raise
+    return True
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_field_is_a_setting_or_a_stage(stage: type[Stage]) -> None:
+    described = {known.name.partition(".")[0] for known in settings(stage)}
+    assert described == {field.name for field in dataclasses.fields(stage)}
+
+
+@pytest.mark.parametrize(("stage", "known"), SETTINGS)
+def test_setting(stage: type[Stage], known: Setting) -> None:
+    assert type(known.default) is known.type
+    assert known.allows(known.default)
+    assert known.doc.strip() and not known.doc.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("stage", "known"),
+    [case for case in SETTINGS if case.values[1].type in (int, float)],
+)
+def test_both_ends_of_a_range(stage: type[Stage], known: Setting) -> None:
+    step = 1 if known.type is int else 1e-6
+    if known.low is not None:
+        assert not accepts(stage, known.name, known.type(known.low) - step)
+        if known.name != "scale_min":
+            assert known.allows(known.type(known.low))
+    if known.above is not None:
+        assert not accepts(stage, known.name, known.type(known.above))
+        assert known.allows(known.type(known.above) + step)
+    if known.high is not None:
+        assert known.allows(known.type(known.high))
+        assert not accepts(stage, known.name, known.type(known.high) + step)
+    if known.below is not None:
+        assert not accepts(stage, known.name, known.type(known.below))
+        assert known.allows(known.type(known.below) - step)
+    if known.type is float:
+        assert not known.allows(float("nan")) or known.expected == ""
+
+
+@pytest.mark.parametrize(("stage", "known"), [c for c in SETTINGS if c.values[1].choices])
+def test_choices(stage: type[Stage], known: Setting) -> None:
+    assert not accepts(stage, known.name, "something else")
+    assert known.default in known.choices
+    assert known.expected == "one of " + ", ".join(known.choices)
+
+
+def test_nested_settings_have_dotted_names() -> None:
+    by_name = {known.name: known for known in settings(config_module.LearningConfig)}
+    assert by_name["augment.flip"].high == 1
+    assert by_name["augment.flip"].doc == "probability of a horizontal flip"
+
+
+def test_what_needs_another_network_is_fixed() -> None:
+    fixed = {known.name for known in settings(config_module.Config) if known.fixed}
+    weights = {f"{stage}.{name}" for stage in ("proposal", "background", "flow")
+               for name in ("weights", "half", "batch_size")}  # fmt: skip
+    assert weights | {"device", "flow.backend"} <= fixed
+    assert not any(name.startswith(("clip.", "selection.", "learning.")) for name in fixed)

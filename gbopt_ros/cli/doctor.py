@@ -78,13 +78,13 @@ ROS_OPTIONAL = (
            "nothing is lost: images are converted by rosbags-image and OpenCV",
            "sudo apt install ros-jazzy-cv-bridge"),
     Module("message_filters", "message_filters", "message_filters",
-           "nothing is lost: no command of this version uses it",
+           "nothing is lost: a small synchroniser of the package stands in",
            "sudo apt install ros-jazzy-message-filters"),
     Module("vision_msgs", "vision_msgs.msg", "vision_msgs",
-           "nothing is lost: no command of this version uses it",
+           "the selector publishes no Detection2DArray beside its own messages",
            "sudo apt install ros-jazzy-vision-msgs"),
     Module("launch_ros", "launch_ros", "launch_ros",
-           "nothing is lost: this version has no nodes to launch",
+           "no launch files; `gbopt run` and `gbopt play` start the same graph",
            "sudo apt install ros-jazzy-launch-ros"),
 )  # fmt: skip
 OPTIONAL = (

@@ -12,7 +12,7 @@ from torchvision.models.detection import MaskRCNN
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.learning.augment import Example
 from gbopt_ros.learning.batches import Pool, detection_target, example_batches, image_tensor
-from gbopt_ros.learning.trainer import TrainingLog, train
+from gbopt_ros.learning.trainer import OnStep, TrainingLog, train
 
 
 def fine_tune(
@@ -21,6 +21,7 @@ def fine_tune(
     rehearsal: Pool | None,
     config: LearningConfig,
     device: torch.device,
+    on_step: OnStep | None = None,
 ) -> tuple[MaskRCNN, TrainingLog]:
     """A copy of the parent, trained on selected masks and rehearsal data.
 
@@ -57,6 +58,7 @@ def fine_tune(
         iterations=config.iterations,
         warmup=config.warmup,
         title="learn",
+        on_step=on_step,
     )
     assert isinstance(trained, MaskRCNN)
     trained = trained.cpu().eval()

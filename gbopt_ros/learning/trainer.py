@@ -15,6 +15,9 @@ from gbopt_ros.learning.augment import Example
 from gbopt_ros.perception.device import has_fast_bfloat16
 from gbopt_ros.structures import GboptError
 
+OnStep = Callable[[int, float], None]
+"""Takes the number of steps done and the loss of the last one."""
+
 GRADIENT_NORM = 10.0  # gradients are clipped to it: a rare bad batch must not wreck the weights
 
 
@@ -43,6 +46,7 @@ def train(
     warmup: int,
     average: float = 0.0,
     title: str = "train",
+    on_step: OnStep | None = None,
 ) -> tuple[nn.Module, TrainingLog]:
     """Minimise the sum of the losses with linear warm-up and a cosine schedule to zero.
 
@@ -51,6 +55,8 @@ def train(
         losses_of: the named losses of a batch, each a scalar.
         optimizer: its learning rates are the peaks of the schedule.
         average: decay of an exponential moving average of the weights; 0 is none.
+        on_step: called after every step, in place of a progress bar; what it raises ends the
+            training.
 
     Returns:
         The trained network (the average where one is kept) and the losses of every step.
@@ -66,7 +72,9 @@ def train(
     parameters = [p for p in network.parameters() if p.requires_grad]
     log = TrainingLog()
     fast_bfloat16 = has_fast_bfloat16(device)
-    progress = tqdm(range(iterations), desc=title, unit="step", dynamic_ncols=True)
+    progress = tqdm(
+        range(iterations), title, unit="step", dynamic_ncols=True, disable=on_step is not None
+    )
     for step in progress:
         # bfloat16 needs no loss scaling and halves the time of a step where hardware has it.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bfloat16):
@@ -87,6 +95,8 @@ def train(
         if averaged is not None:
             _update_average(averaged, network, min(average, (1 + step) / (10 + step)))
         log.append(values)
+        if on_step is not None:
+            on_step(step + 1, values["total"])
         if step % 10 == 0:
             recent = log.total[-50:]
             progress.set_postfix(loss=f"{sum(recent) / len(recent):.3f}", refresh=False)

@@ -124,11 +124,15 @@ class TrainingSet:
         """Size of all images, bytes."""
         return int(self._query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
 
-    def add(self, frames: Iterable[SelectedFrame]) -> int:
+    def add(self, frames: Iterable[SelectedFrame], *, collect: bool = True) -> int:
         """Add frames, replacing those of the same recording and index; returns how many.
 
         Frames without an instance are left out: nothing selected says nothing about the image.
         All frames enter the set, or none does.
+
+        Args:
+            collect: remove the images of evicted clips at once; without it they stay until
+                `collect_garbage`, for a training that still reads them.
 
         Raises:
             GboptError: an image cannot be read, the set cannot be written, or a single clip is
@@ -141,7 +145,8 @@ class TrainingSet:
                     self._insert(frame)
                     added += 1
             self._evict()
-        self.collect_garbage()
+        if collect:
+            self.collect_garbage()
         return added
 
     def labelled_images(self, min_confidence: float = 0.0) -> SelectedPool:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.perception.background_fpn import ARCHITECTURES, SemanticFpn, build_background
+from gbopt_ros.perception.device import frames_a_pass
 from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_into, read_weights
 from gbopt_ros.structures import GboptError, Image
 
@@ -59,12 +60,13 @@ class FpnBackground:
         Consecutive images of one size share a forward pass.
         """
         maps: list[NDArray[np.float32]] = []
+        step = frames_a_pass(self._config.batch_size, self._device)
         start = 0
         while start < len(images):
             stop = start + 1
             while (
                 stop < len(images)
-                and stop - start < self._config.batch_size
+                and stop - start < step
                 and images[stop].shape == images[start].shape
             ):
                 stop += 1

@@ -44,3 +44,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def frames_a_pass(batch_size: int, device: torch.device) -> int:
+    """The batch size on a GPU; 1 on a CPU.
+
+    A CPU is no faster with batches, and there a frame's result must not depend, by rounding, on
+    what else was in its batch: live, frames come one by one.
+    """
+    return batch_size if device.type == "cuda" else 1

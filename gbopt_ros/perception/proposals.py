@@ -12,6 +12,7 @@ from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
+from gbopt_ros.perception.device import frames_a_pass
 from gbopt_ros.perception.mask_rcnn import ARCHITECTURES, build_mask_rcnn
 from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, load_into, read_weights
 from gbopt_ros.structures import GboptError, Image, Proposals
@@ -68,8 +69,9 @@ class MaskRcnnProposals:
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         """At most N candidates of each (H, W, 3) uint8 RGB image, best score first."""
         proposals: list[Proposals] = []
-        for start in range(0, len(images), self._config.batch_size):
-            batch = images[start : start + self._config.batch_size]
+        step = frames_a_pass(self._config.batch_size, self._device)
+        for start in range(0, len(images), step):
+            batch = images[start : start + step]
             half = self._config.half and self._device.type == "cuda"
             with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
                 detections = self._network([_to_tensor(image, self._device) for image in batch])

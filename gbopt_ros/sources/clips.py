@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gbopt_ros.structures import Clip, Frame, GboptError
+from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
 
 
 class ClipCutter:
@@ -21,13 +21,17 @@ class ClipCutter:
 
     Attributes:
         dropped: frames dropped so far.
+        next_id: number of the next clip.
     """
 
-    def __init__(self, length: int, *, max_gap_s: float, overlap: int = 0) -> None:
+    def __init__(
+        self, length: int, *, max_gap_s: float, overlap: int = 0, first_id: int = 0
+    ) -> None:
         """Args:
             length: frames of a clip at most, at least 1.
             max_gap_s: seconds between two stamps of one clip at most.
             overlap: frames that consecutive clips share, less than `length`.
+            first_id: number of the first clip.
 
         Raises:
             GboptError: an argument is out of range.
@@ -44,7 +48,7 @@ class ClipCutter:
         self._overlap = overlap
         self._frames: list[Frame] = []
         self._shared = 0  # leading frames that the previous clip held already
-        self._next_id = 0
+        self.next_id = first_id
         self._last: tuple[int, tuple[int, int]] | None = None  # stamp and size
 
     def push(self, frame: Frame) -> list[Clip]:
@@ -56,26 +60,30 @@ class ClipCutter:
             if step == 0:
                 self.dropped += 1
                 return clips
-            if step < 0 or step > self._max_gap_ns or frame.size != last_size:
-                clips += self.flush()
+            if step < 0:
+                clips += self.flush(ClipEnd.STAMP)
+            elif step > self._max_gap_ns:
+                clips += self.flush(ClipEnd.GAP)
+            elif frame.size != last_size:
+                clips += self.flush(ClipEnd.SIZE)
         self._last = (frame.stamp_ns, frame.size)
         self._frames.append(frame)
         if len(self._frames) == self._length:
-            clips.append(self._emit())
+            clips.append(self._emit(ClipEnd.LENGTH))
             self._frames = self._frames[self._length - self._overlap :]
             self._shared = len(self._frames)
         return clips
 
-    def flush(self) -> list[Clip]:
+    def flush(self, end: ClipEnd = ClipEnd.STREAM) -> list[Clip]:
         """End the current clip, if any; frames that follow are not joined to it."""
-        clips = [self._emit()] if len(self._frames) > self._shared else []
+        clips = [self._emit(end)] if len(self._frames) > self._shared else []
         self._frames = []
         self._shared = 0
         return clips
 
-    def _emit(self) -> Clip:
-        clip = Clip(self._next_id, tuple(self._frames))
-        self._next_id += 1
+    def _emit(self, end: ClipEnd) -> Clip:
+        clip = Clip(self.next_id, tuple(self._frames), end)
+        self.next_id += 1
         return clip
 
 

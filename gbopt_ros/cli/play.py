@@ -1,0 +1,50 @@
+"""Play a recording to a camera topic, at its own pace or in lockstep with the graph."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gbopt_ros.sources.options import add_source_arguments, source_from_args
+from gbopt_ros.structures import GboptError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3, video or folder")
+    parser.add_argument(
+        "--to", default="camera/image_raw", metavar="TOPIC", help="topic to publish on"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="times the recording's speed")
+    parser.add_argument(
+        "--lockstep",
+        action="store_true",
+        help="send a frame only when the graph has finished the last one; none is dropped",
+    )
+    parser.add_argument("--loop", type=int, default=1, metavar="N", help="N times; 0: for ever")
+    parser.add_argument("--namespace", default="", help="of the graph")
+    parser.add_argument(
+        "--patience", type=float, default=60.0, metavar="S", help="wait so long for the graph"
+    )
+    add_source_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    if not 0 < args.rate < float("inf"):
+        raise GboptError(f"--rate: expected a positive number, got {args.rate}")
+    if args.loop < 0:
+        raise GboptError(f"--loop: expected 0 or more, got {args.loop}")
+    source = source_from_args(args, args.source)
+
+    from gbopt_ros.nodes.player import looped, player
+
+    total = source.count * args.loop if source.count is not None and args.loop else None
+    options = {"lockstep": args.lockstep, "patience_s": args.patience}
+    with (
+        player(args.to, namespace=args.namespace, **options) as playing,
+        tqdm(total=total, desc=source.name, unit="frame", dynamic_ncols=True) as progress,
+    ):
+        frames = looped(source, args.loop)
+        count = playing.play(frames, args.rate, lambda frame: progress.update())
+    print(f"{count} frames published on {args.to}, {source.skipped} undecodable ones skipped")

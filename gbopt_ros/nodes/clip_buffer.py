@@ -1,0 +1,220 @@
+"""Camera in, clips out: decodes, cuts, and lets through only what the networks keep up with."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import Image as ImageMessage
+from std_srvs.srv import Trigger
+
+from gbopt_ros.config import setting
+from gbopt_ros.msg import ClipFrames
+from gbopt_ros.nodes.base import LINK_QOS, NodeSettings, PipelineNode, spin
+from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.messages import CLIPS, HEADERS, IMAGE, Stamped, make_time, stamp_ns
+from gbopt_ros.sources.clips import ClipCutter
+from gbopt_ros.sources.images import image_from_compressed_message, image_from_message
+from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
+
+TRANSPORTS = {
+    "raw": (ImageMessage, image_from_message),
+    "compressed": (CompressedImage, image_from_compressed_message),
+}
+_REASONS = {
+    ClipEnd.LENGTH: ClipFrames.REASON_LENGTH,
+    ClipEnd.GAP: ClipFrames.REASON_GAP,
+    ClipEnd.SIZE: ClipFrames.REASON_SIZE,
+    ClipEnd.STAMP: ClipFrames.REASON_STAMP,
+    ClipEnd.STREAM: ClipFrames.REASON_END,
+}
+
+
+@dataclass(frozen=True)
+class ClipBufferSettings(NodeSettings):
+    """Parameters of the clip buffer itself."""
+
+    image_transport: str = setting(
+        "raw", "of the camera topic", choices=tuple(TRANSPORTS), fixed=True
+    )
+    queue: int = setting(1, "frames that wait until the networks are free; newest win", low=1)
+    max_in_flight: int = setting(
+        4, "frames that the networks work on at a time; further ones wait", low=1, high=16
+    )
+    idle_timeout_s: float = setting(
+        5.0, "without a frame the current clip ends after this, seconds on the wall", above=0.0
+    )
+    stall_timeout_s: float = setting(
+        10.0, "a frame that nobody finished is given up after this, seconds on the wall", above=0.0
+    )
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """A camera message (None: end the clip for `end`), its number and its time."""
+
+    message: Any
+    index: int
+    received_ns: int
+    end: ClipEnd = ClipEnd.STREAM
+
+
+class ClipBufferNode(PipelineNode):
+    """Backpressure is here and nowhere else: every frame that goes out is seen by all networks.
+
+    Frames in flight are those that went out and that the selector has not finished yet. While
+    there are `max_in_flight` of them, arriving frames wait; beyond `queue` the oldest is dropped.
+    """
+
+    STAGES = ("clip",)
+    SETTINGS = ClipBufferSettings
+
+    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
+        self._lock = threading.Lock()
+        self._in_flight: dict[int, float] = {}  # stamp, when it went out
+        super().__init__("clip_buffer", hub, **options)
+
+    def configure(self) -> None:
+        self._images = self.output("~/output/image", IMAGE, LINK_QOS)
+        self._clips = self.output("~/output/clips", CLIPS, LINK_QOS)
+        self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
+        message_type, self._decode = TRANSPORTS[self.settings.image_transport]
+        self.subscription(message_type, "~/input/image", qos_profile_sensor_data, self._on_image)
+        self.service(Trigger, "~/flush", self._on_flush)
+        self.timer(0.2, self._watch)
+
+    def activate(self) -> None:
+        self._received = 0
+        self._last_arrival = time.monotonic()
+        self._in_flight.clear()
+        self._cut_by = self.config.clip
+        self._cutter = self._make_cutter(first_id=0)
+        self._arrivals = self.worker(
+            "camera",
+            self._handle,
+            capacity=self.settings.queue,
+            ready=self._has_room,
+            on_drop=lambda arrival: self.health.count("dropped"),
+        )
+
+    def deactivate(self) -> None:
+        self._arrivals.close()
+        self._publish_clips(self._cutter.flush(), time.time_ns())
+
+    def facts(self) -> dict[str, object]:
+        return {"in flight": len(self._in_flight)}
+
+    def _make_cutter(self, first_id: int) -> ClipCutter:
+        clip = self._cut_by
+        return ClipCutter(
+            clip.length, max_gap_s=clip.max_gap_s, overlap=clip.overlap, first_id=first_id
+        )
+
+    def _has_room(self) -> bool:
+        return len(self._in_flight) < self.settings.max_in_flight
+
+    def _on_image(self, message: Any) -> None:
+        self._last_arrival = time.monotonic()
+        self._arrivals.put(_Arrival(message, self._received, time.time_ns()))
+        self._received += 1
+
+    def _on_done(self, header: Any) -> None:
+        with self._lock:
+            self._in_flight.pop(stamp_ns(header.stamp), None)
+        self._arrivals.poke()
+
+    def _on_flush(self, request: Any, response: Any) -> str:
+        self._arrivals.put(_Arrival(None, -1, time.time_ns()))
+        return "the clip ends here"
+
+    def _watch(self) -> None:
+        """End the clip of a camera that fell silent; give up frames that nobody finishes."""
+        now = time.monotonic()
+        if now - self._last_arrival > self.settings.idle_timeout_s:
+            self._last_arrival = now
+            self._arrivals.put(_Arrival(None, -1, time.time_ns(), ClipEnd.GAP))
+        with self._lock:
+            limit = now - self.settings.stall_timeout_s
+            late = [stamp for stamp, sent in self._in_flight.items() if sent < limit]
+            for stamp in late:
+                del self._in_flight[stamp]
+        if late:
+            self.health.count("given up", len(late))
+            self.health.warn("frames go out, but nobody finishes them: is the selector active?")
+            self.get_logger().warning(
+                f"{len(late)} frames given up after {self.settings.stall_timeout_s:g} s: are "
+                "proposal, background, flow and selector active?",
+                throttle_duration_sec=60.0,
+            )
+            self._arrivals.poke()
+
+    def _handle(self, arrival: _Arrival) -> None:
+        if self._cut_by != self.config.clip:  # the parameters were changed
+            self._publish_clips(self._cutter.flush(), arrival.received_ns)
+            self._cut_by = self.config.clip
+            self._cutter = self._make_cutter(first_id=self._cutter.next_id)
+        if arrival.message is None:
+            self._publish_clips(self._cutter.flush(arrival.end), arrival.received_ns)
+            return
+        start = time.monotonic()
+        try:
+            image = self._decode(arrival.message)
+        except GboptError as error:
+            self.health.count("dropped")
+            self.health.count("undecodable")
+            self.health.warn(f"frame {arrival.index}: {error}")
+            self.get_logger().warning(
+                f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
+            )
+            return
+        header = arrival.message.header
+        stamp = stamp_ns(header.stamp)
+        repeats = self._cutter.dropped
+        clips = self._cutter.push(Frame(image, stamp, arrival.index, header.frame_id))
+        # The end of a clip goes out before the frame that it ends with, see `SelectorNode`.
+        self._publish_clips(clips, arrival.received_ns)
+        if self._cutter.dropped > repeats:
+            self.health.count("dropped")
+            self.health.count("repeated stamps")
+            return
+        with self._lock:
+            self._in_flight[stamp] = time.monotonic()
+        self._images.publish(Stamped(header, image))
+        self.health.done(time.monotonic() - start)
+        if self.health.counted("given up") == 0:
+            self.health.recover()
+
+    def _publish_clips(self, clips: Sequence[Clip], received_ns: int) -> None:
+        for clip in clips:
+            self._clips.publish(self._message(clip, received_ns))
+            self.health.count("clips")
+
+    def _message(self, clip: Clip, received_ns: int) -> Any:
+        last = clip.frames[-1]
+        message = ClipFrames(
+            clip_id=clip.clip_id,
+            stamps=[make_time(frame.stamp_ns) for frame in clip.frames],
+            frame_indices=[frame.index for frame in clip.frames],
+            height=clip.size[0],
+            width=clip.size[1],
+            reason=_REASONS[clip.end],
+            received=make_time(received_ns),
+            dropped=self.health.counted("dropped"),
+        )
+        message.header.stamp = make_time(last.stamp_ns)
+        message.header.frame_id = last.frame_id
+        return message
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return spin(lambda: [ClipBufferNode()], arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

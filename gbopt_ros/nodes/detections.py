@@ -1,0 +1,35 @@
+"""The selected masks as `vision_msgs/Detection2DArray`, where vision_msgs is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+    AVAILABLE = True
+except ImportError:
+    AVAILABLE = False
+
+CLASS_ID = "object"  # the network is class-agnostic
+
+
+def detection_array(masks: Any) -> Any:
+    """`Detection2DArray` of a `SelectedMasks`: tight boxes, scored by confidence."""
+    return Detection2DArray(
+        header=masks.header,
+        detections=[_detection(masks.header, index, m) for index, m in enumerate(masks.masks)],
+    )
+
+
+def _detection(header: Any, index: int, mask: Any) -> Any:
+    x_min, y_min, x_max, y_max = (float(value) for value in mask.box)
+    detection = Detection2D(header=header, id=str(index))
+    detection.bbox.center.position.x = (x_min + x_max) / 2
+    detection.bbox.center.position.y = (y_min + y_max) / 2
+    detection.bbox.size_x, detection.bbox.size_y = x_max - x_min, y_max - y_min
+    hypothesis = ObjectHypothesisWithPose()
+    hypothesis.hypothesis.class_id = CLASS_ID
+    hypothesis.hypothesis.score = float(mask.confidence)
+    detection.results = [hypothesis]
+    return detection

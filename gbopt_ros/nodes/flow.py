@@ -1,0 +1,52 @@
+"""Optical flow from every frame to the next one, as an image in 32FC2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
+from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.messages import MAP, Stamped
+from gbopt_ros.pipeline import load_flow_network
+
+
+def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
+    """Whether there is a flow between two images that follow each other out of the buffer."""
+    sizes_agree = first.value.shape[:2] == second.value.shape[:2]
+    return sizes_agree and first.stamp_ns < second.stamp_ns
+
+
+class FlowNode(FrameNode):
+    """Publishes `~/output/flow`: pixels (x, y), under the header of the first of two images."""
+
+    STAGES = ("flow",)
+
+    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
+        super().__init__("flow", hub, **options)
+
+    def load(self) -> None:
+        self._network = load_flow_network(self.config)
+        self._output = self.output("~/output/flow", MAP, LINK_QOS)
+        self._last: Stamped[Any] | None = None
+
+    def process(self, image: Stamped[Any]) -> None:
+        last, self._last = self._last, image
+        if last is not None and has_flow(last, image):
+            (flow,) = self._network.flow([last.value], [image.value])
+            self._output.publish(Stamped(last.header, flow))
+
+    def deactivate(self) -> None:
+        self._last = None
+
+    def cleanup(self) -> None:
+        self.__dict__.pop("_network", None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return spin(lambda: [FlowNode()], arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

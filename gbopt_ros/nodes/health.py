@@ -1,0 +1,83 @@
+"""What a node says of itself on `/diagnostics`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+_WINDOW_S = 10.0  # over which rates and latencies are taken
+
+
+class Health:
+    """Counts what a node does; all methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done: deque[tuple[float, float]] = deque()  # when, and how long it took
+        self._counts: dict[str, int] = {}
+        self._problem = ""
+        self._failed = False
+
+    def done(self, seconds: float) -> None:
+        """One more frame or clip, and how long it took from arrival to result."""
+        now = time.monotonic()
+        with self._lock:
+            self._done.append((now, seconds))
+            self._counts["done"] = self._counts.get("done", 0) + 1
+            self._forget(now)
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a named count."""
+        with self._lock:
+            self._counts[name] = self._counts.get(name, 0) + number
+
+    def counted(self, name: str) -> int:
+        with self._lock:
+            return self._counts.get(name, 0)
+
+    def warn(self, problem: str) -> None:
+        """The node works on, with this shortcoming."""
+        self._tell(problem, failed=False)
+
+    def fail(self, problem: str) -> None:
+        """The node cannot do its work."""
+        self._tell(problem, failed=True)
+
+    def recover(self) -> None:
+        """What was told before is over."""
+        self._tell("", failed=False)
+
+    def status(self, name: str, state: str, values: Mapping[str, object]) -> DiagnosticStatus:
+        """`diagnostic_msgs/DiagnosticStatus` of this moment."""
+        with self._lock:
+            self._forget(time.monotonic())
+            seconds = [took for _, took in self._done]
+            facts: dict[str, object] = {
+                "state": state,
+                "rate (Hz)": f"{len(seconds) / _WINDOW_S:.2f}",
+                "latency mean (s)": f"{sum(seconds) / len(seconds):.3f}" if seconds else "",
+                "latency max (s)": f"{max(seconds):.3f}" if seconds else "",
+                **self._counts,
+                **values,
+            }
+            level, message = DiagnosticStatus.OK, state
+            if self._problem:
+                level = DiagnosticStatus.ERROR if self._failed else DiagnosticStatus.WARN
+                message = self._problem
+        if torch.cuda.is_available():
+            facts["GPU memory (MB)"] = f"{torch.cuda.memory_allocated() / 1e6:.0f}"
+        pairs = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
+        return DiagnosticStatus(level=level, name=name, message=message, values=pairs)
+
+    def _tell(self, problem: str, failed: bool) -> None:
+        with self._lock:
+            self._problem, self._failed = problem, failed
+
+    def _forget(self, now: float) -> None:
+        while self._done and self._done[0][0] < now - _WINDOW_S:
+            self._done.popleft()

@@ -1,0 +1,307 @@
+"""Collects what was selected, fine-tunes on it, and announces versions that pass the gate."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from std_srvs.srv import Trigger
+
+from gbopt_ros.config import setting
+from gbopt_ros.learning.model_store import ModelStore, ModelVersion
+from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet
+from gbopt_ros.msg import (
+    ClipStatus,
+    Metric,
+    ModelUpdate,
+    SelectedMasks,
+    TrainingProgress,
+)
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
+from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
+from gbopt_ros.perception.weights import PROPOSALS, read_weights, sha256_of
+from gbopt_ros.pipeline import learn, proposal_weights
+from gbopt_ros.resources import find_resource
+from gbopt_ros.sources.coco import CocoDataset, load_coco_dir
+from gbopt_ros.structures import GboptError, Image
+
+_JPEG_QUALITY = 95
+_PROGRESS_PERIOD_S = 0.5
+_STATES = TrainingProgress
+
+
+@dataclass(frozen=True)
+class LearnerSettings(NodeSettings):
+    """Parameters of the learner itself."""
+
+    store: str = setting("~/.ros/gbopt_ros", "folder of versions and training set", fixed=True)
+    rehearse: str = setting(
+        "", "COCO folder of labelled seen data; empty: the seed network's own", fixed=True
+    )
+    probe: str = setting(
+        "", "COCO folder of labelled seen data for the gate; empty: the seed network's", fixed=True
+    )
+    train_every_clips: int = setting(
+        50, "new clips after which training starts by itself; 0: only when called", low=0
+    )
+    max_buffered_frames: int = setting(96, "images that wait for their masks", low=1, fixed=True)
+    niceness: int = setting(
+        10, "added to the process's niceness, so that perception comes first", low=0, high=19,
+        fixed=True,
+    )  # fmt: skip
+    threads: int = setting(1, "CPU threads of the training", low=1, high=256, fixed=True)
+
+
+class _Cancelled(Exception):
+    """The node is deactivated while it trains."""
+
+
+class LearnerNode(PipelineNode):
+    """Runs in a process of its own. Two threads: one stores clips, one trains."""
+
+    STAGES = ("proposal", "learning")
+    SETTINGS = LearnerSettings
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("learner", None, **options)
+
+    def configure(self) -> None:
+        self._root = Path(self.settings.store).expanduser()
+        self._store = ModelStore(self._root)
+        self._rehearsal = self._labelled(self.settings.rehearse, "demo/rehearsal")
+        self._probe = self._labelled(self.settings.probe, "demo/seen-probe")
+        with self._training_set() as collected:  # a store that cannot be used is told now
+            self._masks_stored = collected.instance_count
+        self._updates = self.publisher(ModelUpdate, "~/output/model_update", LATCHED_QOS)
+        self._progress = self.publisher(TrainingProgress, "~/output/progress", LATCHED_QOS)
+        self.input("~/input/image", IMAGE, LINK_QOS, self._on_image)
+        self.subscription(SelectedMasks, "~/input/masks", RESULT_QOS, self._on_masks)
+        self.subscription(ClipStatus, "~/input/status", RESULT_QOS, self._on_status)
+        self.service(Trigger, "~/train", self._on_train)
+        self.service(Trigger, "~/rollback", self._on_rollback)
+
+    def activate(self) -> None:
+        # The name of the recording in the training set; frame indices start again at 0.
+        self._session = time.strftime("live-%Y%m%dT%H%M%S")
+        self._images: OrderedDict[int, Stamped[Image]] = OrderedDict()
+        self._frames: list[tuple[Any, Image]] = []  # of the clip that is being received
+        self._clips_stored = self._clips_since = 0
+        self._cancel = threading.Event()
+        self._last_progress = 0.0
+        self._storing = self.worker("clips", self._add_clip, capacity=4)
+        self._training = self.worker("training", self._train, capacity=1)
+        current = self._store.current()
+        if current is not None:
+            self._store.verify(current)
+            self._announce(current, ModelUpdate.CAUSE_TRAINED)
+        self._tell(_STATES.STATE_IDLE, "waits for clips")
+
+    def deactivate(self) -> None:
+        self._cancel.set()
+
+    def facts(self) -> dict[str, object]:
+        return {"masks stored": self.__dict__.get("_masks_stored", 0)}
+
+    def _labelled(self, folder: str, bundled: str) -> CocoDataset | None:
+        if folder:
+            return load_coco_dir(Path(folder).expanduser())
+        if self.config.proposal.weights:
+            self.get_logger().warning(
+                f"no labelled seen data ({bundled.split('-')[-1]}): what the network knows is "
+                "neither rehearsed nor checked; name a COCO folder"
+            )
+            return None
+        return load_coco_dir(find_resource(bundled))
+
+    def _training_set(self) -> TrainingSet:
+        """Opened by each thread for itself, as SQLite wants it."""
+        return TrainingSet(self._root / "training", self.config.learning.max_bytes)
+
+    # Collecting.
+
+    def _on_image(self, image: Stamped[Image]) -> None:
+        self._images[image.stamp_ns] = image
+        while len(self._images) > self.settings.max_buffered_frames:
+            self._images.popitem(last=False)
+
+    def _on_masks(self, masks: Any) -> None:
+        image = self._images.pop(stamp_ns(masks.header.stamp), None)
+        if image is None:
+            self.health.count("masks without image")
+        elif masks.masks:
+            self._frames.append((masks, image.value))
+
+    def _on_status(self, status: Any) -> None:
+        frames = [(m, image) for m, image in self._frames if m.clip_id == status.clip_id]
+        self._frames = []
+        if frames:
+            self._storing.put(frames)
+
+    def _add_clip(self, frames: list[tuple[Any, Image]]) -> None:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder, self._training_set() as collected:
+            selected = [self._selected_frame(m, image, Path(folder)) for m, image in frames]
+            collected.add(selected, collect=self._training.idle)
+            self._masks_stored = collected.instance_count
+        self._clips_stored += 1
+        self._clips_since += 1
+        self.health.done(time.monotonic() - start)
+        self.health.count("clips stored")
+        every = self.settings.train_every_clips
+        if every and self._clips_since >= every and self._training.idle:
+            self._clips_since = 0
+            self._training.put("after new clips")
+
+    def _selected_frame(self, masks: Any, image: Image, folder: Path) -> SelectedFrame:
+        path = folder / f"{masks.frame_index}.jpg"
+        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality):
+            raise GboptError(f"{path}: cannot be written; is the disk full?")
+        return SelectedFrame(
+            recording=self._session,
+            clip_id=masks.clip_id,
+            frame_index=masks.frame_index,
+            stamp_ns=stamp_ns(masks.header.stamp),
+            image_path=path,
+            size=(masks.height, masks.width),
+            rles=tuple(decode_rle(mask.mask) for mask in masks.masks),
+            scores=tuple(mask.score for mask in masks.masks),
+            confidences=tuple(mask.confidence for mask in masks.masks),
+        )
+
+    # Learning.
+
+    def _on_train(self, request: Any, response: Any) -> str:
+        if not self._training.idle:
+            raise GboptError("training is under way; ~/output/progress shows it")
+        if self._masks_stored == 0:
+            raise GboptError("no selected mask to learn from yet")
+        self._training.put("called")
+        return f"training starts on {self._masks_stored} masks"
+
+    def _train(self, reason: str) -> None:
+        self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
+        self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
+        try:
+            with self._training_set() as collected:
+                learnt = learn(
+                    collected,
+                    self._store,
+                    self.config,
+                    rehearsal=self._rehearsal,
+                    probe=self._probe,
+                    on_step=self._on_step,
+                )
+                collected.collect_garbage()
+        except _Cancelled:
+            self._tell(_STATES.STATE_FAILED, "training was broken off: the node was deactivated")
+            return
+        except Exception as error:
+            self._tell(_STATES.STATE_FAILED, f"training failed: {error}")
+            raise
+        if learnt.version is None:
+            self._tell(_STATES.STATE_REJECTED, f"refused by the gate: {learnt.decision.reason}")
+            self.health.count("versions refused")
+            return
+        self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
+        self.health.count("versions published")
+        self.get_logger().info(f"{learnt.version.version} published: {learnt.decision.reason}")
+        self._tell(_STATES.STATE_PUBLISHED, f"{learnt.version.version}: {learnt.decision.reason}")
+
+    def _on_step(self, step: int, loss: float) -> None:
+        if self._cancel.is_set():
+            raise _Cancelled
+        now, last = time.monotonic(), step == self.config.learning.iterations
+        if last or now - self._last_progress >= _PROGRESS_PERIOD_S:
+            self._last_progress = now
+            state = _STATES.STATE_CHECKING if last else _STATES.STATE_TRAINING
+            self._tell(state, "checking the new version" if last else "training", step, loss)
+
+    def _on_rollback(self, request: Any, response: Any) -> str:
+        if not self._training.idle:
+            raise GboptError("training is under way: its parent must not change; try again later")
+        restored = self._store.rollback()
+        if restored is not None:
+            self._announce(restored, ModelUpdate.CAUSE_ROLLBACK)
+            return f"{restored.version} serves again"
+        path = proposal_weights(self.config).resolve()
+        info, _ = read_weights(path, PROPOSALS)
+        self._publish_update(info.version, "", path, sha256_of(path), ModelUpdate.CAUSE_ROLLBACK)
+        return f"{info.version} ({path}) serves again; no version of the store does"
+
+    def _announce(self, version: ModelVersion, cause: int) -> None:
+        manifest = version.manifest
+        self._publish_update(
+            version.version,
+            str(manifest["parent"]),
+            version.path.resolve(),
+            manifest["sha256"],
+            cause,
+            manifest.get("gate", {}),
+        )
+
+    def _publish_update(
+        self,
+        version: str,
+        parent: str,
+        path: Path,
+        sha256: str,
+        cause: int,
+        gate: dict[str, Any] | None = None,
+    ) -> None:
+        metrics = [
+            Metric(name=f"gate/{name}", value=float(value))
+            for name, value in (gate or {}).items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        self._updates.publish(
+            ModelUpdate(
+                stamp=self.get_clock().now().to_msg(),
+                version=version,
+                parent=parent,
+                path=str(path),
+                sha256=sha256,
+                cause=cause,
+                metrics=metrics,
+            )
+        )
+
+    def _tell(self, state: int, message: str, step: int = 0, loss: float = float("nan")) -> None:
+        current = self._store.current()
+        self._progress.publish(
+            TrainingProgress(
+                stamp=self.get_clock().now().to_msg(),
+                state=state,
+                parent="" if state == _STATES.STATE_IDLE or current is None else current.version,
+                iteration=step,
+                iterations=self.config.learning.iterations,
+                loss=loss,
+                clips=self._clips_stored,
+                masks=self._masks_stored,
+                message=message,
+            )
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    def make() -> list[PipelineNode]:
+        node = LearnerNode()
+        os.nice(node.settings.niceness)
+        torch.set_num_threads(node.settings.threads)
+        return [node]
+
+    return spin(make, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""ROS messages to the package's vocabulary and back.
+
+Each stream between two nodes has a `Codec`: what it carries in one process, and the message that
+it becomes between processes. Headers are carried along unread, so they arrive as they left.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.msg import ClipFrames, SelectedMask, SelectedMasks
+from gbopt_ros.msg import Proposal as ProposalMessage
+from gbopt_ros.msg import Proposals as ProposalsMessage
+from gbopt_ros.msg import Rle as RleMessage
+from gbopt_ros.sources.images import image_fields, image_from_message
+from gbopt_ros.structures import BoolMask, FrameSelection, GboptError, Image, Proposals, Rle
+
+T = TypeVar("T")
+_NANO = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Stamped(Generic[T]):
+    """Something that belongs to one camera image, with the header of that image."""
+
+    header: Any
+    value: T
+
+    @property
+    def stamp_ns(self) -> int:
+        return stamp_ns(self.header.stamp)
+
+
+@dataclass(frozen=True)
+class VersionedProposals:
+    """Candidates, and the version of the network that proposed them."""
+
+    proposals: Proposals
+    version: str
+
+
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """One kind of stream: its payload inside a process and its message between processes."""
+
+    message_type: Any
+    encode: Callable[[T], Any]
+    decode: Callable[[Any], T]
+
+
+def stamp_ns(stamp: Any) -> int:
+    """Nanoseconds of a `builtin_interfaces/Time`."""
+    return int(stamp.sec) * _NANO + int(stamp.nanosec)
+
+
+def make_time(nanoseconds: int) -> Any:
+    """`builtin_interfaces/Time` of nanoseconds."""
+    return Time(sec=nanoseconds // _NANO, nanosec=nanoseconds % _NANO)
+
+
+def make_header(nanoseconds: int, frame_id: str) -> Any:
+    return Header(stamp=make_time(nanoseconds), frame_id=frame_id)
+
+
+def byte_array(values: NDArray[Any]) -> array[int]:
+    """The bytes of an array as what rclpy takes without looking at every single one."""
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return data
+
+
+def encode_image(image: Stamped[Image]) -> Any:
+    """`sensor_msgs/Image` in rgb8."""
+    fields = image_fields(image.value)
+    data = byte_array(fields.pop("data"))
+    return ImageMessage(header=image.header, data=data, **fields)
+
+
+def decode_image(message: Any) -> Stamped[Image]:
+    """Raises GboptError where the image is broken or of an unknown encoding."""
+    return Stamped(message.header, image_from_message(message))
+
+
+def encode_map(field: Stamped[NDArray[np.float32]]) -> Any:
+    """`sensor_msgs/Image` in 32FC1 of an (H, W) array or in 32FC2 of an (H, W, 2) array."""
+    height, width = field.value.shape[:2]
+    channels = field.value.size // (height * width)
+    return ImageMessage(
+        header=field.header,
+        height=height,
+        width=width,
+        encoding=f"32FC{channels}",
+        is_bigendian=0,
+        step=4 * channels * width,
+        data=byte_array(field.value.astype("<f4", copy=False)),
+    )
+
+
+def decode_map(message: Any) -> Stamped[NDArray[np.float32]]:
+    """Raises GboptError where the message is none that `encode_map` makes."""
+    channels = {"32FC1": 1, "32FC2": 2}.get(message.encoding)
+    if channels is None or message.is_bigendian:
+        raise GboptError(f"expected little-endian 32FC1 or 32FC2, got {message.encoding!r}")
+    shape = (message.height, message.width) + ((channels,) if channels > 1 else ())
+    values = np.frombuffer(message.data, "<f4")
+    if message.step != 4 * channels * message.width or values.size != np.prod(shape):
+        raise GboptError(f"{message.encoding} image of {shape} does not fit its {values.size} data")
+    return Stamped(message.header, values.reshape(shape).astype(np.float32, copy=False))
+
+
+def encode_rle(rle: Rle) -> Any:
+    height, width = rle["size"]
+    return RleMessage(height=height, width=width, counts=rle["counts"])
+
+
+def decode_rle(message: Any) -> Rle:
+    return Rle(size=[message.height, message.width], counts=message.counts)
+
+
+def encode_proposals(stamped: Stamped[VersionedProposals]) -> Any:
+    """`gbopt_ros/Proposals`."""
+    proposals = stamped.value.proposals
+    candidates = [
+        ProposalMessage(mask=encode_rle(rle), box=box, score=float(score))
+        for rle, box, score in zip(
+            proposals.rles, proposals.boxes, proposals.scores.tolist(), strict=True
+        )
+    ]
+    return ProposalsMessage(
+        header=stamped.header,
+        height=proposals.size[0],
+        width=proposals.size[1],
+        model_version=stamped.value.version,
+        proposals=candidates,
+    )
+
+
+def decode_proposals(message: Any) -> Stamped[VersionedProposals]:
+    """Raises GboptError where scores, boxes or masks are not what `Proposals` takes."""
+    candidates = message.proposals
+    try:
+        proposals = Proposals(
+            (message.height, message.width),
+            tuple(decode_rle(candidate.mask) for candidate in candidates),
+            np.array([candidate.score for candidate in candidates], np.float32),
+            np.array([candidate.box for candidate in candidates], np.float32).reshape(-1, 4),
+        )
+    except ValueError as error:
+        raise GboptError(f"proposals cannot be used: {error}") from error
+    return Stamped(message.header, VersionedProposals(proposals, message.model_version))
+
+
+def _unchanged(message: Any) -> Any:
+    return message
+
+
+IMAGE = Codec(ImageMessage, encode_image, decode_image)
+MAP = Codec(ImageMessage, encode_map, decode_map)
+PROPOSALS = Codec(ProposalsMessage, encode_proposals, decode_proposals)
+CLIPS: Codec[Any] = Codec(ClipFrames, _unchanged, _unchanged)
+HEADERS: Codec[Any] = Codec(Header, _unchanged, _unchanged)
+
+
+def selected_masks(header: Any, clip_id: int, selection: FrameSelection, version: str) -> Any:
+    """`gbopt_ros/SelectedMasks` of one frame."""
+    masks = [
+        SelectedMask(
+            candidate=index,
+            mask=encode_rle(rle),
+            box=box,
+            score=score,
+            confidence=confidence,
+            margin=margin,
+        )
+        for index, rle, box, score, confidence, margin in zip(
+            selection.indices,
+            selection.rles,
+            selection.boxes,
+            selection.scores.tolist(),
+            selection.confidences.tolist(),
+            selection.margins.tolist(),
+            strict=True,
+        )
+    ]
+    height, width = selection.frame.size
+    return SelectedMasks(
+        header=header,
+        clip_id=clip_id,
+        frame_index=selection.frame.index,
+        height=height,
+        width=width,
+        model_version=version,
+        masks=masks,
+        background_energy=selection.energy.background,
+        flow_energy=selection.energy.flow,
+        regularization_energy=selection.energy.regularization,
+    )
+
+
+def label_image(header: Any, rles: Sequence[Rle], size: tuple[int, int]) -> Any:
+    """`sensor_msgs/Image` in 16UC1: 0 where there is no mask, i + 1 on mask i."""
+    labels = np.zeros(size, np.uint16)
+    for value, rle in enumerate(rles, start=1):
+        labels[mask_ops.decode(rle)] = value
+    return ImageMessage(
+        header=header,
+        height=size[0],
+        width=size[1],
+        encoding="16UC1",
+        is_bigendian=0,
+        step=2 * size[1],
+        data=byte_array(labels.astype("<u2", copy=False)),
+    )
+
+
+def segmask(header: Any, mask: BoolMask) -> Any:
+    """`sensor_msgs/Image` in mono8: 255 on the (H, W) bool mask, 0 elsewhere."""
+    height, width = mask.shape
+    return ImageMessage(
+        header=header,
+        height=height,
+        width=width,
+        encoding="mono8",
+        is_bigendian=0,
+        step=width,
+        data=byte_array(mask.astype(np.uint8) * 255),
+    )

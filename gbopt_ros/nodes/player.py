@@ -1,0 +1,172 @@
+"""Plays a recording into the graph, at the pace of its stamps or of the graph."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from gbopt_ros.msg import ClipFrames, ClipStatus
+from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS
+from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
+from gbopt_ros.structures import Frame, GboptError
+
+_SETTLE_S = 0.5  # in which what the graph still had to say of earlier frames arrives
+
+
+class Player:
+    """Publishes frames as `sensor_msgs/Image` with the stamps that they have.
+
+    Args:
+        topic: of the camera.
+        lockstep: publish the next frame only when the graph is done with the last one, so that
+            none is dropped, however slow the machine; at the end the last clip is flushed.
+        patience_s: wait at most so long for a subscriber, and for the graph to finish a frame.
+        options: of rclpy's node, such as `context` and `namespace`.
+    """
+
+    def __init__(
+        self, topic: str, *, lockstep: bool = False, patience_s: float = 60.0, **options: Any
+    ) -> None:
+        self._node: Node = rclpy.create_node("player", **options)
+        self._executor = SingleThreadedExecutor(context=self._node.context)
+        self._executor.add_node(self._node)
+        self._patience_s = patience_s
+        self._lockstep = lockstep
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._images = self._node.create_publisher(ImageMessage, topic, qos)
+        self._done: set[int] = set()  # stamps
+        self._clips: dict[int, set[int]] = {}  # the stamps of each clip that was announced
+        self._selected: set[int] = set()  # clips
+        if lockstep:
+            subscribe = self._node.create_subscription
+            subscribe(Header, "selector/output/done", self._on_done, LINK_QOS)
+            subscribe(ClipFrames, "clip_buffer/output/clips", self._on_clip, LINK_QOS)
+            subscribe(ClipStatus, "selector/output/status", self._on_status, RESULT_QOS)
+            self._flush = self._node.create_client(Trigger, "clip_buffer/flush")
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def play(
+        self,
+        frames: Iterable[Frame],
+        rate: float = 1.0,
+        published: Callable[[Frame], None] = lambda frame: None,
+    ) -> int:
+        """Publish all frames; returns how many.
+
+        Args:
+            rate: times the speed of the recording; without lockstep only.
+            published: called with each frame after it went out.
+
+        Raises:
+            GboptError: nobody subscribes to the topic, or the graph does not finish a frame.
+        """
+        self._wait(
+            lambda: self._images.get_subscription_count() > 0,
+            f"nobody subscribes to {self._images.topic_name}: is the graph running, and its "
+            "camera topic this one?",
+        )
+        if self._lockstep:
+            self._spin_for(_SETTLE_S)
+            self._clips.clear()
+            self._selected.clear()
+        sent: set[int] = set()
+        count = 0
+        first_ns: int | None = None
+        start = time.monotonic()
+        for frame in frames:
+            first_ns = frame.stamp_ns if first_ns is None else first_ns
+            if not self._lockstep:
+                due = start + (frame.stamp_ns - first_ns) / 1e9 / rate
+                self._spin_for(due - time.monotonic())
+            self._done.clear()
+            self._images.publish(
+                encode_image(Stamped(make_header(frame.stamp_ns, frame.frame_id), frame.image))
+            )
+            sent.add(frame.stamp_ns)
+            count += 1
+            if self._lockstep:
+                self._wait(
+                    partial(self._done.__contains__, frame.stamp_ns),
+                    f"the graph did not finish frame {frame.index}: are all nodes active?",
+                )
+            published(frame)
+        if self._lockstep and sent:
+            self._finish(sent)
+        return count
+
+    def _finish(self, sent: set[int]) -> None:
+        """End the last clip and wait until the masks of all clips are out."""
+        if not self._flush.wait_for_service(self._patience_s):
+            raise GboptError("clip_buffer/flush is not there: is the graph running?")
+        self._flush.call_async(Trigger.Request())
+        self._wait(
+            lambda: (
+                sent <= set().union(*self._clips.values()) and self._clips.keys() <= self._selected
+            ),
+            "the graph did not finish the last clip",
+        )
+
+    def _on_done(self, header: Any) -> None:
+        self._done.add(stamp_ns(header.stamp))
+
+    def _on_clip(self, message: Any) -> None:
+        self._clips[message.clip_id] = {stamp_ns(stamp) for stamp in message.stamps}
+
+    def _on_status(self, message: Any) -> None:
+        self._selected.add(message.clip_id)
+
+    def _spin_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=min(left, 0.1))
+
+    def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
+        deadline = time.monotonic() + self._patience_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise GboptError(f"{complaint} (waited {self._patience_s:g} s)")
+            self._executor.spin_once(timeout_sec=0.05)
+
+
+@contextmanager
+def player(topic: str, **options: Any) -> Iterator[Player]:
+    """A player in a ROS context of its own; the arguments are those of `Player`."""
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    playing = Player(topic, context=context, **options)
+    try:
+        yield playing
+    finally:
+        playing.close()
+        context.try_shutdown()
+
+
+def looped(frames: Iterable[Frame], times: int) -> Iterator[Frame]:
+    """The recording again and again, its stamps going on; 0 times is without end."""
+    offset, done = 0, 0
+    while times == 0 or done < times:
+        stamps: list[int] = []
+        for frame in frames:
+            stamps.append(frame.stamp_ns)
+            yield replace(frame, stamp_ns=frame.stamp_ns + offset)
+        steps = [b - a for a, b in pairwise(stamps) if b > a]
+        period = int(median(steps)) if steps else 10**8
+        offset += max(stamps) - min(stamps) + period
+        done += 1

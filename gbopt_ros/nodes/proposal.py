@@ -1,0 +1,110 @@
+"""Mask proposals of every frame, by a network that is exchanged while frames flow."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gbopt_ros.msg import ModelUpdate
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode, spin
+from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
+from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.perception.weights import sha256_of
+from gbopt_ros.pipeline import load_proposal_network
+from gbopt_ros.structures import GboptError, ProposalNetwork
+
+_SMOKE_FRAMES = 2  # that a new network must get through before it serves
+
+
+class ProposalNode(FrameNode):
+    """Publishes `~/output/proposals`; serves whatever `~/input/model_update` names.
+
+    A new network is loaded beside the one that serves, on a thread of its own: its checksum, its
+    shapes and its results on the last frames are checked there, and only then one reference is
+    exchanged between two frames. Where any of that fails the old network goes on serving.
+    """
+
+    STAGES = ("proposal",)
+
+    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
+        self._recent: deque[Any] = deque(maxlen=_SMOKE_FRAMES)
+        super().__init__("proposal", hub, **options)
+
+    def load(self) -> None:
+        self._network: ProposalNetwork = load_proposal_network(self.config)
+        self._output = self.output("~/output/proposals", PROPOSALS, LINK_QOS)
+        self.subscription(
+            ModelUpdate, "~/input/model_update", LATCHED_QOS, lambda m: self._updates.put(m)
+        )
+
+    def activate(self) -> None:
+        super().activate()
+        self._updates = self.worker("update", self._exchange, capacity=1)
+
+    def process(self, image: Stamped[Any]) -> None:
+        network = self._network
+        (proposals,) = network.propose([image.value])
+        self._recent.append(image.value)
+        versioned = VersionedProposals(proposals, network.version)
+        self._output.publish(Stamped(image.header, versioned))
+
+    def facts(self) -> dict[str, object]:
+        network: ProposalNetwork | None = self.__dict__.get("_network")
+        return {"model version": network.version if network is not None else ""}
+
+    def cleanup(self) -> None:
+        self.__dict__.pop("_network", None)
+        self._recent.clear()
+
+    def _exchange(self, update: Any) -> None:
+        if update.version == self._network.version:
+            return
+        try:
+            network = self._load(update)
+        except GboptError as error:
+            self.health.count("updates refused")
+            self.health.fail(f"model {update.version} refused: {error}")
+            self.get_logger().error(
+                f"model {update.version} refused, {self._network.version} serves on: {error}"
+            )
+            return
+        before, self._network = self._network.version, network
+        self.health.count("updates")
+        self.health.recover()
+        self.get_logger().info(f"model {network.version} serves now, {before} served before")
+
+    def _load(self, update: Any) -> ProposalNetwork:
+        path = Path(update.path)
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+        if digest != update.sha256:
+            raise GboptError(
+                f"{path}: SHA-256 is {digest[:12]}..., announced was {update.sha256[:12]}..."
+            )
+        network = MaskRcnnProposals.from_file(
+            path, self.config.proposal, resolve_device(self.config.device)
+        )
+        if network.version != update.version:
+            raise GboptError(
+                f"{path}: holds version {network.version!r}, announced was {update.version!r}"
+            )
+        try:
+            network.propose(list(self._recent))
+        except (ValueError, RuntimeError) as error:
+            raise GboptError(f"{path}: fails on the last frames ({error})") from error
+        return network
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return spin(lambda: [ProposalNode()], arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

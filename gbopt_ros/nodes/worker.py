@@ -1,0 +1,99 @@
+"""A thread with a bounded queue, so that no callback of the executor ever waits."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker(Generic[T]):
+    """Handles items one after the other on a thread of its own; the newest win.
+
+    Args:
+        name: of the thread.
+        handle: called with one item at a time.
+        failed: called with what `handle` raised; the next item is handled all the same.
+        capacity: items that wait at most; one more drops the oldest.
+        ready: an item is taken only while this holds; `poke` says that it may have changed.
+        on_drop: called with every item that is dropped.
+
+    Attributes:
+        dropped: items dropped so far.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handle: Callable[[T], None],
+        failed: Callable[[Exception], None],
+        *,
+        capacity: int,
+        ready: Callable[[], bool] = lambda: True,
+        on_drop: Callable[[T], None] = lambda item: None,
+    ) -> None:
+        self.dropped = 0
+        self._handle, self._failed, self._ready, self._on_drop = handle, failed, ready, on_drop
+        self._capacity = capacity
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        return len(self._items)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is being handled."""
+        with self._changed:
+            return not self._items and not self._busy
+
+    def put(self, item: T) -> None:
+        """Queue an item; it is dropped at once where the worker is closed."""
+        dropped = []
+        with self._changed:
+            if self._closing:
+                return
+            self._items.append(item)
+            while len(self._items) > self._capacity:
+                dropped.append(self._items.popleft())
+            self.dropped += len(dropped)
+            self._changed.notify()
+        for oldest in dropped:
+            self._on_drop(oldest)
+
+    def poke(self) -> None:
+        """Look at `ready` again."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self, patience_s: float | None = None) -> None:
+        """Forget what waits, let the current item finish, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._items.clear()
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(patience_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.wait_for(lambda: self._closing or bool(self._items and self._ready()))
+                if self._closing:
+                    return
+                item = self._items.popleft()
+                self._busy = True
+            try:
+                self._handle(item)
+            except Exception as error:
+                self._failed(error)
+            del item  # a frame must not live on while the thread waits for the next
