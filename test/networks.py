@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 
+from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
+from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS, WeightsInfo, save_weights
 
 SIDE = 64  # of the images that the tests run networks on
 CPU = torch.device("cpu")
@@ -28,6 +30,23 @@ def tiny_mask_rcnn(seed: int = 0) -> MaskRCNN:
     for limits in (network.rpn._pre_nms_top_n, network.rpn._post_nms_top_n):
         limits.update(training=32, testing=32)
     return network.eval()
+
+
+def save_random_weights(folder: Path) -> dict[str, Path]:
+    """Networks with random weights: at threshold 0 they propose something everywhere."""
+    torch.manual_seed(0)
+    paths = {kind: folder / f"{kind}.safetensors" for kind in (PROPOSALS, BACKGROUND)}
+    save_weights(
+        paths[PROPOSALS],
+        build_mask_rcnn("slim18-fpn"),
+        WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
+    )
+    save_weights(
+        paths[BACKGROUND],
+        build_background("slim18-semantic-fpn"),
+        WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "random"),
+    )
+    return paths
 
 
 class Point(nn.Module):

@@ -31,6 +31,19 @@ def noise_frames(
     ]
 
 
+def disc_picture(t: int) -> np.ndarray:
+    """A bright disc that moves over a dark textured table, (96, 128, 3)."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(30, 70, (96, 128, 3), dtype=np.uint8)
+    cv2.circle(image, (40 + 3 * t, 48), 16, (220, 180, 60), -1)
+    return image
+
+
+def disc_frames(count: int) -> list[Frame]:
+    """The moving disc at 10 Hz."""
+    return [Frame(disc_picture(t), 10**18 + 10**8 * t, t, "camera") for t in range(count)]
+
+
 def assert_same_frames(got: Iterable[Frame], expected: Sequence[Frame]) -> None:
     """Images, stamps, indices and frame ids are equal."""
     got = list(got)

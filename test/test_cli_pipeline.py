@@ -9,53 +9,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
+from networks import save_random_weights
+from recordings import disc_frames, disc_picture
 
 from gbopt_ros.cli.main import main
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.masks import boxes_xyxy, decode, encode
-from gbopt_ros.perception.background_fpn import build_background
-from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
-from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS, WeightsInfo, save_weights
+from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS
 from gbopt_ros.sources import open_source, write_rosbag
 from gbopt_ros.sources.coco import CocoImage, load_coco, write_coco
-from gbopt_ros.structures import Frame
 
 FRAMES = 6
 
 
-def picture(t: int) -> np.ndarray:
-    """A bright disc that moves over a dark textured table, (96, 128, 3)."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(30, 70, (96, 128, 3), dtype=np.uint8)
-    cv2.circle(image, (40 + 3 * t, 48), 16, (220, 180, 60), -1)
-    return image
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Networks with random weights: at threshold 0 they propose something everywhere."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    paths = {kind: folder / f"{kind}.safetensors" for kind in (PROPOSALS, BACKGROUND)}
-    save_weights(
-        paths[PROPOSALS],
-        build_mask_rcnn("slim18-fpn"),
-        WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
-    )
-    save_weights(
-        paths[BACKGROUND],
-        build_background("slim18-semantic-fpn"),
-        WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "random"),
-    )
-    return paths
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bags") / "disc"
-    frames = [Frame(picture(t), 10**18 + 10**8 * t, t, "camera") for t in range(FRAMES)]
-    write_rosbag(frames, path, topic="/camera/image_raw")
+    write_rosbag(disc_frames(FRAMES), path, topic="/camera/image_raw")
     return path
 
 
@@ -236,8 +211,8 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir()
     images, rles = [], {}
     for t in range(2):
-        cv2.imwrite(str(folder / "images" / f"{t}.png"), picture(t))
-        disc = (picture(t)[:, :, 0] > 200).astype(bool)
+        cv2.imwrite(str(folder / "images" / f"{t}.png"), disc_picture(t))
+        disc = (disc_picture(t)[:, :, 0] > 200).astype(bool)
         images.append(CocoImage(t + 1, f"{t}.png", 96, 128))
         rles[t + 1] = (encode(disc),)
     write_coco(folder / "annotations.json", images, rles)

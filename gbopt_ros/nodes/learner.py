@@ -62,6 +62,9 @@ class LearnerSettings(NodeSettings):
     threads: int = setting(1, "CPU threads of the training", low=1, high=256, fixed=True)
 
 
+_Labelled = tuple[Any, Image | None]  # SelectedMasks and its image
+
+
 class _Cancelled(Exception):
     """The node is deactivated while it trains."""
 
@@ -94,7 +97,8 @@ class LearnerNode(PipelineNode):
         # The name of the recording in the training set; frame indices start again at 0.
         self._session = time.strftime("live-%Y%m%dT%H%M%S")
         self._images: OrderedDict[int, Stamped[Image]] = OrderedDict()
-        self._frames: list[tuple[Any, Image]] = []  # of the clip that is being received
+        self._frames: dict[int, list[_Labelled]] = {}  # clip: its frames so far
+        self._expected: dict[int, int] = {}  # clip: frames that its status told of
         self._clips_stored = self._clips_since = 0
         self._cancel = threading.Event()
         self._last_progress = 0.0
@@ -117,8 +121,9 @@ class LearnerNode(PipelineNode):
             return load_coco_dir(Path(folder).expanduser())
         if self.config.proposal.weights:
             self.get_logger().warning(
-                f"no labelled seen data ({bundled.split('-')[-1]}): what the network knows is "
-                "neither rehearsed nor checked; name a COCO folder"
+                f"no labelled data in place of {bundled}: what the network knows is not "
+                f"{'rehearsed' if 'rehearsal' in bundled else 'checked by the gate'}; "
+                "name a COCO folder"
             )
             return None
         return load_coco_dir(find_resource(bundled))
@@ -138,19 +143,36 @@ class LearnerNode(PipelineNode):
         image = self._images.pop(stamp_ns(masks.header.stamp), None)
         if image is None:
             self.health.count("masks without image")
-        elif masks.masks:
-            self._frames.append((masks, image.value))
+        frames = self._frames.setdefault(masks.clip_id, [])
+        frames.append((masks, image.value if image is not None else None))
+        self._hand_over()
 
     def _on_status(self, status: Any) -> None:
-        frames = [(m, image) for m, image in self._frames if m.clip_id == status.clip_id]
-        self._frames = []
-        if frames:
-            self._storing.put(frames)
+        """It may overtake the masks that it sums up: they come on another topic."""
+        self._expected[status.clip_id] = status.published
+        self._hand_over()
 
-    def _add_clip(self, frames: list[tuple[Any, Image]]) -> None:
+    def _hand_over(self) -> None:
+        """Give complete clips to be stored; older ones will not become complete any more."""
+        complete = [c for c, n in self._expected.items() if len(self._frames.get(c, ())) >= n]
+        if not complete:
+            return
+        for clip in sorted({*self._frames, *self._expected}):
+            if clip > max(complete):
+                break
+            frames = self._frames.pop(clip, [])
+            self._expected.pop(clip, None)
+            if frames:
+                self._storing.put(frames)
+
+    def _add_clip(self, frames: list[_Labelled]) -> None:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder, self._training_set() as collected:
-            selected = [self._selected_frame(m, image, Path(folder)) for m, image in frames]
+            selected = [
+                self._selected_frame(masks, image, Path(folder))
+                for masks, image in frames
+                if image is not None and masks.masks
+            ]
             collected.add(selected, collect=self._training.idle)
             self._masks_stored = collected.instance_count
         self._clips_stored += 1

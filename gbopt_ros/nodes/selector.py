@@ -159,14 +159,16 @@ class SelectorNode(PipelineNode):
                 cues.versions[-1],
             )
             seconds = time.monotonic() - start
+            new = 0
             for frame, header, version in zip(
                 selection.frames, cues.headers, cues.versions, strict=True
             ):
                 if frame.frame.stamp_ns not in self._published:  # in the overlap with another clip
                     self._publish(frame, header, cues.clip.clip_id, version)
+                    new += 1
             self._published = {frame.frame.stamp_ns for frame in selection.frames}
             latency = (time.time_ns() - stamp_ns(cues.message.received)) / 1e9
-            self._status.publish(self._status_message(cues, selection, latency, seconds))
+            self._status.publish(self._status_message(cues, selection, new, latency, seconds))
             self.health.done(latency)
             self.health.count("masks", selection.mask_count)
             self.health.recover()
@@ -192,13 +194,14 @@ class SelectorNode(PipelineNode):
             self._detections.publish(detections.detection_array(message))
 
     def _status_message(
-        self, cues: ClipCues, selection: Selection, latency: float, seconds: float
+        self, cues: ClipCues, selection: Selection, new: int, latency: float, seconds: float
     ) -> Any:
         return ClipStatus(
             header=cues.message.header,
             clip_id=cues.clip.clip_id,
             model_version=selection.model_version,
             frames=len(selection),
+            published=new,
             masks=selection.mask_count,
             energy=selection.energy,
             lower_bound=selection.lower_bound,

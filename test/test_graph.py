@@ -1,0 +1,336 @@
+"""The live graph: real nodes over real DDS against the offline pipeline, mask for mask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from networks import save_random_weights
+from rclpy.qos import ReliabilityPolicy
+from recordings import disc_frames
+from ros import TOPIC, Graph, counts_by_stamp, ros_arguments
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.masks import decode
+from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
+from gbopt_ros.nodes.graph import compose
+from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.player import Player, looped
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.sources.images import image_from_message
+from gbopt_ros.srv import SetTarget
+from gbopt_ros.structures import Frame, GboptError
+
+MASKS, STATUS = "/selector/output/masks", "/selector/output/status"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+def offline(
+    weights: dict[str, Path], frames: Sequence[Frame], *overrides: str
+) -> dict[int, list[str]]:
+    """What `gbopt replay` selects; where clips overlap, the first clip of a frame counts."""
+    config: Config = load_config(
+        None,
+        [
+            f"proposal.weights={weights['proposals']}",
+            f"background.weights={weights['background']}",
+            "clip.length=4",
+            "selection.k=4",
+            *overrides,
+        ],
+    )
+    chosen: dict[int, list[str]] = {}
+    for selection in Pipeline(config).run(frames):
+        for frame in selection.frames:
+            chosen.setdefault(frame.frame.stamp_ns, [rle["counts"] for rle in frame.rles])
+    return chosen
+
+
+@pytest.fixture
+def graph(request: pytest.FixtureRequest, ros_domain_id: int, weights: Any) -> Iterator[Graph]:
+    """All nodes but the learner in this process; parametrise indirectly with parameters."""
+    parameters = getattr(request, "param", {})
+    arguments = ros_arguments(weights, **parameters)
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        yield made
+
+
+def play(graph: Graph, frames: Sequence[Frame], **options: Any) -> None:
+    player = Player(TOPIC, lockstep=True, patience_s=30, context=graph.context, **options)
+    try:
+        assert player.play(frames) == len(frames)
+    finally:
+        player.close()
+
+
+@pytest.mark.parametrize(
+    ("graph", "overrides"),
+    [({}, []), ({"clip.overlap": 2}, ["clip.overlap=2"])],
+    indirect=["graph"],
+    ids=["apart", "overlapping"],
+)
+def test_composed_equals_replay(
+    graph: Graph, weights: dict[str, Path], overrides: list[str]
+) -> None:
+    frames = disc_frames(10)
+    masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
+    play(graph, frames)
+    expected = offline(weights, frames, *overrides)
+    assert sum(map(len, expected.values())) > 0
+    graph.wait(lambda: len(masks) >= len(frames), "the masks")
+    assert counts_by_stamp(masks) == expected
+    assert len(masks) == len(frames)
+    assert {m.model_version for m in masks} == {"random"}
+    assert all(m.header.frame_id == "camera" for m in masks)
+    assert [m.frame_index for m in masks] == list(range(len(frames)))
+    assert all(s.optimal and s.dropped_frames == 0 and s.dropped_clips == 0 for s in status)
+    assert all(0 < s.selection_time < s.latency < 60 for s in status)
+    assert sum(s.masks for s in status) >= sum(len(m.masks) for m in masks)
+
+
+def test_separate_processes_equal_replay(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    frames = disc_frames(6)
+    with processes(weights) as _, Graph(ros_domain_id) as observing:
+        masks = observing.observe(SelectedMasks, MASKS)
+        play(observing, frames)
+        observing.wait(lambda: len(masks) >= len(frames), "the masks")
+    assert counts_by_stamp(masks) == offline(weights, frames)
+
+
+class processes:
+    """Each node as a process of its own, as `ros2 run` starts them."""
+
+    NAMES = ("selector", "flow", "background", "proposal", "clip_buffer")
+
+    def __init__(self, weights: dict[str, Path], **parameters: Any) -> None:
+        self._arguments = ros_arguments(weights, **parameters)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        command = [sys.executable, "-m", f"gbopt_ros.nodes.{name}", *self._arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.running[name] = subprocess.Popen(command, env=environment)
+
+    def __enter__(self) -> processes:
+        for name in self.NAMES:
+            self.start(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.running.values():
+            process.send_signal(signal.SIGINT)
+        try:
+            statuses = {name: process.wait(20) for name, process in self.running.items()}
+        finally:
+            for process in self.running.values():
+                process.kill()
+        assert set(statuses.values()) == {0}, f"exit statuses {statuses}"
+
+
+def test_a_selector_that_was_killed_comes_back(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    frames = looped(disc_frames(8), 0)
+    running = processes(weights, stall_timeout_s=2.0)
+    with running, Graph(ros_domain_id) as observing:
+        masks = observing.observe(SelectedMasks, MASKS)
+
+        def send_until(done: Any) -> None:
+            def step() -> bool:
+                observing.send(next(frames))
+                return bool(done())
+
+            observing.wait(step, "masks", patience_s=60)
+
+        send_until(lambda: masks)
+        selector = running.running["selector"]
+        selector.kill()
+        selector.wait()
+        running.start("selector")
+        masks.clear()
+        send_until(lambda: len(masks) >= 8)
+        # Whole clips again: frames of one clip, in order.
+        last = [m for m in masks if m.clip_id == masks[0].clip_id]
+        assert [m.frame_index for m in last] == sorted(m.frame_index for m in last)
+
+
+def test_outputs_for_planners(graph: Graph) -> None:
+    frames = disc_frames(4)
+    topics = {
+        "/selector/output/label_image": Image,
+        "/selector/output/segmask": Image,
+        "/selector/debug/overlay": Image,
+    }
+    seen = {topic: graph.observe(kind, topic) for topic, kind in topics.items()}
+    masks = graph.observe(SelectedMasks, MASKS)
+    reply = graph.call(SetTarget, "/selector/set_target", mode=SetTarget.Request.MODE_LARGEST)
+    assert reply.success and reply.message == "segmask shows the largest mask"
+    play(graph, frames)
+    graph.wait(lambda: all(len(v) == 4 for v in (masks, *seen.values())), "all outputs")
+    for i, message in enumerate(masks):
+        labels, segmask, overlay = (seen[topic][i] for topic in topics)
+        assert labels.header == segmask.header == overlay.header == message.header
+        values = np.frombuffer(labels.data, "<u2").reshape(96, 128)
+        decoded = [decode({"size": [96, 128], "counts": m.mask.counts}) for m in message.masks]
+        expected = sum((i + 1) * mask.astype(int) for i, mask in enumerate(decoded))
+        assert labels.encoding == "16UC1"
+        np.testing.assert_array_equal(values, expected)
+        largest = max(decoded, key=np.sum)
+        shown = np.frombuffer(segmask.data, np.uint8).reshape(96, 128)
+        np.testing.assert_array_equal(shown, 255 * largest)
+        assert overlay.encoding == "rgb8"
+        assert not np.array_equal(image_from_message(overlay), frames[i].image)
+
+
+def test_an_unknown_target_changes_nothing(graph: Graph) -> None:
+    reply = graph.call(SetTarget, "/selector/set_target", mode=9)
+    assert not reply.success and "mode 9" in reply.message
+
+
+@pytest.mark.parametrize("graph", [{"queue": 1, "max_in_flight": 1}], indirect=True)
+def test_under_load_the_newest_frames_win_and_drops_are_counted(graph: Graph) -> None:
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    frames = disc_frames(30)
+    for frame in frames:  # faster than the networks, not faster than the middleware
+        graph.send(frame)
+        time.sleep(0.003)
+    buffer = graph.nodes["clip_buffer"]
+
+    def handled() -> int:
+        return buffer.health.counted("done") + buffer.health.counted("dropped")
+
+    graph.wait(lambda: handled() == buffer._received > 10, "the frames")
+    assert graph.call(Trigger, "/clip_buffer/flush").success
+    received = buffer._received
+    graph.wait(
+        lambda: clips and sum(len(c.stamps) for c in clips) + clips[-1].dropped == received,
+        "every frame to be in a clip or counted",
+    )
+    assert clips[-1].dropped > 0
+    taken = [stamp_ns(stamp) for clip in clips for stamp in clip.stamps]
+    assert taken == sorted(taken)
+    assert taken[-1] == frames[received - 1].stamp_ns
+
+
+@pytest.mark.parametrize("graph", [{"idle_timeout_s": 0.5}], indirect=True)
+def test_a_camera_that_falls_silent_and_comes_back(graph: Graph) -> None:
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    masks = graph.observe(SelectedMasks, MASKS)
+    frames = disc_frames(10)
+    graph.feed(frames[:2])
+    graph.wait(lambda: len(masks) == 2, "the masks of the clip that silence ended")
+    assert clips[0].reason == ClipFrames.REASON_GAP
+    graph.feed(frames[6:])
+    graph.wait(lambda: len(masks) == 6, "masks after the silence")
+    assert [len(c.stamps) for c in clips] == [2, 4]
+    assert clips[1].reason == ClipFrames.REASON_LENGTH
+
+
+def test_stamps_that_repeat_or_jump_back(graph: Graph) -> None:
+    frames = disc_frames(8)
+    order = [frames[4], frames[5], frames[5], frames[0], frames[1], frames[2], frames[3]]
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    masks = graph.observe(SelectedMasks, MASKS)
+    graph.feed(order)
+    graph.wait(lambda: len(masks) == 6, "the masks")
+    assert [c.reason for c in clips] == [ClipFrames.REASON_STAMP, ClipFrames.REASON_LENGTH]
+    assert [len(c.stamps) for c in clips] == [2, 4]
+    assert clips[-1].dropped == 1
+
+
+@pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
+def test_publishers_of_either_reliability(graph: Graph, reliability: ReliabilityPolicy) -> None:
+    masks = graph.observe(SelectedMasks, MASKS)
+    graph.feed(disc_frames(4), reliability=reliability)
+    graph.wait(lambda: len(masks) == 4, "the masks")
+
+
+def test_an_image_that_cannot_be_decoded_is_skipped_and_counted(graph: Graph) -> None:
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    frames = disc_frames(5)
+    broken = Image(height=96, width=128, encoding="rgb8", step=384)
+    graph.feed(frames[:2])
+    graph.camera().publish(broken)
+    graph.wait(lambda: graph.nodes["clip_buffer"].health.counted("dropped") == 1, "the skip")
+    graph.feed(frames[3:])
+    graph.wait(lambda: len(clips) == 1, "the clip")
+    assert list(clips[0].frame_indices) == [0, 1, 3, 4]
+    assert clips[0].dropped == 1
+
+
+def test_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) -> None:
+    arguments = ros_arguments(weights)
+
+    def robot(name: str) -> Graph:
+        return Graph(
+            ros_domain_id,
+            lambda context: compose(context=context),
+            [*arguments, "-r", f"__ns:=/{name}"],
+        )
+
+    with robot("left") as left, robot("right") as right:
+        left.start()
+        right.start()
+        masks = {
+            name: left.observe(SelectedMasks, f"/{name}/selector/output/masks")
+            for name in ("left", "right")
+        }
+        play(left, disc_frames(4), namespace="left")
+        left.wait(lambda: len(masks["left"]) == 4, "the masks of the left robot")
+        assert masks["right"] == []
+        assert right.nodes["clip_buffer"]._received == 0
+
+
+def test_diagnostics_of_every_node(graph: Graph) -> None:
+    seen = graph.observe(DiagnosticArray, "/diagnostics")
+    play(graph, disc_frames(4))
+    names = {"clip_buffer", "proposal", "background", "flow", "selector"}
+    seen.clear()
+    graph.wait(lambda: {s.name for m in seen for s in m.status} == names, "all diagnostics")
+    by_name = {s.name: {v.key: v.value for v in s.values} for m in seen for s in m.status}
+    assert all(values["state"] == "active" for values in by_name.values())
+    assert by_name["proposal"]["model version"] == "random"
+    assert by_name["proposal"]["done"] == "4"
+    assert float(by_name["proposal"]["rate (Hz)"]) > 0
+    assert by_name["selector"]["done"] == "1"
+    assert by_name["clip_buffer"]["in flight"] == "0"
+
+
+def test_lockstep_says_when_nobody_finishes_frames(ros_domain_id: int) -> None:
+    with Graph(ros_domain_id) as empty:
+        player = Player(TOPIC, lockstep=True, patience_s=0.5, context=empty.context)
+        try:
+            with pytest.raises(GboptError, match="nobody subscribes to /camera/image_raw"):
+                player.play(disc_frames(1))
+        finally:
+            player.close()
+
+
+def test_looped_stamps_go_on() -> None:
+    frames = disc_frames(3)
+    stamps = [frame.stamp_ns for frame in looped(frames, 2)]
+    assert np.diff(stamps).tolist() == [10**8] * 5
+    assert replace(frames[0], stamp_ns=stamps[3]).stamp_ns == 10**18 + 3 * 10**8

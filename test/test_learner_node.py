@@ -1,0 +1,223 @@
+"""The learner: collects, trains, announces, rolls back; the rest of the graph takes it up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from networks import save_random_weights
+from recordings import disc_frames
+from ros import TOPIC, Graph, ros_arguments
+from std_srvs.srv import Trigger
+
+from gbopt_ros.learning.model_store import ModelStore
+from gbopt_ros.learning.training_set import TrainingSet
+from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
+from gbopt_ros.nodes.base import LATCHED_QOS
+from gbopt_ros.nodes.graph import compose
+from gbopt_ros.nodes.learner import LearnerNode
+from gbopt_ros.nodes.player import Player, looped
+from gbopt_ros.perception.weights import sha256_of
+
+UPDATE, PROGRESS = "/learner/output/model_update", "/learner/output/progress"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+def learning(store: Path, **changes: Any) -> dict[str, Any]:
+    """Parameters of a learner that is done in seconds."""
+    return {
+        "store": store, "train_every_clips": 0, "learning.iterations": 2,
+        "learning.batch_size": 2, "learning.warmup": 0, "learning.learning_rate": 1e-5,
+    } | changes  # fmt: skip
+
+
+@pytest.fixture
+def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Iterator[Graph]:
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(
+        ros_domain_id,
+        lambda context: [LearnerNode(context=context), *compose(context=context)],
+        arguments,
+    ) as made:
+        made.start()
+        yield made
+
+
+def play(graph: Graph, count: int) -> None:
+    player = Player(TOPIC, lockstep=True, context=graph.context)
+    try:
+        player.play(disc_frames(count))
+    finally:
+        player.close()
+
+
+def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    updates, progress = (
+        graph.observe(ModelUpdate, UPDATE),
+        graph.observe(TrainingProgress, PROGRESS, LATCHED_QOS),
+    )
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    proposal, learner = graph.nodes["proposal"], graph.nodes["learner"]
+
+    reply = graph.call(Trigger, "/learner/train")
+    assert not reply.success and "no selected mask" in reply.message
+
+    play(graph, 8)
+    graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
+
+    reply = graph.call(Trigger, "/learner/train")
+    assert reply.success
+    sent = 8
+    frames = islice(looped(disc_frames(8), 0), 8, None)
+    player = Player(TOPIC, lockstep=True, context=graph.context)
+    try:
+        while not updates or proposal.facts()["model version"] != "v0001":
+            sent += player.play(list(islice(frames, 4)))
+        sent += player.play(list(islice(frames, 4)))
+    finally:
+        player.close()
+    graph.wait(lambda: len(masks) == sent, "masks of every frame")
+    versions = [m.model_version for m in masks]
+    assert sorted(set(versions)) == ["random", "v0001"]
+    assert versions == sorted(versions), "one version after the other"
+    published = store.current()
+    assert published is not None and published.version == "v0001"
+    assert updates[0].sha256 == sha256_of(published.path)
+    assert updates[0].parent == "random" and updates[0].cause == ModelUpdate.CAUSE_TRAINED
+    states = [p.state for p in progress]
+    assert TrainingProgress.STATE_TRAINING in states
+    assert states[-1] == TrainingProgress.STATE_PUBLISHED
+    assert max(p.iteration for p in progress) == 2
+
+    reply = graph.call(Trigger, "/learner/rollback")
+    assert reply.success and "random" in reply.message
+    graph.wait(lambda: proposal.facts()["model version"] == "random", "the old network")
+    assert updates[-1].cause == ModelUpdate.CAUSE_ROLLBACK
+    play(graph, 4)
+    graph.wait(lambda: len(masks) == sent + 4, "masks after the rollback")
+    assert {m.model_version for m in masks[-4:]} == {"random"}
+    reply = graph.call(Trigger, "/learner/rollback")
+    assert not reply.success and "nothing to roll back" in reply.message
+
+
+def test_a_version_that_the_gate_refuses_is_not_announced(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gbopt_ros import pipeline
+    from gbopt_ros.learning.gate import GateDecision
+
+    monkeypatch.setattr(pipeline, "check_losses", lambda losses: GateDecision(False, "too bad"))
+    updates, progress = (
+        graph.observe(ModelUpdate, UPDATE),
+        graph.observe(TrainingProgress, PROGRESS, LATCHED_QOS),
+    )
+    play(graph, 4)
+    graph.wait(lambda: graph.nodes["learner"].health.counted("clips stored") == 1, "the clip")
+    graph.call(Trigger, "/learner/train")
+    graph.wait(lambda: progress[-1].state == TrainingProgress.STATE_REJECTED, "the refusal")
+    assert "too bad" in progress[-1].message
+    assert updates == []
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_trains_by_itself_after_some_clips(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ros_arguments(weights, **learning(tmp_path / "store", train_every_clips=2))
+    with Graph(
+        ros_domain_id,
+        lambda context: [LearnerNode(context=context), *compose(context=context)],
+        arguments,
+    ) as made:
+        made.start()
+        updates = made.observe(ModelUpdate, UPDATE)
+        play(made, 8)
+        made.wait(lambda: len(updates) == 1, "a new version")
+
+
+def test_deactivating_breaks_the_training_off(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ros_arguments(
+        weights, **learning(tmp_path / "store", **{"learning.iterations": 10_000})
+    )
+    with Graph(
+        ros_domain_id,
+        lambda context: [LearnerNode(context=context), *compose(context=context)],
+        arguments,
+    ) as made:
+        made.start()
+        progress = made.observe(TrainingProgress, PROGRESS, LATCHED_QOS)
+        learner = made.nodes["learner"]
+        play(made, 4)
+        made.wait(lambda: learner.health.counted("clips stored") == 1, "the clip")
+        made.call(Trigger, "/learner/train")
+        made.wait(lambda: any(p.iteration for p in progress), "the first step")
+        learner.trigger_deactivate()
+        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_killed_while_it_trains_and_started_again(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """What was stored is still there, nothing half-done serves, and learning goes on."""
+    store = tmp_path / "store"
+
+    with ExitStack() as started:
+
+        def start(iterations: int) -> subprocess.Popen[bytes]:
+            parameters = learning(store, **{"learning.iterations": iterations})
+            arguments = ros_arguments(weights, **parameters)
+            command = [sys.executable, "-m", "gbopt_ros.nodes.learner", *arguments]
+            process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            started.callback(process.wait)
+            started.callback(process.kill)
+            return process
+
+        made = started.enter_context(
+            Graph(ros_domain_id, lambda context: compose(context=context), ros_arguments(weights))
+        )
+        made.start()
+        first = start(iterations=10_000)
+        progress = made.observe(TrainingProgress, PROGRESS, LATCHED_QOS)
+        made.wait(
+            lambda: made.observer.count_subscribers("/selector/output/status") >= 1, "the learner"
+        )
+        play(made, 4)
+        made.wait(lambda: made.call(Trigger, "/learner/train").success, "training to start", 60)
+        made.wait(lambda: any(p.iteration for p in progress), "the first step")
+        first.kill()
+        first.wait()
+        assert ModelStore(store).current() is None
+        with TrainingSet(store / "training", 10**9) as stored:
+            kept = stored.instance_count
+        assert kept > 0
+
+        second = start(iterations=2)
+        updates = made.observe(ModelUpdate, UPDATE)
+        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_IDLE, "the second learner")
+        assert made.call(Trigger, "/learner/train").success
+        made.wait(lambda: len(updates) >= 1, "a version", 60)
+        second.send_signal(signal.SIGINT)
+        assert second.wait(20) == 0
+    assert ModelStore(store).current() is not None
