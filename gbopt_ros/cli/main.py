@@ -159,6 +159,8 @@ def _one_line(error: Exception) -> str:
 
 def _advice(cause: BaseException | None) -> str:
     """What to do about an error of the operating system, "" about any other."""
+    while cause is not None and cause.__cause__ is not None:  # each layer may tell it in its words
+        cause = cause.__cause__
     number = cause.errno if isinstance(cause, OSError) else None
     if str(cause) == "database or disk is full":  # SQLite's words
         number = errno.ENOSPC

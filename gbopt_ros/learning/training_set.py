@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,18 @@ class TrainingSet:
                 larger than the byte limit.
         """
         added = 0
-        with self._transaction():
-            for frame in frames:
-                if frame.rles:
-                    self._insert(frame)
-                    added += 1
-            self._evict()
+        try:
+            with self._transaction():
+                for frame in frames:
+                    if frame.rles:
+                        added += 1
+                        self._insert(frame)
+                self._evict()
+        except Exception:
+            if added and collect:  # on a full disk, images that nothing names are in the way
+                with suppress(GboptError):
+                    self.collect_garbage()
+            raise
         if collect:
             self.collect_garbage()
         return added

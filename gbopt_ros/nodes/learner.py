@@ -300,11 +300,12 @@ class LearnerNode(PipelineNode):
 
     def _tell(self, state: int, message: str, step: int = 0, loss: float = float("nan")) -> None:
         current = self._store.current()
+        serving = current.version if current is not None else "the network it started with"
         self._progress.publish(
             TrainingProgress(
                 stamp=self.get_clock().now().to_msg(),
                 state=state,
-                parent="" if state == _STATES.STATE_IDLE or current is None else current.version,
+                parent="" if state == _STATES.STATE_IDLE else serving,
                 iteration=step,
                 iterations=self.config.learning.iterations,
                 loss=loss,

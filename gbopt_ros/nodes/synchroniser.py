@@ -1,29 +1,45 @@
 """Streams joined by exact stamp: message_filters where ROS has it, a small class elsewhere.
 
-message_filters comes with a ROS installation and not as a wheel. The two agree, but for one
-thing: a full queue of message_filters drops the smallest stamp, ours the one that came first.
+message_filters comes with an installation of ROS and not as a wheel. Both classes do the same:
+a full queue drops what came first, an incomplete set waits although newer ones are complete, and
+the callback may add and may raise. `message_filters.TimeSynchronizer` alone differs:
+
+- A full queue drops the smallest stamp. Once stamps jump back, as in a recording that starts
+  again, that is what has just come, and nothing is joined until the stamps catch up.
+- It calls back under a lock that is not reentrant and that an exception leaves locked: the next
+  `add` waits for ever.
+- A stamp that is no `builtin_interfaces/Time`, or is negative, raises under the same lock.
+
+Its namesake in C++ drops the incomplete sets before a complete one; that in Python does not.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
-from gbopt_ros.nodes.messages import stamp_ns
-
-try:
-    import message_filters
-except ImportError:
-    message_filters = None
+from gbopt_ros.nodes.messages import Stamped, make_header, stamp_ns
 
 
 class Synchroniser(Protocol):
     """Joins what several streams say of one stamp."""
 
     def add(self, index: int, item: Any) -> None:
-        """The next item of stream `index`; anything with a `header.stamp`, from any thread."""
+        """The next item of stream `index`, from any thread.
+
+        Args:
+            item: anything with `header.stamp`, which has `sec` and `nanosec`. It replaces one of
+                the same stream and stamp that still waits.
+
+        Raises:
+            ValueError: if the stamp is negative.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Forget all that waits."""
         ...
 
 
@@ -33,40 +49,104 @@ def make_synchroniser(count: int, queue_size: int, callback: Callable[..., None]
     Args:
         queue_size: items of each stream that wait for their partners at most.
         callback: called once for each stamp that all streams delivered, with one item of each, in
-            the order of completion, under a lock: it must not call `add`.
+            the order of completion. It runs on the thread that delivered the last item, under a
+            lock that keeps the order: it may add, but must not wait for a thread that adds.
+
+    Raises:
+        ValueError: if `count` or `queue_size` is less than 1.
     """
-    if message_filters is not None:
+    try:
         return MessageFiltersSynchroniser(count, queue_size, callback)
-    return ExactSynchroniser(count, queue_size, callback)
+    except ImportError:
+        return ExactSynchroniser(count, queue_size, callback)
 
 
 class ExactSynchroniser:
-    """Our own. An item replaces one of the same stream and stamp that still waits."""
+    """Our own.
+
+    Attributes:
+        dropped: items dropped so far because their queue was full.
+    """
 
     def __init__(self, count: int, queue_size: int, callback: Callable[..., None]) -> None:
+        _check_sizes(count, queue_size)
+        self.dropped = 0
         self._queue_size, self._callback = queue_size, callback
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._queues: list[OrderedDict[int, Any]] = [OrderedDict() for _ in range(count)]
 
     def add(self, index: int, item: Any) -> None:
-        stamp = stamp_ns(item.header.stamp)
+        stamp = _key(item)
         with self._lock:
-            queue = self._queues[index]
-            queue[stamp] = item
-            queue.move_to_end(stamp)
-            while len(queue) > self._queue_size:
-                queue.popitem(last=False)
+            self.dropped += _make_room(self._queues[index], stamp, self._queue_size)
+            self._queues[index][stamp] = item
             if all(stamp in queue for queue in self._queues):
-                self._callback(*(queue.pop(stamp) for queue in self._queues))
+                self._callback(*[queue.pop(stamp) for queue in self._queues])
+
+    def clear(self) -> None:
+        with self._lock:
+            for queue in self._queues:
+                queue.clear()
 
 
 class MessageFiltersSynchroniser:
-    """`message_filters.TimeSynchronizer`, fed by hand since its inputs may come by reference."""
+    """`message_filters.TimeSynchronizer`, fed by hand since its inputs may come by reference.
+
+    Attributes:
+        dropped: items dropped so far because their queue was full.
+
+    Raises:
+        ImportError: where message_filters is not there.
+    """
 
     def __init__(self, count: int, queue_size: int, callback: Callable[..., None]) -> None:
-        self._filters = [message_filters.SimpleFilter() for _ in range(count)]
-        self._synchroniser = message_filters.TimeSynchronizer(self._filters, queue_size)
-        self._synchroniser.registerCallback(callback)
+        import message_filters  # not everywhere
+
+        _check_sizes(count, queue_size)
+        self.dropped = 0
+        self._queue_size, self._callback = queue_size, callback
+        self._lock = threading.RLock()
+        self._inputs = [message_filters.SimpleFilter() for _ in range(count)]
+        self._library = message_filters.TimeSynchronizer(self._inputs, queue_size)
+        self._library.registerCallback(self._collect)
+        self._complete: list[tuple[Stamped[Any], ...]] = []
 
     def add(self, index: int, item: Any) -> None:
-        self._filters[index].signalMessage(item)
+        stamp = _key(item)
+        envelope = Stamped(make_header(stamp, ""), item)  # the library wants a ROS stamp
+        with self._lock:
+            # The library never has to drop, so it never drops the wrong one.
+            self.dropped += _make_room(self._library.queues[index], stamp, self._queue_size)
+            self._inputs[index].signalMessage(envelope)
+            while self._complete:  # at most one; by now the library has let go of its lock
+                self._callback(*[envelope.value for envelope in self._complete.pop()])
+
+    def clear(self) -> None:
+        with self._lock:
+            for queue in self._library.queues:
+                queue.clear()
+
+    def _collect(self, *envelopes: Stamped[Any]) -> None:
+        self._complete.append(envelopes)
+
+
+def _check_sizes(count: int, queue_size: int) -> None:
+    if count < 1:
+        raise ValueError(f"synchroniser: expected at least 1 stream, got {count}")
+    if queue_size < 1:
+        raise ValueError(f"synchroniser queue_size: expected at least 1, got {queue_size}")
+
+
+def _key(item: Any) -> int:
+    stamp = stamp_ns(item.header.stamp)
+    if stamp < 0:
+        raise ValueError(f"stamp: expected 0 ns or later, got {stamp} ns")
+    return stamp
+
+
+def _make_room(queue: MutableMapping[int, Any], stamp: int, size: int) -> int:
+    """Remove what `stamp` replaces, else what came first of a full queue; how many it dropped."""
+    if queue.pop(stamp, None) is not None or len(queue) < size:
+        return 0
+    del queue[next(iter(queue))]
+    return 1
