@@ -3,9 +3,9 @@
     python benchmarks/soak.py                  # 20 minutes
     python benchmarks/soak.py --minutes 60
 
-Samples the memory of the graph's process and its diagnostics. Exit status 1 if memory grows by 1 MB
-a minute or more after the warm-up, a queue is longer at the end than its bound, or a frame is neither
-in a clip nor counted as dropped.
+Samples the memory of the graph's process and its diagnostics. Exit status 1 if memory grows by
+1 MB a minute or more after the warm-up, a queue is ever longer than its bound, or a frame is
+neither in a clip nor counted as dropped.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ def resident_mb(pid: int) -> float:
 def graph_process() -> int:
     """The process that this one started for the composed graph."""
     command = ["pgrep", "-P", str(os.getpid()), "-f", "gbopt_ros.nodes.graph"]
-    return int(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    )
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(found.stdout.split()[0])
 
 
 class Soak(Observer):
@@ -109,10 +108,7 @@ def main() -> int:
         spinning.join()
         soak.close()
     buffer = soak.values["clip_buffer"]
-    received, dropped = (
-        int(buffer["done"]) + int(buffer.get("dropped", 0)),
-        int(buffer.get("dropped", 0)),
-    )
+    dropped, received = int(buffer.get("dropped", 0)), int(buffer["received"])
     in_clips = sum(len(clip.stamps) for clip in soak.clips)
     slope = soak.slope(warm_up)
     result = {

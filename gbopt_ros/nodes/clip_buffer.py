@@ -78,6 +78,7 @@ class ClipBufferNode(PipelineNode):
     def __init__(self, hub: Hub | None = None, **options: Any) -> None:
         self._lock = threading.Lock()
         self._in_flight: dict[int, float] = {}  # stamp, when it went out
+        self._received = 0
         super().__init__("clip_buffer", hub, **options)
 
     def configure(self) -> None:
@@ -108,7 +109,7 @@ class ClipBufferNode(PipelineNode):
         self._publish_clips(self._cutter.flush(), time.time_ns())
 
     def facts(self) -> dict[str, object]:
-        return {"in flight": len(self._in_flight)}
+        return {"in flight": len(self._in_flight), "received": self._received}
 
     def _make_cutter(self, first_id: int) -> ClipCutter:
         clip = self._cut_by
