@@ -5,9 +5,10 @@
 
 In one run: the frames through `Pipeline.run`; through the composed graph and through a process for
 each node, both in lockstep (a frame at a time) and free (as fast as the graph takes them: frames a
-second that came out, latency from a clip's last frame to its masks, drops). Then what one image
-costs between two nodes: by reference, and through the middleware. Everything on one machine, so
-compare the rows with each other and not with another day's.
+second that came out, latency from a clip's last frame to its masks, drops). In lockstep the masks
+must be those of the pipeline, run length for run length: exit status 1 if they are not. Then what
+one image costs between two nodes: by reference, and through the middleware. Everything on one
+machine, so compare the rows with each other and not with another day's.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ import torch
 from rclpy.executors import SingleThreadedExecutor
 
 from gbopt_ros.config import load_config
-from gbopt_ros.msg import ClipFrames, ClipStatus
+from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
 from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS
 from gbopt_ros.nodes.hub import Hub
-from gbopt_ros.nodes.messages import IMAGE, MAP, Codec, Stamped, make_header
+from gbopt_ros.nodes.messages import IMAGE, MAP, Codec, Stamped, make_header, stamp_ns
 from gbopt_ros.nodes.player import looped, player
 from gbopt_ros.nodes.wiring import CAMERA
 from gbopt_ros.pipeline import Pipeline
@@ -47,17 +48,22 @@ TOPIC = "camera/image_raw"
 SEPARATE = ("selector", "flow", "background", "proposal", "clip_buffer")
 
 
-def offline(profile: Path, frames: list[Frame]) -> dict[str, Any]:
+Masks = dict[int, list[str]]  # run lengths by stamp
+
+
+def offline(profile: Path, frames: list[Frame]) -> tuple[dict[str, Any], Masks]:
     """The stages one after the other, without ROS."""
     pipeline = Pipeline(load_config(profile))
     pipeline.perceive(next(iter(pipeline.clips(frames[:2]))))  # what is slow only once
     pipeline.seconds.clear()
     start = time.perf_counter()
-    for _ in pipeline.run(frames):
-        pass
+    masks: Masks = {}
+    for selection in pipeline.run(frames):
+        for frame in selection.frames:
+            masks.setdefault(frame.frame.stamp_ns, [rle["counts"] for rle in frame.rles])
     seconds = time.perf_counter() - start
     shares = {stage: round(s / seconds, 3) for stage, s in pipeline.seconds.items()}
-    return {"frames/s": round(len(frames) / seconds, 2), "share of each stage": shares}
+    return {"frames/s": round(len(frames) / seconds, 2), "share of each stage": shares}, masks
 
 
 @contextmanager
@@ -89,12 +95,23 @@ class Observer:
         self.executor.add_node(self.node)
         self.clips: list[Any] = []
         self.statuses: list[Any] = []
+        self.masks: Masks = {}
+        self.versions: list[str] = []
         self.node.create_subscription(
             ClipFrames, "clip_buffer/output/clips", self.clips.append, RESULT_QOS
         )
         self.node.create_subscription(
             ClipStatus, "selector/output/status", self.statuses.append, RESULT_QOS
         )
+
+        self.node.create_subscription(
+            SelectedMasks, "selector/output/masks", self._on_masks, RESULT_QOS
+        )
+
+    def _on_masks(self, message: Any) -> None:
+        runs = [mask.mask.counts for mask in message.masks]
+        self.masks[stamp_ns(message.header.stamp)] = runs
+        self.versions.append(message.model_version)
 
     def spin_until(self, condition: Callable[[], bool], patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -107,15 +124,21 @@ class Observer:
         self.context.try_shutdown()
 
 
-def live(modules: tuple[str, ...], profile: Path, frames: list[Frame]) -> dict[str, Any]:
+def live(
+    modules: tuple[str, ...], profile: Path, frames: list[Frame], expected: Masks
+) -> dict[str, Any]:
     """Lockstep, then free, on one start of the graph."""
     with graph(modules, profile):
+        observer = Observer()
         with player(TOPIC, lockstep=True, patience_s=120) as playing:
             playing.play(frames[:2])  # loading, and what is slow only once
             start = time.perf_counter()
             playing.play(frames)
             lockstep = len(frames) / (time.perf_counter() - start)
-        observer = Observer()
+        observer.spin_until(lambda: expected.keys() <= observer.masks.keys(), 10)
+        equal = observer.masks == expected
+        observer.clips.clear()
+        observer.statuses.clear()
         with player(TOPIC) as playing:
             later = list(itertools.islice(looped(frames, 2), len(frames), None))
             start = time.perf_counter()
@@ -124,11 +147,12 @@ def live(modules: tuple[str, ...], profile: Path, frames: list[Frame]) -> dict[s
         statuses, clips = observer.statuses, observer.clips
         observer.close()
     if not statuses:
-        return {"lockstep frames/s": round(lockstep, 2), "free": "no clip came out"}
+        raise SystemExit("no clip came out of the graph")
     taken = sum(len(clip.stamps) for clip in clips)
     seconds = (later[-1].stamp_ns - later[0].stamp_ns) / 1e9 / 3.0
     full = [s for s in statuses if s.latency < 4.0] or statuses  # not the one that silence ended
     return {
+        "masks equal those of the pipeline": equal,
         "lockstep frames/s": round(lockstep, 2),
         "free frames/s": round(taken / seconds, 2),
         "free offered frames/s": round(len(later) / seconds, 2),
@@ -168,7 +192,7 @@ def message_cost(codec: Codec[Any], value: np.ndarray, count: int) -> dict[str, 
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, nargs="?", help="default: the demo recording")
     parser.add_argument("--frames", type=int, default=120)
@@ -186,10 +210,11 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     vga = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     flow = np.zeros((480, 640, 2), np.float32)
+    first, masks = offline(profile, frames)
     rows = {
-        "offline": offline(profile, frames),
-        "composed": live(("graph",), profile, frames),
-        "separate": live(SEPARATE, profile, frames),
+        "offline": first,
+        "composed": live(("graph",), profile, frames, masks),
+        "separate": live(SEPARATE, profile, frames, masks),
         "image 640x480 rgb8": message_cost(IMAGE, vga, 100),
         "flow 640x480 32FC2": message_cost(MAP, flow, 100),
     }
@@ -197,7 +222,9 @@ def main() -> None:
         print(f"{name}: {json.dumps(row)}")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    key = "masks equal those of the pipeline"
+    return 0 if all(rows[name][key] for name in ("composed", "separate")) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

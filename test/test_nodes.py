@@ -364,3 +364,35 @@ def test_done_headers_reach_the_clip_buffer(graph: Graph) -> None:
         alone.wait(lambda: node.facts()["in flight"] == 1, "the frame to go out")
         done.publish(make_header(frame.stamp_ns, "camera"))
         alone.wait(lambda: node.facts()["in flight"] == 0, "the frame to be done")
+
+
+# -------------------------------------------------------------------------------- detections
+
+
+def test_detections_have_tight_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for the types of vision_msgs, which has no wheel."""
+    from types import SimpleNamespace
+
+    from gbopt_ros.msg import SelectedMask, SelectedMasks
+    from gbopt_ros.nodes import detections
+
+    def make_detection(**fields: Any) -> Any:
+        position = SimpleNamespace(x=0.0, y=0.0)
+        box = SimpleNamespace(center=SimpleNamespace(position=position), size_x=0.0, size_y=0.0)
+        return SimpleNamespace(bbox=box, results=[], **fields)
+
+    stand_ins = {
+        "Detection2D": make_detection,
+        "Detection2DArray": SimpleNamespace,
+        "ObjectHypothesisWithPose": lambda: SimpleNamespace(hypothesis=SimpleNamespace()),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(detections, name, stand_in, raising=False)
+    header = make_header(5, "camera")
+    mask = SelectedMask(box=np.array([2, 4, 10, 8], np.float32), confidence=0.75)
+    array = detections.detection_array(SelectedMasks(header=header, masks=[mask]))
+    (detection,) = array.detections
+    assert array.header == detection.header == header
+    assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (6.0, 6.0)
+    assert (detection.bbox.size_x, detection.bbox.size_y) == (8.0, 4.0)
+    assert detection.results[0].hypothesis.score == 0.75

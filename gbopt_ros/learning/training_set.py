@@ -276,11 +276,11 @@ class TrainingSet:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:  # SQLite ends it by itself on some errors
                     self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
         except OSError as error:
             raise GboptError(f"{self._folder}: training set cannot be written ({error})") from error
         except sqlite3.Error as error:
