@@ -143,6 +143,9 @@ class ClipConfig(Stage):
             )
 
 
+ENSEMBLES = ("none", "mirror", "scales")
+
+
 @dataclass(frozen=True)
 class ProposalConfig(Stage):
     """The class-agnostic Mask R-CNN of Section 3.1."""
@@ -160,6 +163,12 @@ class ProposalConfig(Stage):
         "mask probability from which a pixel belongs to the mask",
         above=0.0,
         below=1.0,
+        fixed=True,
+    )
+    ensemble: str = setting(
+        "none",
+        "views to agree on a mask: none (the image alone), mirror (2), scales (3 sizes, mirrored)",
+        choices=ENSEMBLES,
         fixed=True,
     )
     batch_size: int = setting(8, "frames a forward pass", low=1, fixed=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gbopt_ros.config import Config
+from gbopt_ros.config import Config, ProposalConfig
 from gbopt_ros.evaluation.coco_metrics import evaluate_network
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses
@@ -26,6 +26,7 @@ from gbopt_ros.learning.trainer import OnStep, TrainingLog
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
@@ -138,7 +139,7 @@ def load_proposal_network(config: Config) -> ProposalNetwork:
         GboptError: weights are missing, corrupt or of another network, or there is no such GPU.
     """
     device = resolve_device(config.device)
-    return MaskRcnnProposals.from_file(proposal_weights(config), config.proposal, device)
+    return load_proposals(proposal_weights(config), config.proposal, device)
 
 
 def load_background_network(config: Config) -> BackgroundNetwork:
@@ -251,5 +252,8 @@ EVALUATION_DETECTIONS = 100  # COCO's number of detections an image
 
 
 def evaluation_config(config: Config) -> Config:
-    """The configuration with as many detections an image as COCO's AP takes."""
-    return replace(config, proposal=replace(config.proposal, max_proposals=EVALUATION_DETECTIONS))
+    """The configuration of the network alone, with as many detections as COCO's AP takes."""
+    proposal = replace(
+        config.proposal, max_proposals=EVALUATION_DETECTIONS, ensemble=ProposalConfig.ensemble
+    )
+    return replace(config, proposal=proposal)

@@ -13,7 +13,7 @@ from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode, spin
 from gbopt_ros.nodes.hub import Hub
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
 from gbopt_ros.perception.device import resolve_device
-from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.weights import sha256_of
 from gbopt_ros.pipeline import load_proposal_network
 from gbopt_ros.structures import GboptError, ProposalNetwork
@@ -88,9 +88,8 @@ class ProposalNode(FrameNode):
             raise GboptError(
                 f"{path}: SHA-256 is {digest[:12]}..., announced was {update.sha256[:12]}..."
             )
-        network = MaskRcnnProposals.from_file(
-            path, self.config.proposal, resolve_device(self.config.device)
-        )
+        device = resolve_device(self.config.device)
+        network = load_proposals(path, self.config.proposal, device)
         if network.version != update.version:
             raise GboptError(
                 f"{path}: holds version {network.version!r}, announced was {update.version!r}"
