@@ -234,6 +234,9 @@ class SelectionConfig(Stage):
         choices=REDUCTIONS,
     )
     epsilon: float = setting(1e-3, "Bg is clipped to [epsilon, 1 - epsilon]", above=0.0, below=0.5)
+    max_flow_runs: int = setting(
+        0, "of a clip, those of a first path apart; the best path known then; 0: no limit", low=0
+    )
     exhaustive: bool = setting(False, "evaluate every edge: exact margins, K^2 (T - 1) flow runs")
     confidence_temperature: float = setting(
         0.01, "energy that moves a confidence from 0.5 to 0.73", above=0.0

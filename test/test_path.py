@@ -61,6 +61,31 @@ def test_lazy_search_finds_the_optimum_with_fewer_evaluations(graph: tuple, slac
         assert np.all(got <= true)
 
 
+@settings(max_examples=200, deadline=None)
+@given(graph=graphs, budget=st.integers(1, 12))
+def test_a_budget_gives_the_best_path_that_is_known_and_its_gap(graph: tuple, budget: int) -> None:
+    nodes, edges = graph
+    rng = np.random.default_rng(budget)
+    bounds = [edge - rng.integers(0, 8, edge.shape) / 4 for edge in edges]
+    known = [np.zeros(edge.shape, bool) for edge in edges]
+    runs = 0
+
+    def evaluate(batch: list[tuple[int, int, int]]) -> list[float]:
+        nonlocal runs
+        runs += len(batch)
+        return [float(edges[t][k, m]) for t, k, m in batch]
+
+    found = lazy_shortest_path(nodes, bounds, known, evaluate, budget)
+    optimum = all_paths(nodes, edges)[0][0]
+    assert runs <= max(budget, len(edges))
+    assert found.lower_bound <= optimum <= found.energy
+    assert path_energy(nodes, edges, found.path) == found.energy
+    unlimited = lazy_shortest_path(nodes, bounds, known, evaluate)
+    assert unlimited.lower_bound == unlimited.energy == optimum
+    if found.lower_bound == found.energy:
+        assert found.energy == optimum
+
+
 @settings(max_examples=100, deadline=None)
 @given(graph=graphs)
 def test_min_marginals_equal_brute_force(graph: tuple) -> None:

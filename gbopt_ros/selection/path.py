@@ -22,11 +22,12 @@ Edge = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PathResult:
-    """A cheapest path and what is known of the graph when it was found.
+    """The cheapest path that is known, and what is known of the graph.
 
     Attributes:
         path: T combination indices.
         energy: cost of the path, every edge of it evaluated.
+        lower_bound: no path costs less; equal to `energy` unless the budget ran out.
         edges: T - 1 arrays (K_t, K_t+1) float64: the cost where an edge was evaluated, its lower
             bound elsewhere.
         evaluated: T - 1 arrays (K_t, K_t+1) bool.
@@ -34,6 +35,7 @@ class PathResult:
 
     path: tuple[int, ...]
     energy: float
+    lower_bound: float
     edges: tuple[Costs, ...]
     evaluated: tuple[NDArray[np.bool_], ...]
 
@@ -74,25 +76,35 @@ def lazy_shortest_path(
     bounds: Sequence[Costs],
     known: Sequence[NDArray[np.bool_]],
     evaluate: Callable[[list[Edge]], Sequence[float]],
+    budget: int = 0,
 ) -> PathResult:
     """The cheapest path, evaluating only edges that the best path of lower bounds runs through.
 
     Lazy shortest path (Dellin and Srinivasa 2016): when every edge of the path that is cheapest
-    under the bounds has been evaluated, no other path can be cheaper.
+    under the bounds has been evaluated, no other path can be cheaper. Where the budget ends the
+    search before, the result is the cheapest of the paths that are evaluated all along, and the
+    bound of the last path sought is the gap's other end.
 
     Args:
         nodes: T arrays (K_t,).
         bounds: T - 1 arrays (K_t, K_t+1), lower bounds of the edges.
         known: T - 1 bool arrays of the same shapes: where a bound is the cost itself.
         evaluate: the costs of a batch of edges, each at least its bound.
+        budget: edges to evaluate at most, the T - 1 of a first path apart; 0 is no limit.
     """
     edges = [bound.copy() for bound in bounds]
     evaluated = [flag.copy() for flag in known]
+    runs = 0
     while True:
         path, energy = shortest_path(nodes, edges)
         missing = [(t, k, m) for t, (k, m) in enumerate(pairwise(path)) if not evaluated[t][k, m]]
         if not missing:
-            return PathResult(path, energy, tuple(edges), tuple(evaluated))
+            return PathResult(path, energy, energy, tuple(edges), tuple(evaluated))
+        if budget and runs and runs + len(missing) > budget:
+            sure = [np.where(e, c, np.inf) for c, e in zip(edges, evaluated, strict=True)]
+            known_path, known_energy = shortest_path(nodes, sure)
+            return PathResult(known_path, known_energy, energy, tuple(edges), tuple(evaluated))
+        runs += len(missing)
         for (t, k, m), cost in zip(missing, evaluate(missing), strict=True):
             if not np.isfinite(cost):
                 raise ValueError(f"edge {k} -> {m} of frame {t}: cost is not finite ({cost})")

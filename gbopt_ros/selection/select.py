@@ -74,9 +74,8 @@ def select_clip(
         clip_id=clip.clip_id,
         frames=frames,
         energy=found.energy,
-        # The search ends only when no path has a lower bound below the one it returns.
-        lower_bound=found.energy,
-        optimal=True,
+        lower_bound=found.lower_bound,
+        optimal=found.lower_bound == found.energy,
         flow_runs=graph.flow_runs,
         model_version=model_version,
     )
@@ -174,7 +173,9 @@ class _Graph:
                 for (_, k, m), cost in zip(missing, self._evaluate(missing), strict=True):
                     bound[k, m] = cost
             known = [np.ones_like(flags) for flags in known]
-        return lazy_shortest_path(self.nodes, bounds, known, self._evaluate)
+        return lazy_shortest_path(
+            self.nodes, bounds, known, self._evaluate, self._config.max_flow_runs
+        )
 
     def _evaluate(self, edges: list[Edge]) -> list[float]:
         """Weighted L_F + L_p of each edge; runs the flow network on batches of composites."""
