@@ -1,0 +1,93 @@
+"""`gbopt run` and `gbopt play` as processes, as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from networks import save_random_weights
+from recordings import disc_frames
+from ros import Graph
+
+from gbopt_ros.cli.main import main
+from gbopt_ros.learning.model_store import ModelStore
+from gbopt_ros.msg import SelectedMasks
+from gbopt_ros.sources import write_rosbag
+
+
+def gbopt(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gbopt_ros.cli", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) -> None:
+    weights = save_random_weights(tmp_path)
+    bag = tmp_path / "disc"
+    write_rosbag(disc_frames(6), bag, topic="/other/topic")
+    store = tmp_path / "store"
+    graph = gbopt(
+        "run", "--camera", "robot_camera", "--namespace", "robot1",
+        "--set", f"proposal.weights={weights['proposals']}",
+        "--set", f"background.weights={weights['background']}",
+        "--set", "clip.length=4",
+        "--ros-args", "-p", f"store:={store}",
+    )  # fmt: skip
+    try:
+        with Graph(ros_domain_id) as observing:
+            masks = observing.observe(SelectedMasks, "/robot1/selector/output/masks")
+            player = gbopt(
+                "play", bag, "--to", "robot_camera", "--namespace", "robot1", "--lockstep"
+            )
+            said, _ = player.communicate(timeout=60)
+            assert player.returncode == 0
+            assert said == "6 frames published on robot_camera, 0 undecodable ones skipped\n"
+            observing.wait(lambda: len(masks) == 6, "the masks")
+    finally:
+        graph.send_signal(signal.SIGINT)
+        _, log = graph.communicate(timeout=30)
+    assert graph.returncode == 0, log
+    assert "Traceback" not in log
+    assert (store / "training").is_dir(), "the learner ran beside the graph"
+    assert ModelStore(store).current() is None
+
+
+def test_a_graph_that_cannot_start_says_why(ros_domain_id: int, tmp_path: Path) -> None:
+    graph = gbopt("run", "--no-learner", "--set", f"proposal.weights={tmp_path / 'none'}")
+    _, log = graph.communicate(timeout=60)
+    assert graph.returncode == 1
+    assert "no such weights file" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        (["--rate", "0"], "--rate: expected a positive number"),
+        (["--loop", "-1"], "--loop: expected 0 or more"),
+        (["--patience", "0.3"], "nobody subscribes to /camera/image_raw"),
+    ],
+)
+def test_play_refuses(
+    ros_domain_id: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    complaint: str,
+) -> None:
+    bag = tmp_path / "disc"
+    write_rosbag(disc_frames(1), bag, topic="/other/topic")
+    assert main(["play", str(bag), *extra]) == 1
+    assert complaint in capsys.readouterr().err
