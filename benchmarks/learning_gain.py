@@ -3,10 +3,11 @@
     python benchmarks/learning_gain.py --seeds 0 1 2 --out learning_gain
 
 Every row starts from the seed network and takes the same number of steps on batches of the same
-size; the control fills its batches with rehearsal data alone, and "truth" learns from the
-simulator's masks in place of the selected ones. Selection runs once, it has no random part. Writes
-OUT.json and OUT.md: unseen and seen metrics, mean and spread over the seeds, and precision and
-recall of the selected masks.
+size; the control fills its batches with rehearsal data alone. Two rows bound what selection can
+give: "gt" learns from the proposals that agree best with the simulator's masks, each at an IoU of
+at least 0.5, and "truth" from the simulator's masks themselves. Selection runs once, it has no
+random part. Writes OUT.json and OUT.md: unseen and seen metrics, mean and spread over the seeds,
+and precision and recall of the selected masks.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ from gbopt_ros.evaluation.mask_quality import mask_precision_recall
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.learning.training_set import SelectedPool, TrainingSet, read_replay
+from gbopt_ros.masks import iou_matrix
 from gbopt_ros.outputs import ReplayWriter, versions
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
-from gbopt_ros.pipeline import Pipeline, evaluation_config, proposal_weights
+from gbopt_ros.pipeline import (
+    Pipeline,
+    evaluation_config,
+    load_proposal_network,
+    proposal_weights,
+)
 from gbopt_ros.resources import find_resource
 from gbopt_ros.sources import open_source
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
@@ -44,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--unseen", type=Path, help="labelled stills; default: the demo's test")
     parser.add_argument("--seen", type=Path, help="labelled stills; default: the demo's")
     parser.add_argument("--replay", type=Path, help="use this replay output, do not select anew")
-    parser.add_argument("--rows", nargs="+", default=["before", "control", "ours", "truth"])
+    parser.add_argument("--rows", nargs="+", default=["before", "control", "ours", "gt", "truth"])
     parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
@@ -70,6 +77,7 @@ def main() -> None:
             pools = {
                 "control": None,
                 "ours": training_set.labelled_images(config.learning.min_confidence),
+                "gt": gt_pool(args, config, replay) if "gt" in args.rows else None,
                 "truth": truth_pool(args, replay),
             }
             for seed in seeds:
@@ -131,6 +139,26 @@ def truth_pool(args: argparse.Namespace, replay: Path) -> SelectedPool:
         if gt.rles_by_image[image.id]
     ]
     return SelectedPool([(path, rles, ()) for path, rles in entries if path.is_file()])
+
+
+def gt_pool(args: argparse.Namespace, config: Config, replay: Path) -> SelectedPool:
+    """The frames of the replay with the best proposal of each of the simulator's masks."""
+    gt = load_coco(args.recording_gt or find_resource("demo/recording.json"))
+    truth = {image.extra["frame_index"]: gt.rles_by_image[image.id] for image in gt.images}
+    network = load_proposal_network(config)
+    entries = []
+    for frame in open_source(args.recording or find_resource("demo/recording")):
+        (proposals,) = network.propose([frame.image])
+        overlap = iou_matrix(proposals.rles, truth.get(frame.index, ()))
+        chosen = []
+        while overlap.size and overlap.max() >= 0.5:
+            i, j = np.unravel_index(overlap.argmax(), overlap.shape)
+            chosen.append(proposals.rles[i])
+            overlap[i, :] = overlap[:, j] = 0.0
+        if chosen:
+            path = replay / "frames" / f"{frame.index:06d}.jpg"
+            entries.append((path, tuple(chosen), ()))
+    return SelectedPool(entries)
 
 
 def selected_quality(args: argparse.Namespace, replay: Path) -> dict[str, float]:
