@@ -64,11 +64,22 @@ def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) 
     assert ModelStore(store).current() is None
 
 
-def test_a_graph_that_cannot_start_says_why(ros_domain_id: int, tmp_path: Path) -> None:
-    graph = gbopt("run", "--no-learner", "--set", f"proposal.weights={tmp_path / 'none'}")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--set", "proposal.weights=none"], "none: no such weights file"),
+        (["--ros-args", "-p", "clip.overlap:=99"], "ClipConfig.overlap: expected less than length"),
+        (["--ros-args", "-p", "selection.k:=0"], "selection.k"),
+        (["--ros-args", "-p", "selection.k:=many"], "selection.k"),
+    ],
+)
+def test_a_graph_that_cannot_start_says_why(
+    ros_domain_id: int, arguments: list[str], complaint: str
+) -> None:
+    graph = gbopt("run", "--no-learner", *arguments)
     _, log = graph.communicate(timeout=60)
     assert graph.returncode == 1
-    assert "no such weights file" in log
+    assert complaint in log
     assert "Traceback" not in log
 
 

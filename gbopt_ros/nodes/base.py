@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
@@ -118,9 +119,6 @@ class PipelineNode(LifecycleNode):
 
     def cleanup(self) -> None:
         """Let go of what `configure` loaded. Streams and workers end by themselves."""
-
-    def reconfigured(self) -> None:
-        """Parameters were changed while the node runs."""
 
     def facts(self) -> dict[str, object]:
         """Values for the diagnostics, beside those that every node gives."""
@@ -314,8 +312,7 @@ class PipelineNode(LifecycleNode):
         try:
             self.config = self._with_parameters(self.config, values)
             self.settings = parameters.with_values(self.settings, "", values)
-            self.reconfigured()
-        except (ValueError, GboptError) as error:
+        except ValueError as error:
             self.config, self.settings = before
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -399,7 +396,7 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
                 return 1
         while not stop.is_set():
             executor.spin_once(timeout_sec=_SIGNAL_LATENCY_S)
-    except GboptError as error:
+    except (GboptError, ValueError, ParameterException) as error:  # the last two: bad parameters
         get_logger("gbopt_ros").fatal(str(error))
         return 1
     finally:
