@@ -121,6 +121,8 @@ class ClipAssembly:
             last, self._last = self._last, image
             needs = last.stamp_ns if last is not None and has_flow(last, image) else None
             self._waiting[stamp] = needs
+            while len(self._waiting) > self._capacity:  # whose flow never came
+                self._waiting.popitem(last=False)
         self._check()
 
     def _check(self) -> None:

@@ -14,8 +14,8 @@ from torch.nn import functional
 from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.perception.background_fpn import ARCHITECTURES, SemanticFpn, build_background
 from gbopt_ros.perception.device import frames_a_pass
-from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_into, read_weights
-from gbopt_ros.structures import GboptError, Image
+from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_network
+from gbopt_ros.structures import Image
 
 
 def load_semantic_fpn(path: Path) -> tuple[SemanticFpn, WeightsInfo]:
@@ -24,14 +24,7 @@ def load_semantic_fpn(path: Path) -> tuple[SemanticFpn, WeightsInfo]:
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture.
     """
-    info, tensors = read_weights(path, BACKGROUND)
-    if info.architecture not in ARCHITECTURES:
-        raise GboptError(
-            f"{path}: unknown architecture {info.architecture!r}; known: {sorted(ARCHITECTURES)}"
-        )
-    network = build_background(info.architecture)
-    load_into(network, tensors, path)
-    return network.eval(), info
+    return load_network(path, BACKGROUND, ARCHITECTURES, build_background)
 
 
 class FpnBackground:

@@ -14,8 +14,8 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.perception.device import frames_a_pass
 from gbopt_ros.perception.mask_rcnn import ARCHITECTURES, build_mask_rcnn
-from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, load_into, read_weights
-from gbopt_ros.structures import GboptError, Image, Proposals
+from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, load_network
+from gbopt_ros.structures import Image, Proposals
 
 
 def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
@@ -24,14 +24,7 @@ def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture.
     """
-    info, tensors = read_weights(path, PROPOSALS)
-    if info.architecture not in ARCHITECTURES:
-        raise GboptError(
-            f"{path}: unknown architecture {info.architecture!r}; known: {sorted(ARCHITECTURES)}"
-        )
-    network = build_mask_rcnn(info.architecture)
-    load_into(network, tensors, path)
-    return network.eval(), info
+    return load_network(path, PROPOSALS, ARCHITECTURES, build_mask_rcnn)
 
 
 class MaskRcnnProposals:

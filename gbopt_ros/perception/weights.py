@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gbopt_ros.structures import GboptError
+
+M = TypeVar("M", bound=nn.Module)
 
 PROPOSALS = "proposals"
 BACKGROUND = "background"
@@ -128,3 +132,26 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> Non
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise GboptError(f"{path}: {name} holds values that are not finite")
     network.load_state_dict(tensors)
+
+
+def load_network(
+    path: Path, kind: str, architectures: Collection[str], build: Callable[[str], M]
+) -> tuple[M, WeightsInfo]:
+    """The network of a weights file, float32, on the CPU, in evaluation mode.
+
+    Args:
+        kind: `PROPOSALS` or `BACKGROUND`.
+        architectures: that `build` knows.
+        build: makes the network of an architecture.
+
+    Raises:
+        GboptError: the file is missing, corrupt, or does not fit its architecture.
+    """
+    info, tensors = read_weights(path, kind)
+    if info.architecture not in architectures:
+        raise GboptError(
+            f"{path}: unknown architecture {info.architecture!r}; known: {sorted(architectures)}"
+        )
+    network = build(info.architecture)
+    load_into(network, tensors, path)
+    return network.eval(), info
