@@ -261,6 +261,14 @@ def test_stamps_that_repeat_or_jump_back(graph: Graph) -> None:
     assert clips[-1].dropped == 1
 
 
+def test_a_stamp_that_comes_again_after_a_jump_is_another_frame(graph: Graph) -> None:
+    frames = disc_frames(4)
+    masks = graph.observe(SelectedMasks, MASKS)
+    graph.feed([frames[1], *frames])
+    graph.wait(lambda: len(masks) == 5, "masks of every frame")
+    assert [m.frame_index for m in masks] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
 def test_publishers_of_either_reliability(graph: Graph, reliability: ReliabilityPolicy) -> None:
     masks = graph.observe(SelectedMasks, MASKS)

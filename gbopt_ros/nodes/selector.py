@@ -93,7 +93,8 @@ class SelectorNode(PipelineNode):
 
     def activate(self) -> None:
         self._announced: dict[int, float] = {}  # clip: when
-        self._published: set[int] = set()  # stamps of the last clip
+        self._published: set[int] = set()  # indices of the last clip's frames
+        self._last_clip = -1
         self._colours = ColourTracker()
         self._lost_lock = threading.Lock()
         self._lost_clips = 0
@@ -160,13 +161,16 @@ class SelectorNode(PipelineNode):
             )
             seconds = time.monotonic() - start
             new = 0
+            if cues.clip.clip_id <= self._last_clip:  # the clip buffer was started again
+                self._published.clear()
+            self._last_clip = cues.clip.clip_id
             for frame, header, version in zip(
                 selection.frames, cues.headers, cues.versions, strict=True
             ):
-                if frame.frame.stamp_ns not in self._published:  # in the overlap with another clip
+                if frame.frame.index not in self._published:  # in the overlap with another clip
                     self._publish(frame, header, cues.clip.clip_id, version)
                     new += 1
-            self._published = {frame.frame.stamp_ns for frame in selection.frames}
+            self._published = {frame.frame.index for frame in selection.frames}
             latency = (time.time_ns() - stamp_ns(cues.message.received)) / 1e9
             self._status.publish(self._status_message(cues, selection, new, latency, seconds))
             self.health.done(latency)
