@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from gbopt_ros.structures import BoolMask, Rle
+
+T = TypeVar("T", bound=np.generic)
 
 
 def encode(mask: BoolMask) -> Rle:
@@ -105,60 +108,122 @@ def iou_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float6
 class Atoms:
     """Disjoint sub-masks: all pixels of an atom are covered by exactly the same masks (App. B.1).
 
+    They are kept as runs of consecutive pixels of the flattened image, each with the atom that
+    it belongs to; pixels that no mask covers are in no run.
+
     Attributes:
-        labels: (H, W) int32, atom of each pixel, -1 where no mask covers it.
+        size: (height, width).
+        order: "C" where the image is flattened by rows, "F" by columns, as in COCO's encoding.
+        starts, lengths: (R,) int64, pixels.
+        labels: (R,) int64, atom of each run.
         membership: (N, A) bool, mask i is the union of the atoms of row i.
         areas: (A,) int64, pixels.
     """
 
-    labels: NDArray[np.int32]
+    size: tuple[int, int]
+    order: Literal["C", "F"]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
     membership: NDArray[np.bool_]
     areas: NDArray[np.int64]
 
-    def sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(A,) float64, the sum of the (H, W) `values` over each atom."""
-        covered = self.labels >= 0
-        labels, weights = self.labels[covered], values[covered].astype(np.float64)
+    def covered(self, image: NDArray[T]) -> NDArray[T]:
+        """(P,) the values of an (H, W) image at the covered pixels, run after run."""
+        flat = image.ravel(order=self.order)
+        offsets = np.cumsum(self.lengths) - self.lengths
+        pixels = np.repeat(self.starts - offsets, self.lengths) + np.arange(self.lengths.sum())
+        values: NDArray[T] = flat[pixels]
+        return values
+
+    def sums(self, covered: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(A,) float64, the sum over each atom of what `covered` returned, (P,)."""
+        offsets = np.cumsum(self.lengths) - self.lengths
+        runs = np.add.reduceat(covered, offsets, dtype=np.float64) if len(offsets) else covered
         summed = np.zeros(len(self.areas))
-        summed += np.bincount(labels, weights=weights, minlength=len(summed))
+        summed += np.bincount(self.labels, weights=runs, minlength=len(summed))
         return summed
 
     def intersections(self) -> NDArray[np.int64]:
         """(N, N) int64, pixels that each pair of masks shares; areas on the diagonal."""
-        member = self.membership.astype(np.int64)
-        shared: NDArray[np.int64] = (member * self.areas) @ member.T
+        member = self.membership.astype(np.float64)  # whole numbers, far below 2^53
+        shared: NDArray[np.int64] = ((member * self.areas) @ member.T).astype(np.int64)
         return shared
 
 
 def atoms(masks: NDArray[np.bool_]) -> Atoms:
-    """Decompose (N, H, W) bool masks into atoms.
+    """Decompose (N, H, W) bool masks into atoms."""
+    n, height, width = masks.shape
+    flat = np.zeros((n, height * width + 2), bool)  # a border of False on either side
+    flat[:, 1:-1] = masks.reshape(n, height * width)
+    owners, boundaries = np.nonzero(flat[:, 1:] != flat[:, :-1])
+    return _sweep(owners, boundaries, n, (height, width), "C")
 
-    Masks are added one at a time; each splits the atoms that it cuts. The work is proportional
-    to the masks' areas, whatever the size of the image.
+
+def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
+    """Decompose encoded masks into atoms, none of them decoded: the work is in their runs.
+
+    Raises:
+        ValueError: counts that are no run-length encoding.
     """
-    n = len(masks)
-    labels = np.zeros(masks.shape[1:], np.int32)  # 0: covered by no mask
-    flat = labels.reshape(-1)
-    parents: list[tuple[int, int]] = [(0, -1)]  # atom -> (atom it was split from, mask that split)
-    for i in range(n):
-        pixels = np.flatnonzero(masks[i])
-        old = flat[pixels]
-        touched = np.flatnonzero(np.bincount(old, minlength=len(parents)))
-        renamed = np.zeros(len(parents), np.int32)
-        renamed[touched] = len(parents) + np.arange(len(touched))
-        parents.extend((int(parent), i) for parent in touched)
-        flat[pixels] = renamed[old]
+    boundaries = []
+    for i, rle in enumerate(rles):
+        runs = _run_lengths(rle["counts"])
+        if runs is None:
+            raise ValueError(f"mask {i}: counts are not a COCO run-length encoding")
+        boundaries.append(np.cumsum(runs)[: len(runs) // 2 * 2])  # each foreground run has two
+    owners = np.repeat(np.arange(len(rles)), [len(b) for b in boundaries])
+    joined = np.concatenate(boundaries) if boundaries else np.zeros(0, np.int64)
+    return _sweep(owners, joined, len(rles), size, "F")
 
-    membership = np.zeros((len(parents), n), bool)
-    for atom, (parent, mask) in enumerate(parents[1:], start=1):
-        membership[atom] = membership[parent]
-        membership[atom, mask] = True
-    counts = np.bincount(flat, minlength=len(parents))
-    counts[0] = 0
-    alive = np.flatnonzero(counts)
-    compact = np.full(len(parents), -1, np.int32)
-    compact[alive] = np.arange(len(alive))
-    return Atoms(compact[labels], membership[alive].T.copy(), counts[alive].astype(np.int64))
+
+def _sweep(
+    owners: NDArray[np.int64],
+    boundaries: NDArray[np.int64],
+    n: int,
+    size: tuple[int, int],
+    order: Literal["C", "F"],
+) -> Atoms:
+    """Atoms from the pixels at which each mask begins or ends.
+
+    Each run between two boundaries carries a code with one bit a mask; crossing a boundary of a
+    mask flips its bit. Runs of equal code are one atom.
+    """
+    ascending = np.argsort(boundaries, kind="stable")
+    positions, owners = boundaries[ascending], owners[ascending]
+    flips = np.zeros((len(positions), max(1, -(-n // 64))), np.uint64)
+    bits = np.uint64(1) << (owners % 64).astype(np.uint64)
+    flips[np.arange(len(positions)), owners // 64] = bits
+    codes = np.bitwise_xor.accumulate(flips, axis=0)
+    last = np.append(positions[1:] != positions[:-1], True)[: len(positions)]
+    positions, codes = positions[last], codes[last]
+    covered = np.flatnonzero(codes.any(axis=1))  # never the last: all masks have ended there
+    starts = positions[covered]
+    lengths = positions[covered + 1] - starts
+    _, first, labels = np.unique(_keys(codes[covered]), return_index=True, return_inverse=True)
+    of_atom = codes[covered][first]  # (A, words)
+    membership = np.zeros((n, len(first)), bool)
+    for i in range(n):
+        membership[i] = of_atom[:, i // 64] >> np.uint64(i % 64) & np.uint64(1)
+    areas = np.zeros(len(first), np.int64)
+    np.add.at(areas, labels, lengths)
+    return Atoms(size, order, starts, lengths, labels, membership, areas)
+
+
+def _keys(codes: NDArray[np.uint64]) -> NDArray[np.generic]:
+    """(R,) one sortable value for each row of (R, words)."""
+    if codes.shape[1] == 1:
+        return codes[:, 0]
+    rows = np.ascontiguousarray(codes)
+    return rows.view([("", rows.dtype)] * rows.shape[1])[:, 0]
+
+
+def union(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
+    """The pixels that any of the masks covers."""
+    if not rles:
+        return encode(np.zeros(size, bool))
+    merged = coco_mask.merge(list(rles))
+    return Rle(size=[int(v) for v in merged["size"]], counts=merged["counts"].decode("ascii"))
 
 
 def make_exclusive(masks: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.bool_]:

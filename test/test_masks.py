@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from gbopt_ros.masks import (
+    Atoms,
     areas,
     atoms,
+    atoms_of_rles,
     boxes_xyxy,
     decode,
     decode_all,
@@ -18,6 +22,7 @@ from gbopt_ros.masks import (
     encode_all,
     iou_matrix,
     make_exclusive,
+    union,
 )
 
 mask_stacks = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7).flatmap(
@@ -95,6 +100,29 @@ def test_no_masks_at_all() -> None:
 # ----------------------------------------------------------------------------------------- atoms
 
 
+def label_image(found: Atoms) -> np.ndarray:
+    """(H, W) the atom of each pixel, -1 where there is none."""
+    labels = np.full(found.size[0] * found.size[1], -1)
+    for start, length, label in zip(found.starts, found.lengths, found.labels, strict=True):
+        assert np.all(labels[start : start + length] == -1)
+        labels[start : start + length] = label
+    return labels.reshape(found.size, order=found.order)
+
+
+def test_atoms_of_more_masks_than_a_word_has_bits() -> None:
+    masks = np.random.default_rng(0).random((130, 4, 6)) < 0.3
+    found = atoms_of_rles(encode_all(masks), (4, 6))
+    np.testing.assert_array_equal(
+        found.membership[:, label_image(found)], masks
+    )  # every pixel is covered by some mask
+
+
+def test_union_of_masks() -> None:
+    masks = np.stack([rectangle(0, 0, 2, 3), rectangle(1, 2, 3, 4)])
+    np.testing.assert_array_equal(decode(union(encode_all(masks), (4, 4))), masks.any(axis=0))
+    assert not decode(union([], (4, 4))).any()
+
+
 def test_atoms_by_hand() -> None:
     masks = np.stack([rectangle(0, 0, 2, 3), rectangle(1, 2, 3, 4)])  # share pixel (1, 2)
     found = atoms(masks)
@@ -103,31 +131,36 @@ def test_atoms_by_hand() -> None:
         (3, [False, True]),
         (5, [True, False]),
     ]
-    np.testing.assert_array_equal(found.labels < 0, ~masks.any(axis=0))
+    np.testing.assert_array_equal(label_image(found) < 0, ~masks.any(axis=0))
     np.testing.assert_array_equal(found.intersections(), [[6, 1], [1, 4]])
     values = np.arange(16.0).reshape(4, 4)
     shared = int(np.flatnonzero(found.membership.all(axis=0))[0])
-    assert found.sums(values)[shared] == values[1, 2]
+    assert found.sums(found.covered(values))[shared] == values[1, 2]
 
 
-@given(mask_stacks, st.integers(0, 1000))
+@pytest.mark.parametrize("decompose", [atoms, lambda m: atoms_of_rles(encode_all(m), m.shape[1:])])
+@given(masks=mask_stacks, seed=st.integers(0, 1000))
 @settings(max_examples=150, deadline=None)
-def test_an_atom_is_all_pixels_of_one_code(masks: np.ndarray, seed: int) -> None:
-    found = atoms(masks)
+def test_an_atom_is_all_pixels_of_one_code(
+    decompose: Callable[[np.ndarray], Atoms], masks: np.ndarray, seed: int
+) -> None:
+    found = decompose(masks)
+    labels = label_image(found)
     codes = {tuple(masks[:, y, x].tolist()) for y, x in np.argwhere(masks.any(axis=0)).tolist()}
     # Each code that occurs is one atom, and each atom is such a code.
     assert len(found.areas) == len(codes)
     assert {tuple(column) for column in found.membership.T.tolist()} == codes
     for y, x in np.ndindex(masks.shape[1:]):
-        label = found.labels[y, x]
+        label = labels[y, x]
         if label < 0:
             assert not masks[:, y, x].any()
         else:
             np.testing.assert_array_equal(found.membership[:, label], masks[:, y, x])
     values = np.random.default_rng(seed).normal(size=masks.shape[1:])
+    sums = found.sums(found.covered(values))
     for atom, area in enumerate(found.areas):
-        assert area == (found.labels == atom).sum() > 0
-        assert found.sums(values)[atom] == pytest.approx(values[found.labels == atom].sum())
+        assert area == (labels == atom).sum() > 0
+        assert sums[atom] == pytest.approx(values[labels == atom].sum())
     flat = masks.reshape(len(masks), -1).astype(int)
     np.testing.assert_array_equal(found.intersections(), flat @ flat.T)
 
@@ -135,11 +168,10 @@ def test_an_atom_is_all_pixels_of_one_code(masks: np.ndarray, seed: int) -> None
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_atoms_of_nothing(n: int) -> None:
     found = atoms(np.zeros((n, 3, 5), bool))
-    assert found.labels.shape == (3, 5)
-    assert np.all(found.labels == -1)
+    assert found.labels.shape == (0,)
     assert found.membership.shape == (n, 0)
     assert found.areas.shape == (0,)
-    assert found.sums(np.ones((3, 5))).shape == (0,)
+    assert found.sums(found.covered(np.ones((3, 5)))).shape == (0,)
     np.testing.assert_array_equal(found.intersections(), np.zeros((n, n)))
 
 

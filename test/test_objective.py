@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import cross_entropy
 
+from gbopt_ros.masks import atoms
 from gbopt_ros.selection.objective import (
     background_evidence,
     background_loss,
@@ -15,6 +16,7 @@ from gbopt_ros.selection.objective import (
     flow_loss,
     inside_flow_loss,
     outside_flow_loss,
+    outside_flow_losses,
     regularization_loss,
     score_prior,
 )
@@ -44,7 +46,7 @@ def test_loss_is_empty_loss_plus_evidence(seed: int) -> None:
     background, foreground = rng.random((5, 7)), rng.random((5, 7)) < 0.4
     evidence = background_evidence(background, EPSILON)
     total = empty_background_loss(background, EPSILON) + evidence[foreground].sum()
-    assert total / 35 == pytest.approx(cross_entropy(foreground, background, EPSILON), abs=1e-7)
+    assert total / 35 == pytest.approx(cross_entropy(foreground, background, EPSILON), abs=1e-6)
 
 
 def test_evidence_sums_are_exact_in_any_order() -> None:
@@ -67,6 +69,19 @@ def test_flow_loss_by_hand() -> None:
     assert flow_loss(foreground, flow, synthetic) == pytest.approx((inside + outside) / 4)
     whole = synthetic_flow(synthetic, flow, foreground)
     assert np.abs(flow - whole).sum() / 4 == pytest.approx((inside + outside) / 4)
+
+
+@given(st.integers(0, 10**6))
+def test_outside_losses_of_all_combinations_at_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    masks = rng.random((3, 5, 6)) < 0.4
+    masks[0] |= seed % 4 == 0  # everything is selected
+    flow = rng.normal(size=(5, 6, 2)).astype(np.float32)
+    found = atoms(masks)
+    chosen = [[], [0], [1, 2], [0, 1, 2]]
+    selected = np.array([found.membership[c].any(axis=0) for c in chosen])
+    expected = [outside_flow_loss(masks[c].any(axis=0), flow) for c in chosen]
+    np.testing.assert_allclose(outside_flow_losses(found, selected, flow), expected, atol=1e-6)
 
 
 def test_flow_loss_of_everything_selected_has_no_outside() -> None:

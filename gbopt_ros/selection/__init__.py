@@ -2,5 +2,6 @@
 
 from gbopt_ros.selection.combinations import best_combinations
 from gbopt_ros.selection.select import select_clip
+from gbopt_ros.selection.stream import FixedLagSelector
 
-__all__ = ["best_combinations", "select_clip"]
+__all__ = ["FixedLagSelector", "best_combinations", "select_clip"]

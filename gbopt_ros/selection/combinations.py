@@ -63,15 +63,37 @@ def best_combinations(
             f"best_combinations: expected masks (N, H, W) and background (H, W), "
             f"got {masks.shape} and {background.shape}"
         )
+    decomposed = atoms(masks.astype(bool, copy=False))
+    return combinations_of_atoms(
+        decomposed,
+        background,
+        k,
+        overlap_tolerance,
+        epsilon=epsilon,
+        reduction=reduction,
+        prior=prior,
+    )
+
+
+def combinations_of_atoms(
+    decomposed: Atoms,
+    background: NDArray[np.floating],
+    k: int,
+    overlap_tolerance: float,
+    *,
+    epsilon: float,
+    reduction: str,
+    prior: NDArray[np.floating] | None = None,
+) -> list[Combination]:
+    """`best_combinations` of masks that are decomposed already; arguments and result are its."""
     if k < 1:
         raise ValueError(f"best_combinations: expected k >= 1, got {k}")
     if not np.all(np.isfinite(background)):
         raise ValueError("best_combinations: background holds values that are not finite")
-    decomposed = atoms(masks.astype(bool, copy=False))
-    evidence = decomposed.sums(background_evidence(background, epsilon))  # (A,)
     constant = empty_background_loss(background, epsilon)
+    evidence = decomposed.sums(background_evidence(decomposed.covered(background), epsilon))
     scale = 1.0 / background.size if reduction == "mean" else 1.0
-    unary = np.zeros(len(masks)) if prior is None else on_grid(prior)
+    unary = np.zeros(len(decomposed.membership)) if prior is None else on_grid(prior)
     best = _best_sets(decomposed, evidence, unary, k, overlap_tolerance)
     return [Combination(indices, (constant + value) * scale) for value, indices in best]
 

@@ -125,3 +125,20 @@ def node_min_marginals(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[C
     for edge, node in zip(reversed(edges), reversed(nodes[1:]), strict=True):
         backward.append((edge + (node + backward[-1])[None, :]).min(axis=1))
     return [f + b for f, b in zip(forward, reversed(backward), strict=True)]
+
+
+def reachable_costs(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
+    """The cheapest path through every node to every node of the last layer.
+
+    Returns:
+        T arrays (K_t, K_T) float64.
+    """
+    last = len(nodes[-1])
+    onward = [np.where(np.eye(last, dtype=bool), 0.0, np.inf)]
+    for edge, node in zip(reversed(edges), reversed(nodes[1:]), strict=True):
+        steps = edge + node[None, :]  # (K_t, K_t+1)
+        onward.append((steps[:, :, None] + onward[-1][None, :, :]).min(axis=1))
+    forward = [nodes[0]]
+    for edge, node in zip(edges, nodes[1:], strict=True):
+        forward.append((forward[-1][:, None] + edge).min(axis=0) + node)
+    return [f[:, None] + b for f, b in zip(forward, reversed(onward), strict=True)]

@@ -51,7 +51,9 @@ def composite(image: Image, foreground: BoolMask, photograph: Image) -> Image:
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    return np.where(foreground[..., None], image, photograph)
+    pasted: Image = photograph.copy()
+    cv2.copyTo(np.ascontiguousarray(image), foreground.astype(np.uint8), pasted)
+    return pasted
 
 
 def synthetic_flow(
