@@ -154,9 +154,10 @@ class Atoms:
 def atoms(masks: NDArray[np.bool_]) -> Atoms:
     """Decompose (N, H, W) bool masks into atoms."""
     n, height, width = masks.shape
-    flat = np.zeros((n, height * width + 2), bool)  # a border of False on either side
-    flat[:, 1:-1] = masks.reshape(n, height * width)
-    owners, boundaries = np.nonzero(flat[:, 1:] != flat[:, :-1])
+    stride = height * width + 1
+    flat = np.zeros(n * stride + 1, bool)  # a False before each mask and one after the last
+    flat[:-1].reshape(n, stride)[:, 1:] = masks.reshape(n, stride - 1)
+    owners, boundaries = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), stride)
     return _sweep(owners, boundaries, n, (height, width), "C")
 
 

@@ -202,6 +202,9 @@ def _best_of_component(component: _Component, k: int) -> list[_Scored]:
     can be taken. States are popped in the order of their bounds, so complete ones appear
     cheapest first.
     """
+    if len(component.indices) == 1:
+        alone = float(component.evidence[component.membership[0]].sum() + component.prior[0])
+        return sorted([(0.0, ()), (alone, (component.indices[0],))], key=_order)[:k]
     used = component.membership.any(axis=0)
     member = component.membership[:, used]
     evidence = component.evidence[used]

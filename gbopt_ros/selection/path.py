@@ -95,15 +95,20 @@ def lazy_shortest_path(
     edges = [bound.copy() for bound in bounds]
     evaluated = [flag.copy() for flag in known]
     runs = 0
+    first_is_known = False
     while True:
         path, energy = shortest_path(nodes, edges)
         missing = [(t, k, m) for t, (k, m) in enumerate(pairwise(path)) if not evaluated[t][k, m]]
         if not missing:
             return PathResult(path, energy, energy, tuple(edges), tuple(evaluated))
-        if budget and runs and runs + len(missing) > budget:
+        if budget and first_is_known and runs + len(missing) > budget:
             sure = [np.where(e, c, np.inf) for c, e in zip(edges, evaluated, strict=True)]
             known_path, known_energy = shortest_path(nodes, sure)
             return PathResult(known_path, known_energy, energy, tuple(edges), tuple(evaluated))
+        if first_is_known:
+            # A cost may rule out either end of its edge, so the edges next to it wait.
+            missing = [e for i, e in enumerate(missing) if not i or e[0] > missing[i - 1][0] + 1]
+        first_is_known = True
         runs += len(missing)
         for (t, k, m), cost in zip(missing, evaluate(missing), strict=True):
             if not np.isfinite(cost):

@@ -1,0 +1,447 @@
+"""The selection engine: equal to brute force and to the paper's algorithm, how fast, how lazy.
+
+    python benchmarks/selection.py --out DIR              # the demo recording
+    python benchmarks/selection.py --out DIR my_video.mp4 --parts flow_runs
+
+Parts, all by default: `brute_force` (1,000 random clips), `literal` (the paper's algorithm on the
+recording's proposals), `stage1` and `stage2` (times), `growth` (with a plot), `flow_runs`,
+`memory`, `share` (of the whole time, with a profile). Times are medians in one process on one
+thread; the spread that is printed beside them is the noise of the machine. Exit status 1 if
+something that must be equal is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import itertools
+import json
+import pstats
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import Config, SelectionConfig, load_config
+from gbopt_ros.pipeline import Cues, Pipeline
+from gbopt_ros.resources import find_resource
+from gbopt_ros.selection import best_combinations, select_clip
+from gbopt_ros.selection.combinations import combinations_of_atoms
+from gbopt_ros.selection.graph import LayeredGraph, make_layer
+from gbopt_ros.selection.path import lazy_shortest_path, node_min_marginals
+from gbopt_ros.sources import open_source
+from gbopt_ros.structures import Clip, Combination, Frame, Image, Proposals
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "test")]
+import literal  # noqa: E402
+import test_select  # noqa: E402
+
+VGA = (480, 640)
+PARTS = ("brute_force", "literal", "stage1", "stage2", "growth", "flow_runs", "memory", "share")
+Recorded = tuple[Clip, Cues]
+
+
+def milliseconds(work: Callable[[], object], repeats: int = 30) -> dict[str, float]:
+    """Median and quartiles of a call's wall time."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(1e3 * (time.perf_counter() - start))
+    low, median, high = statistics.quantiles(times, n=4)
+    return {"median": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def recorded(
+    source: Path, config: Config, size: tuple[int, int] | None, frames: int
+) -> list[Recorded]:
+    """Clips of a recording and what the networks say of them; images scaled to `size`."""
+
+    def scaled(frame: Frame) -> Frame:
+        if size is None:
+            return frame
+        image = cv2.resize(frame.image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        return replace(frame, image=np.asarray(image))
+
+    pipeline = Pipeline(config)
+    stream = map(scaled, itertools.islice(open_source(source), frames))
+    return [(clip, pipeline.perceive(clip)) for clip in pipeline.clips(stream)]
+
+
+def brute_force(clips: int = 1000) -> dict[str, Any]:
+    """The energy of random small clips against the enumeration of Eq. 2; corner cases included."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for seed in range(clips):
+        t, n, k = (int(rng.integers(low, high)) for low, high in ((1, 4), (0, 5), (1, 5)))
+        inputs = test_select.random_inputs(seed, t, n)
+        config = replace(
+            load_config().selection,
+            k=k,
+            overlap_tolerance=float(rng.choice([0.0, 0.05, 0.3])),
+            lambda_flow=float(rng.choice([0.0, 0.1, 1.0])),
+        )
+        selection, _ = test_select.run(inputs, config)
+        assert selection.optimal
+        worst = max(worst, abs(selection.energy - test_select.brute_force(inputs, config)))
+    return {"clips": clips, "largest_difference": worst, "equal": worst < 1e-6}
+
+
+def literal_algorithm(clips: Sequence[Recorded], config: Config) -> dict[str, Any]:
+    """The paper's stage 1 and stage 2 on recorded proposals, times side by side."""
+    k, epsilon = config.selection.k, config.selection.epsilon
+    frames = [
+        (p, mask_ops.decode_all(p.rles, p.size), b)
+        for _, cues in clips
+        for p, b in zip(cues.proposals, cues.backgrounds, strict=True)
+    ][:6]
+    ours_ms, literal_ms = [], []
+    outcomes = {"disjoint": 0, "literal": 0, "keep_foreground": 0}
+    for proposals, masks, background in frames:
+        for name, candidates, keep in (
+            ("disjoint", _disjoint(masks), False),
+            ("literal", masks, False),
+            ("keep_foreground", masks, True),
+        ):
+            start = time.perf_counter()
+            theirs = literal.best_combinations(candidates, background, k, epsilon, keep)
+            if name == "literal":
+                literal_ms.append(1e3 * (time.perf_counter() - start))
+            ours = best_combinations(candidates, background, k)
+            outcomes[name] += np.allclose(
+                [c.loss for c in ours], [loss for loss, _ in theirs], atol=1e-6
+            )
+        ours_ms.append(
+            milliseconds(lambda p=proposals, b=background: _stage1(p, b, config.selection, 0.0), 9)[
+                "median"
+            ]
+        )
+    # Stage 2, every edge evaluated, by Dijkstra's algorithm with shifted weights.
+    clip, cues = clips[0]
+    settings = replace(config.selection, exhaustive=True)
+    network = Pipeline(config).flow_network
+    graph = LayeredGraph(network, settings)
+    for frame, p, b, flow in zip(
+        clip.frames, cues.proposals, cues.backgrounds, [None, *cues.flows], strict=True
+    ):
+        graph.append(make_layer(frame, p, b, settings), flow)
+    energy, path = literal.shortest_path(graph.nodes, graph.edges)
+    lazy = select_clip(
+        clip, cues.proposals, cues.backgrounds, list(cues.flows), network, config.selection
+    )
+    same_path = [graph.layers[t].combinations[m].indices for t, m in enumerate(path)]
+    return {
+        "frames": len(frames),
+        "mean_candidates_without_overlap": float(
+            np.mean([len(_disjoint(m)) for _, m, _ in frames])
+        ),
+        "equal_without_overlap": outcomes["disjoint"],
+        "equal_as_written": outcomes["literal"],
+        "equal_keeping_foreground": outcomes["keep_foreground"],
+        "literal_ms": round(statistics.median(literal_ms), 1),
+        "ours_ms": round(statistics.median(ours_ms), 2),
+        "times_faster": round(statistics.median(literal_ms) / statistics.median(ours_ms)),
+        "stage2_difference": abs(energy - lazy.energy),
+        "equal": outcomes["disjoint"] == len(frames)
+        and abs(energy - lazy.energy) < 1e-9
+        and all(
+            set(frame.indices) <= set(indices)
+            for frame, indices in zip(lazy.frames, same_path, strict=True)
+        ),
+    }
+
+
+def _stage1(
+    proposals: Proposals,
+    background: NDArray[np.floating],
+    settings: SelectionConfig,
+    tolerance: float,
+) -> list[Combination]:
+    """Stage 1 from the masks' run lengths, as the pipeline calls it."""
+    return combinations_of_atoms(
+        mask_ops.atoms_of_rles(proposals.rles, proposals.size),
+        background,
+        settings.k,
+        tolerance,
+        epsilon=settings.epsilon,
+        reduction=settings.reduction,
+    )
+
+
+def _disjoint(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The masks, best first, that share no pixel with one that was kept before."""
+    taken = np.zeros(masks.shape[1:], bool)
+    kept = []
+    for mask in masks:
+        if not (mask & taken).any():
+            kept.append(mask)
+            taken |= mask
+    return np.array(kept, bool).reshape(-1, *masks.shape[1:])
+
+
+def stage1(few: Sequence[Recorded], many: Sequence[Recorded], config: Config) -> dict[str, Any]:
+    """A whole frame, from masks to K combinations, at 480x640."""
+    settings = config.selection
+    rows = {}
+    for name, clips in (("N=15", few), ("N=100", many)):
+        pairs = [
+            (p, b)
+            for _, cues in clips
+            for p, b in zip(cues.proposals, cues.backgrounds, strict=True)
+        ]
+        of_rles, of_masks = [], []
+        for p, b in pairs:
+            masks = mask_ops.decode_all(p.rles, p.size)
+
+            def from_rles(p: Any = p, b: Any = b) -> object:
+                return _stage1(p, b, settings, settings.overlap_tolerance)
+
+            def from_masks(masks: Any = masks, b: Any = b) -> object:
+                return best_combinations(masks, b, settings.k, settings.overlap_tolerance)
+
+            of_rles.append(milliseconds(from_rles, 9)["median"])
+            of_masks.append(milliseconds(from_masks, 9)["median"])
+        rows[name] = {
+            "candidates": float(np.mean([len(p) for p, _ in pairs])),
+            "from_run_lengths_ms": _spread(of_rles),
+            "from_bool_masks_ms": _spread(of_masks),
+            "pixel_codes_alone_ms": milliseconds(lambda masks=masks: _pixel_codes(masks), 9),
+        }
+    return rows
+
+
+def _pixel_codes(masks: NDArray[np.bool_]) -> object:
+    """Atoms by one bit code a pixel: the representation that was not taken."""
+    packed = np.packbits(masks, axis=0)  # (ceil(N / 8), H, W)
+    flat = np.ascontiguousarray(packed.reshape(len(packed), -1).T)
+    covered = flat[flat.any(axis=1)]
+    return np.unique(covered.view([("", np.uint8)] * covered.shape[1]), return_inverse=True)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 2),
+        "min": round(min(values), 2),
+        "max": round(max(values), 2),
+    }
+
+
+def stage2() -> dict[str, Any]:
+    """The path and the min-marginals at T = 180, K = 10, every edge known."""
+    rng = np.random.default_rng(0)
+    nodes = [rng.random(10) for _ in range(180)]
+    edges = [rng.random((10, 10)) for _ in range(179)]
+    known = [np.ones((10, 10), bool) for _ in edges]
+    return {
+        "path_ms": milliseconds(lambda: lazy_shortest_path(nodes, edges, known, lambda _: [])),
+        "min_marginals_ms": milliseconds(lambda: node_min_marginals(nodes, edges)),
+    }
+
+
+def growth(out: Path) -> dict[str, Any]:
+    """Stage 1 on random discs, one of N, K and H x W varied at a time; a plot in `out`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    def measure(n: int, k: int, size: tuple[int, int]) -> float:
+        rng = np.random.default_rng(0)
+        ys, xs = np.mgrid[: size[0], : size[1]] / size[0]
+        masks = np.stack(
+            [
+                (ys - rng.random()) ** 2 + (xs - rng.random() * size[1] / size[0]) ** 2
+                < rng.uniform(0.03, 0.12) ** 2
+                for _ in range(n)
+            ]
+        )
+        rles = mask_ops.encode_all(masks)
+        background = rng.random(size).astype(np.float32)
+
+        def work() -> object:
+            return combinations_of_atoms(
+                mask_ops.atoms_of_rles(rles, size),
+                background,
+                k,
+                0.0,
+                epsilon=1e-3,
+                reduction="mean",
+            )
+
+        return milliseconds(work, 9)["median"]
+
+    rows: dict[str, list[tuple[float, float]]] = {
+        "N, candidates (K = 10, 480x640)": [
+            (n, measure(n, 10, VGA)) for n in (5, 10, 15, 25, 50, 75, 100)
+        ],
+        "K, combinations (N = 15, 480x640)": [
+            (k, measure(15, k, VGA)) for k in (1, 5, 10, 20, 50, 100)
+        ],
+        "megapixels (N = 15, K = 10)": [
+            (h * w / 1e6, measure(15, 10, (h, w)))
+            for h, w in ((120, 160), (240, 320), (480, 640), (720, 1280), (1080, 1920))
+        ],
+    }
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
+    for axis, (label, points) in zip(axes, rows.items(), strict=True):
+        axis.plot(*zip(*points, strict=True), marker="o")
+        axis.set(xlabel=label, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("stage 1, ms a frame")
+    figure.savefig(out / "growth.png", dpi=120)
+    return {label: points for label, points in rows.items()}
+
+
+def flow_runs(clips: Sequence[Recorded], config: Config, exhaustive: int) -> dict[str, Any]:
+    """Runs of the flow network against K^2 (T - 1); the optimum against exhaustive evaluation."""
+    network = Pipeline(config).flow_network
+    runs = possible = differing = 0
+    for number, (clip, cues) in enumerate(clips):
+        arguments = (clip, cues.proposals, cues.backgrounds, list(cues.flows), network)
+        lazy = select_clip(*arguments, config.selection)
+        runs += lazy.flow_runs
+        possible += config.selection.k**2 * (len(clip) - 1)
+        if number < exhaustive:
+            full = select_clip(*arguments, replace(config.selection, exhaustive=True))
+            same = [f.indices for f in lazy.frames] == [f.indices for f in full.frames]
+            differing += not same or abs(lazy.energy - full.energy) > 1e-9
+    return {
+        "clips": len(clips),
+        "runs": runs,
+        "percent": round(100 * runs / possible, 2),
+        "clips_compared": min(exhaustive, len(clips)),
+        "equal": differing == 0,
+    }
+
+
+def memory(clips: Sequence[Recorded], config: Config, length: int = 180) -> dict[str, Any]:
+    """Peak of what selection allocates on one long clip, its inputs not counted."""
+    clip, cues = clips[0]
+    turn = [t % len(clip) for t in range(length)]
+    frames = tuple(Frame(clip.frames[s].image, t, t) for t, s in enumerate(turn))
+    flows = [cues.flows[s % len(cues.flows)] for s in turn[:-1]]
+    network = Pipeline(config).flow_network
+    tracemalloc.start()
+    selection = select_clip(
+        Clip(0, frames),
+        [cues.proposals[s] for s in turn],
+        [cues.backgrounds[s] for s in turn],
+        flows,
+        network,
+        config.selection,
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return {
+        "frames": length,
+        "size": clip.size,
+        "peak_mb": round(peak / 1e6, 1),
+        "flow_runs": selection.flow_runs,
+    }
+
+
+class _TimedFlow:
+    """A flow network that adds up its time."""
+
+    def __init__(self, network: Any) -> None:
+        self.network, self.seconds = network, 0.0
+
+    def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        result: NDArray[np.float32] = self.network.flow(first, second)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def share(source: Path, config: Config, frames: int) -> dict[str, Any]:
+    """What selection takes of the whole time, synthetic flow counted with the networks."""
+    pipeline = Pipeline(config)
+    network = _TimedFlow(pipeline.flow_network)
+    pipeline.flow_network = network
+    for _ in pipeline.run(itertools.islice(open_source(source), 2)):
+        pass
+    pipeline.seconds.clear()
+    network.seconds = 0.0
+    clips = list(pipeline.clips(itertools.islice(open_source(source), frames)))
+    all_cues = [pipeline.perceive(clip) for clip in clips]
+    measured = network.seconds
+    for clip, cues in zip(clips, all_cues, strict=True):
+        pipeline.select(clip, cues)
+    synthetic = network.seconds - measured
+    seconds = {name: round(value, 2) for name, value in pipeline.seconds.items()}
+    networks = sum(v for name, v in pipeline.seconds.items() if name != "selection") + synthetic
+    rest = pipeline.seconds["selection"] - synthetic
+    profile = cProfile.Profile()
+    profile.enable()
+    for clip, cues in zip(clips, all_cues, strict=True):
+        pipeline.select(clip, cues)
+    profile.disable()
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(12)
+    print(text.getvalue())
+    return {
+        "frames": sum(len(clip) for clip in clips),
+        "seconds": seconds,
+        "synthetic_flow": round(synthetic, 2),
+        "selection_without_networks": round(rest, 2),
+        "percent_of_networks": round(100 * rest / networks, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, nargs="?", help="default: the demo recording")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
+    parser.add_argument("--set", action="append", default=["selection.k=10"], metavar="KEY=VALUE")
+    parser.add_argument("--frames", type=int, default=60, help="of the recording")
+    parser.add_argument("--exhaustive", type=int, default=2, help="clips to evaluate in full")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    source = arguments.source or find_resource("demo/recording")
+    config = load_config(arguments.config, arguments.set)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    few: list[Recorded] = []
+    results: dict[str, Any] = {}
+    for part in arguments.parts:
+        if part in ("literal", "stage1", "memory") and not few:
+            few = recorded(source, config, VGA, 12)
+        if part == "flow_runs":
+            clips = recorded(source, config, None, arguments.frames)
+            results[part] = flow_runs(clips, config, arguments.exhaustive)
+        elif part == "brute_force":
+            results[part] = brute_force()
+        elif part == "literal":
+            results[part] = literal_algorithm(few, config)
+        elif part == "stage1":
+            wide = load_config(arguments.config, [*arguments.set, "proposal.max_proposals=100"])
+            many = recorded(source, wide, VGA, 12)
+            results[part] = stage1(few, many, config)
+        elif part == "stage2":
+            results[part] = stage2()
+        elif part == "growth":
+            results[part] = growth(arguments.out)
+        elif part == "memory":
+            results[part] = memory(few, config)
+        elif part == "share":
+            results[part] = share(source, config, arguments.frames)
+        print(part, json.dumps(results[part]), flush=True)
+    (arguments.out / "selection.json").write_text(json.dumps(results, indent=1) + "\n")
+    return 0 if all(r.get("equal", True) for r in results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
