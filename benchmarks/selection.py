@@ -5,9 +5,9 @@
 
 Parts, all by default: `brute_force` (1,000 random clips), `literal` (the paper's algorithm on the
 recording's proposals), `stage1` and `stage2` (times), `growth` (with a plot), `flow_runs`,
-`memory`, `share` (of the whole time, with a profile). Times are medians in one process on one
-thread; the spread that is printed beside them is the noise of the machine. Exit status 1 if
-something that must be equal is not.
+`memory`, `share` (of the whole time, with a profile) and `lag` (what deciding early costs). Times
+are medians in one process on one thread; the spread that is printed beside them is the noise of
+the machine. Exit status 1 if something that must be equal is not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, SelectionConfig, load_config
 from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.resources import find_resource
-from gbopt_ros.selection import best_combinations, select_clip
+from gbopt_ros.selection import FixedLagSelector, best_combinations, select_clip
 from gbopt_ros.selection.combinations import combinations_of_atoms
 from gbopt_ros.selection.graph import LayeredGraph, make_layer
 from gbopt_ros.selection.path import lazy_shortest_path, node_min_marginals
@@ -48,7 +48,17 @@ import literal  # noqa: E402
 import test_select  # noqa: E402
 
 VGA = (480, 640)
-PARTS = ("brute_force", "literal", "stage1", "stage2", "growth", "flow_runs", "memory", "share")
+PARTS = (
+    "brute_force",
+    "literal",
+    "stage1",
+    "stage2",
+    "growth",
+    "flow_runs",
+    "memory",
+    "share",
+    "lag",
+)
 Recorded = tuple[Clip, Cues]
 
 
@@ -299,7 +309,7 @@ def growth(out: Path) -> dict[str, Any]:
         axis.set(xlabel=label, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("stage 1, ms a frame")
-    figure.savefig(out / "growth.png", dpi=120)
+    figure.savefig(out / "growth.svg")
     return {label: points for label, points in rows.items()}
 
 
@@ -349,6 +359,39 @@ def memory(clips: Sequence[Recorded], config: Config, length: int = 180) -> dict
         "peak_mb": round(peak / 1e6, 1),
         "flow_runs": selection.flow_runs,
     }
+
+
+def lag(clips: Sequence[Recorded], config: Config) -> dict[str, Any]:
+    """Decisions with a fixed lag against those of the whole clip."""
+    network = Pipeline(config).flow_network
+    rows: dict[str, Any] = {}
+    for limit in (0, 1, 2, 4, 8, None):
+        same = frames = 0
+        waits: list[int] = []
+        excess: list[float] = []
+        for clip, cues in clips:
+            inputs = (cues.proposals, cues.backgrounds, list(cues.flows))
+            whole = select_clip(clip, *inputs, network, config.selection)
+            selector = FixedLagSelector(network, config.selection, limit)
+            decided = []
+            for now, (frame, p, b, flow) in enumerate(
+                zip(clip.frames, *inputs[:2], [None, *inputs[2]], strict=True)
+            ):
+                new = selector.add(frame, p, b, flow)
+                waits += [now - len(decided) - i for i in range(len(new))]
+                decided += new
+            rest = selector.finish()
+            waits += [len(clip) - 1 - len(decided) - i for i in range(len(rest))]
+            decided += rest
+            frames += len(clip)
+            same += sum(a.rles == b.rles for a, b in zip(decided, whole.frames, strict=True))
+            excess.append((selector.energy - whole.energy) / len(clip))
+        rows[str(limit)] = {
+            "same_frames_percent": round(100 * same / frames, 1),
+            "mean_wait_frames": round(statistics.mean(waits), 2),
+            "excess_energy_a_frame": round(statistics.mean(excess), 6),
+        }
+    return {**rows, "equal": rows["None"]["same_frames_percent"] == 100.0}
 
 
 class _TimedFlow:
@@ -415,12 +458,16 @@ def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     few: list[Recorded] = []
+    clips: list[Recorded] = []
     results: dict[str, Any] = {}
     for part in arguments.parts:
         if part in ("literal", "stage1", "memory") and not few:
             few = recorded(source, config, VGA, 12)
-        if part == "flow_runs":
+        if part in ("flow_runs", "lag") and not clips:
             clips = recorded(source, config, None, arguments.frames)
+        if part == "lag":
+            results[part] = lag(clips, config)
+        elif part == "flow_runs":
             results[part] = flow_runs(clips, config, arguments.exhaustive)
         elif part == "brute_force":
             results[part] = brute_force()

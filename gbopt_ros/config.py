@@ -238,9 +238,11 @@ class SelectionConfig(Stage):
         0, "of a clip, those of a first path apart; the best path known then; 0: no limit", low=0
     )
     exhaustive: bool = setting(False, "evaluate every edge: exact margins, K^2 (T - 1) flow runs")
-    confidence_temperature: float = setting(
-        0.01, "energy that moves a confidence from 0.5 to 0.73", above=0.0
+    confidence_bias: float = setting(
+        -1.98, "of the logistic model of a mask's confidence; fitted by benchmarks/terms.py"
     )
+    confidence_margin: float = setting(0.014, "its weight of log(1 + 10,000 margin)")
+    confidence_score: float = setting(1.015, "its weight of logit(network score)")
     seed: int = setting(0, "of the background photograph under the composites (Appendix C)", low=0)
 
 

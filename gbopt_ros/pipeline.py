@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,14 +30,15 @@ from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
-from gbopt_ros.selection import select_clip
-from gbopt_ros.sources.clips import cut_clips
+from gbopt_ros.selection import FixedLagSelector, select_clip
+from gbopt_ros.sources.clips import cut_clips, interruption
 from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import (
     BackgroundNetwork,
     Clip,
     FlowNetwork,
     Frame,
+    FrameSelection,
     GboptError,
     ProposalNetwork,
     Proposals,
@@ -96,6 +97,37 @@ class Pipeline:
         for clip in self.clips(source):
             yield self.select(clip, self.perceive(clip))
 
+    def stream(self, source: Iterable[Frame], lag: int | None) -> Iterator[FrameSelection]:
+        """What is selected on every frame, at most `lag` frames after it came.
+
+        Where the stream is interrupted, as between two clips of `clips`, all frames before are
+        decided; clips have no length otherwise. A frame that repeats the last stamp is dropped.
+        """
+        selector = FixedLagSelector(self.flow_network, self.config.selection, lag)
+        last: Frame | None = None
+        try:
+            for frame in source:
+                if last is not None and frame.stamp_ns == last.stamp_ns:
+                    continue
+                if last is not None and interruption(last, frame, self.config.clip.max_gap_s):
+                    yield from selector.finish()
+                    last = None
+                pair = (frame,) if last is None else (last, frame)
+                cues = self._perceive(pair, new=1)
+                with self._timed("selection"):
+                    decided = selector.add(
+                        frame,
+                        cues.proposals[0],
+                        cues.backgrounds[0],
+                        None if last is None else cues.flows[0],
+                    )
+                yield from decided
+                last = frame
+        except GboptError:
+            yield from selector.finish()
+            raise
+        yield from selector.finish()
+
     def clips(self, source: Iterable[Frame]) -> Iterator[Clip]:
         """Cut a stream into clips."""
         config = self.config.clip
@@ -103,11 +135,15 @@ class Pipeline:
 
     def perceive(self, clip: Clip) -> Cues:
         """Run the three networks on a clip."""
-        images = [frame.image for frame in clip.frames]
+        return self._perceive(clip.frames, new=len(clip))
+
+    def _perceive(self, frames: Sequence[Frame], new: int) -> Cues:
+        """Candidates and background of the last `new` frames, flow between all of them."""
+        images = [frame.image for frame in frames]
         with self._timed("proposals"):
-            proposals = self.proposal_network.propose(images)
+            proposals = self.proposal_network.propose(images[-new:])
         with self._timed("background"):
-            backgrounds = self.background_network.background(images)
+            backgrounds = self.background_network.background(images[-new:])
         with self._timed("flow"):
             flows = self.flow_network.flow(images[:-1], images[1:])
         return Cues(proposals, backgrounds, flows)

@@ -95,7 +95,7 @@ def test_replayed_annotations_are_consistent(replayed: Path) -> None:
         assert annotation["iscrowd"] == 0
         assert annotation["category_id"] == 1
         assert 0 <= annotation["score"] <= 1
-        assert 0.5 <= annotation["confidence"] <= 1
+        assert 0 <= annotation["confidence"] <= 1
         before = covered.setdefault(annotation["image_id"], np.zeros_like(mask))
         assert not (before & mask).any(), "masks of one frame overlap"
         before |= mask

@@ -129,3 +129,32 @@ def test_stages_are_timed() -> None:
     list(pipeline.run(square_frames(5)))
     assert set(pipeline.seconds) == {"proposals", "background", "flow", "selection"}
     assert all(seconds > 0 for seconds in pipeline.seconds.values())
+
+
+def test_a_stream_selects_what_its_clips_do() -> None:
+    """Two scenes with a gap between them and a repeated frame, frame by frame."""
+    frames = list(square_frames(9))
+    frames[5:] = [replace(f, stamp_ns=f.stamp_ns + 10**11) for f in frames[5:]]
+    frames.insert(3, frames[2])
+    network = SquareNetworks()
+    pipeline = Pipeline(
+        Config(clip=ClipConfig(length=20)),
+        proposal_network=network,
+        background_network=network,
+        flow_network=DisFlow(),
+    )
+    whole = [frame for selection in pipeline.run(frames) for frame in selection.frames]
+    streamed = list(pipeline.stream(frames, None))
+    assert [f.frame.index for f in streamed] == list(range(9))
+    assert [f.rles for f in streamed] == [f.rles for f in whole]
+    # With a lag of one frame, a frame is out before the frame after the next is taken.
+    taken = 0
+
+    def counted() -> Iterator[Frame]:
+        nonlocal taken
+        for frame in frames:
+            taken += frame is not frames[3]
+            yield frame
+
+    for frame in pipeline.stream(counted(), 1):
+        assert taken <= frame.frame.index + 2

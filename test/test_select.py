@@ -15,6 +15,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection import select_clip
 from gbopt_ros.selection.objective import flow_loss
+from gbopt_ros.selection.select import confidence
 from gbopt_ros.selection.synthesis import background_photograph, composite
 from gbopt_ros.structures import Selection
 
@@ -93,7 +94,7 @@ def test_energy_is_the_optimum(
         masks = mask_ops.decode_all(frame.rles, SIZE)
         assert masks.sum(axis=0).max(initial=0) <= 1, "published masks overlap"
         assert (frame.margins >= 0).all()
-        assert (frame.confidences >= 0.5).all()
+        assert ((frame.confidences >= 0) & (frame.confidences <= 1)).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -199,3 +200,12 @@ def test_inputs_that_do_not_fit_are_refused(broken: str) -> None:
         select_clip(
             make_clip(list(images)), proposals, backgrounds, flows, HashFlow(), SelectionConfig()
         )
+
+
+def test_confidence_by_hand() -> None:
+    config = SelectionConfig(confidence_bias=-1.0, confidence_margin=0.5, confidence_score=2.0)
+    margins, scores = np.array([0.0, (np.e - 1) * 1e-4, 0.0]), np.array([0.5, 0.5, 1.0])
+    # A score of 1 is clipped to 0.999; the margin of the second mask makes a feature of 1.
+    logits = np.array([-1.0, -0.5, -1.0 + 2 * np.log(999)])
+    np.testing.assert_allclose(confidence(margins, scores, config), 1 / (1 + np.exp(-logits)))
+    assert confidence(np.zeros(0), np.zeros(0), config).shape == (0,)

@@ -80,10 +80,11 @@ def lazy_shortest_path(
 ) -> PathResult:
     """The cheapest path, evaluating only edges that the best path of lower bounds runs through.
 
-    Lazy shortest path (Dellin and Srinivasa 2016): when every edge of the path that is cheapest
-    under the bounds has been evaluated, no other path can be cheaper. Where the budget ends the
-    search before, the result is the cheapest of the paths that are evaluated all along, and the
-    bound of the last path sought is the gap's other end.
+    The edges of a first path are evaluated all at once, then some of each next path. Lazy shortest
+    path (Dellin and Srinivasa 2016): when every edge of the path that is cheapest under the bounds
+    has been evaluated, no other path can be cheaper. Where the budget ends the search before, the
+    result is the cheapest of the paths that are evaluated all along, and the bound of the last
+    path sought is the gap's other end.
 
     Args:
         nodes: T arrays (K_t,).
@@ -106,8 +107,7 @@ def lazy_shortest_path(
             known_path, known_energy = shortest_path(nodes, sure)
             return PathResult(known_path, known_energy, energy, tuple(edges), tuple(evaluated))
         if first_is_known:
-            # A cost may rule out either end of its edge, so the edges next to it wait.
-            missing = [e for i, e in enumerate(missing) if not i or e[0] > missing[i - 1][0] + 1]
+            missing = _apart(missing, evaluated)
         first_is_known = True
         runs += len(missing)
         for (t, k, m), cost in zip(missing, evaluate(missing), strict=True):
@@ -115,6 +115,19 @@ def lazy_shortest_path(
                 raise ValueError(f"edge {k} -> {m} of frame {t}: cost is not finite ({cost})")
             edges[t][k, m] = max(cost, bounds[t][k, m])
             evaluated[t][k, m] = True
+
+
+def _apart(edges: list[Edge], evaluated: Sequence[NDArray[np.bool_]]) -> list[Edge]:
+    """Some of a path's edges, no two of them next to each other.
+
+    A cost may rule out either end of its edge, and the edges next to it are not needed then. Pairs
+    of frames of which little is known go first: there a cost rules out most.
+    """
+    chosen: list[Edge] = []
+    for edge in sorted(edges, key=lambda e: int(evaluated[e[0]].sum())):
+        if all(abs(edge[0] - other[0]) > 1 for other in chosen):
+            chosen.append(edge)
+    return chosen
 
 
 def node_min_marginals(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:

@@ -89,17 +89,40 @@ def _frame_selection(
         boxes=mask_ops.boxes_xyxy(rles),
         scores=proposals.scores[list(kept)].astype(np.float32),
         margins=margin,
-        confidences=confidence(margin, config.confidence_temperature),
+        confidences=confidence(margin, proposals.scores[list(kept)], config),
         energy=graph.frame_energy(t, found.path),
     )
 
 
-def confidence(margins: NDArray[np.float64], temperature: float) -> NDArray[np.float32]:
-    """Gibbs probability of the path with a mask against the best path without it.
+def confidence(
+    margins: NDArray[np.float64], scores: NDArray[np.floating], config: SelectionConfig
+) -> NDArray[np.float32]:
+    """How probable it is that a selected mask shows an object (IoU >= 0.5 with it).
 
-    1 / (1 + exp(-margin / temperature)): 0.5 at no margin, growing to 1; not calibrated.
+    A logistic model of the margin and the network's score; its coefficients are fitted on
+    recordings with ground truth and hold for the networks and the settings that they were fitted
+    with.
+
+    Args:
+        margins: (S,) >= 0, what the best path without the mask costs more.
+        scores: (S,) in [0, 1], of the network.
+        config: the coefficients.
+
+    Returns:
+        (S,) float32 in [0, 1].
     """
-    return (1.0 / (1.0 + np.exp(-margins / temperature))).astype(np.float32)
+    weights = np.array([config.confidence_margin, config.confidence_score])
+    logit = config.confidence_bias + confidence_features(margins, scores) @ weights
+    probability: NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
+    return probability
+
+
+def confidence_features(
+    margins: NDArray[np.float64], scores: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """(S, 2) float64, what `confidence` is a model of."""
+    clipped = np.clip(scores.astype(np.float64), 1e-3, 1 - 1e-3)
+    return np.column_stack([np.log1p(1e4 * margins), np.log(clipped / (1 - clipped))])
 
 
 def _check_inputs(

@@ -7,6 +7,18 @@ from collections.abc import Iterable, Iterator
 from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
 
 
+def interruption(last: Frame, frame: Frame, max_gap_s: float) -> ClipEnd | None:
+    """Why a frame does not continue the clip of the frame before it; None where it does."""
+    step = frame.stamp_ns - last.stamp_ns
+    if step < 0:
+        return ClipEnd.STAMP
+    if step > max_gap_s * 1e9:
+        return ClipEnd.GAP
+    if frame.size != last.size:
+        return ClipEnd.SIZE
+    return None
+
+
 class ClipCutter:
     """Collects frames and gives a clip as soon as it is complete.
 
@@ -44,29 +56,24 @@ class ClipCutter:
             raise GboptError(f"clip max_gap_s: expected a positive number, got {max_gap_s}")
         self.dropped = 0
         self._length = length
-        self._max_gap_ns = max_gap_s * 1e9
+        self._max_gap_s = max_gap_s
         self._overlap = overlap
         self._frames: list[Frame] = []
         self._shared = 0  # leading frames that the previous clip held already
         self.next_id = first_id
-        self._last: tuple[int, tuple[int, int]] | None = None  # stamp and size
+        self._last: Frame | None = None
 
     def push(self, frame: Frame) -> list[Clip]:
         """Add the next frame; the clips that it completes, 0 to 2 of them."""
         clips: list[Clip] = []
         if self._last is not None:
-            last_stamp, last_size = self._last
-            step = frame.stamp_ns - last_stamp
-            if step == 0:
+            if frame.stamp_ns == self._last.stamp_ns:
                 self.dropped += 1
                 return clips
-            if step < 0:
-                clips += self.flush(ClipEnd.STAMP)
-            elif step > self._max_gap_ns:
-                clips += self.flush(ClipEnd.GAP)
-            elif frame.size != last_size:
-                clips += self.flush(ClipEnd.SIZE)
-        self._last = (frame.stamp_ns, frame.size)
+            end = interruption(self._last, frame, self._max_gap_s)
+            if end is not None:
+                clips += self.flush(end)
+        self._last = frame
         self._frames.append(frame)
         if len(self._frames) == self._length:
             clips.append(self._emit(ClipEnd.LENGTH))
