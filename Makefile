@@ -47,7 +47,7 @@ bench: setup
 
 # The environment stays; the messages are built anew by the next setup.
 clean:
-	rm -rf build dist *.egg-info demo-output gbopt_ros/msg gbopt_ros/srv gbopt_ros/*.so
+	rm -rf build dist *.egg-info demo-output benchmark-output gbopt_ros/msg gbopt_ros/srv gbopt_ros/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gbopt_ros test tools -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(VENV)/.setup-*

@@ -445,13 +445,16 @@ def share(source: Path, config: Config, frames: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, nargs="?", help="default: the demo recording")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
     parser.add_argument("--set", action="append", default=["selection.k=10"], metavar="KEY=VALUE")
     parser.add_argument("--frames", type=int, default=60, help="of the recording")
     parser.add_argument("--exhaustive", type=int, default=2, help="clips to evaluate in full")
+    parser.add_argument("--quick", action="store_true", help="20 frames, 100 random clips")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.frames, arguments.exhaustive = 20, 1
     arguments.out.mkdir(parents=True, exist_ok=True)
     source = arguments.source or find_resource("demo/recording")
     config = load_config(arguments.config, arguments.set)
@@ -470,7 +473,7 @@ def main() -> int:
         elif part == "flow_runs":
             results[part] = flow_runs(clips, config, arguments.exhaustive)
         elif part == "brute_force":
-            results[part] = brute_force()
+            results[part] = brute_force(100 if arguments.quick else 1000)
         elif part == "literal":
             results[part] = literal_algorithm(few, config)
         elif part == "stage1":

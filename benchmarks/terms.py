@@ -13,6 +13,7 @@ a reliability diagram. Last, why L_F does what it does: the flow residual on rig
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -54,23 +55,30 @@ BINS = 10
 class Recording:
     """A recording, what the networks say of it, and its truth by frame index."""
 
-    name: str
     clips: list[tuple[Clip, Cues]]
     truth: CocoDataset
     masks: dict[int, Sequence[Rle]]
     image_ids: dict[int, int]
 
 
-def read(folder: Path, config: Config) -> tuple[Recording, FlowNetwork]:
+def read(
+    bag: Path, labels: Path, config: Config, clips: int | None = None
+) -> tuple[Recording, FlowNetwork]:
     pipeline = Pipeline(config)
-    truth = load_coco(folder / "annotations.json")
-    clips = [
+    truth = load_coco(labels)
+    seen = [
         (clip, pipeline.perceive(clip))
-        for clip in pipeline.clips(open_source(folder / "recording"))
+        for clip in itertools.islice(pipeline.clips(open_source(bag)), clips)
     ]
+    if clips is not None:
+        indices = {frame.index for clip, _ in seen for frame in clip.frames}
+        images = tuple(im for im in truth.images if im.extra["frame_index"] in indices)
+        truth = replace(
+            truth, images=images, rles_by_image={im.id: truth.rles_by_image[im.id] for im in images}
+        )
     masks = {im.extra["frame_index"]: truth.rles_by_image[im.id] for im in truth.images}
     ids = {im.extra["frame_index"]: im.id for im in truth.images}
-    return Recording(str(folder), clips, truth, masks, ids), pipeline.flow_network
+    return Recording(seen, truth, masks, ids), pipeline.flow_network
 
 
 def select_all(
@@ -159,16 +167,27 @@ def labelled(recording: Recording, selections: Sequence[Selection]) -> Labelled:
 
 
 def fit(data: Labelled) -> tuple[float, float, float]:
-    """Logistic regression by Newton's method: bias, weights of margin and score."""
+    """Logistic regression: bias, weights of margin and score.
+
+    A larger margin never makes a mask less probable: where it would, its weight is 0.
+    """
     features = confidence_features(data.margins, data.scores)
+    bias, margin, score = _logistic(features, data.right)
+    if margin < 0:
+        bias, score = _logistic(features[:, 1:], data.right)
+        margin = 0.0
+    return round(bias, 3), round(margin, 3), round(score, 3)
+
+
+def _logistic(features: NDArray[np.float64], right: NDArray[np.bool_]) -> list[float]:
+    """Bias and weights by Newton's method."""
     design = np.column_stack([np.ones(len(features)), features])
     weights = np.zeros(design.shape[1])
     for _ in range(30):
         p = 1 / (1 + np.exp(-design @ weights))
         hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-3 * np.eye(len(weights))
-        weights += np.linalg.solve(hessian, design.T @ (data.right - p) - 1e-3 * weights)
-    bias, margin, score = (round(float(w), 3) for w in weights)
-    return bias, margin, score
+        weights += np.linalg.solve(hessian, design.T @ (right - p) - 1e-3 * weights)
+    return [float(w) for w in weights]
 
 
 def calibration(data: Labelled, probability: NDArray[np.floating]) -> dict[str, Any]:
@@ -255,19 +274,32 @@ def why(recordings: Sequence[Recording], network: FlowNetwork, seed: int) -> dic
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recordings", type=Path, nargs="+")
-    parser.add_argument("--calibrate", type=Path, required=True, help="not among the recordings")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("recordings", type=Path, nargs="*")
+    parser.add_argument("--calibrate", type=Path, help="not among the recordings")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
+    parser.add_argument(
+        "--quick", action="store_true", help="two clips of the demo recording, fitted in sample"
+    )
     parser.add_argument("--config", type=Path, help="default: the paper's weights")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    if not arguments.quick and not (arguments.recordings and arguments.calibrate):
+        parser.error("expected recordings and --calibrate, or --quick")
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     config = load_config(arguments.config, arguments.set)
     demo = load_config(find_resource("config/demo.yaml"), arguments.set)
-    validation, network = read(arguments.calibrate, demo)
-    recordings = [read(folder, demo)[0] for folder in arguments.recordings]
+    if arguments.quick:
+        root = find_resource("demo/recording")
+        validation, network = read(root, root.with_suffix(".json"), demo, clips=2)
+        recordings = [validation]
+    else:
+        folders = [arguments.calibrate, *arguments.recordings]
+        (validation, network), *others = (
+            read(folder / "recording", folder / "annotations.json", demo) for folder in folders
+        )
+        recordings = [recording for recording, _ in others]
     results: dict[str, Any] = {}
     for name, settings in (("paper", config.selection), ("demo profile", demo.selection)):
         print(name)
