@@ -165,13 +165,13 @@ def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
     """Decompose encoded masks into atoms, none of them decoded: the work is in their runs.
 
     Raises:
-        ValueError: counts that are no run-length encoding.
+        ValueError: counts that are no run-length encoding of such a mask.
     """
     boundaries = []
     for i, rle in enumerate(rles):
         runs = _run_lengths(rle["counts"])
-        if runs is None:
-            raise ValueError(f"mask {i}: counts are not a COCO run-length encoding")
+        if runs is None or runs.sum() != size[0] * size[1]:
+            raise ValueError(f"mask {i}: counts are not a run-length encoding of a mask of {size}")
         boundaries.append(np.cumsum(runs)[: len(runs) // 2 * 2])  # each foreground run has two
     owners = np.repeat(np.arange(len(rles)), [len(b) for b in boundaries])
     joined = np.concatenate(boundaries) if boundaries else np.zeros(0, np.int64)

@@ -117,6 +117,14 @@ def test_atoms_of_more_masks_than_a_word_has_bits() -> None:
     )  # every pixel is covered by some mask
 
 
+def test_atoms_of_what_is_no_mask_of_the_size() -> None:
+    rles = encode_all(rectangle(0, 0, 2, 3)[None])
+    with pytest.raises(ValueError, match="mask 0"):
+        atoms_of_rles(rles, (4, 5))
+    with pytest.raises(ValueError, match="mask 0"):
+        atoms_of_rles([{**rles[0], "counts": "~"}], (4, 4))
+
+
 def test_union_of_masks() -> None:
     masks = np.stack([rectangle(0, 0, 2, 3), rectangle(1, 2, 3, 4)])
     np.testing.assert_array_equal(decode(union(encode_all(masks), (4, 4))), masks.any(axis=0))

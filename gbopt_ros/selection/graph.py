@@ -174,6 +174,9 @@ class LayeredGraph:
 
     def cut(self, first: int) -> None:
         """Forget the layers before `first`."""
+        gone = {id(layer) for layer in self.layers[:first]}  # ids may be given to new layers
+        for key in [key for key in self._composites if key[0] in gone]:
+            del self._composites[key]
         for values in (
             self.layers,
             self.nodes,
@@ -237,7 +240,7 @@ class LayeredGraph:
 
     def _composite(self, t: int, k: int) -> Image:
         layer = self.layers[t]
-        key = layer.frame.index, k
+        key = id(layer), k
         image = self._composites.pop(key, None)
         if image is None:
             assert self._photograph is not None
