@@ -325,7 +325,13 @@ class LearningConfig(Stage):
     )
     max_bytes: int = setting(2_000_000_000, "of images that the training set keeps", low=1)
     gate_margin: float = setting(
-        1.0, "seen AP points that a new version may lose on the probe split", low=0.0
+        1.0, "seen AP points that a new version may lose on the probe set", low=0.0
+    )
+    gate_worst: float = setting(
+        5.0, "seen AP points; that a version lost them must be excluded at 95 %", above=0.0
+    )
+    gate_agreement: float = setting(
+        0.5, "share of the selected masks that the parent must propose, at least", low=0.0, high=1.0
     )
     seed: int = setting(0, "order of the batches, augmentation", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

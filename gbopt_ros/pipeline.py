@@ -15,15 +15,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros.config import Config, ProposalConfig
-from gbopt_ros.evaluation.coco_metrics import evaluate_network
+from gbopt_ros.evaluation.coco_metrics import evaluate_network, paired_difference
+from gbopt_ros.learning.batches import Pool
 from gbopt_ros.learning.finetune import fine_tune
-from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses
+from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses, check_masks
 from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.learning.trainer import OnStep, TrainingLog
 from gbopt_ros.learning.training_set import TrainingSet
+from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
@@ -205,7 +208,7 @@ class Learnt:
 
     Attributes:
         decision: of the gate.
-        log: losses of every step.
+        log: losses of every step; empty where the gate refused the masks.
         version: the published version, None where the gate refused it.
     """
 
@@ -248,6 +251,10 @@ def learn(
             "no selected mask to learn from: the training set is empty "
             f"at confidence {config.learning.min_confidence}"
         )
+    agreement = proposed_share(parent, selected, config)
+    decision = check_masks(agreement, config.learning)
+    if not decision.passed:
+        return _refused(decision, TrainingLog())
     network, training = fine_tune(
         parent,
         selected,
@@ -257,21 +264,11 @@ def learn(
         on_step,
     )
     decision = check_losses(training.losses)
-    if decision.passed:
-        parent_ap, child_ap = None, None
-        if probe is not None:
-            parent_ap, child_ap = (
-                evaluate_network(
-                    MaskRcnnProposals(net, "", evaluation_config(config).proposal, device),
-                    probe,
-                    progress=on_step is None,
-                )[0].AP
-                for net in (parent, network)
-            )
-        decision = check_forgetting(parent_ap, child_ap, config.learning)
+    if decision.passed and probe is not None:
+        decision = _compare(parent, network, probe, config, progress=on_step is None)
+    decision = replace(decision, agreement=agreement)
     if not decision.passed:
-        log.warning("new version refused: %s", decision.reason)
-        return Learnt(decision, training, None)
+        return _refused(decision, training)
     facts = {
         "gate": decision.to_dict(),
         "frames": len(selected),
@@ -284,6 +281,44 @@ def learn(
     return Learnt(decision, training, version)
 
 
+def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:
+    log.warning("new version refused: %s", decision.reason)
+    return Learnt(decision, training, None)
+
+
+def proposed_share(parent: MaskRCNN, selected: Pool, config: Config) -> float:
+    """The share of selected masks that the parent proposes at an IoU of at least 0.5.
+
+    Measured on at most 32 images, spread evenly over the pool.
+    """
+    proposer = _for_evaluation(parent, config)
+    covered: list[bool] = []
+    for index in np.unique(np.linspace(0, len(selected) - 1, _CHECKED_IMAGES).round().astype(int)):
+        labelled = selected[int(index)]
+        (proposals,) = proposer.propose([labelled.image])
+        overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
+        covered += [bool(column.size) and column.max() >= 0.5 for column in overlap.T]
+    return float(np.mean(covered))
+
+
+def _compare(
+    parent: MaskRCNN, child: MaskRCNN, probe: CocoDataset, config: Config, progress: bool
+) -> GateDecision:
+    """The gate's decision on two networks by their masks on the probe set."""
+    (parent_metrics, parent_results), (child_metrics, child_results) = (
+        evaluate_network(_for_evaluation(network, config), probe, progress=progress)
+        for network in (parent, child)
+    )
+    _, standard_error = paired_difference(probe, parent_results, child_results)
+    return check_forgetting(parent_metrics.AP, child_metrics.AP, standard_error, config.learning)
+
+
+def _for_evaluation(network: MaskRCNN, config: Config) -> MaskRcnnProposals:
+    device = resolve_device(config.device)
+    return MaskRcnnProposals(network, "", evaluation_config(config).proposal, device)
+
+
+_CHECKED_IMAGES = 32
 EVALUATION_DETECTIONS = 100  # COCO's number of detections an image
 
 

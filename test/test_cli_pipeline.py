@@ -272,7 +272,7 @@ def test_the_gate_refuses_a_worse_version(
     from gbopt_ros import pipeline
     from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 
-    scores = iter([50.0, 40.0])
+    scores = iter([50.0, 40.0])  # of the parent and of its child
     monkeypatch.setattr(
         pipeline,
         "evaluate_network",

@@ -1,4 +1,12 @@
-"""The gate: a new version is published only if it is sound and has forgotten nothing."""
+"""The gate: a new version is published only if it is sound and has forgotten nothing.
+
+Three checks, in this order. The selected masks must be such as the parent proposes: masks that lie
+elsewhere (of other images, shifted, corrupt) teach nonsense and are refused before any training.
+All losses must be finite. On labelled images of seen classes that are not learnt from, the probe
+set, the new version is compared with its parent image by image, and the uncertainty of the
+difference decides with it: a loss that may be noise does not block, and a probe set too small to
+exclude a disaster does not pass.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +16,8 @@ from typing import Any
 
 from gbopt_ros.config import LearningConfig
 
+CONFIDENCE_Z = 1.645  # standard errors of a one-sided test at 95 %
+
 
 @dataclass(frozen=True)
 class GateDecision:
@@ -16,17 +26,40 @@ class GateDecision:
     Attributes:
         passed: it may.
         reason: one sentence with the numbers that decided.
-        parent_ap, child_ap: mask AP on the seen probe split, percent; None where the decision
-            was made before it was measured or no probe split was given.
+        agreement: share of the selected masks that the parent proposes, in [0, 1].
+        parent_ap, child_ap: mask AP on the probe set, percent.
+        standard_error: of child_ap - parent_ap over the choice of probe images, points.
+
+    What was not measured is None: the decision fell before, or there is no probe set.
     """
 
     passed: bool
     reason: str
+    agreement: float | None = None
     parent_ap: float | None = None
     child_ap: float | None = None
+    standard_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_masks(agreement: float, config: LearningConfig) -> GateDecision:
+    """Refuse selected masks that are not the parent's own proposals.
+
+    Selection only chooses among proposals, so of an intact training set the parent proposes nearly
+    every mask again.
+
+    Args:
+        agreement: share of the selected masks that some proposal of the parent covers.
+    """
+    numbers = (
+        f"{100 * agreement:.0f} % of the selected masks are proposals of the parent, "
+        f"at least {100 * config.gate_agreement:.0f} % expected"
+    )
+    if agreement >= config.gate_agreement:
+        return GateDecision(True, numbers, agreement)
+    return GateDecision(False, f"masks do not belong to their images: {numbers}", agreement)
 
 
 def check_losses(losses: dict[str, list[float]]) -> GateDecision:
@@ -35,24 +68,36 @@ def check_losses(losses: dict[str, list[float]]) -> GateDecision:
         for step, value in enumerate(values):
             if not math.isfinite(value):
                 return GateDecision(False, f"loss {name} was {value} at step {step}")
-    return GateDecision(True, "all losses were finite")
+    return GateDecision(True, "all losses were finite; no probe set to compare on")
 
 
 def check_forgetting(
-    parent_ap: float | None, child_ap: float | None, config: LearningConfig
+    parent_ap: float, child_ap: float, standard_error: float, config: LearningConfig
 ) -> GateDecision:
-    """Refuse a version that lost more than `gate_margin` AP points on the seen probe split.
+    """Compare a version with its parent on the probe set.
+
+    It is refused where it lost more than `gate_margin` points and that it lost is certain at 95 %,
+    and where a loss of `gate_worst` points cannot be excluded at 95 %.
 
     Args:
-        parent_ap, child_ap: percent; both None where there is no probe split.
+        parent_ap, child_ap: mask AP, percent.
+        standard_error: of their difference, from a paired comparison, points.
     """
-    if parent_ap is None or child_ap is None:
-        return GateDecision(True, "losses were finite; no probe split of seen data was given")
+    difference = child_ap - parent_ap
+    uncertainty = CONFIDENCE_Z * standard_error
     numbers = (
         f"seen AP {child_ap:.2f} against {parent_ap:.2f} of its parent, "
-        f"margin {config.gate_margin:.2f}"
+        f"{difference:+.2f} ± {standard_error:.2f}, margin {config.gate_margin:.2f}"
     )
-    passed = math.isfinite(child_ap) and child_ap >= parent_ap - config.gate_margin
-    return GateDecision(
-        passed, numbers if passed else f"forgot too much: {numbers}", parent_ap, child_ap
-    )
+    measured = (parent_ap, child_ap, standard_error)
+    if not all(math.isfinite(value) for value in measured):
+        return GateDecision(False, f"cannot be compared: {numbers}", None, *measured)
+    if difference < -config.gate_margin and difference + uncertainty < 0:
+        return GateDecision(False, f"forgot too much: {numbers}", None, *measured)
+    if difference - uncertainty < -config.gate_worst:
+        reason = (
+            f"may have lost more than {config.gate_worst:.2f} points, give more probe images: "
+            f"{numbers}"
+        )
+        return GateDecision(False, reason, None, *measured)
+    return GateDecision(True, numbers, None, *measured)
