@@ -139,7 +139,8 @@ def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> Coc
         image = by_id.get(entry["image_id"])
         if image is None:
             raise GboptError(f"{path}: annotation of the unknown image {entry['image_id']}")
-        rle = _to_rle(entry["segmentation"], image, path)
+        size = (image.height, image.width)
+        rle = segmentation_to_rle(entry["segmentation"], size, f"{path}: image {image.id}")
         if entry.get("iscrowd", 0):
             crowds.setdefault(image.id, []).append(rle)
         else:
@@ -163,10 +164,15 @@ def write_coco(
     path: str | Path,
     images: Sequence[CocoImage],
     rles_by_image: Mapping[int, Sequence[Rle]],
+    crowd_by_image: Mapping[int, Sequence[Rle]] | None = None,
 ) -> None:
     """Write a COCO instance file atomically. Raises GboptError if it cannot be written."""
     path = Path(path)
-    dataset = CocoDataset(tuple(images), {key: tuple(rles) for key, rles in rles_by_image.items()})
+    dataset = CocoDataset(
+        tuple(images),
+        {key: tuple(rles) for key, rles in rles_by_image.items()},
+        crowd_by_image={key: tuple(rles) for key, rles in (crowd_by_image or {}).items()},
+    )
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         aside.write_text(json.dumps(dataset.to_coco(), separators=(",", ":")), encoding="utf-8")
@@ -206,25 +212,32 @@ def _parse_image(entry: Any, path: Path) -> CocoImage:
         raise GboptError(f"{path}: bad image entry {entry!r}: {error}") from error
 
 
-def _to_rle(segmentation: Any, image: CocoImage, path: Path) -> Rle:
-    height, width = image.height, image.width
+def segmentation_to_rle(segmentation: Any, size: tuple[int, int], where: str) -> Rle:
+    """A `segmentation` of a COCO or YouTube-VIS file as a compressed RLE.
+
+    Args:
+        segmentation: polygons, or run lengths, uncompressed (a list) or compressed (text).
+        size: (height, width) of the image.
+        where: the file and the image, for the error.
+
+    Raises:
+        GboptError: malformed, of another size, or run lengths that do not fill it.
+    """
     try:
         if isinstance(segmentation, list):
-            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
         elif isinstance(segmentation["counts"], list):
-            encoded = coco_mask.frPyObjects(segmentation, height, width)
+            encoded = coco_mask.frPyObjects(segmentation, *size)
         else:
             encoded = segmentation
-        size = [int(value) for value in encoded["size"]]
+        found = [int(value) for value in encoded["size"]]
         counts = encoded["counts"]
         text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
     except Exception as error:  # pycocotools raises bare Exception on malformed polygons
-        raise GboptError(f"{path}: bad segmentation in image {image.id}: {error}") from error
-    rle = Rle(size=size, counts=text)
+        raise GboptError(f"{where}: bad segmentation: {error}") from error
+    rle = Rle(size=found, counts=text)
     if not is_consistent(rle):
-        raise GboptError(f"{path}: image {image.id}: run lengths of a mask do not fill {size}")
-    if size != [height, width]:
-        raise GboptError(
-            f"{path}: image {image.id}: segmentation of size {size}, expected {[height, width]}"
-        )
+        raise GboptError(f"{where}: run lengths of a mask do not fill {found}")
+    if found != list(size):
+        raise GboptError(f"{where}: segmentation of size {found}, expected {list(size)}")
     return rle
