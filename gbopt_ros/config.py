@@ -247,6 +247,18 @@ class SelectionConfig(Stage):
 
 
 @dataclass(frozen=True)
+class TrackConfig(Stage):
+    """Linking the selected masks of a recording to tracks, for the DAVIS metrics."""
+
+    warp: bool = setting(True, "move masks along the optical flow before they are compared")
+    min_iou: float = setting(
+        0.3, "a mask may continue a track from this IoU on", above=0.0, high=1.0
+    )
+    max_gap: int = setting(5, "frames that a track may miss and still go on", low=0)
+    max_tracks: int = setting(20, "of a recording, best first; DAVIS allows 20", low=1, high=254)
+
+
+@dataclass(frozen=True)
 class AugmentConfig(Stage):
     """Augmentation of training images; every probability is per image."""
 
@@ -346,6 +358,7 @@ class Config(Stage):
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    tracks: TrackConfig = field(default_factory=TrackConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     device: str = setting(

@@ -71,6 +71,8 @@ REQUIRED = tuple(
         ("safetensors", "safetensors", "safetensors"),
         ("omegaconf", "omegaconf", "omegaconf"),
         ("matplotlib", "matplotlib", "matplotlib"),
+        ("SciPy", "scipy.optimize", "scipy"),
+        ("Pillow", "PIL.Image", "pillow"),
     )
 )
 ROS_OPTIONAL = (

@@ -1,0 +1,170 @@
+"""Measure J and F of tracks on DAVIS: of replays, whose masks are linked, or of label images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.evaluation.davis_metrics import (
+    DavisMetrics,
+    ObjectScore,
+    score_sequence,
+    summarise,
+)
+from gbopt_ros.evaluation.davis_results import (
+    Replay,
+    link_replay,
+    load_replay,
+    read_proposals,
+    replay_proposals,
+    write_proposals,
+)
+from gbopt_ros.evaluation.files import make_folder, write_text
+from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
+from gbopt_ros.sources.davis import DavisSequence, load_davis
+from gbopt_ros.structures import FlowNetwork, GboptError
+
+Proposals = Callable[[DavisSequence, tuple[int, int]], NDArray[np.uint8]]
+"""Gives the (T, H, W) uint8 proposals of a sequence whose labels have (height, width)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "gt", type=Path, help="folder of DAVIS 2017, or of one sequence: frames and label PNGs"
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--replay",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="output of `gbopt replay` on each sequence, named by the recording",
+    )
+    what.add_argument(
+        "--results", type=Path, metavar="DIR", help="label images DIR/SEQUENCE/00000.png"
+    )
+    parser.add_argument(
+        "--subset", default="val", help="list of sequences in ImageSets/2017 (%(default)s)"
+    )
+    parser.add_argument(
+        "--sequences", nargs="+", metavar="NAME", help="measure these alone, not the whole subset"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write metrics.json, metrics.md and tracks/"
+    )
+    parser.add_argument("--config", type=Path, metavar="YAML", help="YAML file with overrides")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="such as tracks.max_gap=0"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    config = load_config(args.config, args.set)
+    sequences = _chosen(load_davis(args.gt, args.subset), args.sequences, args.gt)
+    proposals = (
+        _of_results(args.results)
+        if args.replay is None
+        else _of_replays(args.replay, sequences, config)
+    )
+    if args.out is not None:
+        make_folder(args.out)
+    scores: dict[str, tuple[ObjectScore, ...]] = {}
+    for sequence in tqdm(sequences, desc="sequences", unit="seq", dynamic_ncols=True):
+        labels = sequence.labels()
+        found = proposals(sequence, labels.shape[1:])
+        scores[sequence.name] = score_sequence(labels, found, sequence.name)
+        if args.out is not None:
+            write_proposals(args.out / "tracks", sequence, found)
+    everything = summarise(score for of_sequence in scores.values() for score in of_sequence)
+    rows = {name: _row(summarise(of_sequence)) for name, of_sequence in scores.items()}
+    rows["all objects"] = _row(everything)
+    print(text_table(rows), end="")
+    if args.out is not None:
+        _write(args.out, everything, scores, rows)
+
+
+def _chosen(
+    sequences: tuple[DavisSequence, ...], names: Sequence[str] | None, gt: Path
+) -> list[DavisSequence]:
+    by_name = {sequence.name: sequence for sequence in sequences}
+    unknown = [name for name in names or () if name not in by_name]
+    if unknown:
+        raise GboptError(f"{gt}: has no sequence {unknown[0]}; it has {', '.join(by_name)}")
+    return [by_name[name] for name in names] if names else list(sequences)
+
+
+def _of_results(folder: Path) -> Proposals:
+    if not folder.is_dir():
+        raise GboptError(f"{folder}: no such folder; give the folder of the results")
+    return lambda sequence, size: read_proposals(folder, sequence)
+
+
+def _of_replays(
+    folders: Sequence[Path], sequences: list[DavisSequence], config: Config
+) -> Proposals:
+    replays: dict[str, Replay] = {}
+    for folder in folders:
+        replay = load_replay(folder)
+        if replay.recording in replays:
+            raise GboptError(
+                f"{folder}: a second replay of {replay.recording}, after "
+                f"{replays[replay.recording].folder}"
+            )
+        replays[replay.recording] = replay
+    missing = [sequence.name for sequence in sequences if sequence.name not in replays]
+    if missing:
+        raise GboptError(
+            f"no replay of {', '.join(missing)}; the replays are of {', '.join(replays)}. Replay "
+            "these too, or name the --sequences to measure"
+        )
+    network = _flow_network(config)
+
+    def proposals(sequence: DavisSequence, size: tuple[int, int]) -> NDArray[np.uint8]:
+        replay = replays[sequence.name]
+        return replay_proposals(replay, link_replay(replay, config.tracks, network), sequence, size)
+
+    return proposals
+
+
+def _flow_network(config: Config) -> FlowNetwork | None:
+    if not config.tracks.warp:
+        return None
+    from gbopt_ros.pipeline import load_flow_network
+
+    return load_flow_network(config)
+
+
+def _row(metrics: DavisMetrics) -> dict[str, list[float]]:
+    names = {name: name.replace("_", " ") for name in asdict(metrics)} | {"JF": "J&F"}
+    return {names[name]: [value] for name, value in asdict(metrics).items()}
+
+
+def _write(
+    out: Path,
+    everything: DavisMetrics,
+    scores: dict[str, tuple[ObjectScore, ...]],
+    rows: Rows,
+) -> None:
+    objects = [
+        {
+            "sequence": score.sequence,
+            "object": score.object_id,
+            "proposal": score.proposal,
+            "J": score.J._asdict(),
+            "F": score.F._asdict(),
+        }
+        for of_sequence in scores.values()
+        for score in of_sequence
+    ]
+    sequences = {name: asdict(summarise(of_sequence)) for name, of_sequence in scores.items()}
+    summary = {"metrics": asdict(everything), "sequences": sequences, "objects": objects}
+    write_text(out / "metrics.md", markdown_table(rows))
+    write_text(out / "metrics.json", json.dumps(summary, indent=2) + "\n")

@@ -1,0 +1,141 @@
+"""What the DAVIS metrics are computed on: label images of results, or tracks out of replays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros.config import TrackConfig
+from gbopt_ros.evaluation.overlay import colour
+from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array
+from gbopt_ros.learning.training_set import SelectedFrame, read_replay
+from gbopt_ros.masks import is_consistent
+from gbopt_ros.sources.davis import DavisSequence, read_label_images, write_label_image
+from gbopt_ros.sources.folder import read_image
+from gbopt_ros.structures import FlowNetwork, GboptError
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replay's output.
+
+    Attributes:
+        folder: what `gbopt replay` wrote.
+        recording: name of what was replayed; in DAVIS that of a sequence.
+        frames: at least one, of one size, `frame_index` ascending.
+    """
+
+    folder: Path
+    recording: str
+    frames: tuple[SelectedFrame, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.frames[0].size
+
+
+def load_replay(folder: Path) -> Replay:
+    """Raises GboptError if the folder is no replay output, or if its frames differ in size."""
+    frames = tuple(sorted(read_replay(folder), key=lambda frame: frame.frame_index))
+    if not frames:
+        raise GboptError(f"{folder}: a replay without frames")
+    for frame in frames:
+        if frame.size != frames[0].size:
+            raise GboptError(f"{folder}: frames of sizes {frames[0].size} and {frame.size}")
+        if not all(is_consistent(rle) for rle in frame.rles):
+            raise GboptError(
+                f"{folder}: frame {frame.frame_index}: run lengths of a mask do not fill its size"
+            )
+    return Replay(folder, frames[0].recording.rpartition("/")[2], frames)
+
+
+def link_replay(
+    replay: Replay, config: TrackConfig, flow_network: FlowNetwork | None
+) -> tuple[Track, ...]:
+    """Tracks of the selected masks, frames counted by their position in the replay.
+
+    Args:
+        flow_network: moves masks from frame to frame; None compares them where they are.
+    """
+    linker = TrackLinker(config)
+    flows = _flows_back(replay, flow_network)
+    for frame, flow in zip(replay.frames, flows, strict=True):
+        linker.add(frame.rles, frame.confidences, flow)
+    return linker.tracks()
+
+
+def _flows_back(
+    replay: Replay, network: FlowNetwork | None
+) -> Iterator[NDArray[np.float32] | None]:
+    """(H, W, 2) from each frame to the one before, None for the first."""
+    yield None
+    for before, frame in pairwise(replay.frames):
+        if network is None:
+            yield None
+        else:
+            images = read_image(frame.image_path), read_image(before.image_path)
+            yield network.flow([images[0]], [images[1]])[0]
+
+
+def replay_proposals(
+    replay: Replay, tracks: tuple[Track, ...], sequence: DavisSequence, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The tracks of a replay at the labelled frames of a sequence.
+
+    Masks of another size are scaled to that of the labels, each pixel from the nearest.
+
+    Args:
+        size: (height, width) of the labels.
+
+    Returns:
+        (T, H, W) uint8, 0 or the number of a track.
+
+    Raises:
+        GboptError: the replay lacks a labelled frame.
+    """
+    position = {frame.frame_index: i for i, frame in enumerate(replay.frames)}
+    missing = [index for index in sequence.frame_indices if index not in position]
+    if missing:
+        raise GboptError(
+            f"{replay.folder}: {len(missing)} of {len(sequence)} labelled frames of "
+            f"{sequence.name} were not replayed, the first is frame {missing[0]}; replay the "
+            "sequence whole, without --stride, --start and --end"
+        )
+    labels = label_array(tracks, len(replay.frames), replay.size)
+    chosen = labels[[position[index] for index in sequence.frame_indices]]
+    return np.stack([_scaled(label, size) for label in chosen])
+
+
+def _scaled(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if label.shape == size:
+        return label
+    # Plain INTER_NEAREST does not align pixel centres, it shifts masks by up to half a pixel.
+    scaled = cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(scaled, np.uint8)
+
+
+def read_proposals(folder: Path, sequence: DavisSequence) -> NDArray[np.uint8]:
+    """(T, H, W) uint8, the label images `folder/SEQUENCE/00000.png` of results.
+
+    Raises:
+        GboptError: a frame is missing or unreadable.
+    """
+    return read_label_images([folder / sequence.name / path.name for path in sequence.masks])
+
+
+def write_proposals(folder: Path, sequence: DavisSequence, proposals: NDArray[np.uint8]) -> None:
+    """Write (T, H, W) uint8 labels as the palette images that `read_proposals` reads.
+
+    Raises:
+        GboptError: they cannot be written.
+    """
+    colours = [colour(i) for i in range(int(proposals.max()))]
+    for path, labels in zip(sequence.masks, proposals, strict=True):
+        write_label_image(folder / sequence.name / path.name, labels, colours)
