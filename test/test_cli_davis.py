@@ -142,7 +142,7 @@ def test_flow_links_what_overlap_does_not(davis: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_pairs(davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = tmp_path / "two"
+    pairs = tmp_path / "any-name"
     pairs.mkdir()
     for t in range(FRAMES):
         for folder, suffix in (("JPEGImages", "jpg"), ("Annotations_unsupervised", "png")):

@@ -43,7 +43,9 @@ def test_commands_are_accepted(command: list[str]) -> None:
 
 
 def test_paths_exist() -> None:
-    paths = re.findall(r"\b(?:gbopt_ros|test|benchmarks|config|demo|docs|msg|srv)/[\w./-]*", README)
+    paths = re.findall(
+        r"(?<![\w/-])(?:gbopt_ros|test|benchmarks|config|demo|docs|msg|srv)/[\w./-]*", README
+    )
     missing = {
         path
         for path in paths

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="output of `gbopt replay` on each sequence, named by the recording",
+        help="output of `gbopt replay` on each sequence; where there are several, the name of the "
+        "recording tells which",
     )
     what.add_argument(
         "--results", type=Path, metavar="DIR", help="label images DIR/SEQUENCE/00000.png"
@@ -119,6 +120,8 @@ def _of_replays(
                 f"{replays[replay.recording].folder}"
             )
         replays[replay.recording] = replay
+    if len(sequences) == len(replays) == 1:  # one of each: a bag may have any name
+        replays = {sequences[0].name: next(iter(replays.values()))}
     missing = [sequence.name for sequence in sequences if sequence.name not in replays]
     if missing:
         raise GboptError(
