@@ -250,7 +250,11 @@ class SelectionConfig(Stage):
 class TrackConfig(Stage):
     """Linking the selected masks of a recording to tracks, for the DAVIS metrics."""
 
-    warp: bool = setting(True, "move masks along the optical flow before they are compared")
+    warp: bool = setting(
+        False,
+        "move masks along the optical flow before they are compared; true masks of the six DAVIS "
+        "sequences that were tried link as well without",
+    )
     min_iou: float = setting(
         0.3, "a mask may continue a track from this IoU on", above=0.0, high=1.0
     )

@@ -2,8 +2,8 @@
 
 Selection decides frame by frame which masks are objects, not which of them show the same one. Here
 the masks of a frame are assigned to the tracks so far by the Hungarian method, for the highest sum
-of IoU with where the flow takes each track's last mask. A track that finds no mask goes on for a
-few frames, its mask carried along. Nothing is random.
+of IoU with each track's last mask, or with where the flow takes it. A track that finds no mask goes
+on for a few frames. Nothing is random.
 """
 
 from __future__ import annotations
