@@ -47,9 +47,12 @@ def runs(column: int) -> dict[str, Any]:
 
 
 def youtube_vis(
-    folder: Path, videos: Sequence[tuple[str, list[str]]] = VIDEOS, step: int = 5
+    folder: Path,
+    videos: Sequence[tuple[str, list[str]]] = VIDEOS,
+    step: int = 5,
+    frames: int = FRAMES,
 ) -> Path:
-    """Object k of a video is column k of each frame; the first object is gone from the last."""
+    """Object k of a video is column k of each frame; the first is gone from the third frame."""
     categories = [*SEEN, *UNSEEN]
     content: dict[str, Any] = {
         "videos": [],
@@ -57,12 +60,12 @@ def youtube_vis(
         "annotations": [],
     }
     for number, (name, classes) in enumerate(videos, 1):
-        names = [f"{name}/{t * step:05d}.jpg" for t in range(FRAMES)]
+        names = [f"{name}/{t * step:05d}.jpg" for t in range(frames)]
         content["videos"].append(
             {"id": number, "height": HEIGHT, "width": WIDTH, "file_names": names}
         )
         for k, kind in enumerate(classes):
-            masks = [None if k == 0 and t == FRAMES - 1 else runs(k) for t in range(FRAMES)]
+            masks = [None if k == 0 and t == FRAMES - 1 else runs(k) for t in range(frames)]
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1, "video_id": number,
@@ -71,7 +74,7 @@ def youtube_vis(
             )  # fmt: skip
         (folder / "JPEGImages" / name).mkdir(parents=True)
         for file_name in names:
-            write_frame(folder / "JPEGImages" / file_name, number)
+            write_frame(folder / "JPEGImages" / file_name, number % 256)
     (folder / "instances.json").write_text(json.dumps(content))
     return folder
 
@@ -120,6 +123,21 @@ def test_counts_and_no_leak(source: Path, tmp_path: Path) -> None:
         "mixed": 2, "seen classes alone, or no object": 2, "unseen classes alone": 17
     }  # fmt: skip
     assert (manifest["seed"], manifest["annotated_frame_step"]) == (0, 5)
+
+
+def test_the_papers_numbers(tmp_path: Path) -> None:
+    videos = [(f"v{i:03d}", [UNSEEN[i % 16]]) for i in range(800)]
+    videos += [(f"w{i:03d}", [SEEN[i % 24]]) for i in range(50)]
+    source = youtube_vis(tmp_path / "source", videos, frames=1)
+    manifest = build_unseen_vis(source, tmp_path / "out", UnseenVisConfig())
+    train, test = (set(manifest["splits"][name]["video_names"]) for name in ("train", "test"))
+    assert (len(train), len(test), len(train | test)) == (595, 200, 795)
+    assert (train | test).isdisjoint(manifest["unused_videos"])
+    assert len(manifest["unused_videos"]) == 5
+    for name, expected in (("train", train), ("test", test)):
+        split = load_coco_dir(tmp_path / "out" / name)
+        assert names_of(split) == expected
+        assert {p.name for p in (tmp_path / "out" / name / "images").iterdir()} == expected
 
 
 def test_labels_are_those_of_the_source(source: Path, tmp_path: Path) -> None:

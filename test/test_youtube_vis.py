@@ -102,6 +102,8 @@ def test_other_files_are_told(tmp_path: Path) -> None:
         (("videos", 0, "file_names"), [], "video 5 has no `file_names`"),
         (("videos", 0, "file_names"), ["a/../0.jpg"] * 3, "expected file names such as"),
         (("videos", 0, "file_names"), ["/a/0.jpg"] * 3, "expected file names such as"),
+        (("videos", 0, "file_names"), ["../0.jpg"] * 3, "expected file names such as"),
+        (("videos", 0, "file_names"), ["a/0.txt"] * 3, "expected file names such as"),
         (("videos", 0, "file_names"), ["a/0.jpg"] * 3, "expected distinct frames of one folder"),
         (("videos", 1, "file_names"), ["a/7.jpg"], "several videos .* folder 'a'"),
         (("categories", 0, "name"), "person", "names of categories must be distinct"),

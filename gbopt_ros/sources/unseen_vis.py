@@ -304,5 +304,7 @@ def _written_aside(out: Path) -> Iterator[Path]:
     except (OSError, shutil.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise GboptError(f"{out}: cannot be written ({reason})") from error
+    except GboptError as error:  # told of the name that the user knows
+        raise GboptError(str(error).replace(str(aside), str(out))) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

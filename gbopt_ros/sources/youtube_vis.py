@@ -19,6 +19,7 @@ from typing import Any
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.sources.coco import segmentation_to_rle
+from gbopt_ros.sources.folder import IMAGE_SUFFIXES
 from gbopt_ros.structures import GboptError, Rle
 
 _LAYOUTS = (  # annotations, images
@@ -168,7 +169,7 @@ def _names(video: dict[str, Any], path: Path) -> list[PurePosixPath]:
     if not isinstance(names, list) or not names:
         raise GboptError(f"{path}: video {video['id']} has no `file_names`")
     paths = [PurePosixPath(str(name)) for name in names]
-    if any(len(p.parts) != 2 or ".." in p.parts or p.is_absolute() for p in paths):
+    if not all(_is_frame_name(p) for p in paths):
         raise GboptError(
             f"{path}: video {video['id']}: expected file names such as VIDEO/00000.jpg"
         )
@@ -177,6 +178,17 @@ def _names(video: dict[str, Any], path: Path) -> list[PurePosixPath]:
             f"{path}: video {video['id']}: expected distinct frames of one folder in `file_names`"
         )
     return paths
+
+
+def _is_frame_name(path: PurePosixPath) -> bool:
+    parts = path.parts
+    hidden = any(part.startswith(".") for part in parts)  # ".." among them
+    return (
+        len(parts) == 2
+        and not path.is_absolute()
+        and not hidden
+        and path.suffix.lower() in IMAGE_SUFFIXES
+    )
 
 
 def _video(entry: dict[str, Any], objects: tuple[VisObject, ...], path: Path) -> VisVideo:
