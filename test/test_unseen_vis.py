@@ -120,7 +120,7 @@ def test_counts_and_no_leak(source: Path, tmp_path: Path) -> None:
     assert videos["train"] | videos["test"] | set(manifest["unused_videos"]) == unseen
     assert len(manifest["unused_videos"]) == 2
     assert manifest["source"]["videos_by_kind"] == {
-        "mixed": 2, "seen classes alone, or no object": 2, "unseen classes alone": 17
+        "mixed": 2, "seen or none": 2, "unseen": 17
     }  # fmt: skip
     assert (manifest["seed"], manifest["annotated_frame_step"]) == (0, 5)
 
@@ -295,3 +295,5 @@ def test_an_existing_output_is_left_alone(source: Path, tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="exists already; choose another --out or remove it"):
         build_unseen_vis(source, tmp_path / "out", CONFIG)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    with pytest.raises(GboptError, match="cannot be written"):
+        build_unseen_vis(source, tmp_path / "out" / "mine" / "below", CONFIG)

@@ -95,7 +95,8 @@ def build_unseen_vis(folder: Path, out: Path, config: UnseenVisConfig) -> dict[s
         raise GboptError(f"{out}: exists already; choose another --out or remove it")
     source = load_youtube_vis(folder)
     _check_classes(source)
-    candidates = [video for video in source.videos if _is_wanted(video, config.mixed)]
+    kinds = ("unseen", "mixed") if config.mixed else ("unseen",)
+    candidates = [video for video in source.videos if _kind(video) in kinds]
     splits = split_videos(candidates, config)
     image_dirs = {"train": config.all_frames or source.image_dir, "test": source.image_dir}
     for name in _SPLITS:
@@ -167,9 +168,12 @@ def _unseen(category: str) -> bool:
     return class_name(category) in UNSEEN
 
 
-def _is_wanted(video: VisVideo, mixed: bool) -> bool:
-    shown = [_unseen(category) for category in video.categories]
-    return any(shown) and (mixed or all(shown))
+def _kind(video: VisVideo) -> str:
+    """What classes a video shows."""
+    shown = {_unseen(category) for category in video.categories}
+    if shown == {True}:
+        return "unseen"
+    return "mixed" if True in shown else "seen or none"
 
 
 def _check_frames(videos: Sequence[VisVideo], image_dir: Path) -> None:
@@ -231,12 +235,7 @@ def _manifest(
     config: UnseenVisConfig,
 ) -> dict[str, Any]:
     taken = {video.name for videos in splits.values() for video in videos}
-    kinds = Counter(
-        ("mixed" if _is_wanted(video, mixed=True) else "seen classes alone, or no object")
-        if not _is_wanted(video, mixed=False)
-        else "unseen classes alone"
-        for video in source.videos
-    )
+    kinds = Counter(_kind(video) for video in source.videos)
     step = _frame_step([video for videos in splits.values() for video in videos])
     if step not in (None, 5):
         logger.warning("one frame in %d is annotated, in YouTube-VIS 2019 it is one in 5", step)
@@ -301,9 +300,8 @@ def _written_aside(out: Path) -> Iterator[Path]:
         if out.is_dir():
             out.rmdir()
         os.replace(aside, out)
-    except (OSError, shutil.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise GboptError(f"{out}: cannot be written ({reason})") from error
+    except OSError as error:
+        raise GboptError(f"{out}: cannot be written ({error.strerror or error})") from error
     except GboptError as error:  # told of the name that the user knows
         raise GboptError(str(error).replace(str(aside), str(out))) from error
     finally:
