@@ -62,7 +62,9 @@ def test_dis_does_not_carry_state_between_pairs() -> None:
     np.testing.assert_array_equal(together[0], together[2])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (8, 64), (64, 8), (15, 17), (240, 1)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (8, 8), (8, 64), (64, 8), (15, 17), (240, 1), (3, 130), (16, 640), (31, 160)]
+)
 def test_dis_of_tiny_images(size: tuple[int, int]) -> None:
     first, second = texture(*size, seed=1), texture(*size, seed=2)
     flow = DisFlow().flow([first], [second])

@@ -40,7 +40,9 @@ class DisFlow:
 
     def _pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = first.shape
-        smallest = 16  # sides below two patches of DIS fail an assertion inside OpenCV
+        # With a shorter side OpenCV takes the number of scales from the width alone: the coarsest
+        # image is then smaller than a patch, and DIS reads beyond it or fails an assertion.
+        smallest = 32
         if min(height, width) < smallest:
             pad = (0, max(0, smallest - height), 0, max(0, smallest - width))
             first = cv2.copyMakeBorder(first, *pad, cv2.BORDER_REPLICATE)
