@@ -55,7 +55,13 @@ class EnsembleProposals:
         self, network: MaskRCNN, version: str, config: ProposalConfig, device: torch.device
     ) -> None:
         self._max_proposals = config.max_proposals
-        single = replace(config, max_proposals=min(1000, round(_SURPLUS * config.max_proposals)))
+        self._score_threshold = config.score_threshold
+        # The threshold is for merged scores: a view below it may still agree with one above.
+        single = replace(
+            config,
+            max_proposals=min(1000, round(_SURPLUS * config.max_proposals)),
+            score_threshold=0.0,
+        )
         self._scales = [
             MaskRcnnProposals(_at_scale(network, scale), version, single, device)
             for scale in SCALES[config.ensemble]
@@ -75,7 +81,8 @@ class EnsembleProposals:
             for plain, flipped in by_view:
                 views.append((_decode(plain[i]), plain[i].scores))
                 views.append((_decode(flipped[i])[:, :, ::-1], flipped[i].scores))
-            merged.append(merge_views(views, image.shape[:2], self._max_proposals))
+            found = merge_views(views, image.shape[:2], self._max_proposals)
+            merged.append(_above(found, self._score_threshold))
         return merged
 
 
@@ -131,6 +138,12 @@ def _without_duplicates(
     chosen = tuple(rles[i] for i in kept)
     scores = np.array([merged[i][0] for i in kept], np.float32)
     return Proposals(size, chosen, scores, mask_ops.boxes_xyxy(chosen).reshape(-1, 4))
+
+
+def _above(proposals: Proposals, threshold: float) -> Proposals:
+    """Those with a score above the threshold."""
+    n = int((proposals.scores > threshold).sum())
+    return Proposals(proposals.size, proposals.rles[:n], proposals.scores[:n], proposals.boxes[:n])
 
 
 def _decode(proposals: Proposals) -> NDArray[np.bool_]:
