@@ -150,7 +150,12 @@ ENSEMBLES = ("none", "mirror", "scales")
 class ProposalConfig(Stage):
     """The class-agnostic Mask R-CNN of Section 3.1."""
 
-    weights: str = setting("", "safetensors file; '' takes the bundled seed network", fixed=True)
+    weights: str = setting(
+        "",
+        "file (safetensors, or a .pth of torchvision's Mask R-CNN R50-FPN) or a name that was "
+        "pulled; '' takes the bundled seed network",
+        fixed=True,
+    )
     max_proposals: int = setting(15, "N, the best by score after NMS", low=1, high=1000, fixed=True)
     score_threshold: float = setting(
         0.0, "the paper's 0: keep every detection", low=0.0, below=1.0, fixed=True
@@ -198,7 +203,9 @@ class FlowConfig(Stage):
         fixed=True,
     )
     weights: str = setting(
-        "", "RAFT state dict (.safetensors or a .pth of tensors only)", fixed=True
+        "",
+        "RAFT state dict (.safetensors or a .pth of tensors only) or a name that was pulled",
+        fixed=True,
     )
     batch_size: int = setting(32, "pairs a forward pass", low=1, fixed=True)
     half: bool = setting(True, "half precision, on a GPU only", fixed=True)

@@ -28,6 +28,7 @@ from gbopt_ros.learning.trainer import OnStep, TrainingLog
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.background import FpnBackground
+from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
@@ -193,8 +194,12 @@ def load_flow_network(config: Config) -> FlowNetwork:
 
 
 def proposal_weights(config: Config) -> Path:
-    """The weights file of the proposal network, the bundled seed network where none is named."""
-    return Path(config.proposal.weights or find_resource(SEED_PROPOSALS))
+    """The weights file of the proposal network, the bundled seed network where none is named.
+
+    Raises:
+        GboptError: it is named by its name in the catalogue, and was not pulled.
+    """
+    return find_weights(config.proposal.weights or find_resource(SEED_PROPOSALS))
 
 
 def background_weights(config: Config) -> Path:

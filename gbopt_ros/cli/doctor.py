@@ -276,15 +276,16 @@ def check_weights(name: str, network: str) -> Finding:
 
 
 def check_raft() -> Finding:
-    """RAFT is optional and given by file; a copy in torch's cache is worth a mention."""
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser()
-    cached = sorted((home / "hub" / "checkpoints").glob("raft_*.pth"))
+    """RAFT is optional and given by file; a copy in a cache is worth a mention."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    torch_home = os.environ.get("TORCH_HOME", f"{caches}/torch")
+    folders = (f"{caches}/gbopt_ros/models", f"{torch_home}/hub/checkpoints")
+    cached = [path for f in folders for path in sorted(Path(f).expanduser().glob("raft_*.pth"))]
     if cached:
         return Finding("RAFT weights", OK, f"{cached[0]} (use: --set flow.weights=...)")
     return Finding(
         "RAFT weights", ABSENT, "", "optical flow is DIS, which needs no weights",
-        "torchvision's raft_large or raft_small, given as --set flow.weights=FILE",
+        "gbopt models pull raft_large, then --set flow.weights=raft_large",
     )  # fmt: skip
 
 

@@ -1,4 +1,10 @@
-"""List the versions of a model store, verify them, or roll back to the parent."""
+"""Pull published weights; list, verify and roll back the versions of a model store.
+
+`pull NAME` downloads weights that torchvision publishes, once, into `gbopt_ros/models` below
+`$XDG_CACHE_HOME` (`~/.cache`), checks their SHA-256 and prints where they are. From then on NAME
+stands for the file wherever weights are named: `--weights maskrcnn_resnet50_fpn_v2`,
+`--set flow.weights=raft_large`. A download that broke off goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +14,42 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "verify", "rollback"))
-    parser.add_argument("store", type=Path, help="the --out folder of gbopt learn")
+    from gbopt_ros.perception.catalogue import CATALOGUE
+
+    parser.add_argument("action", choices=("pull", "list", "verify", "rollback"))
+    parser.add_argument(
+        "subject",
+        metavar="NAME|STORE",
+        help=f"pull: {', '.join(CATALOGUE)}; else the --out folder of gbopt learn",
+    )
+    parser.add_argument("--url", default="", help="pull: of a mirror that has the same file")
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.action == "pull":
+        _pull(args.subject, args.url)
+    else:
+        _store(args.action, Path(args.subject))
+
+
+def _pull(name: str, url: str) -> None:
+    from gbopt_ros.perception.catalogue import pull
+
+    path, digest = pull(name, url)
+    print(f"{path}\nsha256 {digest}")
+
+
+def _store(action: str, folder: Path) -> None:
     from gbopt_ros.learning.model_store import ModelStore
 
-    store = ModelStore(args.store)
-    if args.action == "rollback":
+    store = ModelStore(folder)
+    if action == "rollback":
         restored = store.rollback()
         print(restored.path if restored else "the network before the first version is in service")
         return
     current = store.current()
     for version in store.versions():
-        if args.action == "verify":
+        if action == "verify":
             store.verify(version)
         created = datetime.fromtimestamp(version.manifest["created"], timezone.utc)
         served = "*" if current is not None and current.version == version.version else " "

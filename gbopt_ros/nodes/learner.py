@@ -29,7 +29,8 @@ from gbopt_ros.msg import (
 )
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
-from gbopt_ros.perception.weights import PROPOSALS, read_weights, sha256_of
+from gbopt_ros.perception.proposals import load_mask_rcnn
+from gbopt_ros.perception.weights import sha256_of
 from gbopt_ros.pipeline import learn, proposal_weights
 from gbopt_ros.resources import find_resource
 from gbopt_ros.sources.coco import CocoDataset, load_coco_dir
@@ -257,7 +258,7 @@ class LearnerNode(PipelineNode):
             self._announce(restored, ModelUpdate.CAUSE_ROLLBACK)
             return f"{restored.version} serves again"
         path = proposal_weights(self.config).resolve()
-        info, _ = read_weights(path, PROPOSALS)
+        _, info = load_mask_rcnn(path)
         self._publish_update(info.version, "", path, sha256_of(path), ModelUpdate.CAUSE_ROLLBACK)
         return f"{info.version} ({path}) serves again; no version of the store does"
 

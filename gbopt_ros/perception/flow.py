@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.optical_flow import RAFT, raft_large, raft_small
 
 from gbopt_ros.config import FlowConfig
-from gbopt_ros.perception.weights import load_into
+from gbopt_ros.perception.catalogue import find_weights
+from gbopt_ros.perception.weights import load_into, read_state_dict
 from gbopt_ros.structures import FlowNetwork, GboptError, Image
 
 _RAFT = {"raft_large": raft_large, "raft_small": raft_small}
@@ -100,12 +100,14 @@ def load_raft(path: Path, backend: str) -> RAFT:
     """RAFT with the weights of a file: safetensors, or a `.pth` that holds tensors only.
 
     Args:
+        path: of the file, or a name of the catalogue that was pulled.
         backend: `raft_small`, `raft_large`, or `auto` for the one that the file belongs to.
 
     Raises:
         GboptError: no such file, not readable without unpickling code, or of another network.
     """
-    tensors = _read_tensors(path)
+    path = find_weights(path)
+    tensors = read_state_dict(path, "RAFT")
     names = tuple(_RAFT) if backend == "auto" else (backend,)
     for name in names:
         network = _RAFT[name](weights=None)
@@ -113,24 +115,6 @@ def load_raft(path: Path, backend: str) -> RAFT:
             load_into(network, tensors, path)
             return network
     raise GboptError(f"{path}: not the weights of torchvision's {' or '.join(names)}")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise GboptError(f"{path}: no such RAFT weights file")
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever a damaged pickle runs into
-        raise GboptError(
-            f"{path}: RAFT weights cannot be read ({type(error).__name__}); expected a "
-            "safetensors file, or a .pth that holds tensors only"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise GboptError(f"{path}: RAFT weights: expected a state dict, nothing but named tensors")
-    return tensors
 
 
 def make_flow(config: FlowConfig, device: torch.device) -> FlowNetwork:

@@ -1,7 +1,8 @@
 """Class-agnostic Mask R-CNN on torchvision: architectures and their construction.
 
-The paper's network is `resnet50-fpn`. `resnet18-fpn` and `slim18-fpn` are for machines with no
-GPU: a ResNet-18 (narrowed in the slim one) with thinner pyramid and heads.
+The paper's network is `resnet50-fpn`, the same as torchvision's `maskrcnn_resnet50_fpn`;
+`resnet50-fpn-v2` is torchvision's `maskrcnn_resnet50_fpn_v2`. `resnet18-fpn` and `slim18-fpn` are
+for machines with no GPU: a ResNet-18 (narrowed in the slim one) with thinner pyramid and heads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -58,6 +59,9 @@ ARCHITECTURES = {
     ),
 }  # fmt: skip
 
+TORCHVISION_V2 = "resnet50-fpn-v2"  # built by torchvision itself
+KNOWN = (*ARCHITECTURES, TORCHVISION_V2)
+
 
 def resnet(
     block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], widths: Sequence[int]
@@ -94,19 +98,29 @@ def feature_pyramid(
     )
 
 
-def build_mask_rcnn(architecture: str, max_proposals: int = 100) -> MaskRCNN:
+def build_mask_rcnn(
+    architecture: str, max_proposals: int = 100, classes: int = CLASSES
+) -> MaskRCNN:
     """A randomly initialised network.
 
     Args:
-        architecture: a key of `ARCHITECTURES`.
+        architecture: one of `KNOWN`.
         max_proposals: detections kept of an image, after NMS.
+        classes: of the heads, the background among them; more than 2 where a network that was
+            trained on classes is loaded (`perception/best_class.py`).
 
     Raises:
         GboptError: there is no such architecture.
     """
-    if architecture not in ARCHITECTURES:
-        raise GboptError(
-            f"unknown proposal architecture {architecture!r}; known: {sorted(ARCHITECTURES)}"
+    if architecture not in KNOWN:
+        raise GboptError(f"unknown proposal architecture {architecture!r}; known: {sorted(KNOWN)}")
+    if architecture == TORCHVISION_V2:
+        return maskrcnn_resnet50_fpn_v2(
+            weights=None,
+            weights_backbone=None,
+            num_classes=classes,
+            box_score_thresh=0.0,
+            box_detections_per_img=max_proposals,
         )
     arch = ARCHITECTURES[architecture]
     channels = arch.pyramid_channels
@@ -127,7 +141,7 @@ def build_mask_rcnn(architecture: str, max_proposals: int = 100) -> MaskRCNN:
             ["0", "1", "2", "3"], output_size=7, sampling_ratio=arch.roi_samples
         ),
         box_head=TwoMLPHead(channels * 7 * 7, arch.box_channels),
-        box_predictor=FastRCNNPredictor(arch.box_channels, CLASSES),
+        box_predictor=FastRCNNPredictor(arch.box_channels, classes),
         box_batch_size_per_image=arch.train_rois,
         box_score_thresh=0.0,
         box_detections_per_img=max_proposals,
@@ -135,5 +149,5 @@ def build_mask_rcnn(architecture: str, max_proposals: int = 100) -> MaskRCNN:
             ["0", "1", "2", "3"], output_size=14, sampling_ratio=arch.roi_samples
         ),
         mask_head=MaskRCNNHeads(channels, (arch.mask_channels,) * arch.mask_layers, 1),
-        mask_predictor=MaskRCNNPredictor(arch.mask_channels, arch.mask_channels, CLASSES),
+        mask_predictor=MaskRCNNPredictor(arch.mask_channels, arch.mask_channels, classes),
     )

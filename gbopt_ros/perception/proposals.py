@@ -12,26 +12,47 @@ from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
+from gbopt_ros.perception.best_class import load_torchvision
+from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import frames_a_pass
-from gbopt_ros.perception.mask_rcnn import ARCHITECTURES, build_mask_rcnn
-from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, load_network
+from gbopt_ros.perception.mask_rcnn import KNOWN, build_mask_rcnn
+from gbopt_ros.perception.weights import (
+    PROPOSALS,
+    WeightsInfo,
+    is_described,
+    load_network,
+)
 from gbopt_ros.structures import Image, Proposals
+
+_TORCH_SUFFIXES = (".pth", ".pt")
 
 
 def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
     """The network of a weights file, float32, on the CPU, in evaluation mode.
 
+    Args:
+        path: our own safetensors, a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or
+            2, with any number of classes (`.pth` or safetensors), or a name of the catalogue that
+            was pulled. A network with classes proposes through the best class of each box.
+
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture.
     """
-    return load_network(path, PROPOSALS, ARCHITECTURES, build_mask_rcnn)
+    path = find_weights(path)
+    foreign = path.suffix == ".safetensors" and not is_described(path)
+    if path.suffix in _TORCH_SUFFIXES or foreign:
+        found = load_torchvision(path)
+        if found is not None:
+            return found
+    return load_network(path, PROPOSALS, KNOWN, build_mask_rcnn)
 
 
 class MaskRcnnProposals:
     """`ProposalNetwork` on torchvision.
 
     Args:
-        network: class-agnostic Mask R-CNN; moved to `device` and put in evaluation mode.
+        network: Mask R-CNN, class-agnostic or with `BestClassHeads`; moved to `device` and put in
+            evaluation mode.
         version: name of the weights.
     """
 

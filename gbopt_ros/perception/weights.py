@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gbopt_ros.structures import GboptError
@@ -96,7 +96,7 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
     if described is None:
         raise GboptError(
             f"{path}: these weights carry no gbopt_ros description; expected a file written by "
-            "`gbopt pretrain` or `gbopt learn`"
+            "`gbopt pretrain` or `gbopt learn`, or torchvision's weights of a proposal network"
         )
     try:
         info = WeightsInfo(**json.loads(described))
@@ -105,6 +105,53 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
     if info.network != network:
         raise GboptError(f"{path}: expected weights of the {network} network, got {info.network}")
     return info, {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+
+
+def is_described(path: Path) -> bool:
+    """Whether a file says which of our networks it belongs to; False if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
+    """The tensors of a state dict that something else has written.
+
+    Args:
+        path: a `.safetensors` file, or one of torch that holds nothing but tensors, by name or
+            below the key `model`, as torchvision's training scripts write it.
+        what: it belongs to, for the errors.
+
+    Raises:
+        GboptError: no such file, no state dict, or not readable without running code.
+    """
+    if not path.is_file():
+        raise GboptError(f"{path}: no such {what} weights file")
+    tensors: Any
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch lets through whatever a damaged pickle runs into
+        raise GboptError(
+            f"{path}: {what} weights cannot be read ({type(error).__name__}); expected a "
+            "safetensors file, or a .pth that holds tensors only"
+        ) from error
+    if isinstance(tensors, dict) and isinstance(tensors.get("model"), dict):
+        tensors = tensors["model"]
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
+        raise GboptError(
+            f"{path}: {what} weights: expected a state dict, nothing but named tensors"
+        )
+    return {
         name: value.float() if value.is_floating_point() else value
         for name, value in tensors.items()
     }
