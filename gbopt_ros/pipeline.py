@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torchvision.models.detection import MaskRCNN
 
@@ -26,12 +27,15 @@ from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.learning.trainer import OnStep, TrainingLog
 from gbopt_ros.learning.training_set import TrainingSet
+from gbopt_ros.learning.two_class import two_class
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.background import FpnBackground
+from gbopt_ros.perception.best_class import class_count
 from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.mask_rcnn import CLASSES
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.selection import FixedLagSelector, select_clip
@@ -50,6 +54,8 @@ from gbopt_ros.structures import (
 )
 
 log = logging.getLogger(__name__)
+
+INITIAL_IMAGES = 32  # on which the heads of a network with classes are fitted before it learns
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ def learn(
     if not decision.passed:
         return _refused(decision, TrainingLog())
     network, training = fine_tune(
-        parent,
+        _start(parent, selected, device),
         selected,
         CocoPool(rehearsal) if rehearsal else None,
         config.learning,
@@ -321,6 +327,15 @@ def _compare(
 def _for_evaluation(network: MaskRCNN, config: Config) -> MaskRcnnProposals:
     device = resolve_device(config.device)
     return MaskRcnnProposals(network, "", evaluation_config(config).proposal, device)
+
+
+def _start(parent: MaskRCNN, pool: Pool, device: torch.device) -> MaskRCNN:
+    """The parent; where it has classes, two heads fitted on images evenly spread over a pool."""
+    if class_count(parent) == CLASSES:
+        return parent
+    count = min(len(pool), INITIAL_IMAGES)
+    images = [pool[number * len(pool) // count].image for number in range(count)]
+    return two_class(parent, images, device)
 
 
 _CHECKED_IMAGES = 32

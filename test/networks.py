@@ -24,7 +24,11 @@ torch.set_num_threads(1)  # on images of this size threads cost more than they s
 def tiny_mask_rcnn(seed: int = 0) -> MaskRCNN:
     """A random `slim18-fpn` that does not enlarge 64-pixel images and looks at few regions."""
     torch.manual_seed(seed)
-    network = build_mask_rcnn("slim18-fpn")
+    return look_at_little(build_mask_rcnn("slim18-fpn"))
+
+
+def look_at_little(network: MaskRCNN) -> MaskRCNN:
+    """The network, looking at 64-pixel images as they are and at few regions of them."""
     network.transform.min_size = (SIDE,)
     network.transform.max_size = 2 * SIDE
     for limits in (network.rpn._pre_nms_top_n, network.rpn._post_nms_top_n):

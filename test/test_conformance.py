@@ -15,16 +15,20 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from networks import SIDE, tiny_mask_rcnn
+from networks import SIDE, look_at_little, tiny_mask_rcnn
 from torch import nn
+from torchvision.models.detection import MaskRCNN
 from torchvision.models.optical_flow import raft_large, raft_small
+from torchvision.models.resnet import Bottleneck
 
 from gbopt_ros.config import BackgroundConfig, FlowConfig, ProposalConfig
 from gbopt_ros.masks import boxes_xyxy, decode_all, iou_matrix, is_consistent
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import build_background
+from gbopt_ros.perception.best_class import BestClassHeads
 from gbopt_ros.perception.ensemble import EnsembleProposals, load_proposals
 from gbopt_ros.perception.flow import DisFlow, RaftFlow
+from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image, ProposalNetwork, Proposals
@@ -100,10 +104,31 @@ def seed(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
     return load_proposals(find_resource(SEED_PROPOSALS), config, device)
 
 
+def coco(architecture: str) -> MakeProposals:
+    """The maker of a network with the heads of 91 classes, as torchvision publishes it."""
+
+    @cache
+    def network() -> MaskRCNN:
+        torch.manual_seed(0)
+        built = build_mask_rcnn(architecture, classes=91)
+        for module in built.modules():
+            if isinstance(module, Bottleneck):  # else random blocks double the variance, each
+                nn.init.constant_(module.bn3.weight, 0.2)
+        built.roi_heads = BestClassHeads(built.roi_heads)
+        return look_at_little(built)
+
+    def make(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
+        return MaskRcnnProposals(copy.deepcopy(network()), architecture, config, device)
+
+    return make
+
+
 PROPOSALS = [
     pytest.param(slim, id="slim18-fpn"),
     pytest.param(seed, id="bundled"),
     pytest.param(ensemble, id="ensemble"),
+    pytest.param(coco("resnet50-fpn"), id="coco"),
+    pytest.param(coco("resnet50-fpn-v2"), id="coco-v2"),
 ]
 proposal_backends = pytest.mark.parametrize("make", PROPOSALS)
 

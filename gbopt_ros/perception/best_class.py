@@ -63,6 +63,7 @@ class BestClassHeads(RoIHeads):
             heads.mask_head,
             heads.mask_predictor,
         )
+        self.train(heads.training)
 
     def postprocess_detections(
         self,

@@ -22,7 +22,7 @@ from gbopt_ros.perception.weights import (
     is_described,
     load_network,
 )
-from gbopt_ros.structures import Image, Proposals
+from gbopt_ros.structures import GboptError, Image, Proposals
 
 _TORCH_SUFFIXES = (".pth", ".pt")
 
@@ -44,6 +44,10 @@ def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
         found = load_torchvision(path)
         if found is not None:
             return found
+        if path.suffix in _TORCH_SUFFIXES:
+            raise GboptError(
+                f"{path}: not a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or 2"
+            )
     return load_network(path, PROPOSALS, KNOWN, build_mask_rcnn)
 
 
