@@ -1,0 +1,199 @@
+"""The real networks through the whole pipeline: frames a second and the share of each part.
+
+    python benchmarks/networks.py                     # 480x640, on the CPU and a GPU if there is one
+    python benchmarks/networks.py --proposals FILE    # trained weights in place of random ones
+    python benchmarks/networks.py --quick             # small images, to see that it runs
+
+Mask R-CNN R50-FPN for proposals, a ResNet-50 semantic FPN for the background, RAFT large for the
+measured and the synthetic flow. Where no weights are given they are random: a network costs the
+same then, but how many masks are selected, and so how much synthetic flow is run, says nothing
+about trained ones; the number of runs is told. `--proposals`, `--background` and `--flow` take
+files. The images show textured squares that move over a textured ground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.models.optical_flow import raft_large
+from torchvision.models.resnet import Bottleneck
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.evaluation.files import write_text
+from gbopt_ros.perception.background import FpnBackground
+from gbopt_ros.perception.background_fpn import build_background
+from gbopt_ros.perception.ensemble import load_proposals
+from gbopt_ros.perception.flow import RaftFlow, load_raft
+from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.structures import Clip, FlowNetwork, Frame, Image
+
+PARTS = ("proposals", "background", "flow", "synthetic flow", "selection")
+"""In the order of the table; selection is without its synthetic flow, the only one on the CPU."""
+
+
+class TimedFlow:
+    """A flow network that counts its pairs and seconds."""
+
+    def __init__(self, network: FlowNetwork) -> None:
+        self._network = network
+        self.pairs, self.seconds = 0, 0.0
+
+    def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        flow = self._network.flow(first, second)
+        self.seconds += time.perf_counter() - start
+        self.pairs += len(first)
+        return flow
+
+
+def moving_squares(height: int, width: int, count: int) -> list[Frame]:
+    """Frames at 10 Hz: six textured squares, each with a speed of its own."""
+    rng = np.random.default_rng(0)
+    side = height // 6
+    ground = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
+    squares = rng.integers(120, 255, (6, side, side, 3), dtype=np.uint8)
+    speeds = rng.integers(-side // 8, side // 8 + 1, (6, 2))
+    places = rng.integers(0, (height - side, width - side), (6, 2))
+    frames = []
+    for t in range(count):
+        image = ground.copy()
+        for square, place, speed in zip(squares, places, speeds, strict=True):
+            top, left = (place + t * speed) % (height - side, width - side)
+            image[top : top + side, left : left + side] = square
+        frames.append(Frame(image, 10**8 * (t + 1), t))
+    return frames
+
+
+def steady(network: nn.Module) -> nn.Module:
+    """Random residual blocks double the variance, each; small ones keep half precision in range."""
+    for module in network.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.constant_(module.bn3.weight, 0.2)
+    return network
+
+
+def build(args: argparse.Namespace, config: Config, device: torch.device) -> Pipeline:
+    torch.manual_seed(0)
+    if args.proposals:
+        proposals = load_proposals(args.proposals, config.proposal, device)
+    else:
+        network = steady(build_mask_rcnn("resnet50-fpn"))
+        if args.quick:
+            network.transform.min_size, network.transform.max_size = (args.height,), 2 * args.width
+        proposals = MaskRcnnProposals(network, "random", config.proposal, device)
+    if args.background:
+        background = FpnBackground.from_file(args.background, config.background, device)
+    else:
+        semantic = steady(build_background("resnet50-semantic-fpn"))
+        semantic.short_side = min(semantic.short_side, args.height)
+        background = FpnBackground(semantic, config.background, device)
+    raft = load_raft(args.flow, "auto") if args.flow else raft_large(weights=None)
+    return Pipeline(
+        config,
+        proposal_network=proposals,
+        background_network=background,
+        flow_network=TimedFlow(RaftFlow(raft, config.flow, device)),
+    )
+
+
+def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
+    """One clip through the pipeline, after another one on a GPU, which is slow the first time."""
+    pipeline = build(args, config, device)
+    frames = moving_squares(args.height, args.width, args.frames)
+    clip = Clip(0, tuple(frames))
+    if device.type == "cuda":
+        pipeline.select(clip, pipeline.perceive(clip))
+        pipeline.seconds.clear()
+        torch.cuda.reset_peak_memory_stats()
+    flow: Any = pipeline.flow_network
+    flow.pairs, flow.seconds = 0, 0.0
+    start = time.perf_counter()
+    cues = pipeline.perceive(clip)
+    selection = pipeline.select(clip, cues)
+    total = time.perf_counter() - start
+    synthetic = flow.seconds - pipeline.seconds["flow"]
+    seconds = dict(pipeline.seconds) | {
+        "synthetic flow": synthetic,
+        "selection": pipeline.seconds["selection"] - synthetic,
+    }
+    networks = total - seconds["selection"]
+    return {
+        "device": name_of(device),
+        "size": [args.height, args.width],
+        "frames": args.frames,
+        "frames_per_second": args.frames / total,
+        "seconds": {part: seconds[part] for part in PARTS} | {"total": total},
+        "share": {part: seconds[part] / total for part in PARTS} | {"networks": networks / total},
+        "flow_pairs": {"measured": args.frames - 1, "synthetic": selection.flow_runs},
+        "proposals": sum(len(proposals) for proposals in cues.proposals),
+        "masks": selection.mask_count,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "half": device.type == "cuda" and config.proposal.half,
+    }
+
+
+def name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def show(row: dict[str, Any]) -> None:
+    height, width = row["size"]
+    print(
+        f"\n{row['device']}: {row['frames']} frames of {height}x{width}, "
+        f"{row['frames_per_second']:.3g} frames/s, {row['proposals']} proposals, "
+        f"{row['masks']} masks selected"
+    )
+    print(f"{'part':<16} {'seconds':>9} {'ms/frame':>9} {'share':>7}")
+    for part in PARTS:
+        seconds = row["seconds"][part]
+        pairs = {"flow": "measured", "synthetic flow": "synthetic"}.get(part)
+        note = f"   {row['flow_pairs'][pairs]} pairs" if pairs else ""
+        per_frame = 1000 * seconds / row["frames"]
+        print(f"{part:<16} {seconds:>9.2f} {per_frame:>9.1f} {row['share'][part]:>7.1%}{note}")
+    print(f"networks {row['share']['networks']:.1%} of the wall time")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="3 frames of 96x128")
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--frames", type=int, help="of the clip (4 on a CPU, 30 on a GPU)")
+    parser.add_argument("--devices", nargs="+", help="such as cpu cuda; all that there are")
+    for part in ("proposals", "background", "flow"):
+        parser.add_argument(f"--{part}", type=Path, help="weights file in place of random weights")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    args = parser.parse_args()
+    if args.quick:
+        args.height, args.width, args.frames = 96, 128, 3
+    frames, rows = args.frames, []
+    for name in args.devices or (["cpu"] + ["cuda"] * torch.cuda.is_available()):
+        args.frames = frames or (4 if name == "cpu" else 30)
+        config = load_config(None, args.set)
+        config = replace(config, clip=replace(config.clip, length=args.frames, overlap=0))
+        rows.append(measure(args, config, torch.device(name)))
+        show(rows[-1])
+    if args.out is not None:
+        facts = {"torch": torch.__version__, "random": not args.proposals, "rows": rows}
+        write_text(args.out, json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
