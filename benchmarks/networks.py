@@ -1,6 +1,6 @@
 """The real networks through the whole pipeline: frames a second and the share of each part.
 
-    python benchmarks/networks.py                     # 480x640, on the CPU and a GPU if there is one
+    python benchmarks/networks.py                     # 480x640, on the CPU and a GPU if any
     python benchmarks/networks.py --proposals FILE    # trained weights in place of random ones
     python benchmarks/networks.py --quick             # small images, to see that it runs
 
