@@ -156,6 +156,11 @@ class ProposalConfig(Stage):
         "pulled; '' takes the bundled seed network",
         fixed=True,
     )
+    detectron2_config: str = setting(
+        "",
+        "YAML of the detectron2 model whose checkpoint `weights` is; published versions need none",
+        fixed=True,
+    )
     max_proposals: int = setting(15, "N, the best by score after NMS", low=1, high=1000, fixed=True)
     score_threshold: float = setting(
         0.0, "the paper's 0: keep every detection", low=0.0, below=1.0, fixed=True

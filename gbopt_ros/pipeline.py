@@ -255,7 +255,7 @@ def learn(
     if current is not None:
         store.verify(current)
     path = current.path if current is not None else proposal_weights(config)
-    parent, info = load_mask_rcnn(path)
+    parent, info = load_mask_rcnn(path, config.proposal.detectron2_config)
     selected = training_set.labelled_images(config.learning.min_confidence)
     if len(selected) == 0:
         raise GboptError(
@@ -287,7 +287,7 @@ def learn(
         "final_loss": training.total[-1],
         "learning": config.to_dict()["learning"],
     }
-    version = store.publish(network, info.architecture, info.version, facts)
+    version = store.publish(network, info.architecture, info.version, facts, info.config)
     log.info("published %s: %s", version.version, decision.reason)
     return Learnt(decision, training, version)
 

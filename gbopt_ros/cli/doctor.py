@@ -92,10 +92,17 @@ ROS_OPTIONAL = (
 OPTIONAL = (
     Module("pybullet", "pybullet", "pybullet",
            "no `gbopt world`; recordings, the demo and learning work", "pip install pybullet"),
-    Module("detectron2", "detectron2", "detectron2",
-           "nothing is lost: this version proposes with torchvision's Mask R-CNN alone",
-           "build it from its repository; it is not on PyPI"),
 )  # fmt: skip
+
+_DETECTRON2 = """
+import detectron2, gbopt_ros.perception.detectron2_backend
+try:
+    from detectron2 import _C
+    extension = "with its compiled extension, which is not needed"
+except ImportError:
+    extension = "without its compiled extension, which deformable convolutions alone need"
+print(f"{detectron2.__version__}, {extension}")
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +127,7 @@ def examine() -> list[Finding]:
     findings += [check_module(module) for module in REQUIRED]
     findings += [guarded("torch", check_torch), guarded("device", check_device)]
     findings += list(check_ros())
-    findings += [check_module(module) for module in OPTIONAL]
+    findings += [check_module(module) for module in OPTIONAL] + [check_detectron2()]
     findings += [check_weights(SEED_PROPOSALS, "proposals")]
     findings += [check_weights(SEED_BACKGROUND, "background"), check_raft()]
     return findings
@@ -180,6 +187,24 @@ def check_module(wanted: Module) -> Finding:
             wanted.name, BROKEN, first_line(error), wanted.meaning, wanted.remedy, wanted.required
         )
     return Finding(wanted.name, OK, installed(wanted.distribution), required=wanted.required)
+
+
+def check_detectron2() -> Finding:
+    """Import what the backend does, in a process of its own, and look for the extension."""
+    meaning = "proposals are torchvision's alone: proposal.detectron2_config cannot be used"
+    remedy = (
+        "its public repository (it is not on PyPI): pip install it, or its requirements and put "
+        "the checkout on PYTHONPATH"
+    )
+    if importlib.util.find_spec("detectron2") is None:
+        return Finding("detectron2", ABSENT, "", meaning, remedy)
+    outcome = subprocess.run(
+        [sys.executable, "-c", _DETECTRON2], capture_output=True, text=True, check=False
+    )
+    if outcome.returncode != 0:
+        why = (outcome.stderr.strip().splitlines() or [f"exit {outcome.returncode}"])[-1]
+        return Finding("detectron2", BROKEN, why, meaning, remedy)
+    return Finding("detectron2", OK, outcome.stdout.strip().splitlines()[-1])
 
 
 def check_torch() -> Finding:

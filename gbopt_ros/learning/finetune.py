@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.learning.augment import Example
 from gbopt_ros.learning.batches import Pool, detection_target, example_batches, image_tensor
 from gbopt_ros.learning.trainer import OnStep, TrainingLog, train
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def fine_tune(
-    parent: MaskRCNN,
+    parent: M,
     selected: Pool | None,
     rehearsal: Pool | None,
     config: LearningConfig,
     device: torch.device,
     on_step: OnStep | None = None,
-) -> tuple[MaskRCNN, TrainingLog]:
+) -> tuple[M, TrainingLog]:
     """A copy of the parent, trained on selected masks and rehearsal data.
+
+    The parent has the interface of torchvision's detection models: in training mode it takes images
+    and targets and gives named losses.
 
     Each batch holds `rehearsal_share` of rehearsal images; where one of the pools is None the
     other fills the batch, so that the compute is the same.
@@ -60,7 +65,7 @@ def fine_tune(
         title="learn",
         on_step=on_step,
     )
-    assert isinstance(trained, MaskRCNN)
+    assert isinstance(trained, type(parent))
     trained = trained.cpu().eval()
     _average(trained, parent, config.parent_share)
     return trained, log
@@ -79,7 +84,7 @@ def _shares(
 
 
 @torch.no_grad()
-def _average(network: MaskRCNN, parent: MaskRCNN, share: float) -> None:
+def _average(network: nn.Module, parent: nn.Module, share: float) -> None:
     """Move the weights a share of the way back to the parent's (Wortsman et al. 2022).
 
     Networks of one ancestry can be averaged: the average forgets less than the fine-tuned one

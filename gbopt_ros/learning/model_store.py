@@ -22,7 +22,13 @@ from typing import Any
 
 from torch import nn
 
-from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, save_weights, sha256_of
+from gbopt_ros.perception.weights import (
+    DETECTRON2,
+    PROPOSALS,
+    WeightsInfo,
+    save_weights,
+    sha256_of,
+)
 from gbopt_ros.structures import GboptError
 
 _WEIGHTS, _MANIFEST, _CURRENT = "model.safetensors", "manifest.json", "current.json"
@@ -89,15 +95,21 @@ class ModelStore:
             )
 
     def publish(
-        self, network: nn.Module, architecture: str, parent: str, facts: dict[str, Any]
+        self,
+        network: nn.Module,
+        architecture: str,
+        parent: str,
+        facts: dict[str, Any],
+        config: str = "",
     ) -> ModelVersion:
         """Write a new version and put it into service.
 
         Args:
             network: proposal network, stored in single precision.
-            architecture: key of its architecture table.
+            architecture: key of its architecture table, or `weights.DETECTRON2`.
             parent: version that it was fine-tuned from.
             facts: added to the manifest.
+            config: YAML that detectron2 builds the network from, "" for torchvision's.
         """
         version = self._next_name()
         try:
@@ -108,11 +120,14 @@ class ModelStore:
         try:
             folder = aside / version  # `aside` itself is for its owner alone
             folder.mkdir()
-            info = WeightsInfo(PROPOSALS, architecture, version)
+            info = WeightsInfo(PROPOSALS, architecture, version, config)
             digest = save_weights(folder / _WEIGHTS, network, info)
             manifest = facts | {
                 "version": version,
                 "parent": parent,
+                "backend": DETECTRON2 if architecture == DETECTRON2 else "torchvision",
+                "architecture": architecture,
+                "config": config,
                 "sha256": digest,
                 "created": time.time(),
             }

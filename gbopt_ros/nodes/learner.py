@@ -258,7 +258,7 @@ class LearnerNode(PipelineNode):
             self._announce(restored, ModelUpdate.CAUSE_ROLLBACK)
             return f"{restored.version} serves again"
         path = proposal_weights(self.config).resolve()
-        _, info = load_mask_rcnn(path)
+        _, info = load_mask_rcnn(path, self.config.proposal.detectron2_config)
         self._publish_update(info.version, "", path, sha256_of(path), ModelUpdate.CAUSE_ROLLBACK)
         return f"{info.version} ({path}) serves again; no version of the store does"
 

@@ -11,16 +11,19 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.structures import BoolMask, Image, ProposalNetwork, Proposals
+
+if TYPE_CHECKING:
+    from gbopt_ros.perception.proposals import DetectionNetwork
 
 SCALES = {"none": (1.0,), "mirror": (1.0,), "scales": (0.8, 1.0, 1.25)}
 _SAME_IOU = 0.5  # of masks of two views that show one object
@@ -34,7 +37,7 @@ def load_proposals(path: Path, config: ProposalConfig, device: torch.device) -> 
     Raises:
         GboptError: the file is missing, corrupt or of another architecture.
     """
-    network, info = load_mask_rcnn(path)
+    network, info = load_mask_rcnn(path, config.detectron2_config)
     if config.ensemble == "none":
         return MaskRcnnProposals(network, info.version, config, device)
     return EnsembleProposals(network, info.version, config, device)
@@ -52,7 +55,7 @@ class EnsembleProposals:
     """
 
     def __init__(
-        self, network: MaskRCNN, version: str, config: ProposalConfig, device: torch.device
+        self, network: DetectionNetwork, version: str, config: ProposalConfig, device: torch.device
     ) -> None:
         self._max_proposals = config.max_proposals
         self._score_threshold = config.score_threshold
@@ -150,7 +153,7 @@ def _decode(proposals: Proposals) -> NDArray[np.bool_]:
     return mask_ops.decode_all(proposals.rles, proposals.size)
 
 
-def _at_scale(network: MaskRCNN, scale: float) -> MaskRCNN:
+def _at_scale(network: DetectionNetwork, scale: float) -> DetectionNetwork:
     """The same weights behind another input size."""
     scaled = copy.copy(network)
     scaled._modules = dict(network._modules)

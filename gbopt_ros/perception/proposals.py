@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -17,28 +18,47 @@ from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import frames_a_pass
 from gbopt_ros.perception.mask_rcnn import KNOWN, build_mask_rcnn
 from gbopt_ros.perception.weights import (
+    DETECTRON2,
     PROPOSALS,
     WeightsInfo,
+    architecture_of,
     is_described,
     load_network,
 )
 from gbopt_ros.structures import GboptError, Image, Proposals
 
+if TYPE_CHECKING:
+    from gbopt_ros.perception.detectron2_backend import Detectron2MaskRcnn
+
+    DetectionNetwork: TypeAlias = MaskRCNN | Detectron2MaskRcnn  # one interface, torchvision's
+
 _TORCH_SUFFIXES = (".pth", ".pt")
 
 
-def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
+def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNetwork, WeightsInfo]:
     """The network of a weights file, float32, on the CPU, in evaluation mode.
 
     Args:
         path: our own safetensors, a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or
             2, with any number of classes (`.pth` or safetensors), or a name of the catalogue that
             was pulled. A network with classes proposes through the best class of each box.
+        detectron2_config: makes a file that does not say what it is a checkpoint of detectron2;
+            its YAML. What `gbopt learn` publishes says it.
 
     Raises:
-        GboptError: the file is missing, corrupt, or does not fit its architecture.
+        GboptError: the file is missing, corrupt, or does not fit its architecture, or detectron2
+            is needed and cannot be imported.
     """
     path = find_weights(path)
+    if detectron2_config or architecture_of(path) == DETECTRON2:
+        try:
+            from gbopt_ros.perception.detectron2_backend import load_detectron2
+        except ImportError as error:
+            raise GboptError(
+                f"{path}: this network takes detectron2, which cannot be imported ({error}); "
+                "`gbopt doctor` says how to get it"
+            ) from error
+        return load_detectron2(path, detectron2_config)
     foreign = path.suffix == ".safetensors" and not is_described(path)
     if path.suffix in _TORCH_SUFFIXES or foreign:
         found = load_torchvision(path)
@@ -52,7 +72,7 @@ def load_mask_rcnn(path: Path) -> tuple[MaskRCNN, WeightsInfo]:
 
 
 class MaskRcnnProposals:
-    """`ProposalNetwork` on torchvision.
+    """`ProposalNetwork` on torchvision or, with a network of its backend, on detectron2.
 
     Args:
         network: Mask R-CNN, class-agnostic or with `BestClassHeads`; moved to `device` and put in
@@ -61,12 +81,13 @@ class MaskRcnnProposals:
     """
 
     def __init__(
-        self, network: MaskRCNN, version: str, config: ProposalConfig, device: torch.device
+        self, network: DetectionNetwork, version: str, config: ProposalConfig, device: torch.device
     ) -> None:
         self._network = network.to(device).eval()
         self._network.roi_heads.score_thresh = config.score_threshold
         self._network.roi_heads.nms_thresh = config.nms_iou
         self._network.roi_heads.detections_per_img = config.max_proposals
+        self._network.roi_heads.mask_thresh = config.mask_threshold  # read by detectron2's alone
         self._config = config
         self._device = device
         self._version = version
@@ -76,7 +97,7 @@ class MaskRcnnProposals:
         cls, path: Path, config: ProposalConfig, device: torch.device
     ) -> MaskRcnnProposals:
         """Raises GboptError if the file is missing, corrupt or of another architecture."""
-        network, info = load_mask_rcnn(path)
+        network, info = load_mask_rcnn(path, config.detectron2_config)
         return cls(network, info.version, config, device)
 
     @property

@@ -22,6 +22,9 @@ M = TypeVar("M", bound=nn.Module)
 
 PROPOSALS = "proposals"
 BACKGROUND = "background"
+DETECTRON2 = "detectron2"
+"""The architecture of proposal networks that detectron2 builds from a configuration."""
+
 _KEY = "gbopt_ros"
 
 
@@ -31,13 +34,15 @@ class WeightsInfo:
 
     Attributes:
         network: `proposals` or `background`.
-        architecture: key of the network's architecture table.
+        architecture: key of the network's architecture table, or `DETECTRON2`.
         version: name of the version, unique in its model store.
+        config: YAML that the network is built from, "" where the architecture says it all.
     """
 
     network: str
     architecture: str
     version: str
+    config: str = ""
 
 
 def save_weights(path: Path, network: nn.Module, info: WeightsInfo, half: bool = False) -> str:
@@ -155,6 +160,16 @@ def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
         name: value.float() if value.is_floating_point() else value
         for name, value in tensors.items()
     }
+
+
+def architecture_of(path: Path) -> str:
+    """The architecture that a weights file names; "" where it names none or is none of ours."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            described = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return ""
+    return str(described.get("architecture", "")) if isinstance(described, dict) else ""
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
