@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from detectron2_networks import needs_detectron2, tiny_detectron2
 from networks import SIDE, look_at_little, tiny_mask_rcnn
 from torch import nn
 from torchvision.models.detection import MaskRCNN
@@ -123,12 +124,25 @@ def coco(architecture: str) -> MakeProposals:
     return make
 
 
+def detectron2(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
+    return MaskRcnnProposals(tiny_detectron2(), "detectron2", config, device)
+
+
+def detectron2_of_classes(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
+    network = tiny_detectron2(
+        MODEL__ROI_HEADS__NUM_CLASSES=5, MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK=False
+    )
+    return MaskRcnnProposals(network, "detectron2", config, device)
+
+
 PROPOSALS = [
     pytest.param(slim, id="slim18-fpn"),
     pytest.param(seed, id="bundled"),
     pytest.param(ensemble, id="ensemble"),
     pytest.param(coco("resnet50-fpn"), id="coco"),
     pytest.param(coco("resnet50-fpn-v2"), id="coco-v2"),
+    pytest.param(detectron2, id="detectron2", marks=needs_detectron2),
+    pytest.param(detectron2_of_classes, id="detectron2-5-classes", marks=needs_detectron2),
 ]
 proposal_backends = pytest.mark.parametrize("make", PROPOSALS)
 
