@@ -17,6 +17,8 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
+import torch
+from detectron2_networks import needs_detectron2, tiny_detectron2, write_config
 from networks import save_random_weights
 from recordings import disc_frames
 from ros import TOPIC, Graph, ros_arguments
@@ -29,7 +31,7 @@ from gbopt_ros.nodes.base import LATCHED_QOS
 from gbopt_ros.nodes.graph import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
-from gbopt_ros.perception.weights import sha256_of
+from gbopt_ros.perception.weights import PROPOSALS, sha256_of
 
 UPDATE, PROGRESS = "/learner/output/model_update", "/learner/output/progress"
 
@@ -47,9 +49,26 @@ def learning(store: Path, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+def on_detectron2(weights: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """A detectron2 checkpoint as proposal network, and the parameters that go with it."""
+    checkpoint = folder / "random.pth"
+    torch.save(tiny_detectron2().state_dict(), checkpoint)
+    return weights | {PROPOSALS: checkpoint}, {
+        "proposal.detectron2_config": write_config(folder),
+        "selection.score_weight": 100.0,  # some of its faint masks must be selected
+        "selection.neutral_score": 0.001,
+    }
+
+
 @pytest.fixture
-def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Iterator[Graph]:
-    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+def graph(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Graph]:
+    parameters = learning(tmp_path / "store")
+    if getattr(request, "param", "torchvision") == "detectron2":
+        weights, more = on_detectron2(weights, tmp_path)
+        parameters |= more
+    arguments = ros_arguments(weights, **parameters)
     with Graph(
         ros_domain_id,
         lambda context: [LearnerNode(context=context), *compose(context=context)],
@@ -67,6 +86,9 @@ def play(graph: Graph, count: int) -> None:
         player.close()
 
 
+@pytest.mark.parametrize(
+    "graph", ["torchvision", pytest.param("detectron2", marks=needs_detectron2)], indirect=True
+)
 def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
     updates, progress = (
@@ -75,6 +97,8 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
     )
     masks = graph.observe(SelectedMasks, "/selector/output/masks")
     proposal, learner = graph.nodes["proposal"], graph.nodes["learner"]
+    first = proposal.facts()["model version"]  # of a checkpoint: its name and digest
+    assert str(first).startswith("random")
 
     reply = graph.call(Trigger, "/learner/train")
     assert not reply.success and "no selected mask" in reply.message
@@ -97,24 +121,24 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
         player.close()
     graph.wait(lambda: len(masks) == sent, "masks of every frame")
     versions = [m.model_version for m in masks]
-    assert sorted(set(versions)) == ["random", "v0001"]
+    assert sorted(set(versions)) == [first, "v0001"]
     assert versions == sorted(versions), "one version after the other"
     published = store.current()
     assert published is not None and published.version == "v0001"
     assert updates[0].sha256 == sha256_of(published.path)
-    assert updates[0].parent == "random" and updates[0].cause == ModelUpdate.CAUSE_TRAINED
+    assert updates[0].parent == first and updates[0].cause == ModelUpdate.CAUSE_TRAINED
     states = [p.state for p in progress]
     assert TrainingProgress.STATE_TRAINING in states
     assert states[-1] == TrainingProgress.STATE_PUBLISHED
     assert max(p.iteration for p in progress) == 2
 
     reply = graph.call(Trigger, "/learner/rollback")
-    assert reply.success and "random" in reply.message
-    graph.wait(lambda: proposal.facts()["model version"] == "random", "the old network")
+    assert reply.success and first in reply.message
+    graph.wait(lambda: proposal.facts()["model version"] == first, "the old network")
     assert updates[-1].cause == ModelUpdate.CAUSE_ROLLBACK
     play(graph, 4)
     graph.wait(lambda: len(masks) == sent + 4, "masks after the rollback")
-    assert {m.model_version for m in masks[-4:]} == {"random"}
+    assert {m.model_version for m in masks[-4:]} == {first}
     reply = graph.call(Trigger, "/learner/rollback")
     assert not reply.success and "nothing to roll back" in reply.message
 

@@ -45,6 +45,7 @@ from gbopt_ros.perception.weights import (
     architecture_of,
     load_into,
     read_weights,
+    sha256_of,
 )
 from gbopt_ros.structures import GboptError
 
@@ -82,7 +83,8 @@ def load_detectron2(path: Path, config: str) -> tuple[Detectron2MaskRcnn, Weight
     else:
         parsed = read_config(Path(config))
         tensors = read_checkpoint(path)
-        info = WeightsInfo(PROPOSALS, DETECTRON2, path.stem, dump_config(parsed))
+        digest = sha256_of(path)[:8]  # all trainings of detectron2 end with a `model_final`
+        info = WeightsInfo(PROPOSALS, DETECTRON2, f"{path.stem}-{digest}", dump_config(parsed))
     network = build_detectron2(parsed, str(path if described else config))
     load_into(network, _without_legacy(tensors, network), path)
     return network.eval(), info
