@@ -489,7 +489,7 @@ def test_files_that_are_missing_or_of_another_network(tmp_path: Path) -> None:
     for path, yaml, words in (
         (weights, tmp_path / "absent.yaml", "no such detectron2 configuration"),
         (weights, lazy, "a Python one runs code"),
-        (tmp_path / "absent.pth", config, "no such detectron2 checkpoint"),
+        (tmp_path / "absent.pth", config, "no such detectron2 weights file"),
         (weights, config, "weights do not fit their architecture"),
         (
             save_random_weights(tmp_path)[PROPOSALS],
@@ -499,8 +499,12 @@ def test_files_that_are_missing_or_of_another_network(tmp_path: Path) -> None:
     ):
         with pytest.raises(GboptError, match=words):
             load_mask_rcnn(path, str(yaml))
+    with pytest.raises(
+        GboptError, match=r"name its configuration too: proposal\.detectron2_config"
+    ):
+        load_mask_rcnn(weights)
     torch.save([1, 2], weights)
-    with pytest.raises(GboptError, match="named tensors under 'model'"):
+    with pytest.raises(GboptError, match="nothing but named tensors"):
         load_mask_rcnn(weights, str(config))
 
 

@@ -316,7 +316,7 @@ def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
 def _without_legacy(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     expected = network.state_dict().keys()
     return {
-        name: value.float() if value.is_floating_point() else value
+        name: value
         for name, value in tensors.items()
         if name in expected or not name.startswith(_LEGACY)
     }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from detectron2.config import CfgNode, get_cfg
-from safetensors.torch import load_file
 from torch import Tensor
 
+from gbopt_ros.perception.weights import read_state_dict
 from gbopt_ros.structures import GboptError
 
 _CONVERT = (
@@ -27,7 +25,7 @@ def read_config(path: Path) -> CfgNode:
     if path.suffix not in (".yaml", ".yml"):
         raise GboptError(
             f"{path}: expected detectron2's YAML configuration; a Python one runs code and is "
-            "never loaded (yaml.safe_dump of its CfgNode is)"
+            "never loaded"
         )
     if not path.is_file():
         raise GboptError(f"{path}: no such detectron2 configuration")
@@ -41,33 +39,18 @@ def read_config(path: Path) -> CfgNode:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of a detectron2 checkpoint.
+    """The state dict of a detectron2 checkpoint: safetensors, or a `.pth` of tensors.
 
     Raises:
         GboptError: no such file, a pickle, or not readable without running code.
     """
-    if not path.is_file():
-        raise GboptError(f"{path}: no such detectron2 checkpoint")
-    if path.suffix == ".pkl":
+    if path.suffix == ".pkl" and path.is_file():
         command = _CONVERT.format(path.with_suffix(""))
         raise GboptError(
             f"{path}: a pickle runs code when it is opened, so it never is; if you trust it, "
             f'convert it once: python -c "{command}"'
         )
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever a damaged pickle runs into
-        raise GboptError(
-            f"{path}: cannot be read ({type(error).__name__}); expected safetensors, or a .pth "
-            "that holds tensors only, such as torch.save(model.state_dict(), FILE) writes"
-        ) from error
-    tensors = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise GboptError(f"{path}: expected a detectron2 checkpoint, named tensors under 'model'")
-    return dict(tensors)
+    return read_state_dict(path, "detectron2")
 
 
 def parse_config(text: str, path: Path) -> CfgNode:
