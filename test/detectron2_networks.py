@@ -47,12 +47,12 @@ INPUT: {{MIN_SIZE_TEST: {SIDE}, MAX_SIZE_TEST: {2 * SIDE}}}
 """
 
 
-def write_config(folder: Path, text: str = CONFIG, **changes: object) -> Path:
+def write_config(folder: Path, **changes: object) -> Path:
     """The tiny configuration as a file; `changes` are keys with `__` for the dot."""
     from detectron2.config import CfgNode, get_cfg
 
     config = get_cfg()
-    config.merge_from_other_cfg(CfgNode.load_cfg(text))
+    config.merge_from_other_cfg(CfgNode.load_cfg(CONFIG))
     for key, value in changes.items():
         config.merge_from_list([key.replace("__", "."), value])
     path = folder / "tiny.yaml"

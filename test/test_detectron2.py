@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from gbopt_ros.cli import doctor
 from gbopt_ros.cli.main import main
 from gbopt_ros.config import AugmentConfig, LearningConfig, ProposalConfig
+from gbopt_ros.learning.augment import to_example
+from gbopt_ros.learning.batches import detection_target
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
@@ -350,6 +352,32 @@ def test_a_region_to_ignore_is_neither_object_nor_background() -> None:
 
 
 @needs_detectron2
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_the_precision_changes_little(dtype: torch.dtype) -> None:
+    """As on GPUs, where proposals run in float16 and training in bfloat16."""
+    network, target = tiny_detectron2(), detection_target(to_example(Squares()[0]), CPU)
+    image = tensor(Squares()[0].image)
+
+    def run(enabled: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            with torch.inference_mode():
+                (found,) = network.eval()([image])
+            losses = network.train()([image], [target])
+        sum(losses.values()).backward()
+        return found, {name: loss.item() for name, loss in losses.items()}
+
+    (full, losses), (half, other) = run(False), run(True)
+    assert half["boxes"].dtype == torch.float32
+    best, almost = full["scores"][0].item(), half["scores"][0].item()
+    assert almost == pytest.approx(best, abs=0.05)
+    a, b = full["masks"][0, 0], half["masks"][0, 0]
+    assert (a & b).sum() >= 0.9 * (a | b).sum() > 0
+    for name, loss in losses.items():
+        assert other[name] == pytest.approx(loss, rel=0.1), name
+
+
+@needs_detectron2
 def test_pools_with_ignored_regions_and_images_without_objects() -> None:
     _, log = fine_tune(tiny_detectron2(), Squares(ignore=True), None, settings(), CPU)
     assert np.isfinite(log.total).all()
@@ -513,9 +541,12 @@ def test_files_that_are_missing_or_of_another_network(tmp_path: Path) -> None:
 
 @needs_detectron2
 def test_replay_learn_replay(tmp_path: Path) -> None:
-    """Starts from a detectron2 checkpoint; the version that is published needs no configuration."""
-    weights, config = tmp_path / "coco.pth", write_config(tmp_path)
-    torch.save({"model": tiny_detectron2().state_dict()}, weights)
+    """Starts from a checkpoint of three classes; what is published needs no configuration."""
+    classes = {
+        "MODEL__ROI_HEADS__NUM_CLASSES": 3, "MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": False,
+    }  # fmt: skip
+    weights, config = tmp_path / "coco.pth", write_config(tmp_path, **classes)
+    torch.save({"model": tiny_detectron2(**classes).state_dict()}, weights)
     bag, store = tmp_path / "bag", tmp_path / "store"
     write_rosbag(disc_frames(2), bag, topic="/camera/image_raw")
     start = ["--set", f"proposal.detectron2_config={config}", "--weights", str(weights)]
