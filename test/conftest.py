@@ -19,14 +19,13 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "2"
 
 # Set by pytest for every test, by torch when it first touches CUDA or steps an optimiser, by OpenCV
-# when it is imported, for OpenCV's FFmpeg by the module that reads videos, and by detectron2.
+# when it is imported, and for OpenCV's FFmpeg by the module that reads videos.
 _MAY_CHANGE = {
     "PYTEST_CURRENT_TEST",
     "CUDA_MODULE_LOADING",
     "LD_LIBRARY_PATH",
     "TORCHINDUCTOR_CACHE_DIR",
     "OPENCV_FFMPEG_LOGLEVEL",
-    "OPENCV_OPENCL_RUNTIME",
 }
 
 tqdm.tqdm.monitor_interval = 0  # its thread would outlive the test that starts it

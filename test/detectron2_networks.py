@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,12 @@ from networks import CPU, SIDE
 if TYPE_CHECKING:
     from gbopt_ros.perception.detectron2_backend import Detectron2MaskRcnn
 
-FOUND = importlib.util.find_spec("detectron2") is not None
-needs_detectron2 = pytest.mark.skipif(not FOUND, reason="detectron2 cannot be imported")
+try:
+    import detectron2.modeling  # noqa: F401
+except ImportError as error:
+    needs_detectron2 = pytest.mark.skip(reason=f"detectron2 cannot be imported: {error}")
+else:
+    needs_detectron2 = pytest.mark.skipif(False, reason="")
 
 CONFIG = f"""
 VERSION: 2

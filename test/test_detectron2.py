@@ -352,6 +352,21 @@ def test_a_region_to_ignore_is_neither_object_nor_background() -> None:
 
 
 @needs_detectron2
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+def test_statistics_of_batch_normalisation_stay(norm: str) -> None:
+    parent = tiny_detectron2(MODEL__RESNETS__NORM=norm, MODEL__BACKBONE__FREEZE_AT=0)
+    child, _ = fine_tune(parent, Squares(), None, settings(), CPU)
+    before, after = parent.state_dict(), child.state_dict()
+    statistics = [name for name in before if "running_" in name]
+    assert len(statistics) == 40
+    assert all(torch.equal(after[name], before[name]) for name in statistics)
+    assert not torch.equal(
+        after["backbone.bottom_up.stem.conv1.norm.weight"],
+        before["backbone.bottom_up.stem.conv1.norm.weight"],
+    )
+
+
+@needs_detectron2
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_the_precision_changes_little(dtype: torch.dtype) -> None:
     """As on GPUs, where proposals run in float16 and training in bfloat16."""
@@ -506,6 +521,25 @@ def test_configurations_that_do_not_work(text: str, words: str, tmp_path: Path) 
     with pytest.raises(GboptError, match=words) as error:
         load_mask_rcnn(weights, str(path))
     assert str(path) in str(error.value)
+
+
+@needs_detectron2
+def test_deformable_convolutions_take_the_extension(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path,
+        MODEL__RESNETS__DEPTH=50,
+        MODEL__RESNETS__RES2_OUT_CHANNELS=256,
+        MODEL__RESNETS__DEFORM_ON_PER_STAGE=[False, False, False, True],
+    )
+    torch.save({}, tmp_path / "model.pth")
+    try:
+        from detectron2 import _C  # noqa: F401
+
+        words = "weights do not fit"  # the network was built, the empty file does not fill it
+    except ImportError:
+        words = r"cannot build this network .*detectron2\._C"
+    with pytest.raises(GboptError, match=words):
+        load_mask_rcnn(tmp_path / "model.pth", str(config))
 
 
 @needs_detectron2

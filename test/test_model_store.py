@@ -59,6 +59,8 @@ def test_publish_puts_a_version_into_service(store: ModelStore, tmp_path: Path) 
     assert scale_of(version) == 4.0
     assert read_weights(version.path, PROPOSALS)[0].version == "v0001"
     assert version.manifest["parent"] == "seed"
+    assert version.manifest["backend"] == "torchvision"
+    assert version.manifest["architecture"] == "slim18-fpn"
     assert version.manifest["frames"] == 12
     assert listing(tmp_path / "models") == [
         "current.json",

@@ -99,5 +99,5 @@ def _average(network: nn.Module, parent: nn.Module, share: float) -> None:
 def _freeze_statistics(network: nn.Module) -> None:
     """Keep the running statistics: those of a few small batches would replace better ones."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm as well
             module.eval()
