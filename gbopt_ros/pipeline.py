@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -52,6 +53,9 @@ from gbopt_ros.structures import (
     Proposals,
     Selection,
 )
+
+if TYPE_CHECKING:
+    from gbopt_ros.perception.proposals import DetectionNetwork
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +301,7 @@ def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:
     return Learnt(decision, training, None)
 
 
-def proposed_share(parent: MaskRCNN, selected: Pool, config: Config) -> float:
+def proposed_share(parent: DetectionNetwork, selected: Pool, config: Config) -> float:
     """The share of selected masks that the parent proposes at an IoU of at least 0.5.
 
     Measured on at most 32 images, spread evenly over the pool.
@@ -313,7 +317,11 @@ def proposed_share(parent: MaskRCNN, selected: Pool, config: Config) -> float:
 
 
 def _compare(
-    parent: MaskRCNN, child: MaskRCNN, probe: CocoDataset, config: Config, progress: bool
+    parent: DetectionNetwork,
+    child: DetectionNetwork,
+    probe: CocoDataset,
+    config: Config,
+    progress: bool,
 ) -> GateDecision:
     """The gate's decision on two networks by their masks on the probe set."""
     (parent_metrics, parent_results), (child_metrics, child_results) = (
@@ -324,15 +332,15 @@ def _compare(
     return check_forgetting(parent_metrics.AP, child_metrics.AP, standard_error, config.learning)
 
 
-def _for_evaluation(network: MaskRCNN, config: Config) -> MaskRcnnProposals:
+def _for_evaluation(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:
     device = resolve_device(config.device)
     return MaskRcnnProposals(network, "", evaluation_config(config).proposal, device)
 
 
-def _start(parent: MaskRCNN, pool: Pool, device: torch.device) -> MaskRCNN:
+def _start(parent: DetectionNetwork, pool: Pool, device: torch.device) -> DetectionNetwork:
     """The parent; where it has classes, two heads fitted on images evenly spread over a pool."""
-    if class_count(parent) == CLASSES:
-        return parent
+    if not isinstance(parent, MaskRCNN) or class_count(parent) == CLASSES:
+        return parent  # detectron2's learns with the classes that it has
     count = min(len(pool), INITIAL_IMAGES)
     images = [pool[number * len(pool) // count].image for number in range(count)]
     return two_class(parent, images, device)
