@@ -217,7 +217,10 @@ def test_learning_from_a_network_with_classes(
     monkeypatch.setattr(
         pipeline,
         "load_mask_rcnn",
-        lambda path: (parent, WeightsInfo(PROPOSALS, "slim18-fpn", "coco-0a1b2c3d")),
+        lambda path, detectron2_config: (
+            parent,
+            WeightsInfo(PROPOSALS, "slim18-fpn", "coco-0a1b2c3d"),
+        ),
     )
     measured = []
 
