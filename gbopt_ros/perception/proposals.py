@@ -66,8 +66,8 @@ def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNe
             return found
         if path.suffix in _TORCH_SUFFIXES:
             raise GboptError(
-                f"{path}: not a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or 2; for "
-                "a checkpoint of detectron2 name its configuration too: proposal.detectron2_config"
+                f"{path}: not a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or 2; "
+                "if it is detectron2's, name its configuration too: proposal.detectron2_config"
             )
     return load_network(path, PROPOSALS, KNOWN, build_mask_rcnn)
 
