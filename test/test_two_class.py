@@ -195,10 +195,22 @@ def test_logistic_regression_of_known_odds() -> None:
 # -------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.parametrize("fewest", [2, 3])
 def test_learning_from_a_network_with_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewest: int
 ) -> None:
-    """An ordinary version with two classes comes out; the gate measures the parent as it served."""
+    """An ordinary version with two classes comes out; the gate measures the parent as it served.
+
+    The training set has two images, which may be enough to fit the heads on, or not.
+    """
+    monkeypatch.setattr(pipeline, "FEWEST_INITIAL_IMAGES", fewest)
+    fitted_on = []
+
+    def remember(network: MaskRCNN, images: list[np.ndarray], device: torch.device) -> MaskRCNN:
+        fitted_on.append(len(images))
+        return two_class(network, images, device)
+
+    monkeypatch.setattr(pipeline, "two_class", remember)
     folder = tmp_path / "replay"
     (folder / "images").mkdir(parents=True)
     selected = []
@@ -239,6 +251,7 @@ def test_learning_from_a_network_with_classes(
             probe=load_coco_dir(find_resource("demo/seen-probe")),
             on_step=lambda step, loss: None,
         )
+    assert fitted_on == [2 if fewest == 2 else 0]
     assert measured == [CLASSES, 2]
     assert learnt.version is not None
     assert learnt.version.manifest["parent"] == "coco-0a1b2c3d"

@@ -2,11 +2,11 @@
 
 With C classes the log-odds of an object are logsumexp of the object logits minus that of the
 background; no linear head can say that. Its first-order expansion where all object classes are
-equally likely, the mean of their rows and log(C - 1) on top, can, and needs no image. But training
-with a softmax keeps the sum of all rows where it began, so that mean says little more than the
-background's row alone. Given images, the heads are therefore fitted to what the classes say of
-their regions, with that mean as the prior: a logistic regression for the score, ridge regressions
-for the box and the mask of the best class. No label is needed.
+equally likely, the mean of their rows and log(C - 1) on top, can, and needs no image. Training with
+a softmax keeps the sum of all rows where it began, so that mean ranks regions much as the
+background's row does alone, and its scores need not be probabilities. Given images, the heads are
+fitted to what the classes say of their regions, with that mean as the prior: a logistic regression
+for the score, ridge regressions for the box and the mask of the best class. No label is needed.
 """
 
 from __future__ import annotations
