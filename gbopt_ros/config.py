@@ -332,6 +332,9 @@ class PretrainConfig(Stage):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
+OPTIMIZERS = ("sgd", "adamw")
+
+
 @dataclass(frozen=True)
 class LearningConfig(Stage):
     """Fine-tuning on selected masks with rehearsal (Section 4, Appendix D.1)."""
@@ -341,9 +344,13 @@ class LearningConfig(Stage):
     rehearsal_share: float = setting(
         0.5, "of each batch that comes from labelled seen data", low=0.0, high=1.0
     )
-    learning_rate: float = setting(0.002, "paper", above=0.0)
-    momentum: float = setting(0.9, "paper", low=0.0, below=1.0)
+    optimizer: str = setting("sgd", "paper: sgd", choices=OPTIMIZERS)
+    learning_rate: float = setting(0.002, "paper, for sgd; adamw wants about a tenth", above=0.0)
+    momentum: float = setting(0.9, "of sgd (paper)", low=0.0, below=1.0)
     weight_decay: float = setting(1e-4, "paper", low=0.0)
+    outlines: bool = setting(
+        True, "selected masks teach boxes and masks too (paper), not only what is an object"
+    )
     warmup: int = setting(20, "steps of linear warm-up", low=0)
     parent_share: float = setting(
         0.0, "of the parent in the average of its weights and the trained ones", low=0.0, below=1.0

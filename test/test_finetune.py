@@ -95,6 +95,46 @@ def test_one_pool_fills_the_batch() -> None:
         fine_tune(tiny_mask_rcnn(), None, None, config(), CPU)
 
 
+def changed(settings: LearningConfig, rehearsal: Squares | None) -> set[str]:
+    """The parts of the heads that learning changes; `region` stands for the proposal network."""
+    parent = tiny_mask_rcnn()
+    before = state(parent)
+    child, _ = fine_tune(parent, Squares(), rehearsal, settings, CPU)
+    parts = {
+        "region": "rpn.head.cls_logits.weight",
+        "class": "roi_heads.box_predictor.cls_score.weight",
+        "box": "roi_heads.box_predictor.bbox_pred.weight",
+        "mask": "roi_heads.mask_predictor.mask_fcn_logits.weight",
+    }
+    after = child.state_dict()
+    return {part for part, name in parts.items() if not torch.equal(after[name], before[name])}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_outlines_of_selected_masks_teach_only_if_they_shall(optimizer: str) -> None:
+    rate = {"sgd": 0.02, "adamw": 1e-3}[optimizer]
+    settings = config(
+        batch_size=2, optimizer=optimizer, learning_rate=rate, weight_decay=0.0, iterations=3
+    )
+    everything = {"region", "class", "box", "mask"}
+    assert changed(settings, None) == everything
+    objects = replace(settings, outlines=False)
+    assert changed(objects, None) == {"region", "class"}
+    assert changed(objects, Squares()) == everything
+    assert changed(replace(objects, rehearsal_share=1.0), Squares()) == everything
+
+
+def test_losses_without_outlines_are_weighted_by_share() -> None:
+    """With all images alike and no sampling of regions, halves of a batch count by their share."""
+    settings = config(batch_size=4, rehearsal_share=0.25, learning_rate=1e-9, outlines=False)
+    _, log = fine_tune(tiny_mask_rcnn(), Squares(1), Squares(1), settings, CPU)
+    whole = replace(settings, outlines=True)
+    _, both = fine_tune(tiny_mask_rcnn(), Squares(1), Squares(1), whole, CPU)
+    assert log.losses["loss_mask"][0] == pytest.approx(0.25 * both.losses["loss_mask"][0], rel=0.2)
+    name = "loss_classifier"
+    assert log.losses[name][0] == pytest.approx(both.losses[name][0], rel=0.2)
+
+
 def test_the_seed_decides() -> None:
     def child(seed: int) -> dict[str, torch.Tensor]:
         settings = config(seed=seed, batch_size=2, augment=AugmentConfig())

@@ -16,6 +16,8 @@ from gbopt_ros.learning.trainer import OnStep, TrainingLog, train
 
 M = TypeVar("M", bound=nn.Module)
 
+OUTLINE_LOSSES = ("loss_box_reg", "loss_mask")  # names of torchvision and of detectron2
+
 
 def fine_tune(
     parent: M,
@@ -31,7 +33,9 @@ def fine_tune(
     and targets and gives named losses.
 
     Each batch holds `rehearsal_share` of rehearsal images; where one of the pools is None the
-    other fills the batch, so that the compute is the same.
+    other fills the batch, so that the compute is the same. Without `outlines` the losses of boxes
+    and masks come from rehearsal images alone: selected masks are right about where objects are far
+    more often than about where they end.
 
     Raises:
         GboptError: a loss is not finite.
@@ -44,22 +48,29 @@ def fine_tune(
     _freeze_statistics(network)
 
     def losses_of(examples: Sequence[Example]) -> dict[str, Tensor]:
-        return network(
+        losses: dict[str, Tensor] = network(
             [image_tensor(example, device) for example in examples],
             [detection_target(example, device) for example in examples],
         )
+        return losses
 
-    optimizer = torch.optim.SGD(
-        [p for p in network.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    chosen = pools[0][1] if selected is not None else 0
+
+    def losses_without_outlines(examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Of a batch whose first `chosen` images are selected; their outlines do not count."""
+        share = chosen / len(examples)
+        taught = losses_of(examples[:chosen])
+        losses = {n: share * loss for n, loss in taught.items() if n not in OUTLINE_LOSSES}
+        if chosen < len(examples):
+            for name, loss in losses_of(examples[chosen:]).items():
+                losses[name] = losses.get(name, 0.0) + (1 - share) * loss
+        return losses
+
     trained, log = train(
         network,
         example_batches(pools, config.augment, config.seed),
-        losses_of,
-        optimizer,
+        losses_of if config.outlines or not chosen else losses_without_outlines,
+        _optimizer(network, config),
         iterations=config.iterations,
         warmup=config.warmup,
         title="learn",
@@ -69,6 +80,20 @@ def fine_tune(
     trained = trained.cpu().eval()
     _average(trained, parent, config.parent_share)
     return trained, log
+
+
+def _optimizer(network: nn.Module, config: LearningConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _shares(
