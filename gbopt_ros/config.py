@@ -359,6 +359,11 @@ class LearningConfig(Stage):
         0.0, "selected masks below it are ignored, not background", low=0.0, high=1.0
     )
     max_bytes: int = setting(2_000_000_000, "of images that the training set keeps", low=1)
+    policy: str = setting(
+        "balanced",
+        "what leaves a full training set: oldest (clips first), balanced (thin out the longest)",
+        choices=("oldest", "balanced"),
+    )
     gate_margin: float = setting(
         1.0, "seen AP points that a new version may lose on the probe set", low=0.0
     )

@@ -227,7 +227,10 @@ def _replay(out: Path, config: Config, assets: _Assets, quick: bool) -> _Replaye
 
 
 def _learn(out: Path, config: Config, assets: _Assets) -> Learnt:
-    with TrainingSet(out / "store" / "training", config.learning.max_bytes) as training_set:
+    learning = config.learning
+    with TrainingSet(
+        out / "store" / "training", learning.max_bytes, learning.policy
+    ) as training_set:
         training_set.add(read_replay(out / "replay"))
         return learn(
             training_set,

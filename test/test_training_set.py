@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet, read_replay
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
@@ -189,7 +192,7 @@ def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -
 
 def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
-    with TrainingSet(folder, 5 * size) as training_set:
+    with TrainingSet(folder, 5 * size, "oldest") as training_set:
         for clip in range(4):  # clips of two frames; two of them fit
             training_set.add([selected(frames_dir, 2 * clip + i, clip=clip) for i in (0, 1)])
             assert training_set.bytes <= 5 * size
@@ -200,7 +203,7 @@ def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
 
 def test_a_clip_that_is_seen_again_is_young(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
-    with TrainingSet(folder, 2 * size) as training_set:
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
         for clip in (0, 1, 0, 2):
             training_set.add([selected(frames_dir, clip, clip=clip)])
         assert values(training_set) == [0, 20]
@@ -208,7 +211,7 @@ def test_a_clip_that_is_seen_again_is_young(folder: Path, frames_dir: Path) -> N
 
 def test_clips_of_different_recordings_are_different(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 1).image_path.stat().st_size
-    with TrainingSet(folder, 2 * size) as training_set:
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
         for number, recording in enumerate(("a", "b", "c"), start=1):
             training_set.add([selected(frames_dir, 0, recording=recording, value=number)])
         assert values(training_set) == [2, 3]
@@ -216,7 +219,7 @@ def test_clips_of_different_recordings_are_different(folder: Path, frames_dir: P
 
 def test_a_clip_that_is_too_large_is_refused(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
-    with TrainingSet(folder, size) as training_set:
+    with TrainingSet(folder, size, "oldest") as training_set:
         training_set.add([selected(frames_dir, 0)])
         with pytest.raises(GboptError, match=f"{2 * size} bytes.*{size}.*max_bytes"):
             training_set.add([selected(frames_dir, i, clip=1) for i in (1, 2)])
@@ -227,12 +230,97 @@ def test_a_clip_that_is_too_large_is_refused(folder: Path, frames_dir: Path) -> 
 
 def test_a_smaller_limit_holds_from_the_next_addition(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
-    with TrainingSet(folder, PLENTY) as training_set:
+    with TrainingSet(folder, PLENTY, "oldest") as training_set:
         training_set.add([selected(frames_dir, i, clip=i) for i in range(3)])
-    with TrainingSet(folder, 2 * size) as training_set:
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
         assert len(training_set) == 3
         training_set.add([selected(frames_dir, 3, clip=3)])
         assert values(training_set) == [20, 30]
+
+
+def frame_indices(training_set: TrainingSet, path: Path) -> dict[str, list[int]]:
+    """The frame indices that each recording has left."""
+    training_set.export_coco(path)
+    left: dict[str, list[int]] = {}
+    for image in load_coco(path).images:
+        left.setdefault(image.extra["recording"], []).append(image.extra["frame_index"])
+    return {recording: sorted(indices) for recording, indices in left.items()}
+
+
+def test_balanced_thins_out_the_longest_clip(
+    folder: Path, frames_dir: Path, tmp_path: Path
+) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 9 * size, "balanced") as training_set:
+        training_set.add([selected(frames_dir, i, clip=0) for i in range(5)])
+        training_set.add([selected(frames_dir, 10 + i, clip=1) for i in range(4)])
+        assert len(training_set) == 9
+        training_set.add([selected(frames_dir, 20, clip=2)])  # clip 0 is halved
+        assert frame_indices(training_set, tmp_path / "a.json") == {
+            "cups": [0, 2, 4, 10, 11, 12, 13, 20]
+        }
+        training_set.add([selected(frames_dir, 21 + i, clip=2) for i in range(2)])  # clip 1 is
+        assert frame_indices(training_set, tmp_path / "b.json") == {
+            "cups": [0, 2, 4, 10, 12, 20, 21, 22]
+        }
+    assert_consistent(folder)
+
+
+def test_balanced_keeps_every_recording_while_it_can(
+    folder: Path, frames_dir: Path, tmp_path: Path
+) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 3 * size, "balanced") as training_set:
+        training_set.add([selected(frames_dir, i, clip=i, recording="a") for i in range(3)])
+        training_set.add([selected(frames_dir, 7, recording="b")])  # one frame a clip: a is halved
+        assert frame_indices(training_set, tmp_path / "a.json") == {"a": [0, 2], "b": [7]}
+        training_set.add([selected(frames_dir, 8, recording="c")])
+        assert frame_indices(training_set, tmp_path / "b.json") == {"a": [0], "b": [7], "c": [8]}
+        training_set.add([selected(frames_dir, 9, recording="d")])  # the oldest recording goes
+        assert frame_indices(training_set, tmp_path / "c.json") == {"b": [7], "c": [8], "d": [9]}
+
+
+def test_balanced_refuses_a_frame_that_is_too_large(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with (
+        TrainingSet(folder, size - 1, "balanced") as training_set,
+        pytest.raises(GboptError, match=r"one frame alone.*max_bytes"),
+    ):
+        training_set.add([selected(frames_dir, i) for i in range(3)])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    budget=st.integers(1, 12),
+    clips=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 7)), min_size=2, max_size=7),
+    policy=st.sampled_from(["oldest", "balanced"]),
+)
+def test_no_policy_exceeds_the_bytes(
+    budget: int, clips: list[tuple[int, int]], policy: str
+) -> None:
+    """Clips of some recordings arrive one after the other, each frame of as many bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        size = selected(scratch, 0).image_path.stat().st_size
+        with TrainingSet(scratch / "set", budget * size, policy) as training_set:
+            before: set[str] = set()
+            start = 0
+            for clip, (recording, length) in enumerate(clips):
+                frames = [
+                    selected(scratch, start + i, clip=clip, recording=str(recording), value=i)
+                    for i in range(length)
+                ]
+                start += length
+                if policy == "oldest" and length > budget:
+                    with pytest.raises(GboptError, match="one clip alone"):
+                        training_set.add(frames)
+                    continue
+                training_set.add(frames)
+                left = frame_indices(training_set, scratch / "set.json")
+                assert training_set.bytes == len(training_set) * size <= budget * size
+                if policy == "balanced" and not before | {str(recording)} <= set(left):
+                    assert {len(indices) for indices in left.values()} == {1}
+                before = set(left)
 
 
 # ---------------------------------------------------------------------------------------- crashes

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     probe = load_coco_dir(args.probe) if args.probe else None
     if rehearsal is None:
         log.warning("no --rehearse data: the network may forget the classes that it knows")
-    with TrainingSet(args.out / "training", config.learning.max_bytes) as training_set:
+    learning = config.learning
+    with TrainingSet(args.out / "training", learning.max_bytes, learning.policy) as training_set:
         for folder in args.replays:
             added = training_set.add(read_replay(folder))
             log.info("%s: %d frames with masks", folder, added)

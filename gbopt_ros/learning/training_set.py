@@ -4,8 +4,9 @@
     DIR/images/             one JPEG a frame, named by the SHA-256 of its content
 
 A frame's image is in place before the transaction that names it, so a crash leaves at most an
-image that nothing names; `collect_garbage` removes those. Over the byte limit the oldest clips
-leave first.
+image that nothing names; `collect_garbage` removes those. Over the byte limit a policy decides what
+leaves: "oldest" drops the oldest clips; "balanced" thins out the longest clips, then the longest
+recordings, so that what was seen long ago stays represented.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gbopt_ros.config import LearningConfig
 from gbopt_ros.sources.coco import CocoImage, write_coco
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
@@ -77,13 +79,15 @@ class TrainingSet:
     Args:
         folder: made if it does not exist.
         max_bytes: of the image files.
+        policy: what leaves when they take more, as in `LearningConfig`.
 
     Raises:
         GboptError: the folder cannot be written, or its catalogue is damaged.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, policy: str = LearningConfig.policy) -> None:
         self._folder, self._max_bytes = folder, max_bytes
+        self._thin_out = {"oldest": self._drop_oldest, "balanced": self._halve_longest}[policy]
         self._images = folder / "images"
         try:
             self._images.mkdir(parents=True, exist_ok=True)
@@ -135,8 +139,8 @@ class TrainingSet:
                 `collect_garbage`, for a training that still reads them.
 
         Raises:
-            GboptError: an image cannot be read, the set cannot be written, or a single clip is
-                larger than the byte limit.
+            GboptError: an image cannot be read, the set cannot be written, or the byte limit is
+                too small for a single clip (policy "oldest") or frame ("balanced").
         """
         added = 0
         try:
@@ -250,18 +254,45 @@ class TrainingSet:
 
     def _evict(self) -> None:
         while self.bytes > self._max_bytes:
-            clips = self._query(
-                "SELECT recording, clip_id FROM frames GROUP BY recording, clip_id "
-                "ORDER BY min(id) LIMIT 2"
-            )
-            if len(clips) == 1:
-                raise GboptError(
-                    f"{self._folder}: one clip alone takes {self.bytes} bytes, the training set "
-                    f"may hold {self._max_bytes}; raise learning.max_bytes"
+            self._thin_out()
+
+    def _drop_oldest(self) -> None:
+        """Remove the oldest clip."""
+        clips = self._query(
+            "SELECT recording, clip_id FROM frames GROUP BY recording, clip_id "
+            "ORDER BY min(id) LIMIT 2"
+        )
+        if len(clips) == 1:
+            raise self._too_small("clip")
+        self._database.execute("DELETE FROM frames WHERE recording = ? AND clip_id = ?", clips[0])
+
+    def _halve_longest(self) -> None:
+        """Remove every second frame of the longest clip, of equally long ones of the oldest.
+
+        Where every clip has one frame left, that of every second clip of the longest recording;
+        where every recording has one left, the oldest recording.
+        """
+        for group in ("recording, clip_id", "recording"):
+            *key, count = self._query(
+                f"SELECT {group}, count(*) FROM frames GROUP BY {group} "
+                "ORDER BY count(*) DESC, min(id) LIMIT 1"
+            )[0]
+            if count > 1:
+                where = " AND ".join(f"{column} = ?" for column in group.split(", "))
+                frames = self._query(
+                    f"SELECT id FROM frames WHERE {where} ORDER BY frame_index", tuple(key)
                 )
-            self._database.execute(
-                "DELETE FROM frames WHERE recording = ? AND clip_id = ?", clips[0]
-            )
+                self._database.executemany("DELETE FROM frames WHERE id = ?", frames[1::2])
+                return
+        if len(self) == 1:
+            raise self._too_small("frame")
+        self._database.execute("DELETE FROM frames WHERE id = (SELECT min(id) FROM frames)")
+
+    def _too_small(self, what: str) -> GboptError:
+        return GboptError(
+            f"{self._folder}: one {what} alone takes {self.bytes} bytes, the training set "
+            f"may hold {self._max_bytes}; raise learning.max_bytes"
+        )
 
     def _query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         try:

@@ -131,7 +131,9 @@ class LearnerNode(PipelineNode):
 
     def _training_set(self) -> TrainingSet:
         """Opened by each thread for itself, as SQLite wants it."""
-        return TrainingSet(self._root / "training", self.config.learning.max_bytes)
+        return TrainingSet(
+            self._root / "training", self.config.learning.max_bytes, self.config.learning.policy
+        )
 
     # Collecting.
 
