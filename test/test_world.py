@@ -19,7 +19,7 @@ from gbopt_ros.structures import GboptError
 from gbopt_ros.world import dataset as world
 from gbopt_ros.world.camera import HEIGHT, WIDTH
 from gbopt_ros.world.dataset import SPLITS, WorldConfig, generate
-from gbopt_ros.world.objects import PRIMITIVES, UNSEEN, draw_kind
+from gbopt_ros.world.objects import PRIMITIVES, UNSEEN, draw_kind, unseen_kinds
 from gbopt_ros.world.rendering import Job, Still, render_still, run_parallel
 from gbopt_ros.world.scene import MIN_VISIBLE_PIXELS
 
@@ -52,6 +52,16 @@ def test_seen_and_unseen_kinds_are_disjoint() -> None:
     assert {kind.name for kind in seen} - {kind.name for kind in models} == set(PRIMITIVES)
     assert all(kind.file.startswith("random_urdfs/") for kind in models)
     assert all(int(kind.name) % 2 == 0 for kind in models)
+
+
+def test_chosen_kinds_alone_are_shown() -> None:
+    rng = np.random.default_rng(0)
+    chosen = unseen_kinds(["mug", "duck"])
+    assert [kind.name for kind in chosen] == ["mug", "duck"]
+    assert {draw_kind(rng, seen=False, unseen=chosen) for _ in range(50)} == set(chosen)
+    assert unseen_kinds([]) == UNSEEN
+    with pytest.raises(GboptError, match=r"unknown kind 'cat': expected some of duck, teddy"):
+        WorldConfig(kinds=("mug", "cat"))
 
 
 def test_models_exist(pybullet: None) -> None:
@@ -87,6 +97,11 @@ def test_a_split_of_stills_is_a_coco_folder(tmp_path: Path, painted: list[Job]) 
     assert [image.id for image in data.images] == [1, 2, 3, 4]
     assert [data.load_image(image)[0, 0, 0] for image in data.images] == [0, 1, 2, 3]
     assert all(areas(rles).tolist() == [200] for rles in data.rles_by_image.values())
+
+
+def test_kinds_reach_the_scenes(tmp_path: Path, painted: list[Job]) -> None:
+    generate(tmp_path, ["unseen-test"], WorldConfig(count=2, kinds=("mug",)))
+    assert [job.kinds for job in painted] == [("mug",)] * 2
 
 
 def test_numbers_of_stills(tmp_path: Path, painted: list[Job]) -> None:
@@ -198,9 +213,10 @@ def test_without_pybullet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packa
                 "--clips=4",
                 "--frames-per-clip=6",
                 "--jpeg-quality=40",
+                "--kinds=duck, soccer ball",
             ],
             ["seen-val"],
-            WorldConfig(5, 2, 3, 4, 6, 40),
+            WorldConfig(5, 2, 3, 4, 6, 40, ("duck", "soccer ball")),
         ),
     ],
 )

@@ -35,11 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.jpeg_quality,
         help="of stills and video, 1 to 100; default: %(default)s",
     )
+    parser.add_argument(
+        "--kinds",
+        default="",
+        help="comma-separated unseen kinds, such as duck,mug; default: all",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    names = [name.strip() for name in args.splits.split(",") if name.strip()]
     config = WorldConfig(
-        args.seed, args.jobs, args.count, args.clips, args.frames_per_clip, args.jpeg_quality
+        args.seed,
+        args.jobs,
+        args.count,
+        args.clips,
+        args.frames_per_clip,
+        args.jpeg_quality,
+        tuple(_names(args.kinds)),
     )
-    generate(args.out, list(dict.fromkeys(names)), config)
+    generate(args.out, _names(args.splits), config)
+
+
+def _names(listed: str) -> list[str]:
+    """The names of a comma-separated list, each once."""
+    return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))

@@ -21,6 +21,7 @@ from gbopt_ros.sources.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, wri
 from gbopt_ros.sources.rosbag import write_rosbag
 from gbopt_ros.structures import Frame, GboptError, Rle
 from gbopt_ros.world.camera import HEIGHT, WIDTH
+from gbopt_ros.world.objects import unseen_kinds
 from gbopt_ros.world.rendering import (
     FRAMES_PER_SECOND,
     JPEG_QUALITY,
@@ -76,6 +77,7 @@ class WorldConfig:
         clips: scenes of a video split.
         frames_per_clip: frames of each scene, 10 a second.
         jpeg_quality: of stills and video, 1 to 100.
+        kinds: names of the unseen kinds that the splits of unseen objects show, () for all.
     """
 
     seed: int = 0
@@ -84,6 +86,7 @@ class WorldConfig:
     clips: int = 24
     frames_per_clip: int = 15
     jpeg_quality: int = JPEG_QUALITY
+    kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -94,6 +97,7 @@ class WorldConfig:
                 raise GboptError(f"{name}: expected 1 or more, got {value}")
         if not 1 <= self.jpeg_quality <= 100:
             raise GboptError(f"jpeg_quality: expected 1 to 100, got {self.jpeg_quality}")
+        unseen_kinds(self.kinds)
 
 
 def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
@@ -139,7 +143,14 @@ def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
         available = SPLITS[origin].count
         indices = np.sort(rng.choice(available, size=min(count, available), replace=False))
     jobs = [
-        Job(config.seed, origin, split.seen, int(index), jpeg_quality=config.jpeg_quality)
+        Job(
+            config.seed,
+            origin,
+            split.seen,
+            int(index),
+            jpeg_quality=config.jpeg_quality,
+            kinds=config.kinds,
+        )
         for index in indices
     ]
     images: list[CocoImage] = []
@@ -182,7 +193,8 @@ def video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[
     """The frames of a video split with the visible masks of each, scene after scene."""
     seen = SPLITS[name].seen
     jobs = [
-        Job(config.seed, name, seen, index, config.frames_per_clip) for index in range(config.clips)
+        Job(config.seed, name, seen, index, config.frames_per_clip, kinds=config.kinds)
+        for index in range(config.clips)
     ]
     stamp, index = _START_NS, 0
     clips = run_parallel(render_clip, jobs, config.jobs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gbopt_ros.structures import GboptError
 from gbopt_ros.world.simulator import Simulator
 from gbopt_ros.world.textures import SKINS, draw, random_color
 
@@ -80,10 +82,23 @@ class Body:
     size: float  # largest side, metres
 
 
-def draw_kind(rng: np.random.Generator, seen: bool) -> Kind:
-    """A random kind of the seen or of the unseen ones."""
+def unseen_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
+    """The unseen kinds of these names, all where none is named.
+
+    Raises:
+        GboptError: there is no such kind.
+    """
+    by_name = {kind.name: kind for kind in UNSEEN}
+    for name in names:
+        if name not in by_name:
+            raise GboptError(f"unknown kind {name!r}: expected some of {', '.join(by_name)}")
+    return tuple(by_name[name] for name in names) or UNSEEN
+
+
+def draw_kind(rng: np.random.Generator, seen: bool, unseen: Sequence[Kind] = UNSEEN) -> Kind:
+    """A random kind of the seen or of the given unseen ones."""
     if not seen:
-        return UNSEEN[int(rng.integers(len(UNSEEN)))]
+        return unseen[int(rng.integers(len(unseen)))]
     if rng.random() < _PRIMITIVE_SHARE:
         return Kind(PRIMITIVES[int(rng.integers(len(PRIMITIVES)))], "", 1.0, (0.045, 0.14))
     number = 2 * int(rng.integers(_RANDOM_URDFS // 2))  # odd numbers stay unused

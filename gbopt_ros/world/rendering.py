@@ -21,6 +21,7 @@ import numpy as np
 from gbopt_ros.structures import GboptError, Image, Rle
 from gbopt_ros.world.camera import CameraPath
 from gbopt_ros.world.motion import choose_movers
+from gbopt_ros.world.objects import unseen_kinds
 from gbopt_ros.world.scene import Scene
 from gbopt_ros.world.simulator import Simulator
 from gbopt_ros.world.textures import Texture
@@ -58,6 +59,7 @@ class Job:
     Attributes:
         frames: length of a clip.
         jpeg_quality: of a still, 1 to 100.
+        kinds: names of the unseen kinds to show, () for all.
     """
 
     seed: int
@@ -66,6 +68,7 @@ class Job:
     index: int
     frames: int = 0
     jpeg_quality: int = JPEG_QUALITY
+    kinds: tuple[str, ...] = ()
 
     def generator(self, attempt: int) -> np.random.Generator:
         key = zlib.crc32(self.split.encode())
@@ -103,7 +106,8 @@ def _compose_scene(job: Job, settle_s: float) -> tuple[Scene, np.random.Generato
     assert _worker is not None
     for attempt in range(_ATTEMPTS):
         rng = job.generator(attempt)
-        scene = Scene(_worker.sim, rng, job.seen, _worker.pictures, settle_s)
+        kinds = unseen_kinds(job.kinds)
+        scene = Scene(_worker.sim, rng, job.seen, _worker.pictures, settle_s, kinds)
         if scene.visible_count() >= _MIN_INSTANCES:
             return scene, rng
     raise GboptError(f"no scene with {_MIN_INSTANCES} visible objects in {job}")

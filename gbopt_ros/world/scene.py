@@ -18,7 +18,7 @@ from gbopt_ros.world.camera import (
     pixel_projection,
     random_camera,
 )
-from gbopt_ros.world.objects import Body, draw_kind, spawn
+from gbopt_ros.world.objects import UNSEEN, Body, Kind, draw_kind, spawn
 from gbopt_ros.world.optics import Optics
 from gbopt_ros.world.simulator import Simulator, random_light
 from gbopt_ros.world.surfaces import Surface, linear_form, paint_canvas
@@ -41,6 +41,7 @@ class Scene:
         seen: bool,
         pictures: Sequence[Texture] = (),
         settle_s: float = _SETTLE_S,
+        unseen: Sequence[Kind] = UNSEEN,
     ) -> None:
         sim.reset()
         self._sim = sim
@@ -58,7 +59,7 @@ class Scene:
         if self._wall is not None:
             sim.add_solid_plane(self._wall.origin, self._wall.normal)
         self._optics = Optics(rng, HEIGHT, WIDTH)
-        self.bodies = _place_objects(sim, rng, seen)
+        self.bodies = _place_objects(sim, rng, seen, unseen)
         sim.step(settle_s)
         self._remove_fallen()
 
@@ -183,13 +184,15 @@ class Scene:
         return masks[masks.sum(axis=(1, 2)) >= MIN_VISIBLE_PIXELS]
 
 
-def _place_objects(sim: Simulator, rng: np.random.Generator, seen: bool) -> tuple[Body, ...]:
+def _place_objects(
+    sim: Simulator, rng: np.random.Generator, seen: bool, unseen: Sequence[Kind]
+) -> tuple[Body, ...]:
     """Objects close to each other; one above another is dropped on it, and they come to touch."""
     area = rng.uniform(0.1, 0.24)
     spots: list[tuple[float, float, float, float]] = []  # x, y, radius, top
     bodies: list[Body] = []
     for _ in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
-        kind = draw_kind(rng, seen)
+        kind = draw_kind(rng, seen, unseen)
         radius = 0.4 * sum(kind.target) / 2
         spot = _free_spot(rng, spots, radius, area, kind.stands)
         if spot is None:
