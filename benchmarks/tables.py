@@ -1,0 +1,154 @@
+"""Tables and the figure of the experiment."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from rows import LABELS
+from training import Result
+
+from gbopt_ros.evaluation.coco_metrics import METRICS
+from gbopt_ros.evaluation.files import aside_of
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+Rows = Mapping[str, Sequence[Result]]
+
+
+def mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation over the seeds, None where there is but one."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def differences(rows: Rows, first: str, second: str, split: str = "unseen") -> list[float]:
+    """AP of the first row minus that of the second, seed by seed; `before` has one for all."""
+    by_seed = {cell["seed"]: cell[split]["AP"] for cell in rows.get(second, ())}
+    alone = next(iter(by_seed.values()), None) if second == "before" else None
+    return [
+        cell[split]["AP"] - by_seed.get(cell["seed"], alone)
+        for cell in rows.get(first, ())
+        if by_seed.get(cell["seed"], alone) is not None
+    ]
+
+
+def share_of_bound(rows: Rows, row: str = "ours") -> float | None:
+    """Which share of the gain of "selected using GT" over the control a row reaches, percent.
+
+    Gains are means over the seeds; None where the bound gains nothing.
+    """
+    reached, bound = differences(rows, row, "control"), differences(rows, "gt", "control")
+    if not reached or not bound or mean(bound) <= 0:
+        return None
+    return 100 * mean(reached) / mean(bound)
+
+
+def statements(rows: Rows) -> dict[str, Any]:
+    """What the experiment is about, as numbers: each a mean and a standard deviation."""
+    found: dict[str, Any] = {
+        f"ours_minus_{other}": _pair(differences(rows, "ours", other))
+        for other in ("control", "threshold", "distillation", "tracklets", "gt")
+        if differences(rows, "ours", other)
+    }
+    if lost := differences(rows, "ours", "before", "seen"):
+        found["ours_seen_change"] = _pair(lost)
+    if (share := share_of_bound(rows)) is not None:
+        found["share_of_bound"] = share
+    return found
+
+
+def _pair(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": mean(values), "spread": spread(values)}
+
+
+def markdown(rows: Rows, masks: Mapping[str, Mapping[str, float] | None]) -> str:
+    """The table, percent, and what follows from it."""
+    header = [
+        "", *(f"unseen {m}" for m in METRICS), "seen AP",
+        "mask precision", "recall", "mean IoU", "seeds",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+    for name, cells in rows.items():
+        columns = [[cell["unseen"][m] for cell in cells] for m in METRICS]
+        columns.append([cell["seen"]["AP"] for cell in cells])
+        quality = masks.get(name)
+        shown = [
+            f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
+        ]
+        numbers = [_cell(values) for values in columns]
+        lines.append("| " + " | ".join([LABELS[name], *numbers, *shown, str(len(cells))]) + " |")
+    lines += ["", *(f"- {line}" for line in sentences(rows))]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+    deviation = spread(values)
+    return f"{mean(values):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def sentences(rows: Rows) -> list[str]:
+    """What follows from the rows that are there."""
+    said = []
+    share = share_of_bound(rows)
+    if share is not None:
+        said.append(
+            f"Ours reaches {share:.0f} % of what selecting with ground truth gains over the "
+            f"control ({_signed(differences(rows, 'ours', 'control'))} of "
+            f"{_signed(differences(rows, 'gt', 'control'))} AP on unseen classes)."
+        )
+    elif differences(rows, "gt", "control"):
+        said.append("Selecting with ground truth gains nothing over the control: no share of it.")
+    for other in ("threshold", "distillation", "tracklets"):
+        if gained := differences(rows, "ours", other):
+            said.append(f"Ours minus {LABELS[other]}: {_signed(gained)} AP on unseen classes.")
+    if changed := differences(rows, "ours", "before", "seen"):
+        said.append(f"Seen AP after learning: {_signed(changed)}.")
+    return said
+
+
+def _signed(values: Sequence[float]) -> str:
+    deviation = spread(values)
+    return f"{mean(values):+.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def figure(rows: Rows, path: Path) -> None:
+    """Unseen AP against the control and seen AP against before: seeds, mean, standard deviation."""
+    reference = "control" if "control" in rows else "before"
+    names = [name for name in rows if name != "before"]
+    panels = (
+        (f"unseen AP, gain over {LABELS[reference]}", reference, "unseen", "tab:blue"),
+        ("seen AP, change from before", "before", "seen", "tab:red"),
+    )
+    chart, axes = pyplot.subplots(
+        1, 2, figsize=(9, 1.3 + 0.42 * len(names)), sharey=True, layout="constrained"
+    )
+    for axis, (title, other, split, colour) in zip(axes, panels, strict=True):
+        for place, name in enumerate(reversed(names)):
+            values = differences(rows, name, other, split)
+            if not values:
+                continue
+            axis.barh(place, mean(values), height=0.6, color=colour, alpha=0.3)
+            axis.errorbar(mean(values), place, xerr=spread(values), color=colour, capsize=3)
+            axis.plot(values, [place] * len(values), "o", markersize=4, color=colour, alpha=0.8)
+            axis.annotate(
+                f"{mean(values):+.1f}", (mean(values), place), xytext=(0, 9), ha="center",
+                textcoords="offset points", fontsize=8,
+            )  # fmt: skip
+        axis.axvline(0, color="0.4", linewidth=0.8)
+        axis.set_title(title, fontsize=10)
+        axis.set_yticks(range(len(names)), [LABELS[name] for name in reversed(names)])
+        axis.set_ylim(-0.6, len(names) - 0.3)
+        axis.margins(x=0.15)
+        axis.grid(axis="x", alpha=0.3)
+    aside = aside_of(path)
+    chart.savefig(aside)
+    pyplot.close(chart)
+    aside.replace(path)

@@ -1,0 +1,159 @@
+"""The data of the learning benchmarks: what comes with the demo, or another world of Tabletop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from stored import digest, digest_of_files
+
+from gbopt_ros.resources import find_resource
+from gbopt_ros.sources import open_source
+from gbopt_ros.sources.base import Source
+from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
+from gbopt_ros.structures import Rle
+from gbopt_ros.world.dataset import RECORDING_NAME, WorldConfig, generate
+
+BUNDLED_SEED = 0  # of the world that the demo data comes from
+STILLS = {"unseen-test": 110, "unseen-val": 110, "seen-val": 100, "seen-probe": 45, "rehearsal": 95}
+CLIPS, FRAMES, QUALITY = 24, 10, 80
+_VALIDATION_CLIPS = 12
+_VALIDATION_SEED = 1000  # is added to the world's own for the recording to choose thresholds on
+
+On = Literal["test", "val"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording of unseen objects with its ground truth, all of it or from `start` to `end` s."""
+
+    path: Path
+    labels: Path
+    start: float | None = None
+    end: float | None = None
+
+    def open(self) -> Source:
+        return open_source(self.path, start=self.start, end=self.end)
+
+    @cached_property
+    def truth(self) -> dict[int, tuple[Rle, ...]]:
+        """The instances of every frame, by frame index."""
+        labels = load_coco(self.labels)
+        return {im.extra["frame_index"]: labels.rles_by_image[im.id] for im in labels.images}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what it shows and of its labels."""
+        return digest([digest_of_files(self.path, self.labels), self.start, self.end])
+
+
+@dataclass(frozen=True)
+class Tabletop:
+    """All that an experiment learns from, chooses by and is judged on.
+
+    Attributes:
+        train: what masks are selected in.
+        validation: of other scenes; thresholds are chosen on it.
+        unseen, seen: labelled stills to report on.
+        rehearsal: labelled stills of seen objects to learn from.
+    """
+
+    name: str
+    train: Recording
+    validation: Recording
+    unseen: CocoDataset
+    seen: CocoDataset
+    rehearsal: CocoDataset
+
+
+def bundled(out: Path, on: On, jobs: int) -> Tabletop:
+    """The demo's data; what does not come with it is rendered below `out`."""
+    folder = out / f"world-{BUNDLED_SEED}"
+    if on == "val":
+        render(folder, ["unseen-val"], BUNDLED_SEED, (), jobs)
+    unseen = folder / "unseen-val" if on == "val" else find_resource("demo/unseen-test")
+    return Tabletop(
+        "bundled",
+        Recording(find_resource("demo/recording"), find_resource("demo/recording.json")),
+        validation_recording(folder, BUNDLED_SEED, (), jobs),
+        load_coco_dir(unseen),
+        load_coco_dir(find_resource("demo/seen-val")),
+        load_coco_dir(find_resource("demo/rehearsal")),
+    )
+
+
+def rendered(out: Path, seed: int, kinds: tuple[str, ...], on: On, jobs: int) -> Tabletop:
+    """Another world, of as many scenes as the bundled one; what is missing is rendered."""
+    name = f"world-{seed}" + (f"-{digest(kinds)[:8]}" if kinds else "")
+    folder, unseen = out / name, f"unseen-{on}"
+    render(folder, ["unseen-train", unseen, "seen-val", "rehearsal"], seed, kinds, jobs)
+    return Tabletop(
+        name,
+        recording_of(folder),
+        validation_recording(folder, seed, kinds, jobs),
+        load_coco_dir(folder / unseen),
+        load_coco_dir(folder / "seen-val"),
+        load_coco_dir(folder / "rehearsal"),
+    )
+
+
+def few() -> Tabletop:
+    """A few frames and stills of the demo, for smoke tests; nothing is rendered."""
+    recording, labels = find_resource("demo/recording"), find_resource("demo/recording.json")
+    stills = {
+        name: first(load_coco_dir(find_resource(f"demo/{name}")), count)
+        for name, count in (("unseen-test", 4), ("seen-val", 4), ("rehearsal", 8))
+    }
+    return Tabletop(
+        "few",
+        Recording(recording, labels, end=0.45),
+        Recording(recording, labels, start=5.85, end=6.25),
+        stills["unseen-test"],
+        stills["seen-val"],
+        stills["rehearsal"],
+    )
+
+
+def first(dataset: CocoDataset, count: int) -> CocoDataset:
+    """The first images of a dataset."""
+    images = dataset.images[:count]
+    return replace(
+        dataset, images=images, rles_by_image={im.id: dataset.rles_by_image[im.id] for im in images}
+    )
+
+
+def recording_of(folder: Path) -> Recording:
+    """The recording that `render` wrote into a folder."""
+    split = folder / "unseen-train"
+    return Recording(split / RECORDING_NAME, split / "annotations.json")
+
+
+def validation_recording(folder: Path, seed: int, kinds: tuple[str, ...], jobs: int) -> Recording:
+    """A recording of the same kinds in other scenes."""
+    seed += _VALIDATION_SEED
+    render(folder / "validation", ["unseen-train"], seed, kinds, jobs, _VALIDATION_CLIPS)
+    return recording_of(folder / "validation")
+
+
+def render(
+    folder: Path,
+    splits: Iterable[str],
+    seed: int,
+    kinds: tuple[str, ...],
+    jobs: int,
+    clips: int = CLIPS,
+) -> None:
+    """Generate the splits that a folder lacks; each appears when it is complete."""
+    for name in splits:
+        if not (folder / name).exists():
+            config = WorldConfig(seed, jobs, STILLS.get(name), clips, FRAMES, QUALITY, kinds)
+            generate(folder, [name], config)
+
+
+def cores() -> int:
+    """Processes that this machine runs at once."""
+    return os.cpu_count() or 1

@@ -1,0 +1,167 @@
+"""Fine-tuning and judging the cells of the experiment, a row and a seed each, in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from rows import TrainingMasks
+from tabletop import Tabletop
+from tqdm import tqdm
+
+from gbopt_ros.config import Config
+from gbopt_ros.evaluation.coco_metrics import evaluate_network
+from gbopt_ros.learning.finetune import fine_tune
+from gbopt_ros.learning.pools import CocoPool
+from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
+from gbopt_ros.perception.weights import sha256_of
+from gbopt_ros.pipeline import evaluation_config, proposal_weights
+from gbopt_ros.structures import GboptError
+
+_POLL_S = 0.3
+# Settings of learning that no fine-tuning depends on, or that the digest of the masks holds.
+_ELSEWHERE = ("max_bytes", "policy", "min_confidence")
+
+Result = dict[str, Any]
+OnDone = Callable[["Cell", Result], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning and its evaluation; `learns` is False for the network as it was."""
+
+    row: str
+    seed: int
+    masks: TrainingMasks
+    config: Config
+    learns: bool = True
+
+    @property
+    def steps(self) -> int:
+        return self.config.learning.iterations if self.learns else 0
+
+    def inputs(self, stills: dict[str, str]) -> dict[str, Any]:
+        """All that the result depends on; `stills` are the digests of `rows.inputs_of`."""
+        learning = asdict(self.config.learning)
+        kept = {
+            key: value
+            for key, value in learning.items()
+            if key not in _ELSEWHERE and not key.startswith("gate_")
+        }
+        return {
+            "parent": sha256_of(proposal_weights(self.config)),
+            "learning": kept if self.learns else None,
+            "masks": self.masks.digest,
+            "evaluation": asdict(evaluation_config(self.config).proposal) | {"weights": ""},
+            **stills,
+        }
+
+
+def run_cell(cell: Cell, tabletop: Tabletop, on_step: Callable[[], None]) -> Result:
+    """Metrics of a cell on unseen and on seen stills, percent, and the seconds that it took."""
+    start = time.perf_counter()
+    device = resolve_device(cell.config.device)
+    network, _ = load_mask_rcnn(proposal_weights(cell.config))
+    if cell.learns:
+        network, _ = fine_tune(
+            network,
+            cell.masks.pool(cell.config),
+            CocoPool(tabletop.rehearsal),
+            cell.config.learning,
+            device,
+            lambda *_: on_step(),
+        )
+    proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
+    unseen, seen = (
+        evaluate_network(proposer, stills, progress=False)[0].to_dict()
+        for stills in (tabletop.unseen, tabletop.seen)
+    )
+    return {
+        "seed": cell.seed,
+        "unseen": unseen,
+        "seen": seen,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def run_cells(cells: list[Cell], tabletop: Tabletop, jobs: int, on_done: OnDone) -> None:
+    """Run cells, each process with one thread; `on_done` gets every result as soon as it is there.
+
+    Raises:
+        GboptError: a training failed, or a process died.
+    """
+    total = sum(cell.steps for cell in cells)
+    with tqdm(total=total, desc="learn", unit="step", dynamic_ncols=True, smoothing=0.05) as bar:
+        if jobs == 1:
+            for cell in cells:
+                bar.set_postfix_str(f"{cell.row} seed {cell.seed}")
+                on_done(cell, run_cell(cell, tabletop, bar.update))
+        else:
+            _run_in_processes(cells, tabletop, jobs, on_done, bar)
+
+
+def seeds_of(config: Config, seeds: Iterable[int]) -> list[Config]:
+    """The configuration with each of the seeds."""
+    return [replace(config, learning=replace(config.learning, seed=seed)) for seed in seeds]
+
+
+# One process: what it shares with the others is handed over when it starts.
+
+_tabletop: Tabletop
+_steps: Any
+
+
+def _start(tabletop: Tabletop, steps: Any) -> None:
+    global _tabletop, _steps
+    _tabletop, _steps = tabletop, steps
+    single_threaded()
+
+
+def single_threaded() -> None:
+    """One thread for all libraries: a process a core trains faster than threads do."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _run(cell: Cell) -> Result:
+    return run_cell(cell, _tabletop, lambda: _steps.put(1))
+
+
+def _run_in_processes(
+    cells: list[Cell], tabletop: Tabletop, jobs: int, on_done: OnDone, bar: tqdm
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    steps = context.Queue()
+    running: dict[Future[Result], Cell] = {}
+    with ProcessPoolExecutor(jobs, context, _start, (tabletop, steps)) as pool:
+        try:
+            running = {pool.submit(_run, cell): cell for cell in cells}
+            while running:
+                done, _ = wait(running, _POLL_S, FIRST_COMPLETED)
+                with suppress(queue.Empty):
+                    while True:
+                        bar.update(steps.get_nowait())
+                for future in done:
+                    on_done(running.pop(future), future.result())
+        except BrokenProcessPool as error:
+            raise GboptError(
+                "a training process died; is there enough memory? try fewer --jobs"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def folder_of(out: Path) -> Path:
+    """Where results are kept below an output folder."""
+    return out / "cache"
