@@ -1,0 +1,272 @@
+"""The experiment around learning: what is cached under what, what is left to do, what is said."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import continual
+import experiment
+import rows
+import stored
+import tables
+import training
+
+from gbopt_ros.config import LearningConfig, load_config
+from gbopt_ros.learning.training_set import SelectedFrame
+from gbopt_ros.masks import encode_all
+from gbopt_ros.sources.coco import CocoDataset, CocoImage
+from gbopt_ros.structures import LabelledImage
+from gbopt_ros.world.objects import UNSEEN
+
+CONFIG = load_config(None, ["device=cpu"])
+STILLS = {"rehearsal": "r", "unseen": "u", "seen": "s"}
+
+
+def labelled(value: int = 0, columns: int = 3) -> LabelledImage:
+    mask = np.zeros((1, 4, 6), bool)
+    mask[0, 1:3, :columns] = True
+    return LabelledImage(np.full((4, 6, 3), value, np.uint8), encode_all(mask))
+
+
+# ------------------------------------------------------------------------------------------ stored
+
+
+def test_a_value_is_made_once(tmp_path: Path) -> None:
+    cache, made = stored.Stored(tmp_path / "cache"), []
+
+    def make() -> dict[str, float]:
+        made.append(1)
+        return {"AP": 0.1 + 0.2}
+
+    inputs = {"learning": LearningConfig(), "n": np.float32(0.5), "path": Path("a")}
+    assert cache.get("cell", inputs) is None
+    first = cache.get_or_make("cell", inputs, make)
+    assert stored.Stored(tmp_path / "cache").get_or_make("cell", dict(inputs), make) == first
+    assert first == {"AP": 0.1 + 0.2}
+    assert len(made) == 1
+    (path,) = (tmp_path / "cache").iterdir()
+    assert json.loads(path.read_text())["inputs"]["learning"]["momentum"] == 0.9
+
+
+def test_other_inputs_are_another_value(tmp_path: Path) -> None:
+    cache = stored.Stored(tmp_path)
+    cache.put("cell", LearningConfig(seed=1), 1)
+    assert cache.get("cell", LearningConfig(seed=2)) is None
+    assert cache.get("masks", LearningConfig(seed=1)) is None
+    assert cache.get("cell", LearningConfig(seed=1)) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_value_is_made_again(tmp_path: Path, content: str) -> None:
+    cache = stored.Stored(tmp_path)
+    cache.put("cell", 1, "good")
+    cache.path("cell", 1, ".json").write_text(content)
+    assert cache.get_or_make("cell", 1, lambda: "again") == "again"
+    assert cache.get("cell", 1) == "again"
+
+
+def test_the_order_of_keys_does_not_count() -> None:
+    assert stored.digest({"a": 1, "b": [2]}) == stored.digest({"b": [2], "a": 1})
+    assert stored.digest({"a": 1}) != stored.digest({"a": 2})
+
+
+def test_the_digest_of_a_pool_sees_images_masks_and_ignored_regions() -> None:
+    base = [labelled(), labelled(7)]
+    ignored = replace(labelled(7), ignored=labelled().rles)
+    others = [
+        [labelled(7), labelled()],
+        [labelled()],
+        [labelled(), labelled(8)],
+        [labelled(), labelled(7, columns=4)],
+        [labelled(), ignored],
+    ]
+    digests = [stored.digest_of_pool(pool) for pool in [base, *others]]
+    assert len(set(digests)) == len(digests)
+    assert stored.digest_of_pool([labelled(), labelled(7)]) == digests[0]
+
+
+def test_the_digest_of_files_is_of_their_content(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"1")
+    assert stored.digest_of_files(tmp_path / "a") == stored.digest_of_files(tmp_path / "b")
+    (tmp_path / "b" / "x").write_bytes(b"2")
+    assert stored.digest_of_files(tmp_path / "a") != stored.digest_of_files(tmp_path / "b")
+
+
+# ------------------------------------------------------------------------------------------- cells
+
+
+def cell(row: str = "ours", seed: int = 0, digest: str = "m", **learning: object) -> training.Cell:
+    config = replace(CONFIG, learning=replace(CONFIG.learning, seed=seed, **learning))
+    masks = rows.TrainingMasks(digest=digest)
+    return training.Cell(row, seed, masks, config, learns=row != "before")
+
+
+def key(of: training.Cell) -> str:
+    return stored.digest(of.inputs(STILLS))
+
+
+def test_a_cell_is_known_by_what_it_learns_from_not_by_its_name() -> None:
+    assert key(cell("ours")) == key(cell("L_p"))
+    assert key(cell("ours")) != key(cell("ours", digest="other"))
+    assert key(cell("ours")) != key(cell("ours", seed=1))
+    assert key(cell("ours")) != key(cell("ours", learning_rate=0.1))
+    assert stored.digest(cell().inputs(STILLS | {"unseen": "v"})) != key(cell())
+
+
+def test_what_no_training_depends_on_is_not_in_the_key() -> None:
+    other = cell(gate_margin=9.0, max_bytes=5, policy="oldest", min_confidence=0.9)
+    assert key(other) == key(cell())
+
+
+def test_before_has_no_seed_and_no_steps() -> None:
+    assert key(cell("before", learning_rate=0.1)) == key(cell("before", seed=3))
+    assert cell("before").steps == 0
+    assert cell("ours", iterations=7).steps == 7
+
+
+def test_every_seed_of_every_row_and_before_once() -> None:
+    masks = {row: rows.TrainingMasks() for row in ("before", "control", "ours")}
+    cells = experiment.plan(list(masks), masks, CONFIG, [4, 5])
+    assert [(c.row, c.seed, c.config.learning.seed, c.learns) for c in cells] == [
+        ("before", 4, 4, False),
+        ("control", 4, 4, True),
+        ("ours", 4, 4, True),
+        ("control", 5, 5, True),
+        ("ours", 5, 5, True),
+    ]
+
+
+def test_what_is_left_is_told_with_the_time_that_done_cells_took() -> None:
+    cells = [cell("before"), *(cell(seed=s, iterations=10) for s in range(3))]
+    done = {"seconds": 120.0}
+    assert experiment.outlook(cells, cells, [None] * 4, 1) == "4 of 4 cells left, 30 steps"
+    assert experiment.outlook(cells[2:], cells, [done, done, None, None], 2) == (
+        "2 of 4 cells left, 20 steps, about 2 minutes in 2 processes"
+    )
+    assert experiment.outlook([], cells, [done] * 4, 2) == "0 of 4 cells left, 0 steps"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--kinds", "duck"], ["--jobs", "0"], ["--rows", "nothing"], ["--on", "train"]]
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        experiment.parse_arguments(arguments)
+    assert stop.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_rows_of_table_4() -> None:
+    assert experiment.parse_arguments(["--rows", "ours", "--terms"]).rows == ["ours", *rows.TERMS]
+    config = CONFIG.selection
+    alone = rows.selection_of("L_I", config)
+    assert (alone.lambda_flow, alone.lambda_regularization, alone.overlap_tolerance) == (0, 0, 1)
+    constraint = rows.selection_of("constraint", config)
+    assert constraint == replace(config, lambda_flow=0.0, lambda_regularization=0.0)
+    assert rows.selection_of("L_F", config) == replace(config, lambda_regularization=0.0)
+    assert rows.selection_of("L_p", config) == rows.selection_of("ours", config) == config
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def results(unseen: list[float], seen: list[float]) -> list[dict]:
+    return [
+        {
+            "seed": seed,
+            "unseen": dict.fromkeys(("AP", "AP50", "AP75", "AR1", "AR3", "AR5"), u),
+            "seen": {"AP": s},
+        }
+        for seed, (u, s) in enumerate(zip(unseen, seen, strict=True))
+    ]
+
+
+TABLE = {
+    "before": results([35.0], [58.0]),
+    "control": results([36.0, 37.0], [58.0, 57.0]),
+    "threshold": results([36.5, 37.5], [57.0, 57.0]),
+    "ours": results([39.0, 41.0], [57.5, 58.0]),
+    "gt": results([40.0, 42.0], [57.0, 57.0]),
+}
+
+
+def test_differences_are_seed_by_seed() -> None:
+    assert tables.differences(TABLE, "ours", "control") == [3.0, 4.0]
+    assert tables.differences(TABLE, "ours", "before", "seen") == [-0.5, 0.0]
+    partly = TABLE | {"control": TABLE["control"][1:]}  # a run that was cut off
+    assert tables.differences(partly, "ours", "control") == [4.0]
+    assert tables.differences(TABLE, "truth", "control") == []
+
+
+def test_the_share_of_the_bound() -> None:
+    assert tables.share_of_bound(TABLE) == pytest.approx(100 * 3.5 / 4.5)
+    assert tables.share_of_bound(TABLE | {"gt": TABLE["control"]}) is None
+    assert tables.share_of_bound({"ours": TABLE["ours"]}) is None
+
+
+def test_the_table() -> None:
+    quality = {"ours": {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}}
+    text = tables.markdown(TABLE, quality)
+    lines = text.splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "| before | 35.0 | 35.0 | 35.0 | 35.0 | 35.0 | 35.0 | 58.0 |  |  |  | 1 |" in lines
+    (ours,) = [line for line in lines if line.startswith("| ours")]
+    assert ours.startswith("| ours | 40.0 ± 1.4 |")
+    assert ours.endswith("| 57.8 ± 0.4 | 57.1 | 60.0 | 80.0 | 2 |")
+    assert "- Ours reaches 78 % of what selecting with ground truth gains" in text
+    assert "Ours minus score threshold: +3.00 ± 0.71 AP" in text
+    assert "Seen AP after learning: -0.25 ± 0.35." in text
+
+
+@pytest.mark.parametrize("names", [["before", "control", "ours"], ["before", "ours"], ["before"]])
+def test_the_figure_of_what_is_there(tmp_path: Path, names: list[str]) -> None:
+    tables.figure({name: TABLE[name] for name in names}, tmp_path / "figure.svg")
+    assert "</svg>" in (tmp_path / "figure.svg").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.svg"]
+
+
+# --------------------------------------------------------------------------------------- continual
+
+
+def test_groups_hold_every_unseen_kind_once() -> None:
+    found = continual.groups(5)
+    assert len(found) == 5
+    assert sorted(name for group in found for name in group) == sorted(k.name for k in UNSEEN)
+    assert {len(group) for group in found} <= {4, 5}
+
+
+def test_poisoned_frames_bear_the_masks_of_another_scene() -> None:
+    frames = [
+        SelectedFrame("r", i // 2, i, i, Path(f"{i}.jpg"), (4, 6), labelled(0, i + 1).rles,
+                      (0.1 * i,), (0.5,))
+        for i in range(4)
+    ]  # fmt: skip
+    poisoned = continual.shuffled(iter(frames))
+    assert [f.image_path.name for f in poisoned] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert [f.rles for f in poisoned] == [frames[i].rles for i in (2, 3, 0, 1)]
+    assert [f.scores for f in poisoned] == [frames[i].scores for i in (2, 3, 0, 1)]
+    assert continual.shuffled([]) == []
+
+
+def test_the_digest_of_stills_is_of_labels_and_pixels() -> None:
+    class Painted(CocoDataset):
+        def load_image(self, image: CocoImage) -> np.ndarray:
+            return labelled(image.extra["value"]).image
+
+    def dataset(value: int, columns: int) -> CocoDataset:
+        image = CocoImage(1, "a.jpg", 4, 6, {"value": value})
+        return Painted((image,), {1: labelled(0, columns).rles})
+
+    digests = [stored.digest_of_stills(dataset(v, c)) for v, c in ((0, 3), (1, 3), (0, 4))]
+    assert len(set(digests)) == 3
+    assert stored.digest_of_stills(dataset(0, 3)) == digests[0]
