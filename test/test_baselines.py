@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-if TYPE_CHECKING:
-    from benchmarks import baselines
-else:
-    import baselines
+import baselines
 
 from gbopt_ros.evaluation.mask_quality import PrecisionRecallCurve, threshold_curve
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all, iou_matrix
@@ -172,7 +165,7 @@ def test_selection_by_ground_truth_equals_enumeration(seed: int) -> None:
     assert again == pytest.approx(best)
 
 
-# ----------------------------------------------------------------------------------------- tracklets
+# ---------------------------------------------------------------------------------------- tracklets
 
 
 def test_what_others_cover_is_not_linked() -> None:

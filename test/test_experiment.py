@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import continual
 import experiment
 import rows
