@@ -80,7 +80,7 @@ def run_cell(cell: Cell, tabletop: Tabletop, on_step: Callable[[], None]) -> Res
             CocoPool(tabletop.rehearsal),
             cell.config.learning,
             device,
-            lambda *_: on_step(),
+            on_step=lambda *_: on_step(),
         )
     proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
     unseen, seen = (
