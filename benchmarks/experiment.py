@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import tables
-from rows import LABELS, ROWS, TERMS, MaskMaker, TrainingMasks, inputs_of
+from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks, inputs_of
 from stored import Stored, digest
 from tabletop import Tabletop, bundled, cores, few, rendered
 from tqdm import tqdm
@@ -91,12 +91,11 @@ def run(args: argparse.Namespace) -> None:
     def result_of(cell: Cell) -> Result | None:
         return stored.get("cell", keys[cell.row, cell.seed])
 
-    def report() -> dict[str, list[Result]]:
+    def report() -> None:
         found = [(cell.row, result) for cell in cells if (result := result_of(cell))]
         done = {row: [result for name, result in found if name == row] for row in args.rows}
         done = {row: results for row, results in done.items() if results}
         write_tables(args, config, tabletop, masks, done)
-        return done
 
     def on_done(cell: Cell, result: Result) -> None:
         stored.put("cell", keys[cell.row, cell.seed], result)
@@ -112,17 +111,17 @@ def run(args: argparse.Namespace) -> None:
             missing.setdefault(digest(keys[cell.row, cell.seed]), cell)
     print(outlook(list(missing.values()), cells, [result_of(c) for c in cells], args.jobs))
     run_cells(list(missing.values()), tabletop, args.jobs, on_done)
-    done = report()
-    tables.figure(done, result_path(args, config).with_suffix(".svg"))
+    report()
     print(result_path(args, config).with_suffix(".md").read_text(encoding="utf-8"))
 
 
 def data(args: argparse.Namespace) -> Tabletop:
     if args.quick:
         return few()
+    choose = not set(CHOOSING).isdisjoint(args.rows)
     if args.world_seed is None:
-        return bundled(args.out, args.on, cores())
-    return rendered(args.out, args.world_seed, args.kinds, args.on, cores())
+        return bundled(args.out, args.on, cores(), choose)
+    return rendered(args.out, args.world_seed, args.kinds, args.on, cores(), choose)
 
 
 def plan(
@@ -188,6 +187,7 @@ def write_tables(
     path = result_path(args, config)
     write_text(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     write_text(path.with_suffix(".md"), tables.markdown(done, quality))
+    tables.figure(done, path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

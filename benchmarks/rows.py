@@ -50,6 +50,7 @@ LABELS = {
 }
 ROWS = tuple(LABELS)[:8]
 TERMS = tuple(LABELS)[8:]  # the paper's Table 4
+CHOOSING = ("threshold", "tracklets")  # rows with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
 
@@ -130,7 +131,7 @@ class MaskMaker:
     # The methods. Each gives the masks of every frame and what was chosen on the way.
 
     def _thresholded(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        validation = self._tabletop.validation
+        validation = self._validation
         curve = threshold_curve(self._truth(validation), self._proposals(validation))
         return self._above(self._proposals(self._tabletop.train), baselines.best_threshold(curve))
 
@@ -141,7 +142,7 @@ class MaskMaker:
         return self._above(proposals, baselines.expected_number_threshold(scores, objects))
 
     def _tracked(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        validation = self._tabletop.validation
+        validation = self._validation
         curve = threshold_curve(self._truth(validation), self._tracklets(validation))
         return self._above(self._tracklets(self._tabletop.train), baselines.best_threshold(curve))
 
@@ -186,6 +187,12 @@ class MaskMaker:
         return self._collected(frames, {})
 
     # What the methods share.
+
+    @property
+    def _validation(self) -> Recording:
+        if self._tabletop.validation is None:
+            raise ValueError("MaskMaker: rows with a threshold need a validation recording")
+        return self._tabletop.validation
 
     def _clips_of(self, recording: Recording) -> list[Clip]:
         if recording.digest not in self._clips:

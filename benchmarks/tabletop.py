@@ -57,20 +57,20 @@ class Tabletop:
 
     Attributes:
         train: what masks are selected in.
-        validation: of other scenes; thresholds are chosen on it.
+        validation: of other scenes; thresholds are chosen on it. None where no row needs any.
         unseen, seen: labelled stills to report on.
         rehearsal: labelled stills of seen objects to learn from.
     """
 
     name: str
     train: Recording
-    validation: Recording
+    validation: Recording | None
     unseen: CocoDataset
     seen: CocoDataset
     rehearsal: CocoDataset
 
 
-def bundled(out: Path, on: On, jobs: int) -> Tabletop:
+def bundled(out: Path, on: On, jobs: int, choose: bool) -> Tabletop:
     """The demo's data; what does not come with it is rendered below `out`."""
     folder = out / f"world-{BUNDLED_SEED}"
     if on == "val":
@@ -79,14 +79,16 @@ def bundled(out: Path, on: On, jobs: int) -> Tabletop:
     return Tabletop(
         "bundled",
         Recording(find_resource("demo/recording"), find_resource("demo/recording.json")),
-        validation_recording(folder, BUNDLED_SEED, (), jobs),
+        validation_recording(folder, BUNDLED_SEED, (), jobs) if choose else None,
         load_coco_dir(unseen),
         load_coco_dir(find_resource("demo/seen-val")),
         load_coco_dir(find_resource("demo/rehearsal")),
     )
 
 
-def rendered(out: Path, seed: int, kinds: tuple[str, ...], on: On, jobs: int) -> Tabletop:
+def rendered(
+    out: Path, seed: int, kinds: tuple[str, ...], on: On, jobs: int, choose: bool
+) -> Tabletop:
     """Another world, of as many scenes as the bundled one; what is missing is rendered."""
     name = f"world-{seed}" + (f"-{digest(kinds)[:8]}" if kinds else "")
     folder, unseen = out / name, f"unseen-{on}"
@@ -94,7 +96,7 @@ def rendered(out: Path, seed: int, kinds: tuple[str, ...], on: On, jobs: int) ->
     return Tabletop(
         name,
         recording_of(folder),
-        validation_recording(folder, seed, kinds, jobs),
+        validation_recording(folder, seed, kinds, jobs) if choose else None,
         load_coco_dir(folder / unseen),
         load_coco_dir(folder / "seen-val"),
         load_coco_dir(folder / "rehearsal"),
