@@ -32,7 +32,7 @@ from gbopt_ros.pipeline import (
     proposal_weights,
 )
 from gbopt_ros.sources.clips import cut_clips
-from gbopt_ros.structures import Clip, Proposals, Rle
+from gbopt_ros.structures import Clip, ProposalNetwork, Proposals, Rle
 
 LABELS = {
     "before": "before",
@@ -218,18 +218,20 @@ class MaskMaker:
             self._config, proposal=replace(proposal, ensemble=ensemble or proposal.ensemble)
         )
         inputs = {"recording": recording.digest, "networks": self._networks(config, "proposal")}
-
-        def look() -> dict[str, Any]:
-            network = load_proposal_network(config)
-            title = f"proposals{': ' + ensemble if ensemble else ''}"
-            return {
-                str(frame.index): _to_json(network.propose([frame.image])[0])
-                for clip in tqdm(self._clips_of(recording), title, unit="clip", dynamic_ncols=True)
-                for frame in clip.frames
-            }
-
-        found = self._stored.get_or_make("proposals", inputs, look)
-        return {int(index): _from_json(value) for index, value in found.items()}
+        clips = self._clips_of(recording)
+        network: ProposalNetwork | None = None
+        found: dict[int, Proposals] = {}
+        title = f"proposals, {config.proposal.ensemble}"
+        for clip in tqdm(clips, title, unit="clip", dynamic_ncols=True):
+            known = self._stored.get("proposals", inputs | {"clip": clip.clip_id})
+            if known is None:
+                network = network or load_proposal_network(config)
+                candidates = network.propose([frame.image for frame in clip.frames])
+                known = [_to_json(each) for each in candidates]
+                self._stored.put("proposals", inputs | {"clip": clip.clip_id}, known)
+            for frame, value in zip(clip.frames, known, strict=True):
+                found[frame.index] = _from_json(value)
+        return found
 
     def _tracklets(self, recording: Recording) -> dict[int, Proposals]:
         inputs = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import experiment
 import rows
 import stored
 import tables
+import tabletop
 import training
 
 from gbopt_ros.config import LearningConfig, load_config
 from gbopt_ros.learning.training_set import SelectedFrame
-from gbopt_ros.masks import encode_all
+from gbopt_ros.masks import boxes_xyxy, encode, encode_all
 from gbopt_ros.sources.coco import CocoDataset, CocoImage
-from gbopt_ros.structures import LabelledImage
+from gbopt_ros.structures import LabelledImage, Proposals
 from gbopt_ros.world.objects import UNSEEN
 
 CONFIG = load_config(None, ["device=cpu"])
@@ -268,3 +270,65 @@ def test_the_digest_of_stills_is_of_labels_and_pixels() -> None:
     digests = [stored.digest_of_stills(dataset(v, c)) for v, c in ((0, 3), (1, 3), (0, 4))]
     assert len(set(digests)) == 3
     assert stored.digest_of_stills(dataset(0, 3)) == digests[0]
+
+
+# ------------------------------------------------------------------------------------------- masks
+
+
+class Oracle:
+    """Proposes every instance of a few frames of the demo recording, and a corner that is none."""
+
+    version = "oracle"
+
+    def __init__(self, recordings: list[tabletop.Recording]) -> None:
+        self.truth = {
+            frame.image.tobytes(): recording.truth[frame.index]
+            for recording in recordings
+            for frame in recording.open()
+        }
+        self.frames = 0
+
+    def propose(self, images: Sequence[np.ndarray]) -> list[Proposals]:
+        self.frames += len(images)
+        return [self._of(image) for image in images]
+
+    def _of(self, image: np.ndarray) -> Proposals:
+        corner = np.zeros(image.shape[:2], bool)
+        corner[:4, :4] = True
+        rles = (*self.truth[image.tobytes()], encode(corner))
+        scores = np.array([*np.linspace(0.9, 0.8, len(rles) - 1), 0.1], np.float32)
+        return Proposals(image.shape[:2], rles, scores, boxes_xyxy(rles))
+
+
+def test_masks_of_rows_are_made_once_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tabletop.few()
+    assert data.validation is not None
+    oracle = Oracle([data.train, data.validation])
+    monkeypatch.setattr(rows, "load_proposal_network", lambda config: oracle)
+
+    def masks() -> dict[str, rows.TrainingMasks]:
+        maker = rows.MaskMaker(data, CONFIG, stored.Stored(tmp_path / "cache"))
+        names = ("control", "threshold", "tracklets", "distillation", "gt", "truth")
+        return {name: maker.masks_of(name) for name in names}
+
+    found = masks()
+    assert found["control"] == rows.TrainingMasks()
+    assert found["control"].pool(CONFIG) is None
+    for name in ("threshold", "gt", "truth"):
+        quality = found[name].quality
+        assert quality is not None
+        assert (quality["precision"], quality["recall"], quality["mean_iou"]) == (100, 100, 100)
+        assert quality["frames"] == 5
+    assert 0.1 < found["threshold"].facts["threshold"] <= np.float32(0.8)
+    assert found["threshold"].digest == found["gt"].digest == found["truth"].digest
+    pool = found["truth"].pool(CONFIG)
+    assert pool is not None
+    first = next(iter(data.train.open()))
+    assert pool[0].rles == tuple(data.train.truth[first.index])
+    assert np.abs(pool[0].image.astype(int) - first.image).mean() < 4  # as JPEG
+    done = oracle.frames
+    assert done == 5 + 4 + 5  # train, validation, and train again by several views
+    assert masks() == found
+    assert oracle.frames == done
