@@ -334,6 +334,8 @@ def figure(before: dict[str, Any], results: Sequence[dict[str, Any]], path: Path
     unseen.set_title("unseen AP", fontsize=10)
     unseen.legend(fontsize=8)
     seen.plot(numbers, [before["seen"], *(r["seen"] for r in results)], "o-", color="tab:red")
+    low, high = seen.get_ylim()
+    seen.set_ylim(min(low, high - 4), max(high, low + 2))  # small changes look small
     seen.set_title("seen AP", fontsize=10)
     bottom = [0] * len(results)
     names = sorted({name for r in results for name in r["frames_kept"]})
@@ -349,7 +351,8 @@ def figure(before: dict[str, Any], results: Sequence[dict[str, Any]], path: Path
         axis.grid(alpha=0.3)
     for result in results:
         if result["version"] is None:
-            unseen.annotate("refused", (result["round"], result["unseen"]), fontsize=8)
+            place = (result["round"], result["unseen"])
+            unseen.annotate("refused", place, (0, -14), textcoords="offset points", fontsize=8)
     aside = aside_of(path)
     chart.savefig(aside)
     pyplot.close(chart)
