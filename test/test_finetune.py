@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from networks import CPU, SIDE, tiny_mask_rcnn
 
 from gbopt_ros.config import AugmentConfig, LearningConfig, PretrainConfig, ProposalConfig
-from gbopt_ros.learning import pretrain
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
 from gbopt_ros.masks import encode_all
@@ -215,37 +211,3 @@ def test_background_network_starts_from_the_proposal_network() -> None:
         assert torch.allclose(target[name], source[name], atol=1e-9), name
     fresh, _ = pretrain_background(Squares(), settings, CPU)
     assert not torch.allclose(fresh.backbone.state_dict()[name], source[name], atol=1e-3)
-
-
-def test_background_network_takes_images_of_one_size() -> None:
-    class Mixed(Squares):
-        def __getitem__(self, index: int) -> LabelledImage:
-            labelled = super().__getitem__(index)
-            crop = np.ascontiguousarray(labelled.image[: SIDE - 8 * index])
-            return LabelledImage(crop, encode_all(np.ones((1, *crop.shape[:2]), bool)))
-
-    settings = PretrainConfig(background_iterations=1, batch_size=2, augment=PLAIN)
-    with pytest.raises(GboptError, match=r"one size, got \[\(56, 64\), \(64, 64\)\]"):
-        pretrain_background(Mixed(), settings, CPU)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_processes_share_a_batch(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    """Each of two processes draws half of a batch, and not the same half."""
-    monkeypatch.setattr(
-        pretrain,
-        "distributed",
-        SimpleNamespace(
-            is_initialized=lambda: True, get_world_size=lambda: 2, get_rank=lambda: rank
-        ),
-    )
-    pool = Squares(count=8)
-    drawn: list[int] = []
-    monkeypatch.setattr(Squares, "__getitem__", lambda self, i: drawn.append(i) or self._images[i])
-    settings = PretrainConfig(background_iterations=2, batch_size=4, warmup=0, augment=PLAIN)
-    pretrain_background(pool, settings, CPU)
-    assert len(drawn) == 4
-    alone = np.random.default_rng(settings.seed).permutation(8)[:4].tolist()
-    assert (drawn == alone) is (rank == 0)
-    with pytest.raises(GboptError, match="batch_size 3 cannot be shared by 2"):
-        pretrain_background(pool, replace(settings, batch_size=3), CPU)

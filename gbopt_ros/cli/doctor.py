@@ -92,6 +92,9 @@ ROS_OPTIONAL = (
 OPTIONAL = (
     Module("pybullet", "pybullet", "pybullet",
            "no `gbopt world`; recordings, the demo and learning work", "pip install pybullet"),
+    Module("timm", "timm", "timm",
+           "no background network on a backbone of timm; those on torchvision's ResNets work",
+           "pip install 'timm>=1.0.9,<2'"),
 )  # fmt: skip
 
 _DETECTRON2 = """

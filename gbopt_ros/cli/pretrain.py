@@ -6,6 +6,8 @@ On several GPUs, or with one thread on each core of a CPU:
 
 Each process takes its share of a batch and gradients are averaged over the processes. The
 background network starts from the backbone of the proposal network in DIR, where there is one.
+A run that was ended, however abruptly, goes on from its last checkpoint when it is started again.
+With --coco the setting is the paper's, config/paper.yaml, unless --config names another.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gbopt_ros.config import load_config
-from gbopt_ros.structures import GboptError
+from gbopt_ros.resources import find_resource
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +30,21 @@ if TYPE_CHECKING:
     from gbopt_ros.learning.trainer import TrainingLog
 
 NETWORKS = ("proposals", "background")
+PAPER = "config/paper.yaml"
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, help="COCO folder: annotations.json and images/")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument(
+        "data", type=Path, nargs="?", help="COCO folder: annotations.json and images/"
+    )
+    data.add_argument(
+        "--coco",
+        type=Path,
+        metavar="DIR",
+        help="train as in the paper on COCO 2017: annotations/instances_train2017.json, train2017/",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights files")
     parser.add_argument("--only", choices=NETWORKS, help="train this network alone")
     parser.add_argument("--config", type=Path, help="YAML file with overrides")
@@ -42,19 +54,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from gbopt_ros.evaluation.files import make_folder, write_text
     from gbopt_ros.learning.pools import CocoPool
     from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
+    from gbopt_ros.perception.background_fpn import build_background
+    from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
     from gbopt_ros.perception.proposals import load_mask_rcnn
     from gbopt_ros.perception.weights import WeightsInfo, save_weights
     from gbopt_ros.sources.coco import load_coco_dir
 
-    config = load_config(args.config, args.set)
+    profile = find_resource(PAPER) if args.coco and not args.config else args.config
+    config = load_config(profile, args.set)
+    wanted = NETWORKS if args.only is None else (args.only,)
+    if "proposals" in wanted:  # an error is better now than after days of the other network
+        build_mask_rcnn(config.pretrain.proposal_architecture)
+    if "background" in wanted:
+        build_background(config.pretrain.background_architecture)
     device, rank = _join_processes(config.device)
-    pool = CocoPool(load_coco_dir(args.data))
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GboptError(f"{args.out}: cannot be created ({error.strerror})") from error
+    pool = CocoPool(load_coco_dir(args.coco or args.data))
+    make_folder(args.out)
+    checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}
 
     def save(name: str, network: nn.Module, architecture: str, training: TrainingLog) -> None:
         if rank != 0:
@@ -62,18 +81,25 @@ def run(args: argparse.Namespace) -> None:
         path = args.out / f"{name}.safetensors"
         save_weights(path, network, WeightsInfo(name, architecture, "seed"), half=True)
         curves = {"config": config.to_dict()["pretrain"], "losses": training.losses}
-        path.with_suffix(".json").write_text(json.dumps(curves), encoding="utf-8")
+        write_text(path.with_suffix(".json"), json.dumps(curves))
         log.info("%s: %d steps, weights in %s", name, len(training.total), path)
 
     proposals: MaskRCNN | None = None
-    if args.only in (None, "proposals"):
-        proposals, training = pretrain_proposals(pool, config.pretrain, device)
+    if "proposals" in wanted:
+        proposals, training = pretrain_proposals(
+            pool, config.pretrain, device, checkpoints["proposals"]
+        )
         save("proposals", proposals, config.pretrain.proposal_architecture, training)
     elif (args.out / "proposals.safetensors").is_file():
         proposals, _ = load_mask_rcnn(args.out / "proposals.safetensors")
-    if args.only in (None, "background"):
-        background, training = pretrain_background(pool, config.pretrain, device, proposals)
+    if "background" in wanted:
+        background, training = pretrain_background(
+            pool, config.pretrain, device, proposals, checkpoints["background"]
+        )
         save("background", background, config.pretrain.background_architecture, training)
+    if rank == 0:  # not before: a run that ended between the two does not train the first again
+        for name in wanted:
+            checkpoints[name].unlink(missing_ok=True)
 
 
 def _join_processes(device_name: str) -> tuple[torch.device, int]:

@@ -42,14 +42,15 @@ def example_batches(
         batch = []
         for (pool, count), order in zip(used, orders, strict=True):
             for _ in range(count):
-                batch.append(_draw(pool, order, rng, augmentation))
+                batch.append(draw_example(pool, next(order), rng, augmentation))
         yield batch
 
 
-def _draw(
-    pool: Pool, order: Iterator[int], rng: np.random.Generator, augmentation: AugmentConfig
+def draw_example(
+    pool: Pool, index: int, rng: np.random.Generator, augmentation: AugmentConfig
 ) -> Example:
-    example = augment(to_example(pool[next(order)]), rng, augmentation)
+    """An image of the pool, augmented, at times with instances of another pasted into it."""
+    example = augment(to_example(pool[index]), rng, augmentation)
     if rng.random() < augmentation.copy_paste:
         donor = augment(to_example(pool[int(rng.integers(len(pool)))]), rng, augmentation)
         if donor.image.shape == example.image.shape:
@@ -93,3 +94,10 @@ def foreground_target(example: Example, device: torch.device) -> Tensor:
     """(H, W) float32: 1 on every instance, 0 elsewhere."""
     instances = example.masks[example.is_object]
     return torch.from_numpy(instances.any(axis=0).astype(np.float32)).to(device)
+
+
+def known_pixels(example: Example, device: torch.device) -> Tensor:
+    """(H, W) float32: 0 on ignored regions where no instance is, 1 elsewhere."""
+    instances = example.masks[example.is_object].any(axis=0)
+    ignored = example.masks[~example.is_object].any(axis=0)
+    return torch.from_numpy((instances | ~ignored).astype(np.float32)).to(device)

@@ -6,14 +6,17 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from gbopt_ros.learning.augment import Example
+from gbopt_ros.learning.checkpoint import Checkpoint
 from gbopt_ros.perception.device import has_fast_bfloat16
 from gbopt_ros.structures import GboptError
+
+B = TypeVar("B")  # a batch
 
 OnStep = Callable[[int, float], None]
 """Takes the number of steps done and the loss of the last one."""
@@ -38,23 +41,28 @@ class TrainingLog:
 
 def train(
     network: nn.Module,
-    batches: Iterator[list[Example]],
-    losses_of: Callable[[list[Example]], dict[str, Tensor]],
+    batches: Iterator[B],
+    losses_of: Callable[[B], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     *,
     iterations: int,
     warmup: int,
+    drops: Sequence[int] = (),
     average: float = 0.0,
+    checkpoint: Checkpoint | None = None,
     title: str = "train",
     on_step: OnStep | None = None,
 ) -> tuple[nn.Module, TrainingLog]:
-    """Minimise the sum of the losses with linear warm-up and a cosine schedule to zero.
+    """Minimise the sum of the losses with linear warm-up and a schedule, see `rate_at`.
 
     Args:
         network: moved to its device and set to training mode by the caller.
+        batches: from step `checkpoint.step` on, where there is a checkpoint.
         losses_of: the named losses of a batch, each a scalar.
         optimizer: its learning rates are the peaks of the schedule.
+        drops: steps at which the learning rate falls to a tenth; none is a cosine to zero.
         average: decay of an exponential moving average of the weights; 0 is none.
+        checkpoint: training goes on from it, and it is written now and then.
         on_step: called after every step, in place of a progress bar; what it raises ends the
             training.
 
@@ -62,20 +70,24 @@ def train(
         The trained network (the average where one is kept) and the losses of every step.
 
     Raises:
-        GboptError: a loss is not finite.
+        GboptError: a loss is not finite, or the checkpoint does not fit or cannot be written.
     """
     device = next(network.parameters()).device
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _schedule(step, iterations, warmup)
-    )
+    peaks = [group["lr"] for group in optimizer.param_groups]
     averaged = copy.deepcopy(network) if average else None
     parameters = [p for p in network.parameters() if p.requires_grad]
     log = TrainingLog()
+    first = checkpoint.step if checkpoint else 0
+    if checkpoint:
+        checkpoint.restore(network, averaged, optimizer, log.losses)
     fast_bfloat16 = has_fast_bfloat16(device)
     progress = tqdm(
-        range(iterations), title, unit="step", dynamic_ncols=True, disable=on_step is not None
-    )
+        range(first, iterations), title, iterations, unit="step", dynamic_ncols=True,
+        initial=first, disable=on_step is not None,
+    )  # fmt: skip
     for step in progress:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate_at(step, iterations, warmup, drops)
         # bfloat16 needs no loss scaling and halves the time of a step where hardware has it.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bfloat16):
             losses = losses_of(next(batches))
@@ -91,10 +103,11 @@ def train(
         average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         optimizer.step()
-        schedule.step()
         if averaged is not None:
             _update_average(averaged, network, min(average, (1 + step) / (10 + step)))
         log.append(values)
+        if checkpoint and checkpoint.is_due(step + 1, iterations):
+            checkpoint.write(step + 1, network, averaged, optimizer, log.losses)
         if on_step is not None:
             on_step(step + 1, values["total"])
         if step % 10 == 0:
@@ -115,9 +128,16 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def _schedule(step: int, iterations: int, warmup: int) -> float:
+def rate_at(step: int, iterations: int, warmup: int, drops: Sequence[int] = ()) -> float:
+    """The learning rate of a step, relative to its peak.
+
+    It rises linearly over `warmup` steps; then it falls to a tenth at each of `drops` or, where
+    there are none, as a cosine to zero.
+    """
     if step < warmup:
         return (step + 1) / warmup
+    if drops:
+        return 0.1 ** sum(step >= drop for drop in drops)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, iterations - warmup)))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gbopt_ros.config import BackgroundConfig
-from gbopt_ros.perception.background_fpn import ARCHITECTURES, SemanticFpn, build_background
+from gbopt_ros.perception.background_fpn import SemanticFpn, build_background
 from gbopt_ros.perception.device import frames_a_pass
 from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_network
 from gbopt_ros.structures import Image
@@ -24,7 +24,7 @@ def load_semantic_fpn(path: Path) -> tuple[SemanticFpn, WeightsInfo]:
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture.
     """
-    return load_network(path, BACKGROUND, ARCHITECTURES, build_background)
+    return load_network(path, BACKGROUND, build_background)
 
 
 class FpnBackground:

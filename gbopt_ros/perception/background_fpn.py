@@ -2,7 +2,8 @@
 
 The semantic branch of Panoptic FPN (Kirillov et al. 2019): every pyramid level is brought to
 stride 4 by convolutions and bilinear upsampling, the levels are summed, and one convolution gives
-the logit that a pixel belongs to an object.
+the logit that a pixel belongs to an object. Backbones are ResNets of torchvision or, as the
+architecture `timm:NAME`, of timm: the paper's ResNeSt-200 is `timm:resnest200e`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from gbopt_ros.perception.mask_rcnn import feature_pyramid
+from gbopt_ros.perception.timm_pyramid import TimmPyramid
 from gbopt_ros.structures import GboptError
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -45,6 +47,8 @@ ARCHITECTURES = {
         BasicBlock, (2, 2, 2, 2), (48, 96, 192, 64), 64, 64, 240
     ),
 }
+TIMM = "timm:"  # begins the names of architectures with a backbone of timm; their sizes:
+TIMM_SIZES = ARCHITECTURES["resnet50-semantic-fpn"]
 
 
 class SemanticFpn(nn.Module):
@@ -55,9 +59,16 @@ class SemanticFpn(nn.Module):
 
     def __init__(self, architecture: str) -> None:
         super().__init__()
-        arch = ARCHITECTURES[architecture]
+        on_timm = architecture.startswith(TIMM)
+        arch = TIMM_SIZES if on_timm else ARCHITECTURES[architecture]
         self.short_side = arch.short_side
-        self.backbone = feature_pyramid(arch.block, arch.layers, arch.widths, arch.pyramid_channels)
+        self.backbone: nn.Module
+        if on_timm:
+            self.backbone = TimmPyramid(architecture.removeprefix(TIMM), arch.pyramid_channels)
+        else:
+            self.backbone = feature_pyramid(
+                arch.block, arch.layers, arch.widths, arch.pyramid_channels
+            )
         self.branches = nn.ModuleList(
             _branch(arch.pyramid_channels, arch.branch_channels, upsamplings)
             for upsamplings in range(4)
@@ -97,13 +108,14 @@ def build_background(architecture: str) -> SemanticFpn:
     """A randomly initialised network.
 
     Args:
-        architecture: a key of `ARCHITECTURES`.
+        architecture: a key of `ARCHITECTURES`, or `timm:NAME` with the name of a timm model.
 
     Raises:
-        GboptError: there is no such architecture.
+        GboptError: there is no such architecture, or timm is not installed.
     """
-    if architecture not in ARCHITECTURES:
+    if architecture not in ARCHITECTURES and not architecture.startswith(TIMM):
         raise GboptError(
-            f"unknown background architecture {architecture!r}; known: {sorted(ARCHITECTURES)}"
+            f"unknown background architecture {architecture!r}; known: {sorted(ARCHITECTURES)} "
+            "and timm:NAME, such as timm:resnest200e"
         )
     return SemanticFpn(architecture)

@@ -16,7 +16,7 @@ from gbopt_ros.config import ProposalConfig
 from gbopt_ros.perception.best_class import load_torchvision
 from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import frames_a_pass
-from gbopt_ros.perception.mask_rcnn import KNOWN, build_mask_rcnn
+from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.weights import (
     DETECTRON2,
     PROPOSALS,
@@ -69,7 +69,7 @@ def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNe
                 f"{path}: not a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or 2; "
                 "if it is detectron2's, name its configuration too: proposal.detectron2_config"
             )
-    return load_network(path, PROPOSALS, KNOWN, build_mask_rcnn)
+    return load_network(path, PROPOSALS, build_mask_rcnn)
 
 
 class MaskRcnnProposals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,24 +196,20 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> Non
     network.load_state_dict(tensors)
 
 
-def load_network(
-    path: Path, kind: str, architectures: Collection[str], build: Callable[[str], M]
-) -> tuple[M, WeightsInfo]:
+def load_network(path: Path, kind: str, build: Callable[[str], M]) -> tuple[M, WeightsInfo]:
     """The network of a weights file, float32, on the CPU, in evaluation mode.
 
     Args:
         kind: `PROPOSALS` or `BACKGROUND`.
-        architectures: that `build` knows.
-        build: makes the network of an architecture.
+        build: makes the network of an architecture; raises GboptError for one unknown.
 
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture.
     """
     info, tensors = read_weights(path, kind)
-    if info.architecture not in architectures:
-        raise GboptError(
-            f"{path}: unknown architecture {info.architecture!r}; known: {sorted(architectures)}"
-        )
-    network = build(info.architecture)
+    try:
+        network = build(info.architecture)
+    except GboptError as error:
+        raise GboptError(f"{path}: {error}") from error
     load_into(network, tensors, path)
     return network.eval(), info

@@ -22,6 +22,7 @@ from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
 
 ANNOTATIONS_NAME = "annotations.json"
 IMAGES_NAME = "images"
+COCO_SPLIT = "train2017"  # of the released dataset, the one to train on
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 
@@ -83,8 +84,12 @@ class CocoDataset:
         return np.ascontiguousarray(bgr[:, :, ::-1])
 
     def labelled(self, image: CocoImage) -> LabelledImage:
-        """The image with its instance masks, crowd regions left out."""
-        return LabelledImage(self.load_image(image), self.rles_by_image.get(image.id, ()))
+        """The image with its instance masks; crowd regions are ignored, they are no instance."""
+        return LabelledImage(
+            self.load_image(image),
+            self.rles_by_image.get(image.id, ()),
+            self.crowd_by_image.get(image.id, ()),
+        )
 
     def to_coco(self) -> dict[str, Any]:
         """The dataset as a class-agnostic COCO dictionary."""
@@ -153,11 +158,23 @@ def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> Coc
     )
 
 
-def load_coco_dir(folder: str | Path) -> CocoDataset:
-    """Read `folder/annotations.json`, with `folder/images` as image folder if it exists."""
+def load_coco_dir(folder: str | Path, split: str = COCO_SPLIT) -> CocoDataset:
+    """Read `annotations.json` with the image folder `images`, if that exists, of a folder.
+
+    A folder without them may be COCO's own: `annotations/instances_<split>.json` and `<split>`.
+    Raises GboptError if it is neither, and as `load_coco`.
+    """
     folder = Path(folder)
-    images = folder / IMAGES_NAME
-    return load_coco(folder / ANNOTATIONS_NAME, images if images.is_dir() else None)
+    annotations, images = folder / ANNOTATIONS_NAME, folder / IMAGES_NAME
+    as_released = folder / "annotations" / f"instances_{split}.json"
+    if not annotations.exists():
+        if not as_released.is_file():
+            raise GboptError(
+                f"{folder}: expected a COCO folder; neither {ANNOTATIONS_NAME} nor "
+                f"annotations/{as_released.name} is in it"
+            )
+        annotations, images = as_released, folder / split
+    return load_coco(annotations, images if images.is_dir() else None)
 
 
 def write_coco(
