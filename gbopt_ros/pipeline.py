@@ -33,13 +33,14 @@ from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.best_class import class_count
 from gbopt_ros.perception.catalogue import find_weights
-from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.device import has_idle_core, resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.mask_rcnn import CLASSES
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.selection import FixedLagSelector, select_clip
+from gbopt_ros.sources.ahead import one_ahead
 from gbopt_ros.sources.clips import cut_clips, interruption
 from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import (
@@ -108,10 +109,19 @@ class Pipeline:
         self.flow_network = flow_network or load_flow_network(config)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def run(self, source: Iterable[Frame]) -> Iterator[Selection]:
-        """The selection of every clip of a stream, one clip in memory at a time."""
-        for clip in self.clips(source):
-            yield self.select(clip, self.perceive(clip))
+    def run(self, source: Iterable[Frame], ahead: bool | None = None) -> Iterator[Selection]:
+        """The selection of every clip of a stream, the same in both ways of running.
+
+        Args:
+            ahead: read the next clip and run the networks on it, in a thread, while the masks of
+                this one are selected and used. Two clips are in memory then, else one. Unless
+                given, that is done where the networks leave a core idle.
+        """
+        if ahead is None:
+            ahead = has_idle_core(resolve_device(self.config.device))
+        perceived = ((clip, self.perceive(clip)) for clip in self.clips(source))
+        for clip, cues in one_ahead(perceived) if ahead else perceived:
+            yield self.select(clip, cues)
 
     def stream(self, source: Iterable[Frame], lag: int | None) -> Iterator[FrameSelection]:
         """What is selected on every frame, at most `lag` frames after it came.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -228,3 +229,14 @@ def test_malicious_pickle_is_never_run(tmp_path: Path, name: str, as_checkpoint:
     if as_checkpoint and path.suffix == ".pth":  # the test tests something
         torch.load(path, weights_only=False)
         assert target.exists()
+
+
+def test_dis_gives_every_thread_the_same_flow() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(4)]
+    network = DisFlow()
+    expected = network.flow(images[:-1], images[1:])
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [threads.submit(network.flow, images[:-1], images[1:]) for _ in range(24)]
+        for job in jobs:
+            np.testing.assert_array_equal(job.result(), expected)

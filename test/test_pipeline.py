@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import make_proposals
 from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ClipConfig, Config
+from gbopt_ros.perception.device import has_idle_core
 from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.sources import open_source, write_rosbag
-from gbopt_ros.structures import Frame, Image, Proposals
+from gbopt_ros.structures import Frame, GboptError, Image, Proposals, Selection
 
 SIZE = (48, 64)
 SQUARE = 14
@@ -99,6 +102,61 @@ def test_a_bag_gives_the_masks_of_its_recording(tmp_path: Path, storage: str) ->
         assert a.energy == b.energy
         assert [f.rles for f in a.frames] == [f.rles for f in b.frames]
         assert [f.frame.stamp_ns for f in a.frames] == [f.frame.stamp_ns for f in b.frames]
+
+
+def energies_and_masks(selections: Iterable[Selection]) -> list[tuple]:
+    return [(s.clip_id, s.energy, [f.rles for f in s.frames]) for s in selections]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_networks_that_run_ahead_change_nothing(tmp_path: Path, storage: str) -> None:
+    """Neither on a recording that is read to its end, nor on one that is left before."""
+    write_rosbag(square_frames(17), tmp_path / "bag", storage=storage, topic="/camera")
+    plain = energies_and_masks(make_pipeline().run(open_source(tmp_path / "bag"), ahead=False))
+    assert len(plain) == 4
+    ahead = make_pipeline().run(open_source(tmp_path / "bag"), ahead=True)
+    assert energies_and_masks(ahead) == plain
+    left = make_pipeline().run(open_source(tmp_path / "bag"), ahead=True)
+    assert energies_and_masks([next(left)]) == plain[:1]
+    left.close()
+
+
+def test_a_source_that_fails_ahead_fails_in_its_place() -> None:
+    def failing() -> Iterator[Frame]:
+        yield from square_frames(7)
+        raise GboptError("the camera is gone")
+
+    def until_it_fails(ahead: bool) -> list[tuple]:
+        found = []
+        with pytest.raises(GboptError, match="the camera is gone"):
+            for selection in make_pipeline().run(failing(), ahead=ahead):
+                found.append(selection)
+        return energies_and_masks(found)
+
+    assert until_it_fails(True) == until_it_fails(False) != []
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "expected"), [("cuda", 4, True), ("cpu", 3, True), ("cpu", 4, False)]
+)
+def test_networks_run_ahead_where_they_leave_a_core_idle(
+    monkeypatch: pytest.MonkeyPatch, device: str, threads: int, expected: bool
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert has_idle_core(torch.device(device)) is expected
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_clips_in_memory(ahead: bool) -> None:
+    """While the masks of a clip are in use, one clip more is perceived at most."""
+    pipeline, perceived = make_pipeline(), []
+    perceive = pipeline.perceive
+    pipeline.perceive = lambda clip: (perceived.append(clip.clip_id), perceive(clip))[1]
+    for selection in pipeline.run(square_frames(30), ahead=ahead):
+        time.sleep(0.05)
+        assert perceived[-1] <= selection.clip_id + ahead
+    assert perceived == list(range(6))
 
 
 def test_a_change_of_size_cuts_the_clip() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -53,3 +54,15 @@ def frames_a_pass(batch_size: int, device: torch.device) -> int:
     what else was in its batch: live, frames come one by one.
     """
     return batch_size if device.type == "cuda" else 1
+
+
+def has_idle_core(device: torch.device) -> bool:
+    """Whether a thread can run beside networks on the device and take nothing from them.
+
+    On a CPU the threads of a network wait for each other at every layer: one that has to share its
+    core slows all of them down.
+    """
+    if device.type == "cuda":
+        return True
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return torch.get_num_threads() < (cores or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +25,10 @@ _RAFT_MIN_SIDE = 128  # and no shorter than this: its correlation pyramid halves
 
 
 class DisFlow:
-    """Dense inverse search (Kroeger et al. 2016) of OpenCV, on the CPU."""
+    """Dense inverse search (Kroeger et al. 2016) of OpenCV, on the CPU; any thread may call it."""
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._own = threading.local()  # OpenCV's object holds buffers: each thread has its own
 
     def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
         """(B, H, W, 2) float32, pixels (x, y)."""
@@ -47,8 +48,10 @@ class DisFlow:
             pad = (0, max(0, smallest - height), 0, max(0, smallest - width))
             first = cv2.copyMakeBorder(first, *pad, cv2.BORDER_REPLICATE)
             second = cv2.copyMakeBorder(second, *pad, cv2.BORDER_REPLICATE)
+        if not hasattr(self._own, "dis"):
+            self._own.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         # No state is carried from pair to pair: an empty flow starts the search afresh.
-        return np.asarray(self._dis.calc(first, second, None))[:height, :width]
+        return np.asarray(self._own.dis.calc(first, second, None))[:height, :width]
 
 
 class RaftFlow:
