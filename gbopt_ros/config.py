@@ -301,6 +301,9 @@ class AugmentConfig(Stage):
     noise: float = setting(
         0.2, "probability of Gaussian noise, up to 12 grey levels", low=0.0, high=1.0
     )
+    min_pixels: int = setting(
+        40, "of an instance in the image; smaller remains of one are left out", low=1
+    )
 
     def check(self) -> None:
         if self.scale_min > self.scale_max:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from gbopt_ros.config import AugmentConfig
 from gbopt_ros.learning.augment import (
-    MIN_INSTANCE_PIXELS,
     PADDING_VALUE,
     Example,
     augment,
@@ -59,7 +58,7 @@ def assert_aligned(example: Example) -> None:
         inside = cv2.erode(shown.astype(np.uint8), kernel).astype(bool)
         overlaps = [int((mask & shown).sum()) for mask in example.masks]
         if max(overlaps, default=0) <= shown.sum() / 2:  # dropped as too small
-            assert inside.sum() < MIN_INSTANCE_PIXELS
+            assert inside.sum() < AugmentConfig.min_pixels
             continue
         mask = example.masks[int(np.argmax(overlaps))]
         assert not (inside & ~mask).any()
@@ -230,7 +229,7 @@ def test_masks_stay_disjoint(seed: int) -> None:
     target, source = (augment(scene(i), rng, only(scale_min=0.6, scale_max=1.6)) for i in (0, 2))
     result = copy_paste(target, source, rng)
     assert result.masks.sum(axis=0).max(initial=0) <= 1
-    assert (result.masks.sum(axis=(1, 2)) >= MIN_INSTANCE_PIXELS).all()
+    assert (result.masks.sum(axis=(1, 2)) >= AugmentConfig.min_pixels).all()
     union = target.masks.any(axis=0) | source.masks.any(axis=0)
     assert not (result.masks.any(axis=0) & ~union).any()
 

@@ -12,7 +12,6 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import AugmentConfig
 from gbopt_ros.structures import Image, LabelledImage
 
-MIN_INSTANCE_PIXELS = 40  # smaller remains of an instance are no longer recognisable
 PADDING_VALUE = (124, 116, 104)  # ImageNet mean, RGB: what a normalised network sees as zero
 
 
@@ -76,11 +75,11 @@ def _scale_and_crop(example: Example, rng: np.random.Generator, config: AugmentC
     masks = np.zeros_like(example.masks)
     for target, mask in zip(masks, example.masks, strict=True):
         target[:] = cv2.warpAffine(mask.view(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
-    return _drop_small(replace(example, image=image, masks=masks))
+    return _drop_small(replace(example, image=image, masks=masks), config.min_pixels)
 
 
-def _drop_small(example: Example) -> Example:
-    return example.only(example.masks.sum(axis=(1, 2)) >= MIN_INSTANCE_PIXELS)
+def _drop_small(example: Example, min_pixels: int) -> Example:
+    return example.only(example.masks.sum(axis=(1, 2)) >= min_pixels)
 
 
 def _jitter_colour(image: Image, rng: np.random.Generator, config: AugmentConfig) -> Image:
@@ -100,7 +99,12 @@ def _jitter_colour(image: Image, rng: np.random.Generator, config: AugmentConfig
     return (cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
 
 
-def copy_paste(target: Example, source: Example, rng: np.random.Generator) -> Example:
+def copy_paste(
+    target: Example,
+    source: Example,
+    rng: np.random.Generator,
+    min_pixels: int = AugmentConfig.min_pixels,
+) -> Example:
     """Paste a random subset of the source's instances into the target (Ghiasi et al. 2021).
 
     Both must have one size. Instances of the target lose the pixels that are pasted over.
@@ -117,4 +121,4 @@ def copy_paste(target: Example, source: Example, rng: np.random.Generator) -> Ex
     image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
     masks = np.concatenate([target.masks & ~union, pasted])
     is_object = np.concatenate([target.is_object, np.ones(len(pasted), np.bool_)])
-    return _drop_small(Example(image, masks, is_object))
+    return _drop_small(Example(image, masks, is_object), min_pixels)

@@ -54,7 +54,7 @@ def draw_example(
     if rng.random() < augmentation.copy_paste:
         donor = augment(to_example(pool[int(rng.integers(len(pool)))]), rng, augmentation)
         if donor.image.shape == example.image.shape:
-            example = copy_paste(example, donor, rng)
+            example = copy_paste(example, donor, rng, augmentation.min_pixels)
     return example
 
 

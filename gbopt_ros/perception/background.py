@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.perception.background_fpn import SemanticFpn, build_background
-from gbopt_ros.perception.device import frames_a_pass
+from gbopt_ros.perception.device import frames_a_pass, to_device
 from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_network
 from gbopt_ros.structures import Image
 
@@ -37,7 +37,7 @@ class FpnBackground:
     def __init__(
         self, network: SemanticFpn, config: BackgroundConfig, device: torch.device
     ) -> None:
-        self._network = network.to(device).eval()
+        self._network = to_device(network, device).eval()
         self._config = config
         self._device = device
 

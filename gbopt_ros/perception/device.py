@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from gbopt_ros.structures import GboptError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,6 +36,16 @@ def resolve_device(name: str) -> torch.device:
             "use device=cpu, or install the NVIDIA driver (`gbopt doctor` shows what was found)"
         )
     return device
+
+
+def to_device(network: M, device: torch.device) -> M:
+    """The network on the device, in the layout that its convolutions are fast in there.
+
+    Tensor cores take channels last. On a CPU it makes little difference: the bundled proposal
+    network gains a tenth, the background network loses as much.
+    """
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.perception.best_class import load_torchvision
 from gbopt_ros.perception.catalogue import find_weights
-from gbopt_ros.perception.device import frames_a_pass
+from gbopt_ros.perception.device import frames_a_pass, to_device
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.weights import (
     DETECTRON2,
@@ -84,7 +84,7 @@ class MaskRcnnProposals:
     def __init__(
         self, network: DetectionNetwork, version: str, config: ProposalConfig, device: torch.device
     ) -> None:
-        self._network = network.to(device).eval()
+        self._network = to_device(network, device).eval()
         self._network.roi_heads.score_thresh = config.score_threshold
         self._network.roi_heads.nms_thresh = config.nms_iou
         self._network.roi_heads.detections_per_img = config.max_proposals
