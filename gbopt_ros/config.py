@@ -250,6 +250,9 @@ class SelectionConfig(Stage):
     max_flow_runs: int = setting(
         0, "of a clip, those of a first path apart; the best path known then; 0: no limit", low=0
     )
+    optimality_gap: float = setting(
+        0.0, "energy a frame that a better path may save where the search ends; 0 proves", low=0.0
+    )
     exhaustive: bool = setting(False, "evaluate every edge: exact margins, K^2 (T - 1) flow runs")
     confidence_bias: float = setting(
         -1.926, "of the logistic model of a mask's confidence; fitted by benchmarks/terms.py"

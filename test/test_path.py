@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import all_paths
 
 from gbopt_ros.selection.path import (
+    PathResult,
     lazy_shortest_path,
     node_min_marginals,
     path_energy,
@@ -51,7 +53,7 @@ def test_lazy_search_finds_the_optimum_with_fewer_evaluations(graph: tuple, slac
         asked.extend(batch)
         return [float(edges[t][k, m]) for t, k, m in batch]
 
-    found = lazy_shortest_path(nodes, bounds, known, evaluate)
+    found = lazy_shortest_path(nodes, bounds, bounds, known, evaluate)
     assert found.energy == all_paths(nodes, edges)[0][0]
     assert path_energy(nodes, edges, found.path) == found.energy
     assert len(asked) == len(set(asked)), "an edge was evaluated twice"
@@ -75,15 +77,62 @@ def test_a_budget_gives_the_best_path_that_is_known_and_its_gap(graph: tuple, bu
         runs += len(batch)
         return [float(edges[t][k, m]) for t, k, m in batch]
 
-    found = lazy_shortest_path(nodes, bounds, known, evaluate, budget)
+    found = lazy_shortest_path(nodes, bounds, bounds, known, evaluate, budget)
     optimum = all_paths(nodes, edges)[0][0]
     assert runs <= max(budget, len(edges))
+    assert runs >= budget or found.lower_bound == found.energy, "some of the budget is left"
     assert found.lower_bound <= optimum <= found.energy
     assert path_energy(nodes, edges, found.path) == found.energy
-    unlimited = lazy_shortest_path(nodes, bounds, known, evaluate)
+    unlimited = lazy_shortest_path(nodes, bounds, bounds, known, evaluate)
     assert unlimited.lower_bound == unlimited.energy == optimum
     if found.lower_bound == found.energy:
         assert found.energy == optimum
+
+
+@settings(max_examples=200, deadline=None)
+@given(graph=graphs, gap=st.integers(1, 8))
+def test_a_gap_ends_the_search_where_no_path_is_better_by_more(graph: tuple, gap: int) -> None:
+    nodes, edges = graph
+    rng = np.random.default_rng(gap)
+    bounds = [edge - rng.integers(0, 8, edge.shape) / 4 for edge in edges]
+    known = [np.zeros(edge.shape, bool) for edge in edges]
+
+    def search(max_gap: float) -> tuple[PathResult, int]:
+        asked = 0
+
+        def evaluate(batch: list[tuple[int, int, int]]) -> list[float]:
+            nonlocal asked
+            asked += len(batch)
+            return [float(edges[t][k, m]) for t, k, m in batch]
+
+        return lazy_shortest_path(nodes, bounds, bounds, known, evaluate, max_gap=max_gap), asked
+
+    found, runs = search(gap / 4)
+    optimum = all_paths(nodes, edges)[0][0]
+    assert found.lower_bound <= optimum <= found.energy <= found.lower_bound + gap / 4
+    assert path_energy(nodes, edges, found.path) == found.energy
+    assert runs <= search(0.0)[1]
+
+
+def test_the_search_goes_on_where_little_is_to_be_expected() -> None:
+    """By hand: each edge that leaves combination 0 costs 1 more than its bound, no other does.
+
+    The first path, 0 -> 0, shows it. Its neighbours are expected to cost 0.6 more too, all of
+    combination 1 as much by the mean of all: 1 -> 1 is next (0.5 + 0.6 against 0.6 + 0.8).
+    """
+    nodes = [np.array([0.0, 0.1]), np.array([0.4, 0.4])]
+    bounds = [np.array([[0.0, 0.8], [0.5, 0.4]])]
+    costs = bounds[0] + [[1.0, 1.0], [0.0, 0.0]]
+    asked = []
+
+    def evaluate(batch: list[tuple[int, int, int]]) -> list[float]:
+        asked.append(batch)
+        return [float(costs[k, m]) for _, k, m in batch]
+
+    known = [np.zeros((2, 2), bool)]
+    found = lazy_shortest_path(nodes, bounds, bounds, known, evaluate)
+    assert (found.path, found.energy) == ((1, 1), pytest.approx(0.9))
+    assert asked == [[(0, 0, 0)], [(0, 1, 1)]]
 
 
 @settings(max_examples=100, deadline=None)

@@ -109,8 +109,9 @@ class LayeredGraph:
     Attributes:
         layers: T of them.
         nodes: T arrays (K_t,) float64, weighted L_I.
-        edges: T - 1 arrays (K_t, K_t+1) float64: weighted L_F + L_p where evaluated, a lower bound
-            of it elsewhere.
+        bounds: T - 1 arrays (K_t, K_t+1) float64: lower bounds of weighted L_F + L_p.
+        edges: T - 1 arrays of the same shapes: weighted L_F + L_p where evaluated, its bound
+            elsewhere.
         evaluated: T - 1 arrays (K_t, K_t+1) bool.
         flow_runs: pairs of composites that the flow network was run on.
     """
@@ -119,6 +120,7 @@ class LayeredGraph:
         self._flow_network, self._config = flow_network, config
         self.layers: list[Layer] = []
         self.nodes: list[Costs] = []
+        self.bounds: list[Costs] = []
         self.edges: list[Costs] = []
         self.evaluated: list[NDArray[np.bool_]] = []
         self.flow_runs = 0
@@ -156,18 +158,25 @@ class LayeredGraph:
         # An edge that leaves an empty combination has no masks whose flow could be synthesised.
         empty = np.array([len(c.indices) == 0 for c in before.combinations])
         known = np.broadcast_to(empty[:, None], bound.shape) | (config.lambda_flow == 0)
-        self.edges.append(bound)
+        self.bounds.append(bound)
+        self.edges.append(bound.copy())
         self.evaluated.append(known)
         if config.exhaustive:
             missing = [(t, int(k), int(m)) for k, m in np.argwhere(~known)]
             for (_, k, m), cost in zip(missing, self._evaluate(missing), strict=True):
-                bound[k, m] = cost
+                self.edges[t][k, m] = cost
             self.evaluated[t] = np.ones_like(known)
 
     def solve(self) -> PathResult:
         """The cheapest path through all layers; what it evaluates is kept."""
         found = lazy_shortest_path(
-            self.nodes, self.edges, self.evaluated, self._evaluate, self._config.max_flow_runs
+            self.nodes,
+            self.bounds,
+            self.edges,
+            self.evaluated,
+            self._evaluate,
+            budget=self._config.max_flow_runs,
+            max_gap=self._config.optimality_gap * len(self.layers),
         )
         self.edges, self.evaluated = list(found.edges), list(found.evaluated)
         return found
@@ -180,6 +189,7 @@ class LayeredGraph:
         for values in (
             self.layers,
             self.nodes,
+            self.bounds,
             self.edges,
             self.evaluated,
             self._flows,

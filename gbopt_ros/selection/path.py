@@ -74,58 +74,122 @@ def path_energy(nodes: Sequence[Costs], edges: Sequence[Costs], path: Sequence[i
 def lazy_shortest_path(
     nodes: Sequence[Costs],
     bounds: Sequence[Costs],
-    known: Sequence[NDArray[np.bool_]],
+    edges: Sequence[Costs],
+    evaluated: Sequence[NDArray[np.bool_]],
     evaluate: Callable[[list[Edge]], Sequence[float]],
     budget: int = 0,
+    max_gap: float = 0.0,
 ) -> PathResult:
-    """The cheapest path, evaluating only edges that the best path of lower bounds runs through.
+    """The cheapest path, evaluating only what is needed to find it and to prove that it is.
 
-    The edges of a first path are evaluated all at once, then some of each next path. Lazy shortest
-    path (Dellin and Srinivasa 2016): when every edge of the path that is cheapest under the bounds
-    has been evaluated, no other path can be cheaper. Where the budget ends the search before, the
-    result is the cheapest of the paths that are evaluated all along, and the bound of the last
-    path sought is the gap's other end.
+    Lazy shortest path (Dellin and Srinivasa 2016): when every edge of the path that is cheapest
+    under lower bounds has been evaluated, no other path can be cheaper. Which edges are evaluated
+    decides how soon that is:
+
+    1. Finding. Costs exceed their bounds, and by about as much on all edges that leave one node:
+       there the masks whose flow is synthesised are the same. The path that is cheapest under
+       what is to be expected is evaluated all along, until it has no unknown edge.
+    2. Proving. Of the path that is cheapest under the bounds, the edges that most other cheap
+       paths run through are evaluated: they rule out most at a time.
+
+    Where the search is ended before the proof, the result is the cheapest of the paths that are
+    evaluated all along, and the bound of the last path sought is the gap's other end.
 
     Args:
         nodes: T arrays (K_t,).
         bounds: T - 1 arrays (K_t, K_t+1), lower bounds of the edges.
-        known: T - 1 bool arrays of the same shapes: where a bound is the cost itself.
+        edges: T - 1 arrays of the same shapes: the cost of an edge where it is known already, its
+            bound elsewhere.
+        evaluated: T - 1 bool arrays of the same shapes: where a cost is known already.
         evaluate: the costs of a batch of edges, each at least its bound.
         budget: edges to evaluate at most, the T - 1 of a first path apart; 0 is no limit.
+        max_gap: the search ends when no path can be cheaper by more than this.
     """
-    edges = [bound.copy() for bound in bounds]
-    evaluated = [flag.copy() for flag in known]
+    edges = [edge.copy() for edge in edges]
+    evaluated = [flag.copy() for flag in evaluated]
     runs = 0
-    first_is_known = False
     while True:
-        path, energy = shortest_path(nodes, edges)
-        missing = [(t, k, m) for t, (k, m) in enumerate(pairwise(path)) if not evaluated[t][k, m]]
+        path, least = shortest_path(nodes, edges)
+        missing = _missing(path, evaluated)
         if not missing:
-            return PathResult(path, energy, energy, tuple(edges), tuple(evaluated))
-        if budget and first_is_known and runs + len(missing) > budget:
+            return PathResult(path, least, least, tuple(edges), tuple(evaluated))
+        raises = [edge - bound for edge, bound in zip(edges, bounds, strict=True)]
+        batch = _missing(shortest_path(nodes, _expected(edges, raises, evaluated))[0], evaluated)
+        batch = batch or _contested(missing, nodes, edges, _typical(raises) / 3)
+        if budget or max_gap:
             sure = [np.where(e, c, np.inf) for c, e in zip(edges, evaluated, strict=True)]
-            known_path, known_energy = shortest_path(nodes, sure)
-            return PathResult(known_path, known_energy, energy, tuple(edges), tuple(evaluated))
-        if first_is_known:
-            missing = _apart(missing, evaluated)
-        first_is_known = True
-        runs += len(missing)
-        for (t, k, m), cost in zip(missing, evaluate(missing), strict=True):
+            known_path, known = shortest_path(nodes, sure)
+            if known - least <= max_gap or (budget and runs >= budget and np.isfinite(known)):
+                return PathResult(known_path, known, least, tuple(edges), tuple(evaluated))
+            if budget and np.isfinite(known):
+                batch = batch[: budget - runs]
+        runs += len(batch)
+        for (t, k, m), cost in zip(batch, evaluate(batch), strict=True):
             if not np.isfinite(cost):
                 raise ValueError(f"edge {k} -> {m} of frame {t}: cost is not finite ({cost})")
             edges[t][k, m] = max(cost, bounds[t][k, m])
             evaluated[t][k, m] = True
 
 
-def _apart(edges: list[Edge], evaluated: Sequence[NDArray[np.bool_]]) -> list[Edge]:
-    """Some of a path's edges, no two of them next to each other.
+def _missing(path: Sequence[int], evaluated: Sequence[NDArray[np.bool_]]) -> list[Edge]:
+    """The edges of a path that are not evaluated."""
+    steps = enumerate(pairwise(path))
+    return [(t, k, m) for t, (k, m) in steps if not evaluated[t][k, m]]
 
-    A cost may rule out either end of its edge, and the edges next to it are not needed then. Pairs
-    of frames of which little is known go first: there a cost rules out most.
+
+def _typical(raises: Sequence[Costs]) -> float:
+    """By how much a cost exceeds its bound, on average; 0 where none is known to do so."""
+    known = np.concatenate([raised[raised > 0] for raised in raises])
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _expected(
+    edges: Sequence[Costs], raises: Sequence[Costs], evaluated: Sequence[NDArray[np.bool_]]
+) -> list[Costs]:
+    """The costs of evaluated edges, of all others their bound and most of the raise to expect.
+
+    That is the mean raise of the edges from the same node, or of all where none of these is
+    known. Part of it is left out in favour of edges of which nothing is known.
     """
+    optimism = 0.6
+    typical = _typical(raises)
+    expected = []
+    for edge, raised, known in zip(edges, raises, evaluated, strict=True):
+        count = known.sum(axis=1)
+        mean = np.where(count > 0, raised.sum(axis=1) / np.maximum(count, 1), typical)
+        expected.append(np.where(known, edge, edge + optimism * mean[:, None]))
+    return expected
+
+
+def _contested(
+    missing: list[Edge], nodes: Sequence[Costs], edges: Sequence[Costs], temperature: float
+) -> list[Edge]:
+    """Of a path's missing edges those that most cheap paths run through, no two adjacent.
+
+    Paths count with weight exp(-cost / temperature), summed by forward-backward (as Dellin and
+    Srinivasa's partition selector). A cost may rule out either end of its edge, and the edges
+    next to it are not needed then.
+
+    Args:
+        temperature: above 0; it is, where the expected costs differ from the bounds.
+    """
+    forward = [-nodes[0] / temperature]
+    for edge, node in zip(edges, nodes[1:], strict=True):
+        through = np.logaddexp.reduce(forward[-1][:, None] - edge / temperature, axis=0)
+        forward.append(through - node / temperature)
+    backward = [-nodes[-1] / temperature]
+    for edge, node in zip(reversed(edges), reversed(nodes[:-1]), strict=True):
+        onward = np.logaddexp.reduce(backward[-1] - edge / temperature, axis=1)
+        backward.append(onward - node / temperature)
+    backward.reverse()
+    weights = {
+        (t, k, m): float(forward[t][k] - edges[t][k, m] / temperature + backward[t + 1][m])
+        for t, k, m in missing
+    }
+    enough = max(weights.values()) + np.log(0.8)
     chosen: list[Edge] = []
-    for edge in sorted(edges, key=lambda e: int(evaluated[e[0]].sum())):
-        if all(abs(edge[0] - other[0]) > 1 for other in chosen):
+    for edge in sorted(missing, key=lambda e: -weights[e]):
+        if weights[edge] >= enough and all(abs(edge[0] - other[0]) > 1 for other in chosen):
             chosen.append(edge)
     return chosen
 
