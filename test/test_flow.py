@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 import torch
 from networks import CPU, write_bomb
 from safetensors.torch import save_file
-from torchvision.models.optical_flow import RAFT, raft_small
+from torchvision.models.optical_flow import RAFT, raft_large, raft_small
 
 from gbopt_ros.config import FlowConfig
-from gbopt_ros.perception.flow import DisFlow, RaftFlow, load_raft, make_flow
+from gbopt_ros.perception.flow import DisFlow, RaftFlow, load_raft, make_flow, raft_of_pairs
 from gbopt_ros.structures import GboptError
 
 
@@ -117,6 +118,39 @@ def test_raft_batches_in_order(small: RAFT) -> None:
         alone = network.flow(images[i : i + 1], images[i + 1 : i + 2])[0]
         np.testing.assert_allclose(together[i], alone, atol=1e-3)  # pixels
     assert np.abs(together[0] - together[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("build", [raft_small, raft_large])
+def test_raft_of_pairs_equals_torchvision(build: Callable[..., RAFT]) -> None:
+    torch.manual_seed(1)
+    network = build(weights=None).eval()
+    images = torch.rand(3, 3, 128, 128) * 2 - 1
+    first, second = [2, 2], [0, 1]
+    with torch.inference_mode():
+        ours = raft_of_pairs(network, images, first, second)
+        theirs = network(images[first], images[second])[-1]
+    assert ours.shape == (2, 2, 128, 128)
+    assert (ours[0] - ours[1]).abs().max() > 0.01
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)  # pixels
+
+
+def test_raft_encodes_an_image_once_a_batch(small: RAFT, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: dict[str, int] = {}
+
+    def counting(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        encode = getattr(small, name).forward
+
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            encoded[name] = len(images)
+            return encode(images)
+
+        return forward
+
+    for name in ("feature_encoder", "context_encoder"):
+        monkeypatch.setattr(getattr(small, name), "forward", counting(name))
+    a, b, c = (texture(16, 16, seed) for seed in range(3))
+    RaftFlow(small, FlowConfig(), CPU).flow([a, a, b, b], [b, c, b, c])
+    assert encoded == {"feature_encoder": 3, "context_encoder": 2}
 
 
 def test_raft_of_no_pairs(small: RAFT) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.optical_flow import RAFT, raft_large, raft_small
 
@@ -57,6 +57,9 @@ class DisFlow:
 class RaftFlow:
     """RAFT (Teed and Deng 2020), the paper's g.
 
+    An image that takes part in several pairs of a batch is encoded once: images are told apart by
+    identity, so pass the same array.
+
     Args:
         network: moved to `device` and put in evaluation mode.
     """
@@ -81,18 +84,64 @@ class RaftFlow:
     def _forward(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
         height, width = first[0].shape[:2]
         padding = (0, _padding(width), 0, _padding(height))
-        images = [
-            functional.pad(self._to_tensor(batch), padding, mode="replicate")
-            for batch in (first, second)
-        ]
+        images = list({id(image): image for image in (*first, *second)}.values())
+        numbers = {id(image): number for number, image in enumerate(images)}
+        padded = functional.pad(self._to_tensor(images), padding, mode="replicate")
+        pairs = [[numbers[id(image)] for image in batch] for batch in (first, second)]
         half = self._config.half and self._device.type == "cuda"
         with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
-            flow = self._network(*images)[-1]  # (B, 2, H, W)
+            flow = raft_of_pairs(self._network, padded, *pairs)  # (B, 2, H, W)
         return flow[:, :, :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
 
     def _to_tensor(self, images: Sequence[Image]) -> Tensor:
         batch = torch.from_numpy(np.stack(images)).to(self._device, non_blocking=True)
         return batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, 3, H, W), [-1, 1]
+
+
+def raft_of_pairs(
+    network: RAFT, images: Tensor, first: Sequence[int], second: Sequence[int]
+) -> Tensor:
+    """What `network` says of pairs of images, each image encoded once.
+
+    The refinement is torchvision's own: a RAFT of the same parts, whose encoders look up what
+    the encodings of an image's number are.
+
+    Args:
+        network: in evaluation mode.
+        images: (M, 3, H, W) float32 in [-1, 1], sides multiples of 8.
+        first, second: B indices into the images.
+
+    Returns:
+        (B, 2, H, W), pixels (x, y).
+    """
+    starts = sorted(set(first))  # only the first image of a pair has a context
+    refinement = RAFT(
+        feature_encoder=_Lookup(network.feature_encoder(images), range(len(images))),
+        context_encoder=_Lookup(network.context_encoder(images[starts]), starts),
+        corr_block=network.corr_block,
+        update_block=network.update_block,
+        mask_predictor=network.mask_predictor,
+    ).eval()
+    height, width = images.shape[-2:]
+    numbers = [
+        torch.tensor(batch, device=images.device).view(-1, 1, 1, 1).expand(-1, 1, height, width)
+        for batch in (first, second)
+    ]
+    flow: Tensor = refinement(*numbers)[-1]
+    return flow
+
+
+class _Lookup(nn.Module):
+    """Stands in for an encoder: its images are filled with their number."""
+
+    def __init__(self, encodings: Tensor, numbers: Sequence[int]) -> None:
+        super().__init__()
+        self._encodings = encodings
+        self._rows = {number: row for row, number in enumerate(numbers)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H / 8, W / 8) of (B, 1, H, W)."""
+        return self._encodings[[self._rows[int(number)] for number in images[:, 0, 0, 0]]]
 
 
 def _padding(side: int) -> int:
