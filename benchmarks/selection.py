@@ -6,8 +6,8 @@
 Parts, all by default: `brute_force` (1,000 random clips), `literal` (the paper's algorithm on the
 recording's proposals), `stage1` and `stage2` (times), `growth` (with a plot), `flow_runs`,
 `memory`, `share` (of the whole time, with a profile) and `lag` (what deciding early costs). Times
-are medians in one process on one thread; the spread that is printed beside them is the noise of
-the machine. Exit status 1 if something that must be equal is not.
+are medians of the CPU time of one process on one thread; the spread that is printed beside them is
+the noise of the machine. Exit status 1 if something that must be equal is not.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ Recorded = tuple[Clip, Cues]
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 30) -> dict[str, float]:
-    """Median and quartiles of a call's wall time."""
+    """Median and quartiles of a call's CPU time: other jobs on the machine count less in it."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append(1e3 * (time.process_time() - start))
     low, median, high = statistics.quantiles(times, n=4)
     return {"median": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
 
@@ -124,10 +124,10 @@ def literal_algorithm(clips: Sequence[Recorded], config: Config) -> dict[str, An
             ("literal", masks, False),
             ("keep_foreground", masks, True),
         ):
-            start = time.perf_counter()
+            start = time.process_time()
             theirs = literal.best_combinations(candidates, background, k, epsilon, keep)
             if name == "literal":
-                literal_ms.append(1e3 * (time.perf_counter() - start))
+                literal_ms.append(1e3 * (time.process_time() - start))
             ours = best_combinations(candidates, background, k)
             outcomes[name] += np.allclose(
                 [c.loss for c in ours], [loss for loss, _ in theirs], atol=1e-6

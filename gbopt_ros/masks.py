@@ -36,36 +36,56 @@ def is_consistent(rle: Rle) -> bool:
 
     Where they do not, pycocotools reads beyond its buffers or never returns.
     """
-    runs = _run_lengths(rle["counts"])
-    area = int(rle["size"][0]) * int(rle["size"][1])
-    return runs is not None and bool(np.all(runs >= 0)) and int(runs.sum()) == area
+    try:
+        runs, _ = _run_lengths([rle["counts"]])
+    except ValueError:
+        return False
+    return bool(np.all(runs >= 0)) and int(runs.sum()) == int(rle["size"][0]) * int(rle["size"][1])
 
 
-def _run_lengths(counts: str | bytes) -> NDArray[np.int64] | None:
-    """The runs of compressed COCO counts, None where the text is none.
+def _run_lengths(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs of compressed COCO counts of N masks, in one pass over all of them.
 
     Each character carries 5 bits, low bits first, 0x20 marks that more follow and 0x10 of the
     last one is the sign; from the fourth run on, the difference to the run before the last.
+
+    Returns:
+        (R,) the runs, mask after mask, and (N,) how many each mask has.
+
+    Raises:
+        ValueError: a text that is none; the first such mask is named.
     """
-    try:
-        text = counts.encode("ascii") if isinstance(counts, str) else counts
-        codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    except UnicodeEncodeError:
-        return None
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        return None
-    last = np.flatnonzero((codes & 0x20) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
+    n = len(counts)
+    texts = [c if isinstance(c, bytes) else c.encode("utf-8", "surrogatepass") for c in counts]
+    lengths = np.array([len(text) for text in texts], np.int64)
+    codes = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+    owners = np.repeat(np.arange(n), lengths)
+    more = (codes & 0x20) != 0
+    last = np.flatnonzero(~more)
+    first = np.concatenate([[0], last + 1])[: len(last)]
     digits = last - first + 1
-    if digits.max() > 7:  # no run of any image needs more
-        return None
+    bad = lengths == 0
+    bad[owners[(codes < 0) | (codes > 63)]] = True
+    bad[owners[last[digits > 7]]] = True  # no run of any image needs more
+    bad[lengths > 0] |= more[np.cumsum(lengths)[lengths > 0] - 1]
+    if bad.any():
+        raise ValueError(f"mask {int(bad.argmax())}: counts are not a run-length encoding")
+    if n == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     place = np.arange(len(codes)) - np.repeat(first, digits)
     values = np.add.reduceat((codes & 0x1F) << (5 * place), first)
     values = np.where(codes[last] & 0x10, values - (1 << (5 * digits)), values)
+    sizes = np.bincount(owners[last], minlength=n)
+    starts = np.cumsum(sizes) - sizes
+    position = np.arange(len(values)) - np.repeat(starts, sizes)
     runs: NDArray[np.int64] = values.copy()
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    return runs
+    for parity in (0, 1):  # sums over every other run of a mask, the first one left out
+        chained = (position > 0) & (position % 2 == parity)
+        steps = np.where(chained, values, 0)
+        sums = np.cumsum(steps)
+        before = np.repeat((sums - steps)[starts], sizes)
+        runs[chained] = (sums - before)[chained]
+    return runs, sizes
 
 
 def decode(rle: Rle) -> BoolMask:
@@ -167,15 +187,18 @@ def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
     Raises:
         ValueError: counts that are no run-length encoding of such a mask.
     """
-    boundaries = []
-    for i, rle in enumerate(rles):
-        runs = _run_lengths(rle["counts"])
-        if runs is None or runs.sum() != size[0] * size[1]:
-            raise ValueError(f"mask {i}: counts are not a run-length encoding of a mask of {size}")
-        boundaries.append(np.cumsum(runs)[: len(runs) // 2 * 2])  # each foreground run has two
-    owners = np.repeat(np.arange(len(rles)), [len(b) for b in boundaries])
-    joined = np.concatenate(boundaries) if boundaries else np.zeros(0, np.int64)
-    return _sweep(owners, joined, len(rles), size, "F")
+    n, area = len(rles), size[0] * size[1]
+    runs, sizes = _run_lengths([rle["counts"] for rle in rles])
+    starts = np.cumsum(sizes) - sizes
+    if n and np.any(wrong := np.add.reduceat(runs, starts) != area):
+        raise ValueError(
+            f"mask {int(wrong.argmax())}: counts are not a run-length encoding of a mask of {size}"
+        )
+    owners = np.repeat(np.arange(n), sizes)
+    position = np.arange(len(runs)) - np.repeat(starts, sizes)
+    boundaries = np.cumsum(runs) - owners * area
+    paired = position < np.repeat(sizes // 2 * 2, sizes)  # each foreground run has two
+    return _sweep(owners[paired], boundaries[paired], n, size, "F")
 
 
 def _sweep(
