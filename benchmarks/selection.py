@@ -254,7 +254,9 @@ def stage2() -> dict[str, Any]:
     edges = [rng.random((10, 10)) for _ in range(179)]
     known = [np.ones((10, 10), bool) for _ in edges]
     return {
-        "path_ms": milliseconds(lambda: lazy_shortest_path(nodes, edges, edges, known, lambda _: [])),
+        "path_ms": milliseconds(
+            lambda: lazy_shortest_path(nodes, edges, edges, known, lambda _: [])
+        ),
         "min_marginals_ms": milliseconds(lambda: node_min_marginals(nodes, edges)),
     }
 

@@ -248,10 +248,19 @@ class SelectionConfig(Stage):
     )
     epsilon: float = setting(1e-3, "Bg is clipped to [epsilon, 1 - epsilon]", above=0.0, below=0.5)
     max_flow_runs: int = setting(
-        0, "of a clip, those of a first path apart; the best path known then; 0: no limit", low=0
+        0,
+        "of a clip (with a lag, of each new frame), those of a first path apart; the best path "
+        "known then; 0: no limit",
+        low=0,
     )
     optimality_gap: float = setting(
         0.0, "energy a frame that a better path may save where the search ends; 0 proves", low=0.0
+    )
+    lag: int = setting(
+        -1,
+        "live: frames that may come before a frame's masks are out; -1: masks come by whole clips; "
+        "read when the selector is activated",
+        low=-1,
     )
     exhaustive: bool = setting(False, "evaluate every edge: exact margins, K^2 (T - 1) flow runs")
     confidence_bias: float = setting(

@@ -150,10 +150,13 @@ class Atoms:
 
     def covered(self, image: NDArray[T]) -> NDArray[T]:
         """(P,) the values of an (H, W) image at the covered pixels, run after run."""
-        flat = image.ravel(order=self.order)
         offsets = np.cumsum(self.lengths) - self.lengths
         pixels = np.repeat(self.starts - offsets, self.lengths) + np.arange(self.lengths.sum())
-        values: NDArray[T] = flat[pixels]
+        if self.order == "F":  # the few pixels are turned, not the whole image
+            height, width = (np.uint32(side) for side in self.size)
+            columns = pixels.astype(np.uint32) // height
+            pixels = (pixels.astype(np.uint32) - columns * height) * width + columns
+        values: NDArray[T] = image.ravel()[pixels]
         return values
 
     def sums(self, covered: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ from std_srvs.srv import Trigger
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.masks import decode
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
+from gbopt_ros.nodes.clip_stream import ClipStream
 from gbopt_ros.nodes.graph import compose
 from gbopt_ros.nodes.messages import stamp_ns
 from gbopt_ros.nodes.player import Player, looped
@@ -107,6 +108,77 @@ def test_composed_equals_replay(
     assert all(s.optimal and s.dropped_frames == 0 and s.dropped_clips == 0 for s in status)
     assert all(0 < s.selection_time < s.latency < 60 for s in status)
     assert sum(s.masks for s in status) >= sum(len(m.masks) for m in masks)
+
+
+@pytest.mark.parametrize(
+    ("graph", "overrides"),
+    [
+        ({"selection.lag": 4}, []),
+        ({"selection.lag": 4, "clip.overlap": 2}, ["clip.overlap=2"]),
+        ({"selection.lag": 1, "clip.overlap": 2, "max_in_flight": 1}, None),
+    ],
+    indirect=["graph"],
+    ids=["whole clip", "overlapping", "short"],
+)
+def test_masks_come_within_the_lag(
+    graph: Graph, weights: dict[str, Path], overrides: list[str] | None
+) -> None:
+    """A lag of a whole clip changes nothing; a short one brings every frame's masks once."""
+    frames = disc_frames(11)
+    masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
+    play(graph, frames)
+    graph.wait(lambda: sum(s.published for s in status) == len(frames), "the end of all clips")
+    graph.wait(lambda: len(masks) == len(frames), "the masks")
+    assert [m.frame_index for m in masks] == list(range(len(frames)))
+    assert [stamp_ns(m.header.stamp) for m in masks] == [f.stamp_ns for f in frames]
+    assert all(m.header.frame_id == "camera" and m.model_version == "random" for m in masks)
+    for s in status:
+        assert s.published == sum(m.clip_id == s.clip_id for m in masks)
+        assert 0 < s.selection_time < s.latency < 60
+    if overrides is not None:
+        assert counts_by_stamp(masks) == offline(weights, frames, *overrides)
+        assert all(s.optimal and s.lower_bound == s.energy for s in status)
+
+
+@pytest.mark.parametrize(
+    "graph", [{"selection.lag": 1, "clip.length": 50, "max_in_flight": 1}], indirect=True
+)
+def test_masks_do_not_wait_for_the_end_of_the_clip(graph: Graph) -> None:
+    masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
+    for count, frame in enumerate(disc_frames(6)):
+        graph.feed([frame])  # returns when the frame is done, and not before its masks are due
+        graph.wait(lambda count=count: len(masks) >= count, "the masks of the frame before")
+    assert status == []
+    assert [m.frame_index for m in masks][:5] == list(range(5))
+    assert graph.call(Trigger, "/clip_buffer/flush").success
+    graph.wait(lambda: len(masks) == 6 and len(status) == 1, "the last frame's masks")
+    assert (status[0].frames, status[0].published) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "graph", [{"selection.lag": 0, "queue": 1, "max_in_flight": 2}], indirect=True
+)
+def test_a_slow_selection_holds_back_the_camera(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credits come back when the search has gone on to a frame: frames wait, none is lost."""
+    selector, buffer = graph.nodes["selector"], graph.nodes["clip_buffer"]
+    most = 0
+    advance = ClipStream.advance
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal most
+        most = max(most, len(selector._jobs) + 1)
+        time.sleep(0.05)
+        return advance(*arguments)
+
+    monkeypatch.setattr(ClipStream, "advance", slow)
+    masks = graph.observe(SelectedMasks, MASKS)
+    play(graph, disc_frames(8))
+    graph.wait(lambda: len(masks) == 8, "the masks")
+    assert most <= 2
+    assert buffer.health.counted("dropped") == 0
+    assert selector._jobs.dropped == 0
 
 
 def test_separate_processes_equal_replay(

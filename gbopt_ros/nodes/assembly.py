@@ -31,15 +31,17 @@ class FrameCues:
 
 @dataclass(frozen=True)
 class ClipCues:
-    """A clip with everything that its selection needs.
+    """A clip, whole or begun, with everything that its selection needs.
 
     Attributes:
-        message: the `ClipFrames` that closed it.
+        message: the `ClipFrames` that told of it.
+        is_whole: no frame follows.
         headers: of its T frames, as the camera sent them.
         versions: of the networks that proposed on each frame.
     """
 
     message: Any
+    is_whole: bool
     clip: Clip
     headers: list[Any]
     proposals: list[Proposals]
@@ -53,8 +55,9 @@ class ClipAssembly:
 
     Args:
         complete: called with each clip once all of it is there, in the order of the clips.
+        begun: called with each clip up to a frame once that much of it is there.
         finished: called with the header of each frame that is there with its flow from the frame
-            before, unless it ends a clip that is complete or announced.
+            before, unless it ends a clip that is complete or announced, or `begun` was called.
         lost: called with the `ClipFrames` of a clip that can never be complete.
         capacity: frames held at most.
 
@@ -65,17 +68,20 @@ class ClipAssembly:
     def __init__(
         self,
         complete: Callable[[ClipCues], None],
+        begun: Callable[[ClipCues], None],
         finished: Callable[[Any], None],
         lost: Callable[[Any], None],
         capacity: int,
     ) -> None:
-        self._complete, self._finished, self._lost = complete, finished, lost
+        self._complete, self._begun = complete, begun
+        self._finished, self._lost = finished, lost
         self._capacity = capacity
         self._lock = threading.RLock()
         self._frames: OrderedDict[int, FrameCues] = OrderedDict()  # by stamp, as they arrived
         self._flows: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._waiting: OrderedDict[int, int | None] = OrderedDict()  # frame: whose flow it needs
         self._clips: list[Any] = []
+        self._clips_so_far: OrderedDict[int, Any] = OrderedDict()  # by the stamp of their end
         self._last: Stamped[Image] | None = None
         self._sync = make_synchroniser(3, _SYNCHRONISED, self._add_cues)
 
@@ -106,6 +112,13 @@ class ClipAssembly:
             self._clips.append(message)
         self._check()
 
+    def add_begun_clip(self, message: Any) -> None:
+        """Announce a clip up to a frame that is on its way, and that does not end it."""
+        with self._lock:
+            self._clips_so_far[stamp_ns(message.header.stamp)] = message
+            while len(self._clips_so_far) > self._capacity:
+                self._clips_so_far.popitem(last=False)
+
     def _add_cues(
         self,
         image: Stamped[Image],
@@ -135,7 +148,12 @@ class ClipAssembly:
             # What a clip ends with is finished when the clip is; everything else is now.
             last_frames = {stamp_ns(message.header.stamp) for message in self._clips}
             for stamp in done:
-                if stamp not in last_frames and stamp in self._frames:
+                so_far = self._clips_so_far.pop(stamp, None)
+                if stamp in last_frames or stamp not in self._frames:
+                    continue
+                if so_far is not None and self._is_complete(so_far):
+                    calls.append(partial(self._begun, self._cues(so_far, is_whole=False)))
+                else:
                     header = self._frames[stamp].image.header
                     calls.append(partial(self._finished, header))
             ready = [i for i, m in enumerate(self._clips) if self._is_complete(m)]
@@ -159,17 +177,22 @@ class ClipAssembly:
 
     def _take(self, message: Any) -> ClipCues:
         """The clip; frames before it are let go, its own may be shared with the next clip."""
+        first = stamp_ns(message.stamps[0])
+        while next(iter(self._frames)) != first:
+            stamp, _ = self._frames.popitem(last=False)
+            self._flows.pop(stamp, None)
+        return self._cues(message, is_whole=True)
+
+    def _cues(self, message: Any, *, is_whole: bool) -> ClipCues:
         stamps = [stamp_ns(stamp) for stamp in message.stamps]
         held = [self._frames[stamp] for stamp in stamps]
         frames = [
             Frame(cues.image.value, stamp, index, cues.image.header.frame_id)
             for cues, stamp, index in zip(held, stamps, message.frame_indices, strict=True)
         ]
-        while next(iter(self._frames)) != stamps[0]:
-            stamp, _ = self._frames.popitem(last=False)
-            self._flows.pop(stamp, None)
         return ClipCues(
             message=message,
+            is_whole=is_whole,
             clip=Clip(message.clip_id, tuple(frames)),
             headers=[cues.image.header for cues in held],
             proposals=[cues.proposals.proposals for cues in held],

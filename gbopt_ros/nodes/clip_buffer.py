@@ -84,6 +84,7 @@ class ClipBufferNode(PipelineNode):
     def configure(self) -> None:
         self._images = self.output("~/output/image", IMAGE, LINK_QOS)
         self._clips = self.output("~/output/clips", CLIPS, LINK_QOS)
+        self._begun = self.output("~/output/begun_clip", CLIPS, LINK_QOS)
         self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
         message_type, self._decode = TRANSPORTS[self.settings.image_transport]
         self.subscription(message_type, "~/input/image", qos_profile_sensor_data, self._on_image)
@@ -184,6 +185,9 @@ class ClipBufferNode(PipelineNode):
             self.health.count("dropped")
             self.health.count("repeated stamps")
             return
+        begun = self._cutter.begun
+        if begun is not None:
+            self._begun.publish(self._message(begun, arrival.received_ns))
         with self._lock:
             self._in_flight[stamp] = time.monotonic()
         self._images.publish(Stamped(header, image))

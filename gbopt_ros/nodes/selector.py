@@ -18,7 +18,15 @@ from gbopt_ros.evaluation.overlay import ColourTracker, draw_masks
 from gbopt_ros.msg import ClipStatus, SelectedMasks
 from gbopt_ros.nodes import detections
 from gbopt_ros.nodes.assembly import ClipAssembly, ClipCues
-from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
+from gbopt_ros.nodes.base import (
+    LINK_CAPACITY,
+    LINK_QOS,
+    RESULT_QOS,
+    NodeSettings,
+    PipelineNode,
+    spin,
+)
+from gbopt_ros.nodes.clip_stream import ClipStream
 from gbopt_ros.nodes.hub import Hub
 from gbopt_ros.nodes.messages import (
     CLIPS,
@@ -44,7 +52,7 @@ from gbopt_ros.structures import FrameSelection, Selection
 class SelectorSettings(NodeSettings):
     """Parameters of the selector itself."""
 
-    queue: int = setting(2, "clips that wait for their selection; newest win", low=1)
+    queue: int = setting(2, "clips that wait for their selection, frames apart; newest win", low=1)
     max_buffered_frames: int = setting(
         96, "frames held at most: two clips and what is in flight", low=4, fixed=True
     )
@@ -56,9 +64,12 @@ class SelectorSettings(NodeSettings):
 class SelectorNode(PipelineNode):
     """Publishes the selection of each clip frame by frame, and `~/output/done` for backpressure.
 
-    A frame is done when all its cues have arrived or, where it ends a clip, when the masks of the
-    clip are out. The clip buffer announces a clip before it sends the clip's last image, so the
-    announcement is here before the cues of that image.
+    By whole clips (`selection.lag` -1) a frame is done when all its cues have arrived or, where it
+    ends a clip, when the masks of the clip are out. With a lag it is done when the search has
+    gone on to it, and the masks that this decided are out.
+
+    The clip buffer announces a clip, and the clip so far, before it sends the last image of it, so
+    the announcement is here before the cues of that image.
     """
 
     STAGES = ("selection", "flow")
@@ -88,24 +99,36 @@ class SelectorNode(PipelineNode):
         self.input("~/input/background", MAP, LINK_QOS, lambda m: self._assembly.add_background(m))
         self.input("~/input/flow", MAP, LINK_QOS, lambda m: self._assembly.add_flow(m))
         self.input("~/input/clips", CLIPS, LINK_QOS, self._on_clip)
+        self.input(
+            "~/input/begun_clip", CLIPS, LINK_QOS, lambda m: self._assembly.add_begun_clip(m)
+        )
         self.service(SetTarget, "~/set_target", self._on_set_target)
         self.timer(1.0, self._give_up)
 
     def activate(self) -> None:
         self._announced: dict[int, float] = {}  # clip: when
-        self._published: set[int] = set()  # indices of the last clip's frames
+        # Indices and stamps of the frames of the last clip and of the one that is streamed.
+        self._published: set[tuple[int, int]] = set()
+        self._new = 0  # frames published of the current clip
         self._last_clip = -1
+        lag = self.config.selection.lag
+        self._is_streaming = lag >= 0
+        self._stream = ClipStream(self._flow_network, max(lag, 0))
         self._colours = ColourTracker()
         self._lost_lock = threading.Lock()
         self._lost_clips = 0
         self._jobs = self.worker(
             "selection",
-            self._select,
-            capacity=self.settings.queue,
-            on_drop=lambda cues: self._on_lost(cues.message),
+            self._handle,
+            capacity=self.settings.queue + (LINK_CAPACITY if self._is_streaming else 0),
+            on_drop=self._on_drop,
         )
         self._assembly = ClipAssembly(
-            self._jobs.put, self._done.publish, self._on_lost, self.settings.max_buffered_frames
+            self._jobs.put,
+            self._on_begun,
+            self._done.publish,
+            self._on_lost,
+            self.settings.max_buffered_frames,
         )
 
     def cleanup(self) -> None:
@@ -134,6 +157,18 @@ class SelectorNode(PipelineNode):
             lambda message: self._announced.get(message.clip_id, limit) < limit
         )
 
+    def _on_begun(self, cues: ClipCues) -> None:
+        if self._is_streaming:
+            self._jobs.put(cues)
+        else:
+            self._done.publish(cues.headers[-1])
+
+    def _on_drop(self, cues: ClipCues) -> None:
+        if cues.is_whole:
+            self._on_lost(cues.message)
+        else:  # what comes later of the clip holds these frames too
+            self._done.publish(cues.headers[-1])
+
     def _on_lost(self, message: Any) -> None:
         """A clip that is not selected: its frames may go, and it is counted."""
         with self._lost_lock:
@@ -147,38 +182,60 @@ class SelectorNode(PipelineNode):
         self._target = Target.from_request(request)
         return f"segmask shows {self._target}"
 
-    def _select(self, cues: ClipCues) -> None:
+    def _handle(self, cues: ClipCues) -> None:
         start = time.monotonic()
         try:
-            selection = select_clip(
-                cues.clip,
-                cues.proposals,
-                cues.backgrounds,
-                cues.flows,
-                self._flow_network,
-                self.config.selection,
-                cues.versions[-1],
-            )
+            if self._is_streaming:
+                frames = tuple(self._stream.advance(cues, self.config.selection))
+            else:
+                selection = self._select(cues)
+                frames = selection.frames
             seconds = time.monotonic() - start
-            new = 0
-            if cues.clip.clip_id <= self._last_clip:  # the clip buffer was started again
-                self._published.clear()
-            self._last_clip = cues.clip.clip_id
-            for frame, header, version in zip(
-                selection.frames, cues.headers, cues.versions, strict=True
-            ):
-                if frame.frame.index not in self._published:  # in the overlap with another clip
-                    self._publish(frame, header, cues.clip.clip_id, version)
-                    new += 1
-            self._published = {frame.frame.index for frame in selection.frames}
-            latency = (time.time_ns() - stamp_ns(cues.message.received)) / 1e9
-            self._status.publish(self._status_message(cues, selection, new, latency, seconds))
-            self.health.done(latency)
-            self.health.count("masks", selection.mask_count)
-            self.health.recover()
+            self._publish_new(cues, frames)
+            if cues.is_whole:
+                if self._is_streaming:
+                    selection = self._stream.finish(cues.versions[-1])
+                self._end_clip(cues, selection, seconds)
         finally:
-            self._announced.pop(cues.clip.clip_id, None)
-            self._done.publish(cues.message.header)
+            if cues.is_whole:
+                self._announced.pop(cues.clip.clip_id, None)
+            self._done.publish(cues.headers[-1])
+
+    def _select(self, cues: ClipCues) -> Selection:
+        return select_clip(
+            cues.clip,
+            cues.proposals,
+            cues.backgrounds,
+            cues.flows,
+            self._flow_network,
+            self.config.selection,
+            cues.versions[-1],
+        )
+
+    def _publish_new(self, cues: ClipCues, frames: Sequence[FrameSelection]) -> None:
+        """Publish frames but for those that were published with the clip before."""
+        if cues.clip.clip_id <= self._last_clip:  # the clip buffer was started again
+            self._published.clear()
+            self._last_clip = -1
+        told = zip(cues.headers, cues.versions, strict=True)
+        of_index = dict(zip(cues.message.frame_indices, told, strict=True))
+        for frame in frames:
+            key = frame.frame.index, frame.frame.stamp_ns
+            if key not in self._published:
+                header, version = of_index[frame.frame.index]
+                self._publish(frame, header, cues.clip.clip_id, version)
+                self._published.add(key)
+                self._new += 1
+
+    def _end_clip(self, cues: ClipCues, selection: Selection, seconds: float) -> None:
+        self._last_clip = cues.clip.clip_id
+        self._published = {(f.frame.index, f.frame.stamp_ns) for f in selection.frames}
+        latency = (time.time_ns() - stamp_ns(cues.message.received)) / 1e9
+        self._status.publish(self._status_message(cues, selection, latency, seconds))
+        self._new = 0
+        self.health.done(latency)
+        self.health.count("masks", selection.mask_count)
+        self.health.recover()
 
     def _publish(self, frame: FrameSelection, header: Any, clip_id: int, version: str) -> None:
         size = frame.frame.size
@@ -198,14 +255,14 @@ class SelectorNode(PipelineNode):
             self._detections.publish(detections.detection_array(message))
 
     def _status_message(
-        self, cues: ClipCues, selection: Selection, new: int, latency: float, seconds: float
+        self, cues: ClipCues, selection: Selection, latency: float, seconds: float
     ) -> Any:
         return ClipStatus(
             header=cues.message.header,
             clip_id=cues.clip.clip_id,
             model_version=selection.model_version,
             frames=len(selection),
-            published=new,
+            published=self._new,
             masks=selection.mask_count,
             energy=selection.energy,
             lower_bound=selection.lower_bound,

@@ -188,9 +188,10 @@ def _contested(
     }
     enough = max(weights.values()) + np.log(0.8)
     chosen: list[Edge] = []
-    for edge in sorted(missing, key=lambda e: -weights[e]):
-        if weights[edge] >= enough and all(abs(edge[0] - other[0]) > 1 for other in chosen):
-            chosen.append(edge)
+    for candidate in sorted(missing, key=lambda e: -weights[e]):
+        apart = all(abs(candidate[0] - other[0]) > 1 for other in chosen)
+        if weights[candidate] >= enough and apart:
+            chosen.append(candidate)
     return chosen
 
 

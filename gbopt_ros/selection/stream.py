@@ -34,6 +34,7 @@ class FixedLagSelector:
 
     Attributes:
         energy: of the cheapest path known so far that keeps to all decisions.
+        lower_bound: no path costs less; -inf once the lag forced a decision.
         flow_runs: pairs of composites that the flow network was run on so far.
     """
 
@@ -45,7 +46,8 @@ class FixedLagSelector:
         self._config, self._lag = config, lag
         self._graph = LayeredGraph(flow_network, config)
         self._held = 0  # decided layers at the front of the graph: 0 or 1
-        self.energy = 0.0
+        self.energy = self.lower_bound = 0.0
+        self._forced = False  # a decision that may not be the optimum's
 
     @property
     def flow_runs(self) -> int:
@@ -87,11 +89,15 @@ class FixedLagSelector:
                 f"FixedLagSelector: expected a frame of size {layers[-1].frame.size}, "
                 f"got {frame.size}"
             )
+        if not layers:
+            self._forced = False
         self._graph.append(make_layer(frame, proposals, background, self._config), flow)
         found = self._solve()
         decided = self._agreed(found)
-        if self._lag is not None:
-            decided = max(decided, len(self._graph.layers) - self._lag)
+        if self._lag is not None and len(layers) - self._lag > max(decided, self._held):
+            decided = len(layers) - self._lag
+            self._forced = True
+            self.lower_bound = -np.inf
         return self._emit(found, decided)
 
     def finish(self) -> tuple[FrameSelection, ...]:
@@ -106,6 +112,7 @@ class FixedLagSelector:
     def _solve(self) -> PathResult:
         found = self._graph.solve()
         self.energy = found.energy
+        self.lower_bound = -np.inf if self._forced else found.lower_bound
         return found
 
     def _agreed(self, found: PathResult) -> int:

@@ -81,6 +81,13 @@ class ClipCutter:
             self._shared = len(self._frames)
         return clips
 
+    @property
+    def begun(self) -> Clip | None:
+        """The clip that frames have been added to and that has not ended, if any."""
+        if len(self._frames) <= self._shared:
+            return None
+        return Clip(self.next_id, tuple(self._frames))
+
     def flush(self, end: ClipEnd = ClipEnd.STREAM) -> list[Clip]:
         """End the current clip, if any; frames that follow are not joined to it."""
         clips = [self._emit(end)] if len(self._frames) > self._shared else []
