@@ -462,6 +462,10 @@ def weights_of(folder: Path) -> bytes:
     return (folder / "background.safetensors").read_bytes()
 
 
+# Threads that wait for each other on a busy machine take minutes for these few steps.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
 def background_command(coco: Path, out: Path, iterations: int) -> list[str]:
     return [
         "pretrain", "--coco", str(coco), "--out", str(out), "--only", "background", *SMALL,
@@ -474,7 +478,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(coco: Path, tmp_path: Path) ->
     iterations = 6
     command = background_command(coco, tmp_path / "killed", iterations)
     checkpoint = tmp_path / "killed" / "background.checkpoint"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | ONE_THREAD
     with subprocess.Popen(
         [sys.executable, "-m", "gbopt_ros.cli", *command], stderr=subprocess.DEVNULL,
         env=environment,
@@ -498,7 +502,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(coco: Path, tmp_path: Path) ->
 
 def test_two_processes_train_one_network(coco: Path, tmp_path: Path) -> None:
     """By torchrun, over gloo."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | ONE_THREAD
     torchrun = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "gbopt_ros.cli",
