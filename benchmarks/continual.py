@@ -48,10 +48,10 @@ from gbopt_ros.pipeline import (
     Pipeline,
     background_weights,
     evaluation_config,
-    learn,
     proposal_weights,
 )
 from gbopt_ros.resources import find_resource
+from gbopt_ros.rounds import learn
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import GboptError
 from gbopt_ros.world.dataset import WorldConfig, generate

@@ -40,8 +40,9 @@ from gbopt_ros.learning.training_set import TrainingSet, read_replay
 from gbopt_ros.outputs import ReplayWriter, peak_memory, versions
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.pipeline import Cues, Learnt, Pipeline, evaluation_config, learn, proposal_weights
+from gbopt_ros.pipeline import Cues, Pipeline, evaluation_config, proposal_weights
 from gbopt_ros.resources import find_resource
+from gbopt_ros.rounds import Learnt, learn
 from gbopt_ros.sources import open_source
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import GboptError, Proposals, Rle, Selection

@@ -1,4 +1,4 @@
-"""The whole flow: frames to clips to selections, and selections to a better network.
+"""The whole flow from frames to clips to selections; `rounds` goes on from there.
 
 Replays, the demo, benchmarks and the ROS nodes all call this module, so they agree mask for mask.
 """
@@ -15,34 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros.config import Config, ProposalConfig
-from gbopt_ros.evaluation.coco_metrics import evaluate_network, paired_difference
-from gbopt_ros.learning.batches import Pool
-from gbopt_ros.learning.finetune import fine_tune
-from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses, check_masks
-from gbopt_ros.learning.model_store import ModelStore, ModelVersion
-from gbopt_ros.learning.pools import CocoPool
-from gbopt_ros.learning.trainer import OnStep, TrainingLog
-from gbopt_ros.learning.training_set import TrainingSet
-from gbopt_ros.learning.two_class import two_class
-from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.background import FpnBackground
-from gbopt_ros.perception.best_class import class_count
 from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import has_idle_core, resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
-from gbopt_ros.perception.mask_rcnn import CLASSES
-from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.selection import FixedLagSelector, select_clip
 from gbopt_ros.sources.ahead import one_ahead
 from gbopt_ros.sources.clips import cut_clips, interruption
-from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import (
     BackgroundNetwork,
     Clip,
@@ -56,13 +40,9 @@ from gbopt_ros.structures import (
 )
 
 if TYPE_CHECKING:
-    from gbopt_ros.perception.proposals import DetectionNetwork
+    pass
 
 log = logging.getLogger(__name__)
-
-# On which the heads of a network with classes are fitted before it learns; on a few images the fit
-# was worse than the averages that need none.
-FEWEST_INITIAL_IMAGES, INITIAL_IMAGES = 16, 32
 
 
 @dataclass(frozen=True)
@@ -229,136 +209,6 @@ def background_weights(config: Config) -> Path:
     return Path(config.background.weights or find_resource(SEED_BACKGROUND))
 
 
-@dataclass(frozen=True)
-class Learnt:
-    """The outcome of one round of learning.
-
-    Attributes:
-        decision: of the gate.
-        log: losses of every step; empty where the gate refused the masks.
-        version: the published version, None where the gate refused it.
-    """
-
-    decision: GateDecision
-    log: TrainingLog
-    version: ModelVersion | None
-
-
-def learn(
-    training_set: TrainingSet,
-    store: ModelStore,
-    config: Config,
-    *,
-    rehearsal: CocoDataset | None = None,
-    probe: CocoDataset | None = None,
-    on_step: OnStep | None = None,
-) -> Learnt:
-    """Fine-tune on the training set, pass the gate, publish.
-
-    Args:
-        training_set: selected masks.
-        store: the parent is its current version, or `proposal_weights` before the first.
-        rehearsal: labelled seen data, mixed into every batch.
-        probe: labelled seen data for the gate, not learnt from.
-        on_step: called after every optimiser step, in place of progress bars; what it raises ends
-            the training, with nothing published.
-
-    Raises:
-        GboptError: there is nothing to learn from, or a loss was not finite.
-    """
-    device = resolve_device(config.device)
-    current = store.current()
-    if current is not None:
-        store.verify(current)
-    path = current.path if current is not None else proposal_weights(config)
-    parent, info = load_mask_rcnn(path, config.proposal.detectron2_config)
-    selected = training_set.labelled_images(config.learning.min_confidence)
-    if len(selected) == 0:
-        raise GboptError(
-            "no selected mask to learn from: the training set is empty "
-            f"at confidence {config.learning.min_confidence}"
-        )
-    agreement = proposed_share(parent, selected, config)
-    decision = check_masks(agreement, config.learning)
-    if not decision.passed:
-        return _refused(decision, TrainingLog())
-    network, training = fine_tune(
-        _start(parent, selected, device),
-        selected,
-        CocoPool(rehearsal) if rehearsal else None,
-        config.learning,
-        device,
-        on_step,
-    )
-    decision = check_losses(training.losses)
-    if decision.passed and probe is not None:
-        decision = _compare(parent, network, probe, config, progress=on_step is None)
-    decision = replace(decision, agreement=agreement)
-    if not decision.passed:
-        return _refused(decision, training)
-    facts = {
-        "gate": decision.to_dict(),
-        "frames": len(selected),
-        "instances": training_set.instance_count,
-        "final_loss": training.total[-1],
-        "learning": config.to_dict()["learning"],
-    }
-    version = store.publish(network, info.architecture, info.version, facts, info.config)
-    log.info("published %s: %s", version.version, decision.reason)
-    return Learnt(decision, training, version)
-
-
-def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:
-    log.warning("new version refused: %s", decision.reason)
-    return Learnt(decision, training, None)
-
-
-def proposed_share(parent: DetectionNetwork, selected: Pool, config: Config) -> float:
-    """The share of selected masks that the parent proposes at an IoU of at least 0.5.
-
-    Measured on at most 32 images, spread evenly over the pool.
-    """
-    proposer = _for_evaluation(parent, config)
-    covered: list[bool] = []
-    for index in np.unique(np.linspace(0, len(selected) - 1, _CHECKED_IMAGES).round().astype(int)):
-        labelled = selected[int(index)]
-        (proposals,) = proposer.propose([labelled.image])
-        overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
-        covered += [bool(column.size) and column.max() >= 0.5 for column in overlap.T]
-    return float(np.mean(covered))
-
-
-def _compare(
-    parent: DetectionNetwork,
-    child: DetectionNetwork,
-    probe: CocoDataset,
-    config: Config,
-    progress: bool,
-) -> GateDecision:
-    """The gate's decision on two networks by their masks on the probe set."""
-    (parent_metrics, parent_results), (child_metrics, child_results) = (
-        evaluate_network(_for_evaluation(network, config), probe, progress=progress)
-        for network in (parent, child)
-    )
-    _, standard_error = paired_difference(probe, parent_results, child_results)
-    return check_forgetting(parent_metrics.AP, child_metrics.AP, standard_error, config.learning)
-
-
-def _for_evaluation(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:
-    device = resolve_device(config.device)
-    return MaskRcnnProposals(network, "", evaluation_config(config).proposal, device)
-
-
-def _start(parent: DetectionNetwork, pool: Pool, device: torch.device) -> DetectionNetwork:
-    """The parent; one with classes gets heads for two, fitted on images spread over the pool."""
-    if not isinstance(parent, MaskRCNN) or class_count(parent) == CLASSES:
-        return parent  # detectron2's learns with the classes that it has
-    count = min(len(pool), INITIAL_IMAGES) if len(pool) >= FEWEST_INITIAL_IMAGES else 0
-    images = [pool[number * len(pool) // count].image for number in range(count)]
-    return two_class(parent, images, device)
-
-
-_CHECKED_IMAGES = 32
 EVALUATION_DETECTIONS = 100  # COCO's number of detections an image
 
 

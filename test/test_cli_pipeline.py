@@ -269,12 +269,12 @@ def test_the_gate_refuses_a_worse_version(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gbopt_ros import pipeline
+    from gbopt_ros import rounds
     from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 
     scores = iter([50.0, 40.0])  # of the parent and of its child
     monkeypatch.setattr(
-        pipeline,
+        rounds,
         "evaluate_network",
         lambda *_, **options: (InstanceMetrics(next(scores), 0, 0, 0, 0, 0), []),
     )

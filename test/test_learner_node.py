@@ -146,10 +146,10 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
 def test_a_version_that_the_gate_refuses_is_not_announced(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from gbopt_ros import pipeline
+    from gbopt_ros import rounds
     from gbopt_ros.learning.gate import GateDecision
 
-    monkeypatch.setattr(pipeline, "check_losses", lambda losses: GateDecision(False, "too bad"))
+    monkeypatch.setattr(rounds, "check_losses", lambda losses: GateDecision(False, "too bad"))
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
         graph.observe(TrainingProgress, PROGRESS, LATCHED_QOS),

@@ -9,8 +9,9 @@ import pytest
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.learning.gate import check_masks
 from gbopt_ros.perception.proposals import load_mask_rcnn
-from gbopt_ros.pipeline import load_proposal_network, proposal_weights, proposed_share
+from gbopt_ros.pipeline import load_proposal_network, proposal_weights
 from gbopt_ros.resources import find_resource
+from gbopt_ros.rounds import proposed_share
 from gbopt_ros.sources.coco import load_coco_dir
 from gbopt_ros.structures import LabelledImage
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
-from gbopt_ros import pipeline
+from gbopt_ros import rounds
 from gbopt_ros.config import Config, LearningConfig, ProposalConfig
 from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 from gbopt_ros.learning.model_store import ModelStore
@@ -203,14 +203,14 @@ def test_learning_from_a_network_with_classes(
 
     The training set has two images, which may be enough to fit the heads on, or not.
     """
-    monkeypatch.setattr(pipeline, "FEWEST_INITIAL_IMAGES", fewest)
+    monkeypatch.setattr(rounds, "FEWEST_INITIAL_IMAGES", fewest)
     fitted_on = []
 
     def remember(network: MaskRCNN, images: list[np.ndarray], device: torch.device) -> MaskRCNN:
         fitted_on.append(len(images))
         return two_class(network, images, device)
 
-    monkeypatch.setattr(pipeline, "two_class", remember)
+    monkeypatch.setattr(rounds, "two_class", remember)
     folder = tmp_path / "replay"
     (folder / "images").mkdir(parents=True)
     selected = []
@@ -227,7 +227,7 @@ def test_learning_from_a_network_with_classes(
         )  # fmt: skip
     parent = with_classes()
     monkeypatch.setattr(
-        pipeline,
+        rounds,
         "load_mask_rcnn",
         lambda path, detectron2_config: (
             parent,
@@ -240,11 +240,11 @@ def test_learning_from_a_network_with_classes(
         measured.append(class_count(network._network))
         return InstanceMetrics(50, 0, 0, 0, 0, 0), []
 
-    monkeypatch.setattr(pipeline, "evaluate_network", evaluate)
+    monkeypatch.setattr(rounds, "evaluate_network", evaluate)
     config = Config(learning=LearningConfig(iterations=1, batch_size=2), device="cpu")
     with TrainingSet(tmp_path / "training", 10**9) as collected:
         collected.add(selected)
-        learnt = pipeline.learn(
+        learnt = rounds.learn(
             collected,
             ModelStore(tmp_path),
             config,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
+from gbopt_ros.perception.weights import read_state_dict
 from gbopt_ros.structures import GboptError
 
 _FROZEN = ("conv1.", "bn1.", "layer1.")  # a ResNet's stem and first stage
@@ -28,7 +27,7 @@ def start_from(body: nn.Module, path: Path) -> None:
     Raises:
         GboptError: no such file, not readable without unpickling code, or of another network.
     """
-    tensors = _read_state(path)
+    tensors = read_state_dict(path, "backbone")
     wanted = {
         name: value
         for name, value in body.state_dict().items()
@@ -61,21 +60,3 @@ def freeze_statistics(body: nn.Module) -> None:
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
             module.eval()
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise GboptError(f"{path}: no such file of backbone weights")
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever a damaged pickle runs into
-        raise GboptError(
-            f"{path}: backbone weights cannot be read ({type(error).__name__}); expected a "
-            "safetensors file, or a .pth that holds tensors only"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise GboptError(f"{path}: backbone weights: expected a state dict of named tensors")
-    return tensors

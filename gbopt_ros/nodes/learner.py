@@ -31,8 +31,9 @@ from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
 from gbopt_ros.perception.proposals import load_mask_rcnn
 from gbopt_ros.perception.weights import sha256_of
-from gbopt_ros.pipeline import learn, proposal_weights
+from gbopt_ros.pipeline import proposal_weights
 from gbopt_ros.resources import find_resource
+from gbopt_ros.rounds import learn
 from gbopt_ros.sources.coco import CocoDataset, load_coco_dir
 from gbopt_ros.structures import GboptError, Image
 

@@ -52,7 +52,7 @@ def _backbone(name: str) -> tuple[Any, list[int]]:
     if not timm.is_model(name):
         raise GboptError(f"timm {timm.__version__} has no model {name!r}; see timm.list_models()")
     try:
-        body = timm.create_model(name, pretrained=False, features_only=True)
+        body: Any = timm.create_model(name, pretrained=False, features_only=True)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise GboptError(f"timm:{name} gives no feature maps ({error})") from error
     strides = body.feature_info.reduction()
