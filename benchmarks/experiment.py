@@ -85,6 +85,9 @@ def run(args: argparse.Namespace) -> None:
     stored = Stored(folder_of(args.out))
     maker = MaskMaker(tabletop, config, stored)
     masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
+    for row, made in masks.items():
+        if made.quality is not None:
+            print(f"{LABELS[row]}: " + ", ".join(f"{k} {v:.1f}" for k, v in made.quality.items()))
     cells, stills = plan(args.rows, masks, config, args.seeds), inputs_of(tabletop)
     keys = {(cell.row, cell.seed): cell.inputs(stills) for cell in cells}
 
