@@ -38,7 +38,7 @@ from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.resources import find_resource
 from gbopt_ros.selection import FixedLagSelector, best_combinations, select_clip
 from gbopt_ros.selection.combinations import combinations_of_atoms
-from gbopt_ros.selection.graph import LayeredGraph, make_layer
+from gbopt_ros.selection.graph import LayeredGraph
 from gbopt_ros.selection.path import lazy_shortest_path, node_min_marginals
 from gbopt_ros.sources import open_source
 from gbopt_ros.structures import Clip, Combination, Frame, Image, Proposals
@@ -145,7 +145,7 @@ def literal_algorithm(clips: Sequence[Recorded], config: Config) -> dict[str, An
     for frame, p, b, flow in zip(
         clip.frames, cues.proposals, cues.backgrounds, [None, *cues.flows], strict=True
     ):
-        graph.append(make_layer(frame, p, b, settings), flow)
+        graph.append(frame, p, b, flow)
     energy, path = literal.shortest_path(graph.nodes, graph.edges)
     lazy = select_clip(
         clip, cues.proposals, cues.backgrounds, list(cues.flows), network, config.selection

@@ -241,6 +241,13 @@ class SelectionConfig(Stage):
     neutral_score: float = setting(
         0.5, "a mask with this score is neither favoured nor disfavoured", above=0.0, below=1.0
     )
+    score_memory: float = setting(
+        0.0,
+        "share of a score in that prior that comes from the mask that it follows; 0: every frame "
+        "for itself",
+        low=0.0,
+        below=1.0,
+    )
     reduction: str = setting(
         "mean",
         "of L_I over the pixels; mean makes the weights size-independent",
@@ -426,7 +433,10 @@ class LearningConfig(Stage):
         5.0, "seen AP points; that a version lost them must be excluded at 95 %", above=0.0
     )
     gate_agreement: float = setting(
-        0.5, "share of the selected masks that the parent must propose, at least", low=0.0, high=1.0
+        0.5,
+        "share of the selected masks that the parent must propose, in every part of the set",
+        low=0.0,
+        high=1.0,
     )
     seed: int = setting(0, "order of the batches, augmentation", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

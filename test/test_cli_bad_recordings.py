@@ -427,6 +427,7 @@ def learn(replayed: Path, store: Path, weights: dict[str, Path]) -> int:
         [
             "learn", str(replayed), "--out", str(store), "--weights", str(weights[PROPOSALS]),
             "--set", "learning.iterations=1", "--set", "learning.batch_size=1",
+            "--set", "learning.gate_agreement=0",  # what random weights propose, JPEG changes
         ]
     )  # fmt: skip
 

@@ -68,3 +68,13 @@ def test_masks_shuffled_between_images_are_refused(
     decision = check_masks(agreement, config.learning)
     assert not decision.passed
     assert "masks do not belong to their images" in decision.reason
+
+
+def test_a_bad_round_among_good_ones_is_found(config: Config, chosen: list[LabelledImage]) -> None:
+    parent, _ = load_mask_rcnn(proposal_weights(config))
+    shuffled = [
+        LabelledImage(image.image, other.rles, ())
+        for image, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True)
+    ]
+    agreement = proposed_share(parent, Pool([*chosen, *chosen, *shuffled, *chosen]), config)
+    assert not check_masks(agreement, config.learning).passed

@@ -304,7 +304,7 @@ def test_a_backbone_starts_from_imagenet_weights_and_is_partly_frozen(tmp_path: 
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [({"conv1.weight": torch.zeros(1)}, "not the weights of this backbone"),
-     ([torch.zeros(1)], "expected a state dict"), (None, "no such file")],
+     ([torch.zeros(1)], "expected a state dict"), (None, "no such backbone weights file")],
 )  # fmt: skip
 def test_bad_backbone_weights(tmp_path: Path, tensors: object, message: str) -> None:
     path = tmp_path / "resnet.pth"

@@ -42,12 +42,15 @@ def published(frames: list[FrameSelection]) -> list[tuple]:
     k=st.integers(1, 5),
     flow=st.sampled_from([0.0, 0.1, 1.0]),
     exhaustive=st.booleans(),
+    memory=st.sampled_from([0.0, 0.5]),
 )
 def test_unlimited_lag_equals_the_whole_clip(
-    seed: int, t: int, n: int, k: int, flow: float, exhaustive: bool
+    seed: int, t: int, n: int, k: int, flow: float, exhaustive: bool, memory: float
 ) -> None:
     inputs = random_inputs(seed, t, n)
-    config = SelectionConfig(k=k, lambda_flow=flow, exhaustive=exhaustive)
+    config = SelectionConfig(
+        k=k, lambda_flow=flow, exhaustive=exhaustive, score_weight=1.0, score_memory=memory
+    )
     steps, selector, _ = stream(inputs, config, None)
     whole = run(inputs, config)[0]
     assert published([f for step in steps for f in step]) == published(list(whole.frames))

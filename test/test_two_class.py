@@ -241,7 +241,9 @@ def test_learning_from_a_network_with_classes(
         return InstanceMetrics(50, 0, 0, 0, 0, 0), []
 
     monkeypatch.setattr(rounds, "evaluate_network", evaluate)
-    config = Config(learning=LearningConfig(iterations=1, batch_size=2), device="cpu")
+    config = Config(
+        learning=LearningConfig(iterations=1, batch_size=2, gate_agreement=0.0), device="cpu"
+    )
     with TrainingSet(tmp_path / "training", 10**9) as collected:
         collected.add(selected)
         learnt = rounds.learn(

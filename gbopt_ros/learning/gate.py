@@ -26,7 +26,8 @@ class GateDecision:
     Attributes:
         passed: it may.
         reason: one sentence with the numbers that decided.
-        agreement: share of the selected masks that the parent proposes, in [0, 1].
+        agreement: share of the selected masks that the parent proposes, in [0, 1], in the part of
+            the training set where it is lowest.
         parent_ap, child_ap: mask AP on the probe set, percent.
         standard_error: of child_ap - parent_ap over the choice of probe images, points.
 
@@ -51,10 +52,10 @@ def check_masks(agreement: float, config: LearningConfig) -> GateDecision:
     every mask again.
 
     Args:
-        agreement: share of the selected masks that some proposal of the parent covers.
+        agreement: share of the selected masks that the parent proposes, where it is lowest.
     """
     numbers = (
-        f"{100 * agreement:.0f} % of the selected masks are proposals of the parent, "
+        f"in some part {100 * agreement:.0f} % of the selected masks are proposals of the parent, "
         f"at least {100 * config.gate_agreement:.0f} % expected"
     )
     if agreement >= config.gate_agreement:

@@ -22,7 +22,7 @@ from gbopt_ros.perception.weights import (
     PROPOSALS,
     WeightsInfo,
     architecture_of,
-    is_described,
+    is_foreign,
     load_network,
 )
 from gbopt_ros.structures import GboptError, Image, Proposals
@@ -59,8 +59,7 @@ def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNe
                 "`gbopt doctor` says how to get it"
             ) from error
         return load_detectron2(path, detectron2_config)
-    foreign = path.suffix == ".safetensors" and not is_described(path)
-    if path.suffix in _TORCH_SUFFIXES or foreign:
+    if path.suffix in _TORCH_SUFFIXES or is_foreign(path):
         found = load_torchvision(path)
         if found is not None:
             return found

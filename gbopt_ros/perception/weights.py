@@ -115,11 +115,11 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
     }
 
 
-def is_described(path: Path) -> bool:
-    """Whether a file says which of our networks it belongs to; False if it cannot be read."""
+def is_foreign(path: Path) -> bool:
+    """Whether it is a safetensors file that does not say which of our networks it belongs to."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return _KEY in (file.metadata() or {})
+            return _KEY not in (file.metadata() or {})
     except (SafetensorError, OSError, ValueError):
         return False
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection.combinations import combinations_of_atoms
+from gbopt_ros.selection.followed import followed_scores, moved_iou
 from gbopt_ros.selection.objective import (
     inside_flow_loss,
     outside_flow_losses,
@@ -51,6 +52,7 @@ class Layer:
         unions: RLE of the foreground of each.
         decomposed: the atoms of the candidates.
         selected: (K_t, A) bool, the atoms of each combination.
+        scores: (N,) float64, of the candidates, with what they owe to the frame before.
     """
 
     frame: Frame
@@ -59,6 +61,7 @@ class Layer:
     unions: list[Rle]
     decomposed: mask_ops.Atoms
     selected: NDArray[np.bool_]
+    scores: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.combinations)
@@ -73,11 +76,22 @@ def make_layer(
     proposals: Proposals,
     background: NDArray[np.floating],
     config: SelectionConfig,
+    before: Layer | None = None,
+    flow: NDArray[np.floating] | None = None,
 ) -> Layer:
-    """Stage 1 on one frame."""
+    """Stage 1 on one frame.
+
+    Args:
+        before: the layer of the frame before.
+        flow: (H, W, 2), pixels, measured from that frame.
+    """
     decomposed = mask_ops.atoms_of_rles(proposals.rles, proposals.size)
+    scores = proposals.scores.astype(np.float64)
+    if config.score_memory and before is not None and flow is not None:
+        iou = moved_iou(before.proposals, proposals, flow)
+        scores = followed_scores(scores, before.scores, iou, config.score_memory)
     prior = score_prior(
-        proposals.scores,
+        scores,
         decomposed.membership @ decomposed.areas,
         config.neutral_score,
         config.score_weight,
@@ -96,7 +110,7 @@ def make_layer(
         mask_ops.union([proposals.rles[i] for i in indices], proposals.size) for indices in chosen
     ]
     selected = np.array([decomposed.membership[indices].any(axis=0) for indices in chosen])
-    return Layer(frame, proposals, combinations, unions, decomposed, selected)
+    return Layer(frame, proposals, combinations, unions, decomposed, selected, scores)
 
 
 class LayeredGraph:
@@ -130,14 +144,23 @@ class LayeredGraph:
         self._photograph: Image | None = None
         self._composites: OrderedDict[tuple[int, int], Image] = OrderedDict()
 
-    def append(self, layer: Layer, flow: NDArray[np.floating] | None) -> None:
+    def append(
+        self,
+        frame: Frame,
+        proposals: Proposals,
+        background: NDArray[np.floating],
+        flow: NDArray[np.floating] | None,
+    ) -> None:
         """Add the next frame.
 
         Args:
-            layer: of the frame.
+            proposals: its candidates.
+            background: (H, W), probability that a pixel belongs to no object.
             flow: (H, W, 2), pixels, measured from the frame before it; None for the first frame.
         """
         config = self._config
+        last = self.layers[-1] if self.layers else None
+        layer = make_layer(frame, proposals, background, config, last, flow)
         self.layers.append(layer)
         self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))
         if flow is None:

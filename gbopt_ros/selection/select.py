@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import SelectionConfig
-from gbopt_ros.selection.graph import LayeredGraph, make_layer
+from gbopt_ros.selection.graph import LayeredGraph
 from gbopt_ros.selection.path import PathResult
 from gbopt_ros.structures import Clip, FlowNetwork, FrameSelection, Proposals, Selection
 
@@ -42,7 +42,7 @@ def select_clip(
     for frame, candidates, background, flow in zip(
         clip.frames, proposals, backgrounds, [None, *flows], strict=True
     ):
-        graph.append(make_layer(frame, candidates, background, config), flow)
+        graph.append(frame, candidates, background, flow)
     found = graph.solve()
     frames = frame_selections(graph, found, range(len(clip)), config)
     return Selection(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import SelectionConfig
-from gbopt_ros.selection.graph import LayeredGraph, make_layer
+from gbopt_ros.selection.graph import LayeredGraph
 from gbopt_ros.selection.path import PathResult, reachable_costs
 from gbopt_ros.selection.select import frame_selections
 from gbopt_ros.structures import FlowNetwork, Frame, FrameSelection, Proposals
@@ -91,7 +91,7 @@ class FixedLagSelector:
             )
         if not layers:
             self._forced = False
-        self._graph.append(make_layer(frame, proposals, background, self._config), flow)
+        self._graph.append(frame, proposals, background, flow)
         found = self._solve()
         decided = self._agreed(found)
         if self._lag is not None and len(layers) - self._lag > max(decided, self._held):
