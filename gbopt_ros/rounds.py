@@ -142,7 +142,7 @@ def proposed_share(parent: DetectionNetwork, selected: Pool, config: Config) -> 
             labelled = selected[int(index)]
             (proposals,) = proposer.propose([labelled.image])
             overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
-            proposed.extend((overlap >= 0.5).any(axis=0))
+            proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
         shares.append(float(np.mean(proposed)))
     return min(shares)
 
