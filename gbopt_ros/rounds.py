@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where the parent must propose the selected masks: parts of the training set, images of each.
-CHECKED_PARTS, CHECKED_IMAGES = 8, 6
+# Where the parent must propose the selected masks: parts of the training set, frames that a part
+# has at least, and how many of them are looked at.
+CHECKED_PARTS, FEWEST_OF_PART, CHECKED_IMAGES = 8, 3, 6
 # On which the heads of a network with classes are fitted before it learns; on a few images the fit
 # was worse than the averages that need none.
 FEWEST_INITIAL_IMAGES, INITIAL_IMAGES = 16, 32
@@ -133,7 +134,7 @@ def proposed_share(parent: DetectionNetwork, selected: Pool, config: Config) -> 
     for these images; a mask is proposed where their IoU is at least 0.5.
     """
     proposer = _for_evaluation(parent, config)
-    parts = max(1, min(CHECKED_PARTS, len(selected) // CHECKED_IMAGES))
+    parts = max(1, min(CHECKED_PARTS, len(selected) // FEWEST_OF_PART))
     shares = []
     for part in np.array_split(np.arange(len(selected)), parts):
         chosen = part[np.linspace(0, len(part) - 1, min(len(part), CHECKED_IMAGES)).astype(int)]

@@ -223,7 +223,9 @@ def learn(replayed: Path, store: Path, weights: dict[str, Path], *extra: str) ->
     return main(
         [
             "learn", str(replayed), "--out", str(store), "--weights", str(weights[PROPOSALS]),
-            "--set", "learning.iterations=2", "--set", "learning.batch_size=2", *extra,
+            "--set", "learning.iterations=2", "--set", "learning.batch_size=2",
+            "--set", "learning.gate_agreement=0",  # what random weights propose, JPEG changes
+            *extra,
         ]
     )  # fmt: skip
 
