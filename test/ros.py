@@ -20,7 +20,7 @@ from gbopt_ros.nodes.wiring import CAMERA, NODES, remap_arguments
 from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS
 from gbopt_ros.structures import Frame
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 _DISCOVERY_S = 0.2  # until a server can answer a client that knows it already
 TOPIC = "camera/image_raw"
 SETTINGS = {"clip.length": 4, "selection.k": 4}
