@@ -15,7 +15,7 @@ import baselines
 import cv2
 import numpy as np
 from stored import Stored, digest_of_pool, digest_of_stills
-from tabletop import Recording, Tabletop
+from tabletop import Recording, Stills, Tabletop
 from tqdm import tqdm
 
 from gbopt_ros.config import Config, SelectionConfig
@@ -328,12 +328,12 @@ def selection_of(row: str, config: SelectionConfig) -> SelectionConfig:
     }.get(row, config)
 
 
-def inputs_of(tabletop: Tabletop) -> dict[str, str]:
+def inputs_of(stills: Stills) -> dict[str, str]:
     """The digests of the stills that rows rehearse and are judged on."""
     return {
-        "rehearsal": digest_of_stills(tabletop.rehearsal),
-        "unseen": digest_of_stills(tabletop.unseen),
-        "seen": digest_of_stills(tabletop.seen),
+        "rehearsal": digest_of_stills(stills.rehearsal),
+        "unseen": digest_of_stills(stills.unseen),
+        "seen": digest_of_stills(stills.seen),
     }
 
 

@@ -52,22 +52,32 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Tabletop:
+class Stills:
+    """Labelled stills.
+
+    Attributes:
+        unseen, seen: to report on.
+        rehearsal: of seen objects, to learn from.
+    """
+
+    unseen: CocoDataset
+    seen: CocoDataset
+    rehearsal: CocoDataset
+
+
+@dataclass(frozen=True)
+class Tabletop(Stills):
     """All that an experiment learns from, chooses by and is judged on.
 
     Attributes:
+        name: of the world.
         train: what masks are selected in.
         validation: of other scenes; thresholds are chosen on it. None where no row needs any.
-        unseen, seen: labelled stills to report on.
-        rehearsal: labelled stills of seen objects to learn from.
     """
 
     name: str
     train: Recording
     validation: Recording | None
-    unseen: CocoDataset
-    seen: CocoDataset
-    rehearsal: CocoDataset
 
 
 def bundled(out: Path, on: On, jobs: int, choose: bool) -> Tabletop:
@@ -77,12 +87,12 @@ def bundled(out: Path, on: On, jobs: int, choose: bool) -> Tabletop:
         render(folder, ["unseen-val"], BUNDLED_SEED, (), jobs)
     unseen = folder / "unseen-val" if on == "val" else find_resource("demo/unseen-test")
     return Tabletop(
-        "bundled",
-        Recording(find_resource("demo/recording"), find_resource("demo/recording.json")),
-        validation_recording(folder, BUNDLED_SEED, (), jobs) if choose else None,
         load_coco_dir(unseen),
         load_coco_dir(find_resource("demo/seen-val")),
         load_coco_dir(find_resource("demo/rehearsal")),
+        "bundled",
+        Recording(find_resource("demo/recording"), find_resource("demo/recording.json")),
+        validation_recording(folder, BUNDLED_SEED, (), jobs) if choose else None,
     )
 
 
@@ -94,12 +104,12 @@ def rendered(
     folder, unseen = out / name, f"unseen-{on}"
     render(folder, ["unseen-train", unseen, "seen-val", "rehearsal"], seed, kinds, jobs)
     return Tabletop(
-        name,
-        recording_of(folder),
-        validation_recording(folder, seed, kinds, jobs) if choose else None,
         load_coco_dir(folder / unseen),
         load_coco_dir(folder / "seen-val"),
         load_coco_dir(folder / "rehearsal"),
+        name,
+        recording_of(folder),
+        validation_recording(folder, seed, kinds, jobs) if choose else None,
     )
 
 
@@ -111,12 +121,12 @@ def few() -> Tabletop:
         for name, count in (("unseen-test", 4), ("seen-val", 4), ("rehearsal", 8))
     }
     return Tabletop(
-        "few",
-        Recording(recording, labels, end=0.45),
-        Recording(recording, labels, start=5.85, end=6.25),
         stills["unseen-test"],
         stills["seen-val"],
         stills["rehearsal"],
+        "few",
+        Recording(recording, labels, end=0.45),
+        Recording(recording, labels, start=5.85, end=6.25),
     )
 
 

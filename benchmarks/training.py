@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import torch
 from rows import TrainingMasks
-from tabletop import Tabletop
+from tabletop import Stills
 from tqdm import tqdm
 
 from gbopt_ros.config import Config
@@ -39,13 +39,19 @@ OnDone = Callable[["Cell", Result], None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One fine-tuning and its evaluation; `learns` is False for the network as it was."""
+    """One fine-tuning and its evaluation.
+
+    Attributes:
+        learns: False for the network as it was.
+        shown: ids of unseen stills whose detections the result keeps.
+    """
 
     row: str
     seed: int
     masks: TrainingMasks
     config: Config
     learns: bool = True
+    shown: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -64,11 +70,12 @@ class Cell:
             "learning": kept if self.learns else None,
             "masks": self.masks.digest,
             "evaluation": asdict(evaluation_config(self.config).proposal) | {"weights": ""},
+            **({"shown": self.shown} if self.shown else {}),
             **stills,
         }
 
 
-def run_cell(cell: Cell, tabletop: Tabletop, on_step: Callable[[], None]) -> Result:
+def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
     """Metrics of a cell on unseen and on seen stills, percent, and the seconds that it took."""
     start = time.perf_counter()
     device = resolve_device(cell.config.device)
@@ -77,25 +84,24 @@ def run_cell(cell: Cell, tabletop: Tabletop, on_step: Callable[[], None]) -> Res
         network, _ = fine_tune(
             network,
             cell.masks.pool(cell.config),
-            CocoPool(tabletop.rehearsal),
+            CocoPool(stills.rehearsal),
             cell.config.learning,
             device,
             on_step=lambda *_: on_step(),
         )
     proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
-    unseen, seen = (
-        evaluate_network(proposer, stills, progress=False)[0].to_dict()
-        for stills in (tabletop.unseen, tabletop.seen)
-    )
+    unseen, detections = evaluate_network(proposer, stills.unseen, progress=False)
+    seen, _ = evaluate_network(proposer, stills.seen, progress=False)
     return {
         "seed": cell.seed,
-        "unseen": unseen,
-        "seen": seen,
+        "unseen": unseen.to_dict(),
+        "seen": seen.to_dict(),
         "seconds": time.perf_counter() - start,
+        "shown": [found for found in detections if found["image_id"] in cell.shown],
     }
 
 
-def run_cells(cells: list[Cell], tabletop: Tabletop, jobs: int, on_done: OnDone) -> None:
+def run_cells(cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone) -> None:
     """Run cells, each process with one thread; `on_done` gets every result as soon as it is there.
 
     Raises:
@@ -106,9 +112,9 @@ def run_cells(cells: list[Cell], tabletop: Tabletop, jobs: int, on_done: OnDone)
         if jobs == 1:
             for cell in cells:
                 bar.set_postfix_str(f"{cell.row} seed {cell.seed}")
-                on_done(cell, run_cell(cell, tabletop, bar.update))
+                on_done(cell, run_cell(cell, stills, bar.update))
         else:
-            _run_in_processes(cells, tabletop, jobs, on_done, bar)
+            _run_in_processes(cells, stills, jobs, on_done, bar)
 
 
 def seeds_of(config: Config, seeds: Iterable[int]) -> list[Config]:
@@ -118,13 +124,13 @@ def seeds_of(config: Config, seeds: Iterable[int]) -> list[Config]:
 
 # One process: what it shares with the others is handed over when it starts.
 
-_tabletop: Tabletop
+_stills: Stills
 _steps: Any
 
 
-def _start(tabletop: Tabletop, steps: Any) -> None:
-    global _tabletop, _steps
-    _tabletop, _steps = tabletop, steps
+def _start(stills: Stills, steps: Any) -> None:
+    global _stills, _steps
+    _stills, _steps = stills, steps
     single_threaded()
 
 
@@ -135,16 +141,16 @@ def single_threaded() -> None:
 
 
 def _run(cell: Cell) -> Result:
-    return run_cell(cell, _tabletop, lambda: _steps.put(1))
+    return run_cell(cell, _stills, lambda: _steps.put(1))
 
 
 def _run_in_processes(
-    cells: list[Cell], tabletop: Tabletop, jobs: int, on_done: OnDone, bar: tqdm
+    cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone, bar: tqdm
 ) -> None:
     context = multiprocessing.get_context("spawn")
     steps = context.Queue()
     running: dict[Future[Result], Cell] = {}
-    with ProcessPoolExecutor(jobs, context, _start, (tabletop, steps)) as pool:
+    with ProcessPoolExecutor(jobs, context, _start, (stills, steps)) as pool:
         try:
             running = {pool.submit(_run, cell): cell for cell in cells}
             while running:
