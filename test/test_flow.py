@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -151,6 +152,19 @@ def test_raft_encodes_an_image_once_a_batch(small: RAFT, monkeypatch: pytest.Mon
     a, b, c = (texture(16, 16, seed) for seed in range(3))
     RaftFlow(small, FlowConfig(), CPU).flow([a, a, b, b], [b, c, b, c])
     assert encoded == {"feature_encoder": 3, "context_encoder": 2}
+
+
+def test_raft_gives_every_thread_its_own_flow(small: RAFT) -> None:
+    """While masks of a clip are selected, RAFT already measures the flow of the next one."""
+    images = [texture(32, 32, seed) for seed in range(5)]
+    network = RaftFlow(small, FlowConfig(), CPU)
+    pairs = list(pairwise(images))
+    expected = [network.flow([a], [b]) for a, b in pairs]
+    with ThreadPoolExecutor(len(pairs)) as threads:
+        for _ in range(3):
+            jobs = [threads.submit(network.flow, [a], [b]) for a, b in pairs]
+            for job, alone in zip(jobs, expected, strict=True):
+                np.testing.assert_array_equal(job.result(), alone)
 
 
 def test_raft_of_no_pairs(small: RAFT) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def raft_of_pairs(
     refinement = RAFT(
         feature_encoder=_Lookup(network.feature_encoder(images), range(len(images))),
         context_encoder=_Lookup(network.context_encoder(images[starts]), starts),
-        corr_block=network.corr_block,
+        corr_block=copy.copy(network.corr_block),  # keeps the correlations of a call: one a call
         update_block=network.update_block,
         mask_predictor=network.mask_predictor,
     ).eval()
@@ -141,7 +142,7 @@ class _Lookup(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H / 8, W / 8) of (B, 1, H, W)."""
-        return self._encodings[[self._rows[int(number)] for number in images[:, 0, 0, 0]]]
+        return self._encodings[[self._rows[number] for number in images[:, 0, 0, 0].tolist()]]
 
 
 def _padding(side: int) -> int:
