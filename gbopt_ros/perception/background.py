@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.perception.background_fpn import SemanticFpn, build_background
-from gbopt_ros.perception.device import frames_a_pass, to_device
+from gbopt_ros.perception.device import download, frames_a_pass, half_precision, to_device, upload
 from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_network
 from gbopt_ros.structures import Image
 
@@ -68,16 +68,14 @@ class FpnBackground:
         return maps
 
     def _forward(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
-        batch = torch.from_numpy(np.stack(images)).to(self._device, non_blocking=True)
-        x = batch.permute(0, 3, 1, 2).float().div_(255.0)  # (B, 3, H, W)
+        x = upload(images, self._device).float().div_(255.0)  # (B, 3, H, W)
         size = images[0].shape[:2]
-        half = self._config.half and self._device.type == "cuda"
-        with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
+        with half_precision(self._config.half, self._device):
             logits = self._network(resize_short_side(x, self._network.short_side))
         logits = functional.interpolate(
             logits[:, None].float(), size=size, mode="bilinear", align_corners=False
         )
-        return list(torch.sigmoid(-logits[:, 0]).cpu().numpy())
+        return list(download(torch.sigmoid(-logits[:, 0])))
 
 
 def resize_short_side(images: Tensor, short_side: int) -> Tensor:

@@ -1,16 +1,19 @@
-"""The device that networks run on and the precision that it is fast in."""
+"""The device that networks run on, the precision that it is fast in, and the way there and back."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, Image
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -59,6 +62,44 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def half_precision(wanted: bool, device: torch.device) -> torch.autocast:
+    """The context in which networks run in float16, where that is wanted and the device a GPU.
+
+    Weights are cast anew at each use: torch has one cache of cast weights for all threads, and one
+    that was cast on one stream must not be read on another that does not wait for it.
+    """
+    enabled = wanted and device.type == "cuda"
+    return torch.autocast(device.type, torch.float16, enabled, cache_enabled=False)
+
+
+def upload(images: Sequence[Image], device: torch.device) -> Tensor:
+    """(B, 3, H, W) uint8 on the device, of B images (H, W, 3) uint8 of one size.
+
+    They are gathered in page-locked memory, from which a GPU copies by itself: the call does not
+    wait for it. The copy is in the order of the current stream, and torch hands that memory out
+    again only when it is done.
+    """
+    shape = (len(images), *images[0].shape)
+    batch = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.stack(images, out=batch.numpy())
+    return batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def download(tensor: Tensor) -> NDArray[Any]:
+    """The values of a tensor, in its shape and dtype; of one on the CPU, without a copy.
+
+    It waits for what came before on the current stream of the tensor's device, and for no other:
+    copies through page-locked memory can run beside those and the networks of other streams. The
+    result itself is in ordinary memory, since results of whole clips are kept.
+    """
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    locked = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    locked.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).record_event().synchronize()
+    return locked.numpy().copy()
 
 
 def frames_a_pass(batch_size: int, device: torch.device) -> int:

@@ -17,6 +17,7 @@ from torchvision.models.optical_flow import RAFT, raft_large, raft_small
 
 from gbopt_ros.config import FlowConfig
 from gbopt_ros.perception.catalogue import find_weights
+from gbopt_ros.perception.device import download, half_precision, upload
 from gbopt_ros.perception.weights import load_into, read_state_dict
 from gbopt_ros.structures import FlowNetwork, GboptError, Image
 
@@ -87,16 +88,12 @@ class RaftFlow:
         padding = (0, _padding(width), 0, _padding(height))
         images = list({id(image): image for image in (*first, *second)}.values())
         numbers = {id(image): number for number, image in enumerate(images)}
-        padded = functional.pad(self._to_tensor(images), padding, mode="replicate")
+        x = upload(images, self._device).float().div_(127.5).sub_(1.0)  # (M, 3, H, W), [-1, 1]
+        padded = functional.pad(x, padding, mode="replicate")
         pairs = [[numbers[id(image)] for image in batch] for batch in (first, second)]
-        half = self._config.half and self._device.type == "cuda"
-        with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
+        with half_precision(self._config.half, self._device):
             flow = raft_of_pairs(self._network, padded, *pairs)  # (B, 2, H, W)
-        return flow[:, :, :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
-
-    def _to_tensor(self, images: Sequence[Image]) -> Tensor:
-        batch = torch.from_numpy(np.stack(images)).to(self._device, non_blocking=True)
-        return batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, 3, H, W), [-1, 1]
+        return download(flow[:, :, :height, :width].permute(0, 2, 3, 1).float())
 
 
 def raft_of_pairs(

@@ -15,7 +15,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.perception.best_class import load_torchvision
 from gbopt_ros.perception.catalogue import find_weights
-from gbopt_ros.perception.device import frames_a_pass, to_device
+from gbopt_ros.perception.device import download, frames_a_pass, half_precision, to_device, upload
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.weights import (
     DETECTRON2,
@@ -111,9 +111,9 @@ class MaskRcnnProposals:
         step = frames_a_pass(self._config.batch_size, self._device)
         for start in range(0, len(images), step):
             batch = images[start : start + step]
-            half = self._config.half and self._device.type == "cuda"
-            with torch.autocast(self._device.type, dtype=torch.float16, enabled=half):
-                detections = self._network([_to_tensor(image, self._device) for image in batch])
+            tensors = [upload([image], self._device)[0].float().div_(255.0) for image in batch]
+            with half_precision(self._config.half, self._device):
+                detections = self._network(tensors)
             proposals += [
                 self._to_proposals(detection, image.shape[:2])
                 for detection, image in zip(detections, batch, strict=True)
@@ -121,17 +121,10 @@ class MaskRcnnProposals:
         return proposals
 
     def _to_proposals(self, detection: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
-        masks = (detection["masks"][:, 0] > self._config.mask_threshold).cpu().numpy()
-        scores = detection["scores"].float().cpu().numpy()
-        boxes = detection["boxes"].float().cpu().numpy()
+        masks = download(detection["masks"][:, 0] > self._config.mask_threshold)
+        scores = download(detection["scores"].float())
+        boxes = download(detection["boxes"].float())
         # A mask that nowhere reaches the threshold is no candidate.
         keep = np.flatnonzero(masks.any(axis=(1, 2)))
         order = keep[np.lexsort((keep, -scores[keep]))]
         return Proposals(size, mask_ops.encode_all(masks[order]), scores[order], boxes[order])
-
-
-def _to_tensor(image: Image, device: torch.device) -> Tensor:
-    # torch takes no array with negative strides, and warns of one that it must not write.
-    writable = np.require(image, requirements=("C", "W"))
-    tensor = torch.from_numpy(writable).to(device, non_blocking=True)
-    return tensor.permute(2, 0, 1).float().div_(255.0)
