@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import has_idle_core, resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.streams import ThreeStreams
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.selection import FixedLagSelector, select_clip
 from gbopt_ros.sources.ahead import one_ahead
@@ -38,9 +38,6 @@ from gbopt_ros.structures import (
     Proposals,
     Selection,
 )
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +63,11 @@ class Pipeline:
     Args:
         config: of all stages.
         proposal_network, background_network, flow_network: in place of those that the
-            configuration names.
+            configuration names. On a GPU they are called at once, in threads; and wherever clips
+            are perceived ahead, flow also by the selection, at the same time.
 
     Attributes:
-        seconds: wall time spent in each stage so far.
+        seconds: wall time spent in each stage so far; on a GPU the networks' run at once.
 
     Raises:
         GboptError: weights are missing, corrupt or of another network, or there is no such GPU.
@@ -88,6 +86,7 @@ class Pipeline:
         self.background_network = background_network or load_background_network(config)
         self.flow_network = flow_network or load_flow_network(config)
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._streams = ThreeStreams(resolve_device(config.device))
 
     def run(self, source: Iterable[Frame], ahead: bool | None = None) -> Iterator[Selection]:
         """The selection of every clip of a stream, the same in both ways of running.
@@ -146,13 +145,20 @@ class Pipeline:
     def _perceive(self, frames: Sequence[Frame], new: int) -> Cues:
         """Candidates and background of the last `new` frames, flow between all of them."""
         images = [frame.image for frame in frames]
-        with self._timed("proposals"):
-            proposals = self.proposal_network.propose(images[-new:])
-        with self._timed("background"):
-            backgrounds = self.background_network.background(images[-new:])
-        with self._timed("flow"):
-            flows = self.flow_network.flow(images[:-1], images[1:])
-        return Cues(proposals, backgrounds, flows)
+
+        def proposals() -> list[Proposals]:
+            with self._timed("proposals"):
+                return self.proposal_network.propose(images[-new:])
+
+        def backgrounds() -> list[NDArray[np.float32]]:
+            with self._timed("background"):
+                return self.background_network.background(images[-new:])
+
+        def flows() -> NDArray[np.float32]:
+            with self._timed("flow"):
+                return self.flow_network.flow(images[:-1], images[1:])
+
+        return Cues(*self._streams.run(proposals, backgrounds, flows))
 
     def select(self, clip: Clip, cues: Cues) -> Selection:
         """Choose the masks of a clip jointly."""
