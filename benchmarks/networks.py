@@ -9,24 +9,32 @@ measured and the synthetic flow. Where no weights are given they are random: a n
 same then, but how many masks are selected, and so how much synthetic flow is run, says nothing
 about trained ones; the number of runs is told. `--proposals`, `--background` and `--flow` take
 files. The images show textured squares that move over a textured ground.
+
+The table has every part by itself. On a GPU, where networks run at once and beside the selection,
+a second measurement takes clips through the pipeline as `gbopt replay` does, and tells from the
+profile of torch for which share of the time the GPU computes, only copies, or waits for the host:
+the largest share is what bounds the pipeline.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torchvision.models.optical_flow import raft_large
 from torchvision.models.resnet import Bottleneck
 
@@ -38,8 +46,14 @@ from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import RaftFlow, load_raft
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.structures import Clip, FlowNetwork, Frame, Image
+
+T = TypeVar("T")
+Span = tuple[str, float, float]
+"""Name, start and end of what a GPU did, microseconds."""
+
+CLIPS = 3  # of the measurement with everything at once
 
 PARTS = ("proposals", "background", "flow", "synthetic flow", "selection")
 """In the order of the table; selection is without its synthetic flow, the only one on the CPU."""
@@ -111,27 +125,35 @@ def build(args: argparse.Namespace, config: Config, device: torch.device) -> Pip
 
 
 def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
-    """One clip through the pipeline, after another one on a GPU, which is slow the first time."""
+    """One clip, part by part, after another one on a GPU, which is slow the first time."""
     pipeline = build(args, config, device)
     frames = moving_squares(args.height, args.width, args.frames)
     clip = Clip(0, tuple(frames))
+    images = [frame.image for frame in frames]
     if device.type == "cuda":
         pipeline.select(clip, pipeline.perceive(clip))
-        pipeline.seconds.clear()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     flow: Any = pipeline.flow_network
+    seconds: dict[str, float] = {}
+
+    def timed(part: str, call: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        result = call()
+        seconds[part] = time.perf_counter() - start
+        return result
+
+    cues = Cues(
+        timed("proposals", lambda: pipeline.proposal_network.propose(images)),
+        timed("background", lambda: pipeline.background_network.background(images)),
+        timed("flow", lambda: flow.flow(images[:-1], images[1:])),
+    )
     flow.pairs, flow.seconds = 0, 0.0
-    start = time.perf_counter()
-    cues = pipeline.perceive(clip)
-    selection = pipeline.select(clip, cues)
-    total = time.perf_counter() - start
-    synthetic = flow.seconds - pipeline.seconds["flow"]
-    seconds = dict(pipeline.seconds) | {
-        "synthetic flow": synthetic,
-        "selection": pipeline.seconds["selection"] - synthetic,
-    }
+    selection = timed("selection", lambda: pipeline.select(clip, cues))
+    seconds["synthetic flow"] = flow.seconds
+    seconds["selection"] -= flow.seconds
+    total = sum(seconds.values())
     networks = total - seconds["selection"]
-    return {
+    row = {
         "device": name_of(device),
         "size": [args.height, args.width],
         "frames": args.frames,
@@ -141,9 +163,65 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "flow_pairs": {"measured": args.frames - 1, "synthetic": selection.flow_runs},
         "proposals": sum(len(proposals) for proposals in cues.proposals),
         "masks": selection.mask_count,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         "half": device.type == "cuda" and config.proposal.half,
+        "at_once": None,
+        "peak_gpu_bytes": None,
     }
+    if device.type == "cuda":
+        more = moving_squares(args.height, args.width, CLIPS * args.frames)
+        row["at_once"] = measure_at_once(pipeline, more)
+        row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)
+    return row
+
+
+def measure_at_once(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Any]:
+    """Clips through the pipeline on a GPU: their speed and, of a second time, the profile."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        for _ in pipeline.run(frames):
+            pass
+        return time.perf_counter() - start
+
+    plain = seconds()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        profiled = seconds()
+    spans = [
+        (event.name, event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if event.device_type == DeviceType.CUDA
+    ]
+    return {
+        "frames": len(frames),
+        "seconds": plain,
+        "frames_per_second": len(frames) / plain,
+        "share": shares(spans, 1e6 * profiled),
+    }
+
+
+def shares(spans: Sequence[Span], wall: float) -> dict[str, float]:
+    """Parts of the wall time, microseconds, that add up to 1.
+
+    The GPU computes (`networks`), only copies from or to the host (`copies`), or does neither: it
+    waits for the `host`.
+    """
+    is_copy = [name.startswith(("Memcpy HtoD", "Memcpy DtoH")) for name, *_ in spans]
+    computing = covered(span for span, copy in zip(spans, is_copy, strict=True) if not copy)
+    busy = covered(spans)
+    return {
+        "networks": computing / wall,
+        "copies": (busy - computing) / wall,
+        "host": 1 - busy / wall,
+    }
+
+
+def covered(spans: Iterable[Span]) -> float:
+    """The time in which at least one of them is under way, microseconds."""
+    total, reached = 0.0, -math.inf
+    for _, start, end in sorted(spans, key=lambda span: span[1]):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def name_of(device: torch.device) -> str:
@@ -167,6 +245,13 @@ def show(row: dict[str, Any]) -> None:
         per_frame = 1000 * seconds / row["frames"]
         print(f"{part:<16} {seconds:>9.2f} {per_frame:>9.1f} {row['share'][part]:>7.1%}{note}")
     print(f"networks {row['share']['networks']:.1%} of the wall time")
+    if at_once := row["at_once"]:
+        share = at_once["share"]
+        print(
+            f"all at once: {at_once['frames_per_second']:.3g} frames/s, bound by "
+            f"{max(share, key=share.__getitem__)}; the GPU computes {share['networks']:.1%} of the "
+            f"time, only copies {share['copies']:.1%}, waits for the host {share['host']:.1%}"
+        )
 
 
 def main() -> None:
@@ -187,7 +272,8 @@ def main() -> None:
     for name in args.devices or (["cpu"] + ["cuda"] * torch.cuda.is_available()):
         args.frames = frames or (4 if name == "cpu" else 30)
         config = load_config(None, args.set)
-        config = replace(config, clip=replace(config.clip, length=args.frames, overlap=0))
+        clip = replace(config.clip, length=args.frames, overlap=0)
+        config = replace(config, clip=clip, device=name)
         rows.append(measure(args, config, torch.device(name)))
         show(rows[-1])
     if args.out is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -245,3 +248,38 @@ def test_streams_of_a_gpu_give_what_its_default_stream_gives(
         assert np.median(np.abs(found.flows - expected.flows)) <= 1e-2  # pixels
         for a, b in zip(found.proposals, expected.proposals, strict=True):
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------- the profile
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """`benchmarks/networks.py`, whose name is that of a module of the tests."""
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "networks.py"
+    spec = importlib.util.spec_from_file_location("networks_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_shares_of_the_wall_time(benchmark: ModuleType) -> None:
+    """Kernels and copies of several streams overlap; a copy under a kernel costs nothing."""
+    spans = [
+        ("Memcpy HtoD (Pinned -> Device)", 0.0, 10.0),
+        ("convolution", 5.0, 40.0),
+        ("correlation", 20.0, 50.0),
+        ("Memcpy DtoH (Device -> Pinned)", 30.0, 60.0),
+        ("Memcpy DtoD (Device -> Device)", 70.0, 75.0),
+    ]
+    expected = {"networks": 0.5, "copies": 0.15, "host": 0.35}
+    assert benchmark.shares(spans[::-1], 100.0) == pytest.approx(expected)
+    assert benchmark.shares([], 100.0) == {"networks": 0.0, "copies": 0.0, "host": 1.0}
+
+
+def test_everything_at_once_is_profiled(gpu: torch.device, benchmark: ModuleType) -> None:
+    frames = [Frame(image, 10**8 * (t + 1), t) for t, image in enumerate(images(8))]
+    found = benchmark.measure_at_once(make_pipeline(gpu), frames)
+    assert found["frames"] == 8
+    assert 0 < found["share"]["networks"] < 1
+    assert sum(found["share"].values()) == pytest.approx(1)
