@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import torch
 from networks import CPU
 from torch import nn
 
-from gbopt_ros.config import BackgroundConfig
+from gbopt_ros.config import BackgroundConfig, PretrainConfig
 from gbopt_ros.learning.backbone import start_from
+from gbopt_ros.learning.pretrain import pretrain_background
+from gbopt_ros.masks import encode_all
+from gbopt_ros.perception import background_fpn
 from gbopt_ros.perception.background import FpnBackground, load_semantic_fpn
 from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, save_weights
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, LabelledImage
 
 
 @pytest.fixture
@@ -76,6 +80,49 @@ def test_a_backbone_starts_from_the_weights_of_its_classifier(timm, tmp_path, na
         not p.requires_grad
         for m in body.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
     )  # fmt: skip
+
+
+class Squares:
+    """Two images of 64 x 64 pixels with a bright square each."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        mask = np.zeros((1, 64, 64), bool)
+        mask[0, 8 * index : 8 * index + 24, 16:40] = True
+        image = np.full((64, 64, 3), 40, np.uint8)
+        image[mask[0]] = 200
+        return LabelledImage(image, encode_all(mask))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_resnest_trains(timm, monkeypatch, tmp_path: Path, frozen: bool) -> None:
+    """The paper's kind of backbone, from random weights and from those of a classifier."""
+    monkeypatch.setattr(
+        background_fpn, "TIMM_SIZES", replace(background_fpn.TIMM_SIZES, short_side=64)
+    )
+    settings = PretrainConfig(
+        background_architecture="timm:resnest14d", background_iterations=2, batch_size=2, warmup=1,
+        optimizer="sgd", learning_rate=0.01, average=0.0,
+    )  # fmt: skip
+    if frozen:
+        torch.manual_seed(0)
+        classifier = timm.create_model("resnest14d", pretrained=False)
+        torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+        settings = replace(settings, background_backbone=str(tmp_path / "classifier.pth"))
+    network, log = pretrain_background(Squares(), settings, CPU)
+    assert np.isfinite(log.total).all()
+    assert all(p.isfinite().all() for p in network.parameters())
+    # One image gives no statistics of what is pooled to one pixel; those of a classifier stay.
+    alone = replace(settings, batch_size=1)
+    if frozen:
+        assert np.isfinite(pretrain_background(Squares(), alone, CPU)[1].total).all()
+    else:
+        with pytest.raises(
+            GboptError, match=r"timm:resnest14d cannot train on 1 images.*batch_size"
+        ):
+            pretrain_background(Squares(), alone, CPU)
 
 
 @pytest.mark.parametrize(

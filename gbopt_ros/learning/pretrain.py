@@ -97,7 +97,8 @@ def pretrain_background(
         checkpoint: file to resume from, where it exists, and to write to.
 
     Raises:
-        GboptError: a loss is not finite, or a file cannot be read or does not fit.
+        GboptError: a loss is not finite, a file cannot be read or does not fit, or the backbone
+            needs more images a process.
     """
     torch.manual_seed(config.seed)
     network = build_background(config.background_architecture)
@@ -116,7 +117,14 @@ def pretrain_background(
             [to_device(sample, device) for sample in batch.samples],
             [int(rng.choice(sizes)) for _ in batch.samples],
         )
-        logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+        try:
+            logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+        except ValueError as error:  # a ResNeSt normalises what it has pooled to one pixel an image
+            raise GboptError(
+                f"pretrain background: {config.background_architecture} cannot train on "
+                f"{len(images)} images a process ({error}); raise pretrain.batch_size, or start "
+                "from pretrain.background_backbone, whose statistics stay as they are"
+            ) from error
         entropy = functional.binary_cross_entropy_with_logits(
             logits, targets, weight=known, reduction="sum"
         )
