@@ -1,0 +1,61 @@
+"""Learning from real video: which frames are learnt, which are judged, and by what labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+import real_video
+from tabletop import first
+
+from gbopt_ros.masks import decode_all
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> Path:
+    """Ten frames of a disc that goes to the right, with a label image beside each."""
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    for t in range(10):
+        image = np.full((48, 64, 3), 90, np.uint8)
+        label = np.zeros((48, 64), np.uint8)
+        for picture, value in ((image, (40, 60, 220)), (label, 3)):
+            cv2.circle(picture, (15 + 3 * t, 24), 9, value, -1)
+        cv2.imwrite(str(folder / f"{t:05d}.jpg"), image)
+        cv2.imwrite(str(folder / f"{t:05d}.png"), label)
+    return folder
+
+
+def test_the_end_of_a_sequence_is_judged_by_its_labels(sequence: Path) -> None:
+    judged = real_video.judged_frames([sequence])
+    assert [image.file_name for image in judged.images] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
+    for t, image in zip((7, 8, 9), judged.images, strict=True):
+        assert judged.load_image(image).shape == (48, 64, 3)
+        (mask,) = decode_all(judged.rles_by_image[image.id], (48, 64))
+        expected = cv2.imread(str(sequence / f"{t:05d}.png"), cv2.IMREAD_UNCHANGED) == 3
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_it_learns_from_the_beginning_alone(
+    sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = real_video.load_coco_dir
+    monkeypatch.setattr(real_video, "load_coco_dir", lambda path: first(load(path), 1))
+    out = tmp_path / "out"
+    settings = ["learning.iterations=1", "learning.batch_size=2", "device=cpu"]
+    arguments = [str(sequence), "--out", str(out), "--seeds", "0"]
+    arguments += [f"--set={setting}" for setting in settings]
+    real_video.run(real_video.parse_arguments(arguments))
+    result = json.loads((out / "real-video.json").read_text())
+    assert result["judged_frames"] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
+    assert list(result["rows"]) == ["before", "control", "ours"]
+    assert all(len(cells) == 1 for cells in result["rows"].values())
+    (replay,) = (p for p in (out / "cache").iterdir() if p.name.startswith("replay-"))
+    assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
+    figure = cv2.imread(str(out / "real-video.jpg"))
+    assert figure.shape == (180, 3 * 320, 3)
