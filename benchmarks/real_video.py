@@ -52,6 +52,7 @@ LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
 ROWS = ("before", "control", "ours")
 _SHOWN_SCORE = 0.5
 _TILE = (320, 180)  # width and height of a picture in the figure
+_TITLE_HEIGHT = 24
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -189,10 +190,19 @@ def write(
     write_text(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     table = tables.markdown(rows, {})
     write_text(path.with_suffix(".md"), table)
-    figure = np.vstack([picture(stills.unseen, image, rows) for image in shown])
+    figure = np.vstack([titles(), *(picture(stills.unseen, image, rows) for image in shown)])
     quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
     cv2.imwrite(str(path.with_suffix(".jpg")), cv2.cvtColor(figure, cv2.COLOR_RGB2BGR), quality)
     print(f"learnt from {selected.facts}\n{table}")
+
+
+def titles() -> Image:
+    """What the columns of the figure show."""
+    strip = np.full((_TITLE_HEIGHT, 3 * _TILE[0], 3), 255, np.uint8)
+    for column, title in enumerate((f"before, from score {_SHOWN_SCORE}", "after", "labelled")):
+        place = (column * _TILE[0] + 8, _TITLE_HEIGHT - 8)
+        cv2.putText(strip, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
 
 
 def picture(judged: CocoDataset, image: CocoImage, rows: dict[str, list[Result]]) -> Image:

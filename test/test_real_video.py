@@ -58,4 +58,4 @@ def test_it_learns_from_the_beginning_alone(
     (replay,) = (p for p in (out / "cache").iterdir() if p.name.startswith("replay-"))
     assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
     figure = cv2.imread(str(out / "real-video.jpg"))
-    assert figure.shape == (180, 3 * 320, 3)
+    assert figure.shape == (24 + 180, 3 * 320, 3)
