@@ -117,6 +117,13 @@ def test_images_of_different_sizes_in_one_batch() -> None:
     assert [decode_all(p.rles, p.size).shape[1:] for p in found] == [p.size for p in found]
 
 
+def test_no_image_decides_on_those_that_follow() -> None:
+    """Of 40 rows a pyramid has 2 at stride 32: nearer to a sixteenth than to a thirty-second."""
+    proposer = make()
+    proposer.propose([image(40, 2 * SIDE)])
+    assert_equal(proposer.propose([image()])[0], make().propose([image()])[0])
+
+
 def test_no_images() -> None:
     assert make().propose([]) == []
 

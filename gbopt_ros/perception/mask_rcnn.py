@@ -18,6 +18,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from gbopt_ros.structures import GboptError
 
@@ -115,16 +116,18 @@ def build_mask_rcnn(
     if architecture not in KNOWN:
         raise GboptError(f"unknown proposal architecture {architecture!r}; known: {sorted(KNOWN)}")
     if architecture == TORCHVISION_V2:
-        return maskrcnn_resnet50_fpn_v2(
+        network = maskrcnn_resnet50_fpn_v2(
             weights=None,
             weights_backbone=None,
             num_classes=classes,
             box_score_thresh=0.0,
             box_detections_per_img=max_proposals,
         )
+        _fix_strides(network)
+        return network
     arch = ARCHITECTURES[architecture]
     channels = arch.pyramid_channels
-    return MaskRCNN(
+    network = MaskRCNN(
         feature_pyramid(arch.block, arch.layers, arch.widths, channels),
         min_size=arch.short_side,
         max_size=arch.long_side,
@@ -151,3 +154,16 @@ def build_mask_rcnn(
         mask_head=MaskRCNNHeads(channels, (arch.mask_channels,) * arch.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(arch.mask_channels, arch.mask_channels, classes),
     )
+    _fix_strides(network)
+    return network
+
+
+def _fix_strides(network: MaskRCNN) -> None:
+    """Tell the pooling of regions the pyramid's strides, 4 to 32.
+
+    torchvision takes them from the first image that a network sees, for good, and errs where that
+    one is much longer than high.
+    """
+    for pool in (network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool):
+        pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+        pool.map_levels = LevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
