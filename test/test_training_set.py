@@ -532,6 +532,10 @@ def test_a_replay_whose_keys_are_missing(tmp_path: Path) -> None:
         {"annotations": [annotation | {"segmentation": {"size": [16, 12], "counts": "0"}}]},
         {"annotations": [annotation | {"score": "high"}]},
     ]
+    damaged += [  # with the last two pycocotools never returns
+        {"annotations": [annotation | {"segmentation": {"size": [*SIZE], "counts": counts}}]}
+        for counts in ("", "0", "zzz", "0o0")
+    ]
     for number, changes in enumerate(damaged):
         run = tmp_path / str(number)
         write_replay(run, **changes)

@@ -15,7 +15,6 @@ from gbopt_ros.config import TrackConfig
 from gbopt_ros.evaluation.overlay import colour
 from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array
 from gbopt_ros.learning.training_set import SelectedFrame, read_replay
-from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.davis import DavisSequence, read_label_images, write_label_image
 from gbopt_ros.sources.folder import read_image
 from gbopt_ros.structures import FlowNetwork, GboptError
@@ -49,10 +48,6 @@ def load_replay(folder: Path) -> Replay:
     for frame in frames:
         if frame.size != frames[0].size:
             raise GboptError(f"{folder}: frames of sizes {frames[0].size} and {frame.size}")
-        if not all(is_consistent(rle) for rle in frame.rles):
-            raise GboptError(
-                f"{folder}: frame {frame.frame_index}: run lengths of a mask do not fill its size"
-            )
     return Replay(folder, frames[0].recording.rpartition("/")[2], frames)
 
 

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 from gbopt_ros.config import LearningConfig
+from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.coco import CocoImage, write_coco
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
@@ -381,6 +382,10 @@ def _replayed(
     for rle in rles:
         if tuple(rle["size"]) != size:
             raise ValueError(f"image {image['id']}: mask of size {rle['size']}, expected {size}")
+        if not is_consistent(rle):
+            raise ValueError(
+                f"frame {image['frame_index']}: run lengths of a mask do not fill {size}"
+            )
     return SelectedFrame(
         recording=recording,
         clip_id=int(image["clip_id"]),
