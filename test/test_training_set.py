@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,34 @@ def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -
 
         writer.add(watched())
         assert len(reader) == 2
+
+
+def test_labels_belong_to_their_images_whatever_another_writer_does(
+    folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the set is read, its last frame is replaced; SQLite gives the new one the old id."""
+    writers: list[threading.Thread] = []
+
+    def replace_last() -> None:
+        with TrainingSet(folder, PLENTY) as writer:
+            writer.add([selected(frames_dir, 2, instances=3, value=99)], collect=False)
+
+    def disturbed(self: TrainingSet, *query: Any) -> Any:
+        if not writers:
+            writers.append(threading.Thread(target=replace_last))
+            writers[0].start()
+            writers[0].join(0.5)
+        return original(self, *query)
+
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, instances=1) for i in range(3)])
+        original = TrainingSet._rles
+        monkeypatch.setattr(TrainingSet, "_rles", disturbed)
+        pool = training_set.labelled_images()
+        writers[0].join()
+        found = [(int(pool[i].image[0, 0, 0]), len(pool[i].rles)) for i in range(3)]
+        assert found == [(0, 1), (10, 1), (20, 1)]
+        assert values(training_set) == [0, 10, 99]
 
 
 # --------------------------------------------------------------------------------------- eviction

@@ -170,15 +170,15 @@ class TrainingSet:
             WHERE EXISTS (SELECT 1 FROM instances WHERE frame = id AND confidence >= ?)
             ORDER BY recording, frame_index
         """
-        rows = self._query(query, (min_confidence,))
-        entries = [
-            (
-                self._images / file_name,
-                self._rles(frame, height, width, "confidence >= ?", min_confidence),
-                self._rles(frame, height, width, "confidence < ?", min_confidence),
-            )
-            for frame, file_name, height, width in rows
-        ]
+        with self._transaction("DEFERRED"):
+            entries = [
+                (
+                    self._images / file_name,
+                    self._rles(frame, height, width, "confidence >= ?", min_confidence),
+                    self._rles(frame, height, width, "confidence < ?", min_confidence),
+                )
+                for frame, file_name, height, width in self._query(query, (min_confidence,))
+            ]
         return SelectedPool(entries)
 
     def export_coco(self, path: Path) -> None:
@@ -188,16 +188,17 @@ class TrainingSet:
             "FROM frames ORDER BY id"
         )
         images, rles = [], {}
-        for row in self._query(query):
-            identity, file_name, height, width, recording, clip, index, stamp = row
-            extra = {
-                "recording": recording,
-                "clip_id": clip,
-                "frame_index": index,
-                "stamp_ns": stamp,
-            }
-            images.append(CocoImage(identity, file_name, height, width, extra))
-            rles[identity] = self._rles(identity, height, width)
+        with self._transaction("DEFERRED"):
+            for row in self._query(query):
+                identity, file_name, height, width, recording, clip, index, stamp = row
+                extra = {
+                    "recording": recording,
+                    "clip_id": clip,
+                    "frame_index": index,
+                    "stamp_ns": stamp,
+                }
+                images.append(CocoImage(identity, file_name, height, width, extra))
+                rles[identity] = self._rles(identity, height, width)
         write_coco(path, images, rles)
 
     def collect_garbage(self) -> None:
@@ -302,10 +303,15 @@ class TrainingSet:
             raise GboptError(f"{self._folder}: training set catalogue failed ({error})") from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Holds the write lock from its first line on: image files belong to it too."""
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        """Holds the write lock from its first line on: image files belong to it too.
+
+        Args:
+            kind: of SQLite; "DEFERRED" reads one state of the set, whatever another process writes
+                meanwhile (frames that it replaces may leave their ids to others), and never waits.
+        """
         try:
-            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(f"BEGIN {kind}")
             try:
                 yield
                 self._database.execute("COMMIT")
