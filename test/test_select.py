@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from fakes import HashFlow, make_clip, make_proposals
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from oracles import all_combinations
 
 from gbopt_ros import masks as mask_ops
@@ -17,7 +19,7 @@ from gbopt_ros.selection import select_clip
 from gbopt_ros.selection.objective import flow_loss
 from gbopt_ros.selection.select import confidence
 from gbopt_ros.selection.synthesis import background_photograph, composite
-from gbopt_ros.structures import Selection
+from gbopt_ros.structures import Image, Selection
 
 SIZE = (8, 9)
 
@@ -200,6 +202,20 @@ def test_inputs_that_do_not_fit_are_refused(broken: str) -> None:
         select_clip(
             make_clip(list(images)), proposals, backgrounds, flows, HashFlow(), SelectionConfig()
         )
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_a_synthetic_flow_that_is_not_finite_is_refused(exhaustive: bool) -> None:
+    class NanFlow(HashFlow):
+        def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+            return super().flow(first, second) * np.float32("nan")
+
+    images, masks, backgrounds, flows = random_inputs(3, 4, 4)
+    with pytest.raises(ValueError, match="not finite"):
+        select_clip(
+            make_clip(list(images)), [make_proposals(frame) for frame in masks], backgrounds,
+            flows, NanFlow(), SelectionConfig(exhaustive=exhaustive),
+        )  # fmt: skip
 
 
 def test_confidence_by_hand() -> None:

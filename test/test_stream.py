@@ -120,5 +120,11 @@ def test_what_does_not_fit_is_refused() -> None:
     other = make_clip([np.zeros((4, 4, 3), np.uint8)]).frames[0]
     with pytest.raises(ValueError, match="of size"):
         selector.add(other, make_proposals(masks[1]), backgrounds[1], flows[0])
+    damaged = flows[0].copy()
+    damaged[2, 3] = np.nan
+    selector = FixedLagSelector(HashFlow(), SelectionConfig())  # with nothing to synthesise
+    selector.add(frames[0], make_proposals(masks[0, :0]), backgrounds[0], None)
+    with pytest.raises(ValueError, match="finite"):
+        selector.add(frames[1], make_proposals(masks[1]), backgrounds[1], damaged)
     with pytest.raises(ValueError, match="lag"):
         FixedLagSelector(HashFlow(), SelectionConfig(), -1)

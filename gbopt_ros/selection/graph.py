@@ -188,6 +188,8 @@ class LayeredGraph:
             missing = [(t, int(k), int(m)) for k, m in np.argwhere(~known)]
             for (_, k, m), cost in zip(missing, self._evaluate(missing), strict=True):
                 self.edges[t][k, m] = cost
+            if not np.all(np.isfinite(self.edges[t])):
+                raise ValueError(f"edges of frame {t}: a cost is not finite")
             self.evaluated[t] = np.ones_like(known)
 
     def solve(self) -> PathResult:

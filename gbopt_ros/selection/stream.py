@@ -79,9 +79,12 @@ class FixedLagSelector:
             the cheapest path at this time.
 
         Raises:
-            ValueError: shapes do not fit, or the first frame alone must come without a flow.
+            ValueError: shapes do not fit, a flow is not finite, or the first frame alone must come
+                without one.
         """
         layers = self._graph.layers
+        if flow is not None and not np.all(np.isfinite(flow)):
+            raise ValueError("FixedLagSelector: expected a finite flow")
         if (flow is None) != (not layers):
             raise ValueError("FixedLagSelector: the first frame, and no other, has no flow")
         if layers and layers[-1].frame.size != frame.size:
