@@ -83,6 +83,29 @@ def test_versions_are_numbered_in_order(store: ModelStore, tmp_path: Path) -> No
     assert [v.version for v in store.versions()] == ["v0001", "v0002", "v9999", "v10000"]
 
 
+def test_two_learners_publish_at_once(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One takes the name that the other has chosen: both versions are published."""
+    save = model_store.save_weights
+    others: list[ModelVersion] = []
+
+    def overtaken(*args: object) -> str:
+        if not others:
+            others.append(first)
+            others[0] = publish(ModelStore(tmp_path), "v0001", 2.0)
+        return save(*args)
+
+    first = publish(store)
+    monkeypatch.setattr(model_store, "save_weights", overtaken)
+    mine = publish(store, "v0001", 3.0)
+    assert (others[0].version, mine.version) == ("v0002", "v0003")
+    assert (scale_of(others[0]), scale_of(mine)) == (2.0, 3.0)
+    assert store.current() == mine
+    assert read_weights(mine.path, PROPOSALS)[0].version == mine.manifest["version"] == "v0003"
+    assert not [path for path in listing(tmp_path) if ".new" in path]
+
+
 def test_others_may_read_a_version(store: ModelStore, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()

@@ -134,6 +134,8 @@ class ModelStore:
             (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
             os.replace(folder, self._folder / version)
         except OSError as error:
+            if (self._folder / version).exists():  # another process took the name meanwhile
+                return self.publish(network, architecture, parent, facts, config)
             raise GboptError(
                 f"{self._folder}: version {version} cannot be written ({error.strerror})"
             ) from error
