@@ -193,7 +193,8 @@ def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
     n, area = len(rles), size[0] * size[1]
     runs, sizes = _run_lengths([rle["counts"] for rle in rles])
     starts = np.cumsum(sizes) - sizes
-    if n and np.any(wrong := np.add.reduceat(runs, starts) != area):
+    wrong = (np.add.reduceat(runs, starts) != area) | (np.minimum.reduceat(runs, starts) < 0)
+    if wrong.any():
         raise ValueError(
             f"mask {int(wrong.argmax())}: counts are not a run-length encoding of a mask of {size}"
         )

@@ -123,6 +123,8 @@ def test_atoms_of_what_is_no_mask_of_the_size() -> None:
         atoms_of_rles(rles, (4, 5))
     with pytest.raises(ValueError, match="mask 0"):
         atoms_of_rles([{**rles[0], "counts": "~"}], (4, 4))
+    with pytest.raises(ValueError, match="mask 1"):  # runs of 8, -1 and 9 pixels
+        atoms_of_rles([rles[0], {**rles[0], "counts": "8O9"}], (4, 4))
 
 
 def test_union_of_masks() -> None:
