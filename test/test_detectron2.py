@@ -352,6 +352,20 @@ def test_a_region_to_ignore_is_neither_object_nor_background() -> None:
 
 
 @needs_detectron2
+def test_training_masks_are_resized_about_the_centres_of_pixels() -> None:
+    """As the image is: a mirrored mask is the mirror of the mask, not a pixel beside it."""
+    from gbopt_ros.perception.detectron2_backend import _instances
+
+    def resized(masks: torch.Tensor) -> torch.Tensor:
+        target = {"boxes": torch.zeros(3, 4), "labels": torch.ones(3), "masks": masks}
+        return _instances(target, (64, 80)).gt_masks.tensor
+
+    masks = (torch.rand((3, 48, 60), generator=torch.Generator().manual_seed(0)) < 0.5).byte()
+    assert torch.equal(resized(masks.flip(2)), resized(masks).flip(2))
+    assert torch.equal(resized(masks.flip(1)), resized(masks).flip(1))
+
+
+@needs_detectron2
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 def test_statistics_of_batch_normalisation_stay(norm: str) -> None:
     parent = tiny_detectron2(MODEL__RESNETS__NORM=norm, MODEL__BACKBONE__FREEZE_AT=0)

@@ -302,7 +302,9 @@ def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
     height, width = (int(side) for side in size)
     scale = target["boxes"].new_tensor([width / masks.shape[2], height / masks.shape[1]] * 2)
     if len(masks):
-        masks = functional.interpolate(masks[None].float(), (height, width), mode="nearest")[0]
+        masks = functional.interpolate(masks[None].float(), (height, width), mode="nearest-exact")[
+            0
+        ]
     else:
         masks = masks.new_zeros((0, height, width))
     return Instances(
