@@ -89,7 +89,10 @@ class _Assets:
 
 @dataclass
 class _Replayed:
-    """What the report needs of the replay; a few frames of it, not all."""
+    """What the report needs of the replay; a few frames of it, not all.
+
+    A frame that two clips share is the first one's, as in what is written.
+    """
 
     proposals: dict[int, Proposals] = field(default_factory=dict)
     selected: dict[int, tuple[Rle, ...]] = field(default_factory=dict)
@@ -99,8 +102,8 @@ class _Replayed:
 
     def add(self, selection: Selection, cues: Cues) -> None:
         for frame, proposals in zip(selection.frames, cues.proposals, strict=True):
-            self.proposals[frame.frame.index] = proposals
-            self.selected[frame.frame.index] = frame.rles
+            self.proposals.setdefault(frame.frame.index, proposals)
+            self.selected.setdefault(frame.frame.index, frame.rles)
         self.flow_runs += selection.flow_runs
         if len(self.strips) == _STRIP_CLIPS:
             return

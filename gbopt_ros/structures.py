@@ -200,7 +200,7 @@ class FrameSelection:
         scores: (S,) float32, network scores.
         margins: (S,) float64, min-marginals: what the best path without the mask costs more;
             a lower bound where edges of that path were not evaluated.
-        confidences: (S,) float32 in [0.5, 1], increasing in the margin.
+        confidences: (S,) float32 in [0, 1], how probable it is that a mask shows an object.
         energy: the frame's share of the clip's energy.
     """
 

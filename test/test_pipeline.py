@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ClipConfig, Config
+from gbopt_ros.demo import _Replayed
+from gbopt_ros.learning.training_set import read_replay
+from gbopt_ros.outputs import ReplayWriter
 from gbopt_ros.perception.device import has_idle_core
 from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.pipeline import Pipeline
@@ -68,10 +71,10 @@ class SquareNetworks:
         return image.min(axis=2) >= 130
 
 
-def make_pipeline(length: int = 5) -> Pipeline:
+def make_pipeline(length: int = 5, overlap: int = 0) -> Pipeline:
     networks = SquareNetworks()
     return Pipeline(
-        replace(Config(), clip=ClipConfig(length=length)),
+        replace(Config(), clip=ClipConfig(length=length, overlap=overlap)),
         proposal_network=networks,
         background_network=networks,
         flow_network=DisFlow(),
@@ -216,3 +219,22 @@ def test_a_stream_selects_what_its_clips_do() -> None:
 
     for frame in pipeline.stream(counted(), 1):
         assert taken <= frame.frame.index + 2
+
+
+def test_the_demo_measures_the_masks_that_it_writes(tmp_path: Path) -> None:
+    """A frame that two clips share keeps the decision of the first, here that of nothing."""
+    pipeline = make_pipeline(4, overlap=2)
+    replayed = _Replayed()
+    with ReplayWriter(tmp_path / "replay", "square") as writer:
+        for clip in pipeline.clips(square_frames(6)):
+            cues = pipeline.perceive(clip)
+            if clip.clip_id == 0:
+                cues.proposals[3] = make_proposals(np.zeros((0, *SIZE), bool))
+            selection = pipeline.select(clip, cues)
+            writer.add(selection)
+            replayed.add(selection, cues)
+        writer.finish()
+    written = {frame.frame_index: frame.rles for frame in read_replay(tmp_path / "replay")}
+    assert written[3] == () != written[5]
+    assert replayed.selected == written
+    assert len(replayed.proposals[3]) == 0
