@@ -53,6 +53,7 @@ _STRIP_CLIPS = 4  # clips shown in the report,
 _STRIP_FRAMES = 3  # frames of each,
 _STILLS = 6  # and stills
 _SHOWN_SCORE = 0.5  # of detections drawn on the stills
+_WRITTEN = {"replay", "store", "overlay.mp4", "report.html", "results.json"}
 _QUICK = ("learning.iterations=60",)
 _QUICK_STILLS = 40
 _QUICK_SECONDS = 40.0  # of the recording
@@ -190,7 +191,9 @@ def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any
 
 def _prepare(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / "replay").is_dir() and not (out / "results.json").is_file():
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        # `replay` alone may be the user's; the overlay is what a demo puts beside it first.
+        if "overlay.mp4" not in names or not names <= _WRITTEN:
             raise GboptError(f"{out}: holds something else than a demo; choose another --out")
         shutil.rmtree(out)
     try:

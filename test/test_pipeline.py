@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ClipConfig, Config
-from gbopt_ros.demo import _Replayed
+from gbopt_ros.demo import _prepare, _Replayed
 from gbopt_ros.learning.training_set import read_replay
 from gbopt_ros.outputs import ReplayWriter
 from gbopt_ros.perception.device import has_idle_core
@@ -238,3 +238,24 @@ def test_the_demo_measures_the_masks_that_it_writes(tmp_path: Path) -> None:
     assert written[3] == () != written[5]
     assert replayed.selected == written
     assert len(replayed.proposals[3]) == 0
+
+
+@pytest.mark.parametrize("beside", ["replay/selected.json", "results.json", "overlay.mp4"])
+def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, beside: str) -> None:
+    """`gbopt demo --out .` where `gbopt replay --out replay` has run must not empty the folder."""
+    own = tmp_path / "thesis" / "draft.txt"
+    for path in (own, tmp_path / beside):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of the user")
+    with pytest.raises(GboptError, match="something else than a demo"):
+        _prepare(tmp_path)
+    assert own.is_file() and (tmp_path / beside).is_file()
+
+
+def test_the_demo_leaves_a_replay_of_the_users_alone(tmp_path: Path) -> None:
+    (tmp_path / "replay").mkdir()
+    with pytest.raises(GboptError, match="something else than a demo"):
+        _prepare(tmp_path)
+    (tmp_path / "overlay.mp4").touch()  # a demo that was ended while it learnt
+    _prepare(tmp_path)
+    assert not any(tmp_path.iterdir())
