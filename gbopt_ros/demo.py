@@ -53,6 +53,7 @@ _STRIP_CLIPS = 4  # clips shown in the report,
 _STRIP_FRAMES = 3  # frames of each,
 _STILLS = 6  # and stills
 _SHOWN_SCORE = 0.5  # of detections drawn on the stills
+_MARK = ".gbopt-demo"  # an empty file in a folder that a demo made
 _WRITTEN = {"replay", "store", "overlay.mp4", "report.html", "results.json"}
 _QUICK = ("learning.iterations=60",)
 _QUICK_STILLS = 40
@@ -190,16 +191,18 @@ def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any
 
 
 def _prepare(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        # `replay` alone may be the user's; the overlay is what a demo puts beside it first.
-        if "overlay.mp4" not in names or not names <= _WRITTEN:
-            raise GboptError(f"{out}: holds something else than a demo; choose another --out")
-        shutil.rmtree(out)
+    """An empty folder; one that holds nothing but a demo, whole or broken off, is replaced."""
     try:
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        visible = {name for name in names if not name.startswith(".")}
+        if names and (_MARK not in names or not visible <= _WRITTEN):
+            raise GboptError(f"{out}: holds something else than a demo; choose another --out")
+        if names:
+            shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
+        (out / _MARK).touch()
     except OSError as error:
-        raise GboptError(f"{out}: cannot be created ({error.strerror})") from error
+        raise GboptError(f"{out}: cannot be used ({error.strerror})") from error
 
 
 def _evaluate(weights: Path, config: Config, assets: _Assets) -> _Evaluation:

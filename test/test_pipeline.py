@@ -253,9 +253,20 @@ def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, beside: str) -> No
 
 
 def test_the_demo_leaves_a_replay_of_the_users_alone(tmp_path: Path) -> None:
-    (tmp_path / "replay").mkdir()
+    out = tmp_path / "out"
+    (out / "replay").mkdir(parents=True)
     with pytest.raises(GboptError, match="something else than a demo"):
-        _prepare(tmp_path)
-    (tmp_path / "overlay.mp4").touch()  # a demo that was ended while it learnt
-    _prepare(tmp_path)
-    assert not any(tmp_path.iterdir())
+        _prepare(out)
+    assert (out / "replay").is_dir()
+
+
+@pytest.mark.parametrize("left", ["replay/frames", ".replay.broken-off/frames"])
+def test_a_demo_that_was_ended_is_started_again(tmp_path: Path, left: str) -> None:
+    out = tmp_path / "out"
+    _prepare(out)
+    (out / left).mkdir(parents=True)
+    _prepare(out)
+    assert not (out / left).exists()
+    (out / "again").mkdir()  # the user's own
+    with pytest.raises(GboptError, match="something else than a demo"):
+        _prepare(out)
