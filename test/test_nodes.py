@@ -23,6 +23,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from recordings import disc_frames
 from ros import Graph, ros_arguments
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 
 from gbopt_ros.config import Config, settings
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
@@ -43,7 +44,7 @@ from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.weights import PROPOSALS, WeightsInfo, save_weights
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import Frame, GboptError
 
 KINDS = {
     bool: ParameterType.PARAMETER_BOOL,
@@ -191,6 +192,56 @@ def test_deactivating_the_buffer_ends_its_clip(graph: Graph) -> None:
     graph.wait(lambda: len(clips) == 1, "the clip")
     assert clips[0].reason == ClipFrames.REASON_END
     assert list(clips[0].frame_indices) == [0]
+
+
+class Buffer:
+    """A clip buffer of its own, with a camera and the test as its selector."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.node = graph, graph.nodes["clip_buffer"]
+        graph.start()
+        self.clips = graph.observe(ClipFrames, "/clip_buffer/output/clips", LINK_QOS)
+        self._done = graph.observer.create_publisher(Header, "/selector/output/done", LINK_QOS)
+
+    def send(self, *frames: Frame) -> None:
+        for frame in frames:
+            count = self.node.facts()["received"]
+            self.graph.send(frame)
+            self.graph.wait(lambda count=count: self.node.facts()["received"] > count, "the frame")
+
+    def finish(self, frame: Frame) -> None:
+        """Let the frame go out, and say that all nodes are done with it."""
+        in_flight = self.node._in_flight
+        self.graph.wait(lambda: frame.stamp_ns in in_flight, "the frame to go out")
+        self._done.publish(make_header(frame.stamp_ns, frame.frame_id))
+        self.graph.wait(lambda: frame.stamp_ns not in in_flight, "the frame to be done")
+
+
+@pytest.fixture
+def buffer(ros_domain_id: int, request: pytest.FixtureRequest) -> Iterator[Buffer]:
+    """Parametrise indirectly with parameters."""
+    arguments = ros_arguments(None, **getattr(request, "param", {}))
+    with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
+        yield Buffer(made)
+
+
+@pytest.mark.parametrize("buffer", [{"queue": 1, "max_in_flight": 1}], indirect=True)
+def test_a_flush_of_a_busy_buffer_neither_takes_a_frames_place_nor_loses_its_own(
+    buffer: Buffer,
+) -> None:
+    frames = disc_frames(4)
+    buffer.send(frames[0])
+    buffer.graph.wait(lambda: buffer.node.facts()["in flight"] == 1, "the first frame to go out")
+    buffer.send(frames[1])
+    assert buffer.graph.call(Trigger, "/clip_buffer/flush").success
+    assert buffer.node.health.counted("dropped") == 0
+    buffer.send(frames[2])  # the newest wins, but not against the end of the clip
+    assert buffer.node.health.counted("dropped") == 1
+    buffer.finish(frames[0])
+    buffer.finish(frames[2])
+    assert buffer.graph.call(Trigger, "/clip_buffer/flush").success
+    buffer.graph.wait(lambda: len(buffer.clips) == 2, "both clips")
+    assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [2]]
 
 
 def test_without_autostart_a_node_waits(ros_domain_id: int) -> None:

@@ -103,6 +103,7 @@ class ClipBufferNode(PipelineNode):
             capacity=self.settings.queue,
             ready=self._has_room,
             on_drop=lambda arrival: self.health.count("dropped"),
+            is_kept=lambda arrival: arrival.message is None,
         )
 
     def deactivate(self) -> None:

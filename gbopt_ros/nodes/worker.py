@@ -20,6 +20,8 @@ class Worker(Generic[T]):
         capacity: items that wait at most; one more drops the oldest.
         ready: an item is taken only while this holds; `poke` says that it may have changed.
         on_drop: called with every item that is dropped.
+        is_kept: items that are never dropped and take no room from others, such as marks between
+            them; whoever puts them sees to it that they stay few.
 
     Attributes:
         dropped: items dropped so far.
@@ -34,8 +36,10 @@ class Worker(Generic[T]):
         capacity: int,
         ready: Callable[[], bool] = lambda: True,
         on_drop: Callable[[T], None] = lambda item: None,
+        is_kept: Callable[[T], bool] = lambda item: False,
     ) -> None:
         self.dropped = 0
+        self._is_kept = is_kept
         self._handle, self._failed, self._ready, self._on_drop = handle, failed, ready, on_drop
         self._capacity = capacity
         self._items: deque[T] = deque()
@@ -62,8 +66,10 @@ class Worker(Generic[T]):
             if self._closing:
                 return
             self._items.append(item)
-            while len(self._items) > self._capacity:
-                dropped.append(self._items.popleft())
+            bounded = [i for i, waiting in enumerate(self._items) if not self._is_kept(waiting)]
+            if len(bounded) > self._capacity:
+                dropped.append(self._items[bounded[0]])
+                del self._items[bounded[0]]
             self.dropped += len(dropped)
             self._changed.notify()
         for oldest in dropped:
