@@ -20,6 +20,7 @@ pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
 from diagnostic_msgs.msg import DiagnosticArray
 from networks import save_random_weights
+from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from recordings import disc_frames
 from ros import TOPIC, Graph, counts_by_stamp, ros_arguments
@@ -307,14 +308,26 @@ def test_under_load_the_newest_frames_win_and_drops_are_counted(graph: Graph) ->
     assert taken[-1] == frames[received - 1].stamp_ns
 
 
-@pytest.mark.parametrize("graph", [{"idle_timeout_s": 0.5}], indirect=True)
+@pytest.mark.parametrize(
+    "graph",
+    [{"idle_timeout_s": 600.0}, {"idle_timeout_s": 600.0, "use_sim_time": True}],
+    indirect=True,
+    ids=["wall", "a simulated clock that stands still"],
+)
 def test_a_camera_that_falls_silent_and_comes_back(graph: Graph) -> None:
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
     masks = graph.observe(SelectedMasks, MASKS)
     frames = disc_frames(10)
+
+    def end_after(seconds: float) -> None:
+        timeout = Parameter("idle_timeout_s", value=seconds)
+        assert graph.nodes["clip_buffer"].set_parameters([timeout])[0].successful
+
     graph.feed(frames[:2])
+    end_after(0.1)  # only now: a slow machine is no silent camera
     graph.wait(lambda: len(masks) == 2, "the masks of the clip that silence ended")
     assert clips[0].reason == ClipFrames.REASON_GAP
+    end_after(600.0)
     graph.feed(frames[6:])
     graph.wait(lambda: len(masks) == 6, "masks after the silence")
     assert [len(c.stamps) for c in clips] == [2, 4]

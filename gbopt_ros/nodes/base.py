@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -104,7 +105,9 @@ class PipelineNode(LifecycleNode):
         self.config = self._declare_stages(load_config(profile))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        # A simulated clock stands still with the simulation or at the end of a bag.
+        self._wall = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._wall)
 
     # What a subclass fills in.
 
@@ -189,6 +192,8 @@ class PipelineNode(LifecycleNode):
         self._entities.append(lambda: self.destroy_service(service))
 
     def timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Call back while the node is active, every so many seconds on the wall."""
+
         def when_active() -> None:
             if self.active:
                 try:
@@ -196,7 +201,7 @@ class PipelineNode(LifecycleNode):
                 except Exception as error:
                     self.report(error)
 
-        timer = self.create_timer(period_s, when_active)
+        timer = self.create_timer(period_s, when_active, clock=self._wall)
         self._entities.append(lambda: self.destroy_timer(timer))
 
     def worker(self, name: str, handle: Callable[[T], None], **options: Any) -> Worker[T]:
