@@ -298,6 +298,7 @@ def test_any_exception_fails_the_transition(
 
 
 def save_version(folder: Path, version: str) -> tuple[Path, str]:
+    folder.mkdir(exist_ok=True)
     path = folder / f"{version}.safetensors"
     info = WeightsInfo(PROPOSALS, "slim18-fpn", version)
     return path, save_weights(path, build_mask_rcnn("slim18-fpn"), info)
@@ -348,6 +349,32 @@ def test_a_sound_version_serves_and_the_old_one_comes_back(
     digest = hashlib.sha256(weights[PROPOSALS].read_bytes()).hexdigest()
     swap.announce("random", weights[PROPOSALS], digest)
     assert swap.show() == "random"
+
+
+def test_a_version_announced_while_the_node_was_not_active_serves_afterwards(
+    swap: Swap, tmp_path: Path
+) -> None:
+    node = swap.node
+    told = swap.graph.observe(ModelUpdate, "/learner/output/model_update")
+    assert node.trigger_deactivate() == SUCCESS
+    path, digest = save_version(tmp_path, "v0001")
+    swap._updates.publish(ModelUpdate(version="v0001", path=str(path), sha256=digest))
+    swap.graph.wait(lambda: len(told) == 1, "the announcement")
+    assert node.trigger_activate() == SUCCESS
+    swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version")
+    # Configured anew it has what its parameters name, and nobody announces the version again.
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    assert node.trigger_configure() == SUCCESS
+    assert node.facts()["model version"] == "random"
+    assert node.trigger_activate() == SUCCESS
+    swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version again")
+
+
+def test_a_version_of_the_same_name_but_of_another_store_serves(swap: Swap, tmp_path: Path) -> None:
+    swap.announce("v0001", *save_version(tmp_path / "a", "v0001"))
+    first = swap.node._network
+    swap.announce("v0001", *save_version(tmp_path / "b", "v0001"))  # random weights, others
+    assert swap.node._network is not first
 
 
 @pytest.mark.parametrize(

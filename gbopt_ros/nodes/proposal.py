@@ -12,10 +12,11 @@ from gbopt_ros.msg import ModelUpdate
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode, spin
 from gbopt_ros.nodes.hub import Hub
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
+from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.weights import sha256_of
-from gbopt_ros.pipeline import load_proposal_network
+from gbopt_ros.pipeline import load_proposal_network, proposal_weights
 from gbopt_ros.structures import GboptError, ProposalNetwork
 
 _SMOKE_FRAMES = 2  # that a new network must get through before it serves
@@ -37,14 +38,19 @@ class ProposalNode(FrameNode):
 
     def load(self) -> None:
         self._network: ProposalNetwork = load_proposal_network(self.config)
+        self._sha256 = sha256_of(proposal_weights(self.config))
         self._output = self.output("~/output/proposals", PROPOSALS, LINK_QOS)
-        self.subscription(
-            ModelUpdate, "~/input/model_update", LATCHED_QOS, lambda m: self._updates.put(m)
-        )
 
     def activate(self) -> None:
         super().activate()
-        self._updates = self.worker("update", self._exchange, capacity=1)
+        updates: Worker[Any] = self.worker("update", self._exchange, capacity=1)
+        # Subscribed to anew, for the latched announcement of a time when the node was not active.
+        self._announcements = self.create_subscription(
+            ModelUpdate, "~/input/model_update", updates.put, LATCHED_QOS
+        )
+
+    def deactivate(self) -> None:
+        self.destroy_subscription(self._announcements)
 
     def process(self, image: Stamped[Any]) -> None:
         network = self._network
@@ -62,7 +68,7 @@ class ProposalNode(FrameNode):
         self._recent.clear()
 
     def _exchange(self, update: Any) -> None:
-        if update.version == self._network.version:
+        if (update.version, update.sha256) == (self._network.version, self._sha256):
             return
         try:
             network = self._load(update)
@@ -74,6 +80,7 @@ class ProposalNode(FrameNode):
             )
             return
         before, self._network = self._network.version, network
+        self._sha256 = update.sha256
         self.health.count("updates")
         self.health.recover()
         self.get_logger().info(f"model {network.version} serves now, {before} served before")
