@@ -88,6 +88,9 @@ def test_a_graph_that_cannot_start_says_why(
     [
         (["--rate", "0"], "--rate: expected a positive number"),
         (["--loop", "-1"], "--loop: expected 0 or more"),
+        (["--patience", "nan"], "--patience: expected a positive number"),
+        (["--to", "bad topic"], "'}': 'bad topic'\n"),
+        (["--namespace", "9"], "starts with a number: '/9'\n"),
         (["--patience", "0.3"], "nobody subscribes to /camera/image_raw"),
     ],
 )

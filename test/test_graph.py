@@ -422,6 +422,13 @@ def test_lockstep_says_when_nobody_finishes_frames(ros_domain_id: int) -> None:
             player.close()
 
 
+def test_lockstep_goes_past_a_frame_that_repeats_a_stamp(graph: Graph) -> None:
+    frames = disc_frames(3)
+    masks = graph.observe(SelectedMasks, MASKS)
+    play(graph, [frames[0], frames[1], frames[1], frames[2]])
+    graph.wait(lambda: len(masks) == 3, "the masks")
+
+
 def test_looped_stamps_go_on() -> None:
     frames = disc_frames(3)
     stamps = [frame.stamp_ns for frame in looped(frames, 2)]

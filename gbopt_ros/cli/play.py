@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
         raise GboptError(f"--rate: expected a positive number, got {args.rate}")
     if args.loop < 0:
         raise GboptError(f"--loop: expected 0 or more, got {args.loop}")
+    if not 0 < args.patience < float("inf"):
+        raise GboptError(f"--patience: expected a positive number, got {args.patience}")
     source = source_from_args(args, args.source)
 
     from gbopt_ros.nodes.player import looped, player

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import rclpy
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -88,7 +89,7 @@ class Player:
             self._selected.clear()
         sent: set[int] = set()
         count = 0
-        first_ns: int | None = None
+        first_ns = last_ns = None
         start = time.monotonic()
         for frame in frames:
             first_ns = frame.stamp_ns if first_ns is None else first_ns
@@ -101,11 +102,13 @@ class Player:
             )
             sent.add(frame.stamp_ns)
             count += 1
-            if self._lockstep:
+            # A frame that repeats the stamp before it is none to the graph, as in a replay.
+            if self._lockstep and frame.stamp_ns != last_ns:
                 self._wait(
                     partial(self._done.__contains__, frame.stamp_ns),
                     f"the graph did not finish frame {frame.index}: are all nodes active?",
                 )
+            last_ns = frame.stamp_ns
             published(frame)
         if self._lockstep and sent:
             self._finish(sent)
@@ -147,14 +150,23 @@ class Player:
 
 @contextmanager
 def player(topic: str, **options: Any) -> Iterator[Player]:
-    """A player in a ROS context of its own; the arguments are those of `Player`."""
+    """A player in a ROS context of its own; the arguments are those of `Player`.
+
+    Raises:
+        GboptError: topic or namespace are no names in ROS.
+    """
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
-    playing = Player(topic, context=context, **options)
     try:
-        yield playing
+        playing = Player(topic, context=context, **options)
+        try:
+            yield playing
+        finally:
+            playing.close()
+    except NameValidationException as error:
+        # Its last line points into the line before.
+        raise GboptError(" ".join(str(error).split()).rstrip(" ^")) from error
     finally:
-        playing.close()
         context.try_shutdown()
 
 
