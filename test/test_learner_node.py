@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 import torch
 from detectron2_networks import needs_detectron2, tiny_detectron2, write_config
 from networks import save_random_weights
+from rclpy.lifecycle import TransitionCallbackReturn
 from recordings import disc_frames
 from ros import TOPIC, Graph, ros_arguments
 from std_srvs.srv import Trigger
@@ -32,7 +34,9 @@ from gbopt_ros.nodes.graph import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
 from gbopt_ros.perception.weights import PROPOSALS, sha256_of
+from gbopt_ros.structures import Frame
 
+SUCCESS = TransitionCallbackReturn.SUCCESS
 UPDATE, PROGRESS = "/learner/output/model_update", "/learner/output/progress"
 
 
@@ -80,9 +84,13 @@ def graph(
 
 
 def play(graph: Graph, count: int) -> None:
+    play_frames(graph, disc_frames(count))
+
+
+def play_frames(graph: Graph, frames: Sequence[Frame]) -> None:
     player = Player(TOPIC, lockstep=True, context=graph.context)
     try:
-        player.play(disc_frames(count))
+        player.play(frames)
     finally:
         player.close()
 
@@ -142,6 +150,25 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
     assert {m.model_version for m in masks[-4:]} == {first}
     reply = graph.call(Trigger, "/learner/rollback")
     assert not reply.success and "nothing to roll back" in reply.message
+
+
+def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
+    graph: Graph, tmp_path: Path
+) -> None:
+    """Its frames and clips count from 0 again, which makes them a recording of their own."""
+    learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    play(graph, 8)
+    graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
+    assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
+    later = [replace(frame, stamp_ns=frame.stamp_ns + 10**11) for frame in disc_frames(8)]
+    play_frames(graph, later)
+    graph.wait(lambda: learner.health.counted("clips stored") == 4, "all clips to be stored")
+    graph.wait(lambda: len(masks) == 16, "all masks")
+    assert [m.frame_index for m in masks] == [*range(8), *range(8)]
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        assert len(stored) == sum(bool(m.masks) for m in masks)
+        assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
 
 def test_a_version_that_the_gate_refuses_is_not_announced(

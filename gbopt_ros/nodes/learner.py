@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ class LearnerNode(PipelineNode):
         self.service(Trigger, "~/rollback", self._on_rollback)
 
     def activate(self) -> None:
-        # The name of the recording in the training set; frame indices start again at 0.
-        self._session = time.strftime("live-%Y%m%dT%H%M%S")
+        self._session = _new_session()
+        self._last_index = -1  # of a frame with masks
         self._images: OrderedDict[int, Stamped[Image]] = OrderedDict()
         self._frames: dict[int, list[_Labelled]] = {}  # clip: its frames so far
         self._expected: dict[int, int] = {}  # clip: frames that its status told of
@@ -147,9 +148,20 @@ class LearnerNode(PipelineNode):
         image = self._images.pop(stamp_ns(masks.header.stamp), None)
         if image is None:
             self.health.count("masks without image")
+        if masks.frame_index <= self._last_index:
+            self._begin_again()
+        self._last_index = masks.frame_index
         frames = self._frames.setdefault(masks.clip_id, [])
         frames.append((masks, image.value if image is not None else None))
         self._hand_over()
+
+    def _begin_again(self) -> None:
+        """The clip buffer was started again: its frames and clips count from 0."""
+        for clip, frames in sorted(self._frames.items()):
+            self._expected.pop(clip, None)
+            self._storing.put((self._session, frames))
+        self._frames.clear()
+        self._session = _new_session()
 
     def _on_status(self, status: Any) -> None:
         """It may overtake the masks that it sums up: they come on another topic."""
@@ -167,13 +179,14 @@ class LearnerNode(PipelineNode):
             frames = self._frames.pop(clip, [])
             self._expected.pop(clip, None)
             if frames:
-                self._storing.put(frames)
+                self._storing.put((self._session, frames))
 
-    def _add_clip(self, frames: list[_Labelled]) -> None:
+    def _add_clip(self, clip: tuple[str, list[_Labelled]]) -> None:
+        session, frames = clip
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder, self._training_set() as collected:
             selected = [
-                self._selected_frame(masks, image, Path(folder))
+                self._selected_frame(session, masks, image, Path(folder))
                 for masks, image in frames
                 if image is not None and masks.masks
             ]
@@ -188,13 +201,15 @@ class LearnerNode(PipelineNode):
             self._clips_since = 0
             self._training.put("after new clips")
 
-    def _selected_frame(self, masks: Any, image: Image, folder: Path) -> SelectedFrame:
+    def _selected_frame(
+        self, session: str, masks: Any, image: Image, folder: Path
+    ) -> SelectedFrame:
         path = folder / f"{masks.frame_index}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality):
             raise GboptError(f"{path}: cannot be written; is the disk full?")
         return SelectedFrame(
-            recording=self._session,
+            recording=session,
             clip_id=masks.clip_id,
             frame_index=masks.frame_index,
             stamp_ns=stamp_ns(masks.header.stamp),
@@ -318,6 +333,14 @@ class LearnerNode(PipelineNode):
                 message=message,
             )
         )
+
+
+def _new_session() -> str:
+    """A name for a recording in the training set, in which a frame's index names it.
+
+    The clock of a robot may stand at the same time at every start.
+    """
+    return f"live-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
