@@ -71,6 +71,7 @@ def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) 
         (["--ros-args", "-p", "clip.overlap:=99"], "ClipConfig.overlap: expected less than length"),
         (["--ros-args", "-p", "selection.k:=0"], "selection.k"),
         (["--ros-args", "-p", "selection.k:=many"], "selection.k"),
+        (["--ros-args", "--params-file", "none.yaml"], "Couldn't parse params file"),
     ],
 )
 def test_a_graph_that_cannot_start_says_why(
@@ -80,6 +81,17 @@ def test_a_graph_that_cannot_start_says_why(
     _, log = graph.communicate(timeout=60)
     assert graph.returncode == 1
     assert complaint in log
+    assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
+    assert "Traceback" not in log
+
+
+def test_a_learner_that_is_ended_while_it_starts_ends_quietly(
+    ros_domain_id: int, tmp_path: Path
+) -> None:
+    """The graph cannot start and ends the learner, which is still importing its modules."""
+    arguments = ["--set", "proposal.weights=none", "--ros-args", "-p", f"store:={tmp_path}"]
+    _, log = gbopt("run", *arguments).communicate(timeout=60)
+    assert "none: no such weights file" in log
     assert "Traceback" not in log
 
 

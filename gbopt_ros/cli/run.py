@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> None:
         camera = ["-r", f"{CAMERA[0]}:{CAMERA[1]}:={args.camera}"]
         learner = None
         if not args.no_learner:
-            command = [sys.executable, "-m", "gbopt_ros.nodes.learner", "--ros-args"]
-            learner = subprocess.Popen([*command, *common, *args.ros_args])
+            learner = _start_learner([*common, *args.ros_args])
         try:
             status = graph.main(["--ros-args", *common, *camera, *args.ros_args])
         finally:
@@ -61,8 +60,18 @@ def run(args: argparse.Namespace) -> None:
         raise GboptError("the graph did not start; the log above says why")
 
 
+def _start_learner(ros_arguments: list[str]) -> subprocess.Popen[bytes]:
+    """A Ctrl-C, which the terminal sends to both, must not meet it while it imports its modules."""
+    command = [sys.executable, "-m", "gbopt_ros.nodes.learner", "--ros-args", *ros_arguments]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, until the node handles it
+    try:
+        return subprocess.Popen(command)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     try:
         process.wait(_PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -386,8 +386,14 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
     """
     given = list(sys.argv if arguments is None else arguments)
     wiring = [argument for name in NODES for argument in remap_arguments(name)]
-    # rclpy's own handlers would end the middleware before the nodes could say goodbye.
-    rclpy.init(args=[*given, "--ros-args", *wiring], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        # rclpy's own handlers would end the middleware before the nodes could say goodbye.
+        rclpy.init(
+            args=[*given, "--ros-args", *wiring], signal_handler_options=SignalHandlerOptions.NO
+        )
+    except RuntimeError as error:  # what follows --ros-args is malformed, or names no file
+        get_logger("gbopt_ros").fatal(str(error))
+        return 1
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
