@@ -32,7 +32,7 @@ from gbopt_ros.masks import decode
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
 from gbopt_ros.nodes.clip_stream import ClipStream
 from gbopt_ros.nodes.graph import compose
-from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
 from gbopt_ros.nodes.player import Player, looped
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.sources.images import image_from_message
@@ -283,6 +283,22 @@ def test_an_unknown_target_changes_nothing(graph: Graph) -> None:
     assert not reply.success and "mode 9" in reply.message
 
 
+@pytest.mark.parametrize("graph", [{"max_buffered_frames": 4, "clip.length": 6}], indirect=True)
+def test_a_clip_that_the_selector_cannot_hold_is_told_in_the_log(
+    graph: Graph, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph.feed(disc_frames(5))
+    graph.send(disc_frames(6)[5])
+    said = ""
+
+    def is_told() -> bool:
+        nonlocal said
+        said += "".join(capfd.readouterr())
+        return "a clip of 6 frames does not fit max_buffered_frames (4)" in said
+
+    graph.wait(is_told, "the complaint")
+
+
 @pytest.mark.parametrize("graph", [{"queue": 1, "max_in_flight": 1}], indirect=True)
 def test_under_load_the_newest_frames_win_and_drops_are_counted(graph: Graph) -> None:
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
@@ -365,13 +381,17 @@ def test_an_image_that_cannot_be_decoded_is_skipped_and_counted(graph: Graph) ->
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
     frames = disc_frames(5)
     broken = Image(height=96, width=128, encoding="rgb8", step=384)
+    early = encode_image(Stamped(make_header(-1, "camera"), frames[2].image))
+    buffer = graph.nodes["clip_buffer"]
     graph.feed(frames[:2])
-    graph.camera().publish(broken)
-    graph.wait(lambda: graph.nodes["clip_buffer"].health.counted("dropped") == 1, "the skip")
+    for count, message in enumerate((broken, early), start=1):
+        graph.camera().publish(message)
+        graph.wait(lambda count=count: buffer.health.counted("dropped") == count, "the skip")
     graph.feed(frames[3:])
     graph.wait(lambda: len(clips) == 1, "the clip")
-    assert list(clips[0].frame_indices) == [0, 1, 3, 4]
-    assert clips[0].dropped == 1
+    assert list(clips[0].frame_indices) == [0, 1, 4, 5]
+    assert clips[0].dropped == 2
+    assert buffer.health.counted("failures") == 0
 
 
 def test_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) -> None:

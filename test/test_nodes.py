@@ -133,8 +133,8 @@ def test_parameters_change_while_the_node_runs(graph: Graph) -> None:
     graph.start()
     assert set_parameter(graph, "selector", "selection.k", integer_value=2).successful
     assert graph.nodes["selector"].config.selection.k == 2
-    assert set_parameter(graph, "clip_buffer", "queue", integer_value=7).successful
-    assert graph.nodes["clip_buffer"].settings.queue == 7
+    assert set_parameter(graph, "clip_buffer", "max_in_flight", integer_value=7).successful
+    assert graph.nodes["clip_buffer"].settings.max_in_flight == 7
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,7 @@ def test_parameters_change_while_the_node_runs(graph: Graph) -> None:
         ("clip_buffer", "clip.overlap", {"integer_value": 4}, "less than length, 4"),
         ("proposal", "proposal.weights", {"string_value": "other"}, "read-only"),
         ("proposal", "device", {"string_value": "cuda"}, "read-only"),
+        ("clip_buffer", "queue", {"integer_value": 7}, "read-only"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(

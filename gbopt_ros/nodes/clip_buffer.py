@@ -43,7 +43,9 @@ class ClipBufferSettings(NodeSettings):
     image_transport: str = setting(
         "raw", "of the camera topic", choices=tuple(TRANSPORTS), fixed=True
     )
-    queue: int = setting(1, "frames that wait until the networks are free; newest win", low=1)
+    queue: int = setting(
+        1, "frames that wait until the networks are free; newest win", low=1, fixed=True
+    )
     max_in_flight: int = setting(
         4, "frames that the networks work on at a time; further ones wait", low=1, high=16
     )
@@ -166,7 +168,11 @@ class ClipBufferNode(PipelineNode):
             self._publish_clips(self._cutter.flush(arrival.end), arrival.received_ns)
             return
         start = time.monotonic()
+        header = arrival.message.header
+        stamp = stamp_ns(header.stamp)
         try:
+            if stamp < 0:
+                raise GboptError(f"stamp {stamp} ns: expected 0 or later")
             image = self._decode(arrival.message)
         except GboptError as error:
             self.health.count("dropped")
@@ -176,8 +182,6 @@ class ClipBufferNode(PipelineNode):
                 f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
             )
             return
-        header = arrival.message.header
-        stamp = stamp_ns(header.stamp)
         repeats = self._cutter.dropped
         clips = self._cutter.push(Frame(image, stamp, arrival.index, header.frame_id))
         # The end of a clip goes out before the frame that it ends with, see `SelectorNode`.

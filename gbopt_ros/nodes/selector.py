@@ -52,7 +52,9 @@ from gbopt_ros.structures import FrameSelection, Selection
 class SelectorSettings(NodeSettings):
     """Parameters of the selector itself."""
 
-    queue: int = setting(2, "clips that wait for their selection, frames apart; newest win", low=1)
+    queue: int = setting(
+        2, "clips that wait for their selection, frames apart; newest win", low=1, fixed=True
+    )
     max_buffered_frames: int = setting(
         96, "frames held at most: two clips and what is in flight", low=4, fixed=True
     )
@@ -142,12 +144,20 @@ class SelectorNode(PipelineNode):
     def _on_clip(self, message: Any) -> None:
         age = (time.time_ns() - stamp_ns(message.received)) / 1e9
         if age > self.settings.stall_timeout_s:  # it was announced to a selector that is no more
+            self.get_logger().info(
+                f"clip {message.clip_id} ended {age:.0f} s ago and is left out; if all are, the "
+                "clocks of two machines disagree",
+                throttle_duration_sec=60.0,
+            )
             return
         if len(message.stamps) > self.settings.max_buffered_frames:
-            self.health.fail(
+            complaint = (
                 f"a clip of {len(message.stamps)} frames does not fit max_buffered_frames "
-                f"({self.settings.max_buffered_frames})"
+                f"({self.settings.max_buffered_frames}): shorten clip.length, or start selector "
+                "and learner with more"
             )
+            self.health.fail(complaint)
+            self.get_logger().error(complaint, throttle_duration_sec=60.0)
         self._announced[message.clip_id] = time.monotonic()
         self._assembly.add_clip(message)
 
