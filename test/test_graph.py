@@ -370,6 +370,21 @@ def test_a_stamp_that_comes_again_after_a_jump_is_another_frame(graph: Graph) ->
     assert [m.frame_index for m in masks] == [0, 1, 2, 3, 4]
 
 
+def test_a_recording_that_begins_again_is_selected_again(graph: Graph) -> None:
+    """With other pictures under the same stamps, as after the reset of a simulation."""
+    frames = disc_frames(4)
+    blank = [replace(frame, image=np.full_like(frame.image, 90)) for frame in frames]
+    masks = graph.observe(SelectedMasks, MASKS)
+    overlays = graph.observe(Image, "/selector/debug/overlay")
+    for count, recording in enumerate((frames, blank, frames), start=1):
+        play(graph, recording)
+        graph.wait(lambda count=count: len(masks) == len(overlays) == 4 * count, "the masks")
+    assert counts_by_stamp(masks[:4]) == counts_by_stamp(masks[8:])
+    # The corner, where no mask is, shows which picture was selected on.
+    corners = [image_from_message(overlay)[0, 0].tolist() for overlay in overlays]
+    assert corners[:4] == corners[8:] != corners[4:8]
+
+
 @pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
 def test_publishers_of_either_reliability(graph: Graph, reliability: ReliabilityPolicy) -> None:
     masks = graph.observe(SelectedMasks, MASKS)

@@ -82,6 +82,7 @@ class ClipAssembly:
         self._waiting: OrderedDict[int, int | None] = OrderedDict()  # frame: whose flow it needs
         self._clips: list[Any] = []
         self._clips_so_far: OrderedDict[int, Any] = OrderedDict()  # by the stamp of their end
+        self._taken: tuple[int, set[int]] = -1, set()  # the last clip that was complete, its stamps
         self._last: Stamped[Image] | None = None
         self._sync = make_synchroniser(3, _SYNCHRONISED, self._add_cues)
 
@@ -109,15 +110,26 @@ class ClipAssembly:
     def add_clip(self, message: Any) -> None:
         """Announce a clip; its frames are before, after or on their way."""
         with self._lock:
+            self._let_go_of_namesake(message)
             self._clips.append(message)
         self._check()
 
     def add_begun_clip(self, message: Any) -> None:
         """Announce a clip up to a frame that is on its way, and that does not end it."""
         with self._lock:
+            self._let_go_of_namesake(message)
             self._clips_so_far[stamp_ns(message.header.stamp)] = message
             while len(self._clips_so_far) > self._capacity:
                 self._clips_so_far.popitem(last=False)
+
+    def _let_go_of_namesake(self, message: Any) -> None:
+        """Where stamps begin again, a frame of the last clip is not the one that is on its way."""
+        clip_id, stamps = self._taken
+        stamp = stamp_ns(message.header.stamp)
+        if message.clip_id != clip_id and stamp in stamps:
+            stamps.remove(stamp)
+            self._frames.pop(stamp, None)
+            self._flows.pop(stamp, None)
 
     def _add_cues(
         self,
@@ -181,6 +193,7 @@ class ClipAssembly:
         while next(iter(self._frames)) != first:
             stamp, _ = self._frames.popitem(last=False)
             self._flows.pop(stamp, None)
+        self._taken = message.clip_id, {stamp_ns(stamp) for stamp in message.stamps}
         return self._cues(message, is_whole=True)
 
     def _cues(self, message: Any, *, is_whole: bool) -> ClipCues:
