@@ -20,10 +20,12 @@ from gbopt_ros.nodes.wiring import CAMERA, NODES, remap_arguments
 from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS
 from gbopt_ros.structures import Frame
 
-PATIENCE_S = 60.0
-_DISCOVERY_S = 0.2  # until a server can answer a client that knows it already
+PATIENCE_S = 120.0  # five processes that start at once on a busy machine take most of a minute
 TOPIC = "camera/image_raw"
-SETTINGS = {"clip.length": 4, "selection.k": 4}
+# A slow machine must not look like a silent camera or a dead network.
+SETTINGS = {
+    "clip.length": 4, "selection.k": 4, "idle_timeout_s": 600.0, "stall_timeout_s": PATIENCE_S
+}  # fmt: skip
 
 
 def ros_arguments(weights: dict[str, Path] | None, **parameters: Any) -> list[str]:
@@ -127,11 +129,13 @@ class Graph:
             self.wait(lambda: buffer.facts()["in flight"] == 0, "the frame to be done")
 
     def call(self, service_type: Any, name: str, **request: Any) -> Any:
-        """The response of a service."""
+        """The response of a service of this context.
+
+        A server in another process may not know the client yet, and drop its answer.
+        """
         client = self.observer.create_client(service_type, name)
         try:
             self.wait(client.service_is_ready, f"service {name}")
-            time.sleep(_DISCOVERY_S)
             future = client.call_async(service_type.Request(**request))
             self.wait(future.done, f"the answer of {name}")
             return future.result()

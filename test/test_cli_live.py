@@ -55,12 +55,12 @@ def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) 
             assert player.returncode == 0
             assert said == "6 frames published on robot_camera, 0 undecodable ones skipped\n"
             observing.wait(lambda: len(masks) == 6, "the masks")
+            observing.wait((store / "training").is_dir, "the learner beside the graph")
     finally:
         graph.send_signal(signal.SIGINT)
         _, log = graph.communicate(timeout=30)
     assert graph.returncode == 0, log
     assert "Traceback" not in log
-    assert (store / "training").is_dir(), "the learner ran beside the graph"
     assert ModelStore(store).current() is None
 
 

@@ -29,7 +29,7 @@ from std_srvs.srv import Trigger
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
-from gbopt_ros.nodes.base import LATCHED_QOS
+from gbopt_ros.nodes.base import LINK_QOS
 from gbopt_ros.nodes.graph import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
@@ -37,6 +37,7 @@ from gbopt_ros.perception.weights import PROPOSALS, sha256_of
 from gbopt_ros.structures import Frame
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
+# To observe them with LINK_QOS, which misses nothing of what follows in a hurry.
 UPDATE, PROGRESS = "/learner/output/model_update", "/learner/output/progress"
 
 
@@ -102,7 +103,7 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
     store = ModelStore(tmp_path / "store")
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
-        graph.observe(TrainingProgress, PROGRESS, LATCHED_QOS),
+        graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
     )
     masks = graph.observe(SelectedMasks, "/selector/output/masks")
     proposal, learner = graph.nodes["proposal"], graph.nodes["learner"]
@@ -136,15 +137,14 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
     assert published is not None and published.version == "v0001"
     assert updates[0].sha256 == sha256_of(published.path)
     assert updates[0].parent == first and updates[0].cause == ModelUpdate.CAUSE_TRAINED
-    states = [p.state for p in progress]
-    assert TrainingProgress.STATE_TRAINING in states
-    assert states[-1] == TrainingProgress.STATE_PUBLISHED
+    graph.wait(lambda: progress[-1].state == TrainingProgress.STATE_PUBLISHED, "the end")
+    assert TrainingProgress.STATE_TRAINING in [p.state for p in progress]
     assert max(p.iteration for p in progress) == 2
 
     reply = graph.call(Trigger, "/learner/rollback")
     assert reply.success and first in reply.message
     graph.wait(lambda: proposal.facts()["model version"] == first, "the old network")
-    assert updates[-1].cause == ModelUpdate.CAUSE_ROLLBACK
+    graph.wait(lambda: updates[-1].cause == ModelUpdate.CAUSE_ROLLBACK, "the announcement")
     play(graph, 4)
     graph.wait(lambda: len(masks) == sent + 4, "masks after the rollback")
     assert {m.model_version for m in masks[-4:]} == {first}
@@ -180,7 +180,7 @@ def test_a_version_that_the_gate_refuses_is_not_announced(
     monkeypatch.setattr(rounds, "check_losses", lambda losses: GateDecision(False, "too bad"))
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
-        graph.observe(TrainingProgress, PROGRESS, LATCHED_QOS),
+        graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
     )
     play(graph, 4)
     graph.wait(lambda: graph.nodes["learner"].health.counted("clips stored") == 1, "the clip")
@@ -218,7 +218,7 @@ def test_deactivating_breaks_the_training_off(
         arguments,
     ) as made:
         made.start()
-        progress = made.observe(TrainingProgress, PROGRESS, LATCHED_QOS)
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
         learner = made.nodes["learner"]
         play(made, 4)
         made.wait(lambda: learner.health.counted("clips stored") == 1, "the clip")
@@ -238,8 +238,8 @@ def test_killed_while_it_trains_and_started_again(
     with ExitStack() as started:
 
         def start(iterations: int) -> subprocess.Popen[bytes]:
-            parameters = learning(store, **{"learning.iterations": iterations})
-            arguments = ros_arguments(weights, **parameters)
+            changes = {"train_every_clips": 1, "learning.iterations": iterations}
+            arguments = ros_arguments(weights, **learning(store, **changes))
             command = [sys.executable, "-m", "gbopt_ros.nodes.learner", *arguments]
             process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
             started.callback(process.wait)
@@ -250,19 +250,24 @@ def test_killed_while_it_trains_and_started_again(
             Graph(ros_domain_id, lambda context: compose(context=context), ros_arguments(weights))
         )
         made.start()
-        topics = ("/clip_buffer/output/image", "/selector/output/masks", "/selector/output/status")
-        others = {topic: made.observer.count_subscribers(topic) for topic in topics}
         first = start(iterations=10_000)
-        progress = made.observe(TrainingProgress, PROGRESS, LATCHED_QOS)
-        # Before it listens it misses what it is sent, and the only clip is not sent twice.
-        made.wait(lambda: progress and progress[-1].state == TrainingProgress.STATE_IDLE, "it")
-        for topic in topics:
-            made.wait(
-                lambda name=topic: made.observer.count_subscribers(name) > others[name],
-                f"the learner to listen to {topic}",
-            )
-        play(made, 4)
-        made.wait(lambda: made.call(Trigger, "/learner/train").success, "training to start")
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        updates = made.observe(ModelUpdate, UPDATE, LINK_QOS)
+
+        def play_until_it_trains(iterations: int) -> None:
+            """It misses what is sent before it listens: clips go on until it has heard one."""
+
+            def told() -> set[int]:
+                return {p.state for p in progress if p.iterations == iterations}
+
+            def step() -> bool:
+                play(made, 4)
+                return bool(told() - {TrainingProgress.STATE_IDLE})
+
+            made.wait(lambda: bool(told()), "a learner that is active")
+            made.wait(step, "training to start")
+
+        play_until_it_trains(10_000)
         made.wait(lambda: any(p.iteration for p in progress), "the first step")
         first.kill()
         first.wait()
@@ -272,9 +277,7 @@ def test_killed_while_it_trains_and_started_again(
         assert kept > 0
 
         second = start(iterations=2)
-        updates = made.observe(ModelUpdate, UPDATE)
-        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_IDLE, "the second learner")
-        assert made.call(Trigger, "/learner/train").success
+        play_until_it_trains(2)
         made.wait(lambda: len(updates) >= 1, "a version")
         second.send_signal(signal.SIGINT)
         assert second.wait(20) == 0
