@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import sys
 import time
@@ -27,13 +26,12 @@ from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks, inputs
 from stored import Stored, digest
 from tabletop import Tabletop, bundled, cores, few, rendered
 from tqdm import tqdm
-from training import Cell, Result, folder_of, run_cells, seeds_of, single_threaded
+from training import Cell, Result, exit_status, folder_of, run_cells, seeds_of
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.files import write_text
 from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource
-from gbopt_ros.structures import GboptError
 
 _QUICK = ("learning.iterations=1", "learning.batch_size=4", "clip.length=8")
 
@@ -64,18 +62,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if args.quick:
         args.seeds, args.set = [0], [*args.set, *_QUICK]
     return args
-
-
-def main() -> int:
-    args = parse_arguments()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    single_threaded()
-    try:
-        run(args)
-    except GboptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def run(args: argparse.Namespace) -> None:
@@ -194,4 +180,4 @@ def write_tables(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(run, parse_arguments()))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import sys
 import time
@@ -31,7 +30,7 @@ from rows import TrainingMasks, digest_of_pool, inputs_of, open_pool
 from stored import Stored, digest_of_files
 from tabletop import Stills, cores
 from tqdm import tqdm
-from training import Cell, Result, folder_of, run_cells, seeds_of, single_threaded
+from training import Cell, Result, exit_status, folder_of, run_cells, seeds_of
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.files import write_text
@@ -46,7 +45,7 @@ from gbopt_ros.sources import open_source
 from gbopt_ros.sources.clips import cut_clips
 from gbopt_ros.sources.coco import CocoDataset, CocoImage, load_coco_dir
 from gbopt_ros.sources.davis import load_davis
-from gbopt_ros.structures import GboptError, Image, Rle
+from gbopt_ros.structures import Image, Rle
 
 LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
 ROWS = ("before", "control", "ours")
@@ -221,17 +220,5 @@ def picture(judged: CocoDataset, image: CocoImage, rows: dict[str, list[Result]]
     )
 
 
-def main() -> int:
-    args = parse_arguments()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    single_threaded()
-    try:
-        run(args)
-    except GboptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(run, parse_arguments()))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import multiprocessing
 import queue
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -166,6 +169,18 @@ def _run_in_processes(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def exit_status(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run a benchmark in one thread; what stops it is one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    single_threaded()
+    try:
+        run(args)
+    except GboptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def folder_of(out: Path) -> Path:
