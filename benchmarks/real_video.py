@@ -127,7 +127,10 @@ def select(folders: Sequence[Path], config: Config, stored: Stored) -> TrainingM
     """The masks selected in the beginning of every sequence, as a training set."""
     networks = [sha256_of(weights(config)) for weights in (proposal_weights, background_weights)]
     learning = config.learning
-    stages = [config.clip, config.proposal, config.background, config.flow, config.selection]
+    stages = [
+        getattr(config, stage)
+        for stage in ("clip", "proposal", "background", "flow", "selection", "outline")
+    ]
     inputs = [[digest_of_files(folder) for folder in folders], LEARNT, networks, stages]
     folder = stored.path("set", [inputs, learning.max_bytes, learning.policy])
     if not folder.exists():

@@ -18,7 +18,7 @@ from stored import Stored, digest_of_pool, digest_of_stills
 from tabletop import Recording, Stills, Tabletop
 from tqdm import tqdm
 
-from gbopt_ros.config import Config, SelectionConfig
+from gbopt_ros.config import Config, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.learning.training_set import SelectedFrame, SelectedPool, TrainingSet, read_replay
 from gbopt_ros.masks import boxes_xyxy
@@ -49,7 +49,7 @@ LABELS = {
     "L_p": "L_I + constraint + L_F + L_p",
 }
 ROWS = tuple(LABELS)[:8]
-TERMS = tuple(LABELS)[8:]  # the paper's Table 4
+TERMS = tuple(LABELS)[8:]  # the paper's Table 4, outlines as proposed
 CHOOSING = ("threshold", "tracklets")  # rows with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
@@ -167,10 +167,13 @@ class MaskMaker:
     def _selected(self, row: str) -> TrainingMasks:
         """Ours, by the replay that `gbopt replay` does."""
         config = replace(self._config, selection=selection_of(row, self._config.selection))
+        if row in TERMS:
+            config = replace(config, outline=OutlineConfig(method="network"))
         inputs = {
             "recording": self._tabletop.train.digest,
             "networks": self._networks(config),
             "selection": config.selection,
+            "outline": config.outline,
         }
         folder = self._stored.path("replay", inputs)
         if not folder.exists():

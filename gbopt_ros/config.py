@@ -279,6 +279,17 @@ class SelectionConfig(Stage):
 
 
 @dataclass(frozen=True)
+class OutlineConfig(Stage):
+    """Where selected masks end."""
+
+    method: str = setting(
+        "grabcut",
+        "grabcut: drawn anew on the image; network: as they were proposed (paper)",
+        choices=("grabcut", "network"),
+    )
+
+
+@dataclass(frozen=True)
 class TrackConfig(Stage):
     """Linking the selected masks of a recording to tracks, for the DAVIS metrics."""
 
@@ -451,6 +462,7 @@ class Config(Stage):
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    outline: OutlineConfig = field(default_factory=OutlineConfig)
     tracks: TrackConfig = field(default_factory=TrackConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -24,7 +24,7 @@ from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.streams import ThreeStreams
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
-from gbopt_ros.selection import FixedLagSelector, select_clip
+from gbopt_ros.selection import FixedLagSelector, redraw_outlines, select_clip, with_outlines
 from gbopt_ros.sources.ahead import one_ahead
 from gbopt_ros.sources.clips import cut_clips, interruption
 from gbopt_ros.structures import (
@@ -115,7 +115,7 @@ class Pipeline:
                 if last is not None and frame.stamp_ns == last.stamp_ns:
                     continue
                 if last is not None and interruption(last, frame, self.config.clip.max_gap_s):
-                    yield from selector.finish()
+                    yield from self._drawn(selector.finish())
                     last = None
                 pair = (frame,) if last is None else (last, frame)
                 cues = self._perceive(pair, new=1)
@@ -126,12 +126,12 @@ class Pipeline:
                         cues.backgrounds[0],
                         None if last is None else cues.flows[0],
                     )
-                yield from decided
+                yield from self._drawn(decided)
                 last = frame
         except GboptError:
-            yield from selector.finish()
+            yield from self._drawn(selector.finish())
             raise
-        yield from selector.finish()
+        yield from self._drawn(selector.finish())
 
     def clips(self, source: Iterable[Frame]) -> Iterator[Clip]:
         """Cut a stream into clips."""
@@ -161,9 +161,9 @@ class Pipeline:
         return Cues(*self._streams.run(proposals, backgrounds, flows))
 
     def select(self, clip: Clip, cues: Cues) -> Selection:
-        """Choose the masks of a clip jointly."""
+        """Choose the masks of a clip jointly, and draw their outlines."""
         with self._timed("selection"):
-            return select_clip(
+            selection = select_clip(
                 clip,
                 cues.proposals,
                 cues.backgrounds,
@@ -172,6 +172,14 @@ class Pipeline:
                 self.config.selection,
                 self.proposal_network.version,
             )
+        with self._timed("outlines"):
+            return with_outlines(selection, self.config.outline)
+
+    def _drawn(self, frames: Iterable[FrameSelection]) -> Iterator[FrameSelection]:
+        for frame in frames:
+            with self._timed("outlines"):
+                drawn = redraw_outlines(frame, self.config.outline)
+            yield drawn
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

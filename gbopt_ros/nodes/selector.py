@@ -43,7 +43,7 @@ from gbopt_ros.nodes.messages import (
 )
 from gbopt_ros.nodes.target import Target
 from gbopt_ros.pipeline import load_flow_network
-from gbopt_ros.selection import select_clip
+from gbopt_ros.selection import redraw_outlines, select_clip, with_outlines
 from gbopt_ros.srv import SetTarget
 from gbopt_ros.structures import FrameSelection, Selection
 
@@ -74,7 +74,7 @@ class SelectorNode(PipelineNode):
     the announcement is here before the cues of that image.
     """
 
-    STAGES = ("selection", "flow")
+    STAGES = ("selection", "outline", "flow")
     SETTINGS = SelectorSettings
 
     def __init__(self, hub: Hub | None = None, **options: Any) -> None:
@@ -196,7 +196,8 @@ class SelectorNode(PipelineNode):
         start = time.monotonic()
         try:
             if self._is_streaming:
-                frames = tuple(self._stream.advance(cues, self.config.selection))
+                decided = self._stream.advance(cues, self.config.selection)
+                frames = tuple(redraw_outlines(frame, self.config.outline) for frame in decided)
             else:
                 selection = self._select(cues)
                 frames = selection.frames
@@ -212,7 +213,7 @@ class SelectorNode(PipelineNode):
             self._done.publish(cues.headers[-1])
 
     def _select(self, cues: ClipCues) -> Selection:
-        return select_clip(
+        selection = select_clip(
             cues.clip,
             cues.proposals,
             cues.backgrounds,
@@ -221,6 +222,7 @@ class SelectorNode(PipelineNode):
             self.config.selection,
             cues.versions[-1],
         )
+        return with_outlines(selection, self.config.outline)
 
     def _publish_new(self, cues: ClipCues, frames: Sequence[FrameSelection]) -> None:
         """Publish frames but for those that were published with the clip before."""

@@ -1,0 +1,164 @@
+"""Outlines drawn anew: closer to the object, disjoint, and only where the image tells."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import OutlineConfig
+from gbopt_ros.selection import redraw_outlines, with_outlines
+from gbopt_ros.structures import Frame, FrameEnergy, FrameSelection, Selection
+
+GRABCUT, NETWORK = OutlineConfig(method="grabcut"), OutlineConfig(method="network")
+
+
+def selected(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> FrameSelection:
+    rles, s = mask_ops.encode_all(masks), len(masks)
+    return FrameSelection(
+        frame=Frame(image, stamp_ns=0, index=0),
+        indices=tuple(range(s)),
+        rles=rles,
+        boxes=mask_ops.boxes_xyxy(rles),
+        scores=np.linspace(0.9, 0.5, s).astype(np.float32),
+        margins=np.zeros(s),
+        confidences=np.full(s, 0.5, np.float32),
+        energy=FrameEnergy(0.0, 0.0, 0.0),
+    )
+
+
+def redrawn(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    rles = redraw_outlines(selected(image, masks), GRABCUT).rles
+    return mask_ops.decode_all(rles, image.shape[:2])
+
+
+def scene(
+    height: int, width: int, *discs: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Coloured discs (x, y, radius) on a grey table with noise, and their true masks."""
+    rng = np.random.default_rng(0)
+    image = rng.normal((110, 105, 100), 6, (height, width, 3))
+    y, x = np.mgrid[:height, :width]
+    truth = np.stack([(x - cx) ** 2 + (y - cy) ** 2 <= r * r for cx, cy, r in discs])
+    for mask, colour in zip(truth, [(190, 40, 30), (30, 60, 190), (40, 160, 60)], strict=False):
+        image[mask] = rng.normal(colour, 6, (np.count_nonzero(mask), 3))
+    return np.clip(image, 0, 255).astype(np.uint8), truth
+
+
+def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    return float(np.count_nonzero(first & second) / np.count_nonzero(first | second))
+
+
+def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    kernel = np.ones((2 * abs(pixels) + 1,) * 2, np.uint8)
+    change = cv2.dilate if pixels > 0 else cv2.erode
+    return change(mask.astype(np.uint8), kernel) > 0
+
+
+@pytest.mark.parametrize("change", [-3, -2, 2])
+@pytest.mark.parametrize(("size", "radius"), [((120, 160), 30), ((480, 640), 150)])
+def test_the_outline_moves_to_the_edge(change: int, size: tuple[int, int], radius: int) -> None:
+    change *= radius // 30  # the working size of the second is a third of its own
+    image, truth = scene(*size, (size[1] // 2, size[0] // 2, radius))
+    wrong = grown(truth[0], change)
+    drawn = redrawn(image, wrong[None])[0]
+    assert iou(wrong, truth[0]) < 0.91
+    assert iou(drawn, truth[0]) > 0.975
+
+
+def test_a_shifted_mask_moves_onto_the_object() -> None:
+    image, truth = scene(120, 160, (80, 60, 30))
+    wrong = np.roll(truth, 2, axis=2)
+    drawn = redrawn(image, wrong)[0]
+    assert np.array_equal(drawn, truth[0])
+
+
+def test_boxes_are_tight_and_all_else_stays() -> None:
+    image, truth = scene(120, 160, (50, 60, 25), (110, 60, 20))
+    frame = selected(image, np.stack([grown(m, -2) for m in truth]))
+    drawn = redraw_outlines(frame, GRABCUT)
+    assert np.allclose(drawn.boxes, mask_ops.boxes_xyxy(mask_ops.encode_all(truth)), atol=1)
+    for name in ("frame", "indices", "energy"):
+        assert getattr(drawn, name) is getattr(frame, name)
+    for name in ("scores", "margins", "confidences"):
+        assert np.array_equal(getattr(drawn, name), getattr(frame, name))
+
+
+def test_the_paper_keeps_outlines() -> None:
+    image, truth = scene(120, 160, (80, 60, 30))
+    frame = selected(image, np.roll(truth, 2, axis=2))
+    assert redraw_outlines(frame, NETWORK) is frame
+
+
+def test_no_mask_is_no_work() -> None:
+    frame = selected(np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8), bool))
+    assert redraw_outlines(frame, GRABCUT) is frame
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((60, 80, 3), np.uint8), np.full((60, 80, 3), 255, np.uint8)],
+    ids=["black", "overexposed"],
+)
+def test_an_image_without_contrast_tells_nothing(image: NDArray[np.uint8]) -> None:
+    mask = np.zeros((1, 60, 80), bool)
+    mask[0, 20:40, 30:50] = True
+    frame = selected(image, mask)
+    assert redraw_outlines(frame, GRABCUT).rles == frame.rles
+
+
+def test_masks_too_small_or_as_large_as_the_image_stay() -> None:
+    image, _ = scene(60, 80, (40, 30, 20))
+    masks = np.zeros((2, 60, 80), bool)
+    masks[0, 5:8, 5:8] = True
+    masks[1] = ~masks[0]
+    frame = selected(image, masks)
+    assert redraw_outlines(frame, GRABCUT).rles == frame.rles
+
+
+def test_touching_objects_keep_their_own_pixels() -> None:
+    image, truth = scene(120, 160, (55, 60, 25), (104, 60, 24))
+    masks = truth.copy()
+    masks[0, :, 78:82], masks[1, :, 78:82] = False, False  # nobody's
+    drawn = redrawn(image, masks)
+    assert not (drawn[0] & drawn[1]).any()
+    assert not (drawn[0] & masks[1]).any() and not (drawn[1] & masks[0]).any()
+    assert iou(drawn[0], truth[0]) > 0.97 and iou(drawn[1], truth[1]) > 0.97
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_whatever_is_selected(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (rng.integers(8, 60), rng.integers(8, 60), 3)).astype(np.uint8)
+    image = cv2.blur(image, (int(rng.integers(1, 9)),) * 2)
+    labels = np.zeros(image.shape[:2], np.uint8)
+    for value in range(1, count + 1):
+        centre = tuple(int(rng.integers(0, n)) for n in image.shape[1::-1])
+        axes = tuple(int(rng.integers(1, 20)) for _ in range(2))
+        cv2.ellipse(labels, centre, axes, float(rng.integers(0, 180)), 0, 360, value, -1)
+    masks = np.stack([m for v in range(1, count + 1) if (m := labels == v).any()])
+    frame = selected(image, masks)
+    drawn = redraw_outlines(frame, GRABCUT)
+    after = mask_ops.decode_all(drawn.rles, image.shape[:2])
+    assert after.sum(axis=0).max() <= 1
+    for i, mask in enumerate(masks):
+        assert not (after[i] & (masks.any(axis=0) & ~mask)).any()
+        assert iou(after[i], mask) >= 0.5
+    assert redraw_outlines(frame, GRABCUT).rles == drawn.rles
+
+
+def test_every_frame_of_a_selection() -> None:
+    image, truth = scene(120, 160, (80, 60, 30))
+    frames = tuple(selected(image, np.roll(truth, by, axis=2)) for by in (0, 2))
+    selection = Selection(
+        clip_id=3, frames=frames, energy=1.0, lower_bound=1.0, optimal=True, flow_runs=2,
+        model_version="v",
+    )  # fmt: skip
+    drawn = with_outlines(selection, GRABCUT)
+    assert [f.rles for f in drawn.frames] == [redraw_outlines(f, GRABCUT).rles for f in frames]
+    assert (drawn.clip_id, drawn.energy, drawn.flow_runs) == (3, 1.0, 2)
