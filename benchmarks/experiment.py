@@ -2,6 +2,7 @@
 
     python benchmarks/experiment.py --out learning --jobs 2
     python benchmarks/experiment.py --out learning --jobs 2 --world-seed 7 --kinds duck,mug,teddy
+    python benchmarks/experiment.py --out learning --jobs 2 --world-seed 9 --clips 128
 
 Every row starts from the seed network and takes the same number of steps on batches of the same
 size; the control fills its batches with rehearsal data alone. Every row and seed is kept below
@@ -24,7 +25,7 @@ from typing import Any
 import tables
 from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks, inputs_of
 from stored import Stored, digest
-from tabletop import Tabletop, bundled, cores, few, rendered
+from tabletop import CLIPS, STILLS, Tabletop, bundled, cores, few, rendered
 from tqdm import tqdm
 from training import Cell, Result, exit_status, folder_of, run_cells, seeds_of
 
@@ -45,6 +46,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--world-seed", type=int, help="another world, rendered where missing")
     parser.add_argument("--kinds", default="", help="comma-separated unseen kinds of that world")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="scenes of that world's recording")
+    parser.add_argument(
+        "--rehearsal", type=int, default=STILLS["rehearsal"], help="labelled stills of that world"
+    )
     parser.add_argument(
         "--on", choices=["test", "val"], default="test", help="unseen stills; tune on val"
     )
@@ -53,8 +58,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--quick", action="store_true", help="a smoke test of all rows")
     args = parser.parse_args(arguments)
     args.kinds = tuple(name.strip() for name in args.kinds.split(",") if name.strip())
-    if args.kinds and args.world_seed is None:
-        parser.error("--kinds chooses the objects of another world: give --world-seed too")
+    size = args.clips, args.rehearsal
+    if args.world_seed is None and (args.kinds or size != (CLIPS, STILLS["rehearsal"])):
+        parser.error("--kinds, --clips and --rehearsal are of another world: give --world-seed too")
+    if min(size) < 1:
+        parser.error(f"--clips, --rehearsal: expected 1 or more, got {size[0]} and {size[1]}")
     if args.jobs < 1:
         parser.error(f"--jobs: expected 1 or more, got {args.jobs}")
     if args.terms:
@@ -110,7 +118,8 @@ def data(args: argparse.Namespace) -> Tabletop:
     choose = not set(CHOOSING).isdisjoint(args.rows)
     if args.world_seed is None:
         return bundled(args.out, args.on, cores(), choose)
-    return rendered(args.out, args.world_seed, args.kinds, args.on, cores(), choose)
+    size = args.clips, args.rehearsal
+    return rendered(args.out, args.world_seed, args.kinds, args.on, cores(), choose, *size)
 
 
 def plan(
@@ -141,7 +150,7 @@ def outlook(
 def result_path(args: argparse.Namespace, config: Config) -> Path:
     """Where the tables go, without suffix."""
     world = "bundled" if args.world_seed is None else f"world-{args.world_seed}"
-    settings = digest([config, args.kinds, args.quick])[:6]
+    settings = digest([config, args.kinds, args.clips, args.rehearsal, args.quick])[:6]
     return args.out / f"{world}-{args.on}-{settings}"
 
 

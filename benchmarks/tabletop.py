@@ -97,12 +97,27 @@ def bundled(out: Path, on: On, jobs: int, choose: bool) -> Tabletop:
 
 
 def rendered(
-    out: Path, seed: int, kinds: tuple[str, ...], on: On, jobs: int, choose: bool
+    out: Path,
+    seed: int,
+    kinds: tuple[str, ...],
+    on: On,
+    jobs: int,
+    choose: bool,
+    clips: int = CLIPS,
+    rehearsal: int = STILLS["rehearsal"],
 ) -> Tabletop:
-    """Another world, of as many scenes as the bundled one; what is missing is rendered."""
+    """Another world, by default as large as the bundled one; what is missing is rendered.
+
+    Args:
+        clips: scenes of the recording that masks are selected in.
+        rehearsal: labelled stills to rehearse.
+    """
     name = f"world-{seed}" + (f"-{digest(kinds)[:8]}" if kinds else "")
+    if (clips, rehearsal) != (CLIPS, STILLS["rehearsal"]):
+        name += f"-{clips}-{rehearsal}"
     folder, unseen = out / name, f"unseen-{on}"
-    render(folder, ["unseen-train", unseen, "seen-val", "rehearsal"], seed, kinds, jobs)
+    render(folder, ["unseen-train", unseen, "seen-val"], seed, kinds, jobs, clips)
+    render(folder, ["rehearsal"], seed, kinds, jobs, stills=rehearsal)
     return Tabletop(
         load_coco_dir(folder / unseen),
         load_coco_dir(folder / "seen-val"),
@@ -158,11 +173,13 @@ def render(
     kinds: tuple[str, ...],
     jobs: int,
     clips: int = CLIPS,
+    stills: int | None = None,
 ) -> None:
     """Generate the splits that a folder lacks; each appears when it is complete."""
     for name in splits:
         if not (folder / name).exists():
-            config = WorldConfig(seed, jobs, STILLS.get(name), clips, FRAMES, QUALITY, kinds)
+            count = stills or STILLS.get(name)
+            config = WorldConfig(seed, jobs, count, clips, FRAMES, QUALITY, kinds)
             generate(folder, [name], config)
 
 

@@ -24,6 +24,7 @@ from gbopt_ros.learning.training_set import SelectedFrame
 from gbopt_ros.masks import boxes_xyxy, encode, encode_all
 from gbopt_ros.sources.coco import CocoDataset, CocoImage
 from gbopt_ros.structures import LabelledImage, Proposals
+from gbopt_ros.world.dataset import WorldConfig
 from gbopt_ros.world.objects import UNSEEN
 
 CONFIG = load_config(None, ["device=cpu"])
@@ -157,13 +158,39 @@ def test_what_is_left_is_told_with_the_time_that_done_cells_took() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--kinds", "duck"], ["--jobs", "0"], ["--rows", "nothing"], ["--on", "train"]]
+    "arguments",
+    [
+        ["--kinds", "duck"],
+        ["--clips", "9"],
+        ["--rehearsal", "9"],
+        ["--clips", "0", "--world-seed", "7"],
+        ["--jobs", "0"],
+        ["--rows", "nothing"],
+        ["--on", "train"],
+    ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         experiment.parse_arguments(arguments)
     assert stop.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_size_of_another_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, tuple[str, int | None, int]] = {}
+
+    def generate(folder: Path, splits: list[str], config: WorldConfig) -> None:
+        written[splits[0]] = (folder.name, config.count, config.clips)
+
+    monkeypatch.setattr(tabletop, "generate", generate)
+    monkeypatch.setattr(tabletop, "load_coco_dir", lambda folder: folder)
+    tabletop.rendered(tmp_path, 7, (), "test", 1, choose=True)
+    assert written["unseen-train"] == ("validation", None, 12)  # the last of two
+    assert written["rehearsal"] == ("world-7", 95, 24)
+    tabletop.rendered(tmp_path, 7, (), "test", 1, choose=False, clips=128, rehearsal=1200)
+    assert written["unseen-train"] == ("world-7-128-1200", None, 128)
+    assert written["rehearsal"][:2] == ("world-7-128-1200", 1200)
+    assert written["unseen-test"][:2] == ("world-7-128-1200", 110)
 
 
 def test_the_rows_of_table_4() -> None:
