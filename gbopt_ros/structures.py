@@ -195,7 +195,8 @@ class FrameSelection:
     Attributes:
         frame: the frame itself.
         indices: S sorted candidate indices into the frame's proposals.
-        rles: S COCO RLEs, after each shared pixel went to the mask with the higher score.
+        rles: S COCO RLEs; each shared pixel went to the mask with the higher score, and outlines
+            may have been drawn anew since the candidates were proposed.
         boxes: (S, 4) float32, xyxy pixels, tight around `rles`.
         scores: (S,) float32, network scores.
         margins: (S,) float64, min-marginals: what the best path without the mask costs more;

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fakes import make_proposals
 from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.config import ClipConfig, Config
+from gbopt_ros.config import ClipConfig, Config, OutlineConfig
 from gbopt_ros.demo import _prepare, _Replayed
 from gbopt_ros.learning.training_set import read_replay
 from gbopt_ros.outputs import ReplayWriter
@@ -93,6 +94,31 @@ def test_the_square_is_selected_in_every_frame() -> None:
             expected = np.zeros(SIZE, bool)
             expected[moving_square(frame.frame.index)] = True
             np.testing.assert_array_equal(mask_ops.decode(frame.rles[0]), expected)
+
+
+class SmallSquares(SquareNetworks):
+    """Proposes one pixel less of the square on every side."""
+
+    @staticmethod
+    def _bright(image: Image) -> NDArray[np.bool_]:
+        bright = SquareNetworks._bright(image).astype(np.uint8)
+        return cv2.erode(bright, np.ones((3, 3), np.uint8)) > 0
+
+
+@pytest.mark.parametrize(("method", "side"), [("grabcut", SQUARE), ("network", SQUARE - 2)])
+def test_outlines_are_drawn_as_configured(method: str, side: int) -> None:
+    networks = SmallSquares()
+    pipeline = Pipeline(
+        replace(Config(), clip=ClipConfig(length=5), outline=OutlineConfig(method=method)),
+        proposal_network=networks,
+        background_network=networks,
+        flow_network=DisFlow(),
+    )
+    frames = list(square_frames(5))
+    (selection,) = pipeline.run(frames)
+    assert [mask_ops.areas(f.rles).tolist() for f in selection.frames] == [[side * side]] * 5
+    streamed = [frame.rles for frame in pipeline.stream(frames, lag=1)]
+    assert streamed == [frame.rles for frame in selection.frames]
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
