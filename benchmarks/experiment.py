@@ -48,7 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--kinds", default="", help="comma-separated unseen kinds of that world")
     parser.add_argument("--clips", type=int, default=CLIPS, help="scenes of that world's recording")
     parser.add_argument(
-        "--rehearsal", type=int, default=STILLS["rehearsal"], help="labelled stills of that world"
+        "--rehearsal", type=int, default=STILLS["rehearsal"], help="its labelled stills"
     )
     parser.add_argument(
         "--on", choices=["test", "val"], default="test", help="unseen stills; tune on val"

@@ -55,8 +55,8 @@ Span = tuple[str, float, float]
 
 CLIPS = 3  # of the measurement with everything at once
 
-PARTS = ("proposals", "background", "flow", "synthetic flow", "selection")
-"""In the order of the table; selection is without its synthetic flow, the only one on the CPU."""
+PARTS = ("proposals", "background", "flow", "synthetic flow", "selection", "outlines")
+"""In the order of the table; selection, without its synthetic flow, and outlines are on the CPU."""
 
 
 class TimedFlow:
@@ -148,11 +148,13 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         timed("flow", lambda: flow.flow(images[:-1], images[1:])),
     )
     flow.pairs, flow.seconds = 0, 0.0
+    drawn = pipeline.seconds["outlines"]
     selection = timed("selection", lambda: pipeline.select(clip, cues))
     seconds["synthetic flow"] = flow.seconds
-    seconds["selection"] -= flow.seconds
+    seconds["outlines"] = pipeline.seconds["outlines"] - drawn
+    seconds["selection"] -= flow.seconds + seconds["outlines"]
     total = sum(seconds.values())
-    networks = total - seconds["selection"]
+    networks = total - seconds["selection"] - seconds["outlines"]
     row = {
         "device": name_of(device),
         "size": [args.height, args.width],

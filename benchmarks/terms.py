@@ -50,7 +50,7 @@ from gbopt_ros.structures import Clip, FlowNetwork, Rle, Selection
 
 matplotlib.use("Agg")
 BINS = 10
-GRABCUT = OutlineConfig(method="grabcut")  # confidences are of masks as they are published
+GRABCUT = OutlineConfig(method="grabcut")  # confidences are of masks drawn anew
 
 
 @dataclass(frozen=True)

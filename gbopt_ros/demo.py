@@ -321,7 +321,7 @@ def _report(
             f"from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} ({gain:+.1f}); on seen classes "
             f"it changed by {loss:+.1f}.",
             f"The selected masks have a precision of {quality['precision']:.1f} % at a recall of "
-            f"{quality['recall']:.1f} %; the same proposals thresholded to that recall have "
+            f"{quality['recall']:.1f} %; proposals as they are, thresholded to that recall, have "
             f"{quality['thresholded_precision_at_equal_recall']:.1f} %.",
             f"Gate: {'passed' if learnt.decision.passed else 'refused'}; {learnt.decision.reason}.",
         ),

@@ -77,6 +77,33 @@ def test_a_shifted_mask_moves_onto_the_object() -> None:
     assert np.array_equal(drawn, truth[0])
 
 
+def test_specks_of_the_colours_of_an_object_are_no_part_of_it() -> None:
+    image, truth = scene(240, 320, (160, 120, 45))
+    rng = np.random.default_rng(1)
+    for angle, distance in zip(rng.uniform(0, 6.28, 40), rng.uniform(47, 52, 40), strict=True):
+        y, x = int(120 + distance * np.sin(angle)), int(160 + distance * np.cos(angle))
+        image[y, x] = (190, 40, 30)
+    drawn = redrawn(image, truth)[0]
+    assert cv2.connectedComponents(drawn.astype(np.uint8))[0] == 2  # background and one piece
+    assert iou(drawn, truth[0]) > 0.98
+
+
+def test_the_time_of_a_long_thin_mask_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    areas = []
+    grab_cut = cv2.grabCut
+
+    def measured(image: NDArray[np.uint8], *rest: object) -> object:
+        areas.append(image.shape[0] * image.shape[1])
+        return grab_cut(image, *rest)
+
+    monkeypatch.setattr(cv2, "grabCut", measured)
+    image, _ = scene(1080, 1920, (960, 540, 300))
+    lines = np.zeros((1, 1080, 1920), np.uint8)
+    cv2.line(lines[0], (0, 0), (1919, 1079), 1, 24)
+    redrawn(image, lines > 0)
+    assert areas and max(areas) <= 300**2
+
+
 def test_boxes_are_tight_and_all_else_stays() -> None:
     image, truth = scene(120, 160, (50, 60, 25), (110, 60, 20))
     frame = selected(image, np.stack([grown(m, -2) for m in truth]))

@@ -34,8 +34,8 @@ def fine_tune(
 
     Each batch holds `rehearsal_share` of rehearsal images; where one of the pools is None the
     other fills the batch, so that the compute is the same. Without `outlines` the losses of boxes
-    and masks come from rehearsal images alone: selected masks are right about where objects are far
-    more often than about where they end.
+    and masks come from rehearsal images alone: masks as they were proposed are right about where
+    objects are far more often than about where they end.
 
     Raises:
         GboptError: a loss is not finite.

@@ -43,7 +43,7 @@ from gbopt_ros.nodes.messages import (
 )
 from gbopt_ros.nodes.target import Target
 from gbopt_ros.pipeline import load_flow_network
-from gbopt_ros.selection import redraw_outlines, select_clip, with_outlines
+from gbopt_ros.selection import redraw_outlines, select_clip
 from gbopt_ros.srv import SetTarget
 from gbopt_ros.structures import FrameSelection, Selection
 
@@ -196,8 +196,7 @@ class SelectorNode(PipelineNode):
         start = time.monotonic()
         try:
             if self._is_streaming:
-                decided = self._stream.advance(cues, self.config.selection)
-                frames = tuple(redraw_outlines(frame, self.config.outline) for frame in decided)
+                frames = tuple(self._stream.advance(cues, self.config.selection))
             else:
                 selection = self._select(cues)
                 frames = selection.frames
@@ -213,7 +212,7 @@ class SelectorNode(PipelineNode):
             self._done.publish(cues.headers[-1])
 
     def _select(self, cues: ClipCues) -> Selection:
-        selection = select_clip(
+        return select_clip(
             cues.clip,
             cues.proposals,
             cues.backgrounds,
@@ -222,7 +221,6 @@ class SelectorNode(PipelineNode):
             self.config.selection,
             cues.versions[-1],
         )
-        return with_outlines(selection, self.config.outline)
 
     def _publish_new(self, cues: ClipCues, frames: Sequence[FrameSelection]) -> None:
         """Publish frames but for those that were published with the clip before."""
@@ -235,7 +233,8 @@ class SelectorNode(PipelineNode):
             key = frame.frame.index, frame.frame.stamp_ns
             if key not in self._published:
                 header, version = of_index[frame.frame.index]
-                self._publish(frame, header, cues.clip.clip_id, version)
+                drawn = redraw_outlines(frame, self.config.outline)
+                self._publish(drawn, header, cues.clip.clip_id, version)
                 self._published.add(key)
                 self._new += 1
 

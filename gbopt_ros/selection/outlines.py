@@ -20,7 +20,8 @@ from gbopt_ros.structures import BoolMask, FrameSelection, Image, Selection
 # Lengths in sides of a square of the mask's area: a mask head's error grows with the object.
 _BAND_OUTSIDE, _BAND_INSIDE = 0.1, 0.05
 _CONTEXT = 0.5  # around the band, to learn the colours of the background from
-_WORKING_SIDE = 96  # pixels; larger masks are shrunk to it, which bounds the time of one
+_WORKING_SIDE = 96  # pixels; larger masks are shrunk to it
+_WORKING_WINDOW = 3 * _WORKING_SIDE  # side of a square of a thin mask's window: bounds the time
 _MIN_AREA = 20  # pixels; the colours of smaller masks cannot be modelled
 _MIN_CONTRAST = 8  # grey levels; there is no edge in a patch with less
 _SAME_OBJECT = 0.5  # IoU with the mask as it was, below which the new one is not believed
@@ -35,8 +36,9 @@ def with_outlines(selection: Selection, config: OutlineConfig) -> Selection:
 def redraw_outlines(frame: FrameSelection, config: OutlineConfig) -> FrameSelection:
     """Masks and boxes of a frame with the outlines that the configuration asks for.
 
-    Which masks there are, their order, scores and energies stay; no two masks share a pixel, and
-    none takes a pixel that was another's. The same frame always gives the same masks.
+    Which masks there are, their order, scores, margins and energies stay those of the masks as
+    proposed; no two masks share a pixel, and none takes a pixel that was another's. The same frame
+    always gives the same masks.
     """
     if config.method == "network" or not len(frame):
         return frame
@@ -55,7 +57,7 @@ def _redraw(image: Image, mask: BoolMask, others: BoolMask) -> BoolMask:
     window = _window(mask, round((_BAND_OUTSIDE + _CONTEXT) * side))
     patch, object_, taken = image[window], mask[window], others[window]
     height, width = object_.shape
-    scale = min(1.0, _WORKING_SIDE / side)
+    scale = min(1.0, _WORKING_SIDE / side, _WORKING_WINDOW / float(np.sqrt(height * width)))
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         patch = cv2.resize(patch, size, interpolation=cv2.INTER_AREA)
@@ -64,7 +66,7 @@ def _redraw(image: Image, mask: BoolMask, others: BoolMask) -> BoolMask:
     if cut is None:
         return mask
     drawn = np.zeros_like(mask)
-    drawn[window] = _resized(cut, (width, height)) & ~others[window]
+    drawn[window] = _touching(_resized(cut, (width, height)) & ~others[window], mask[window])
     same = np.count_nonzero(drawn & mask) >= _SAME_OBJECT * np.count_nonzero(drawn | mask)
     return drawn if same else mask
 
@@ -89,6 +91,12 @@ def _cut(patch: Image, mask: BoolMask, others: BoolMask, side: float) -> BoolMas
     cv2.grabCut(np.ascontiguousarray(patch), labels, None, *models, 1, cv2.GC_INIT_WITH_MASK)
     drawn: BoolMask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     return drawn
+
+
+def _touching(drawn: BoolMask, mask: BoolMask) -> BoolMask:
+    """What hangs together with the mask; specks of its colours in the band are no part of it."""
+    _, pieces = cv2.connectedComponents(drawn.astype(np.uint8), connectivity=8)
+    return drawn & np.isin(pieces, np.unique(pieces[drawn & mask]))
 
 
 def _window(mask: BoolMask, margin: int) -> tuple[slice, slice]:

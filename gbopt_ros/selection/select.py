@@ -25,6 +25,8 @@ def select_clip(
 ) -> Selection:
     """Choose the masks of all frames of a clip jointly (Eq. 2, Section 3.3).
 
+    Masks are as they were proposed; `with_outlines` draws them anew.
+
     Args:
         clip: T frames.
         proposals: T times the candidates of a frame.

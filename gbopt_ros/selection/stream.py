@@ -20,7 +20,8 @@ class FixedLagSelector:
     After every frame the cheapest path up to it is found. A frame is decided as soon as every
     path that can still become the cheapest takes the same combination of it, whatever comes
     later; or, where that is not so, when `lag` frames have come after it: then with the cheapest
-    path known. Only undecided frames and the last decided one are held.
+    path known. Only undecided frames and the last decided one are held. Masks are as they were
+    proposed; `redraw_outlines` draws them anew.
 
     With lag None every decision is one that the offline optimum makes too, and `finish` ends at
     that optimum. A decision needs the costs of competing paths to be known: with lazy evaluation
