@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import tables
-from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks, inputs_of
+from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks
 from stored import Stored, digest
 from tabletop import CLIPS, STILLS, Tabletop, bundled, cores, few, rendered
 from tqdm import tqdm
-from training import Cell, Result, exit_status, folder_of, run_cells, seeds_of
+from training import Cell, Result, exit_status, folder_of, run_stored, seeds_of
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.files import write_text
@@ -77,38 +77,17 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
     tabletop = data(args)
     stored = Stored(folder_of(args.out))
-    maker = MaskMaker(tabletop, config, stored)
+    maker = MaskMaker([tabletop.train], tabletop.validation, tabletop.rehearsal, config, stored)
     masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
     for row, made in masks.items():
         if made.quality is not None:
             print(f"{LABELS[row]}: " + ", ".join(f"{k} {v:.1f}" for k, v in made.quality.items()))
-    cells, stills = plan(args.rows, masks, config, args.seeds), inputs_of(tabletop)
-    keys = {(cell.row, cell.seed): cell.inputs(stills) for cell in cells}
+    cells = plan(args.rows, masks, config, args.seeds)
 
-    def result_of(cell: Cell) -> Result | None:
-        return stored.get("cell", keys[cell.row, cell.seed])
-
-    def report() -> None:
-        found = [(cell.row, result) for cell in cells if (result := result_of(cell))]
-        done = {row: [result for name, result in found if name == row] for row in args.rows}
-        done = {row: results for row, results in done.items() if results}
+    def report(done: dict[str, list[Result]]) -> None:
         write_tables(args, config, tabletop, masks, done)
 
-    def on_done(cell: Cell, result: Result) -> None:
-        stored.put("cell", keys[cell.row, cell.seed], result)
-        tqdm.write(
-            f"{LABELS[cell.row]}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
-            f"seen AP {result['seen']['AP']:.2f}, {result['seconds']:.0f} s"
-        )
-        report()
-
-    missing: dict[str, Cell] = {}  # rows of equal masks are trained once
-    for cell in cells:
-        if result_of(cell) is None:
-            missing.setdefault(digest(keys[cell.row, cell.seed]), cell)
-    print(outlook(list(missing.values()), cells, [result_of(c) for c in cells], args.jobs))
-    run_cells(list(missing.values()), tabletop, args.jobs, on_done)
-    report()
+    run_stored(cells, tabletop, stored, args.jobs, report)
     print(result_path(args, config).with_suffix(".md").read_text(encoding="utf-8"))
 
 
@@ -123,28 +102,19 @@ def data(args: argparse.Namespace) -> Tabletop:
 
 
 def plan(
-    rows: Sequence[str], masks: dict[str, TrainingMasks], config: Config, seeds: Sequence[int]
+    rows: Sequence[str],
+    masks: dict[str, TrainingMasks],
+    config: Config,
+    seeds: Sequence[int],
+    shown: tuple[int, ...] = (),
 ) -> list[Cell]:
     """The cells, all rows of the first seed first; the network before learning has no seed."""
     return [
-        Cell(row, seed, masks[row], seeded, learns=row != "before")
+        Cell(row, seed, masks[row], seeded, learns=row != "before", shown=shown)
         for number, (seed, seeded) in enumerate(zip(seeds, seeds_of(config, seeds), strict=True))
         for row in rows
         if row != "before" or number == 0
     ]
-
-
-def outlook(
-    missing: Sequence[Cell], cells: Sequence[Cell], results: Sequence[Result | None], jobs: int
-) -> str:
-    """What is left to do and how long it takes, where results of this run say so."""
-    steps = sum(cell.steps for cell in missing)
-    text = f"{len(missing)} of {len(cells)} cells left, {steps} steps"
-    known = [r["seconds"] for c, r in zip(cells, results, strict=True) if r and c.learns]
-    if missing and known:
-        minutes = len(missing) * tables.mean(known) / min(jobs, len(missing)) / 60
-        text += f", about {minutes:.0f} minutes in {jobs} process{'es' if jobs > 1 else ''}"
-    return text
 
 
 def result_path(args: argparse.Namespace, config: Config) -> Path:
@@ -161,7 +131,6 @@ def write_tables(
     masks: dict[str, TrainingMasks],
     done: dict[str, list[Result]],
 ) -> None:
-    quality = {row: masks[row].quality for row in done}
     result: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
@@ -170,21 +139,13 @@ def write_tables(
         "unseen_split": args.on,
         "seeds": args.seeds,
         "statements": tables.statements(done),
-        "rows": {
-            row: {
-                "label": LABELS[row],
-                "masks": quality[row],
-                "chosen": masks[row].facts,
-                "cells": results,
-            }
-            for row, results in done.items()
-        },
+        "rows": tables.to_dict(done, masks),
         "config": config.to_dict(),
         "versions": versions(),
     }
     path = result_path(args, config)
     write_text(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
-    write_text(path.with_suffix(".md"), tables.markdown(done, quality))
+    write_text(path.with_suffix(".md"), tables.markdown(done, masks))
     tables.figure(done, path.with_suffix(".svg"))
 
 

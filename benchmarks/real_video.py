@@ -2,14 +2,15 @@
 
     python benchmarks/real_video.py ../shared/real/ycbv-* ../shared/real/davis-* --out real --jobs 2
 
-Every SEQUENCE is a folder of frames with a PNG of labels beside each. Masks are selected in the
+Every SEQUENCE is a folder of frames with a PNG of labels beside each. Masks are chosen in the
 first 60 % of its frames, one network learns from those of all sequences, and is judged on the last
-30 %, which no row learns from; labels decide nothing else. Labels of real recordings are
-incomplete: what they leave out counts as a false positive in AP, so look at AR as well.
+30 %, which no row learns from. Rows are those of `experiment.py`: labels of the sequences decide in
+`gt` and `truth` alone, thresholds are chosen on Tabletop. Labels of real recordings are incomplete:
+what they leave out counts as a false positive in AP, so look at AR as well, and `gt` and `truth`
+learn what is labelled, not what is an object.
 
-Rows: before; control, the same steps on rehearsal data alone; ours. Writes OUT/real-video.json, .md
-and .jpg: the middle judged frame of each sequence before, after and as labelled. Started again, a
-run goes on where it stopped.
+Writes OUT/real-video.json, .md and .jpg: the middle judged frame of each sequence before, after
+and as labelled. Started again, a run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,44 +21,71 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import tables
-from rows import TrainingMasks, digest_of_pool, inputs_of, open_pool
-from stored import Stored, digest_of_files
-from tabletop import Stills, cores
+from experiment import plan
+from rows import CHOOSING, LABELS, ROWS, MaskMaker, TrainingMasks
+from stored import Stored, digest, digest_of_files
+from tabletop import BUNDLED_SEED, Stills, cores, validation_recording
 from tqdm import tqdm
-from training import Cell, Result, exit_status, folder_of, run_cells, seeds_of
+from training import Result, exit_status, folder_of, run_stored
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.files import write_text
 from gbopt_ros.evaluation.overlay import draw_masks
-from gbopt_ros.learning.training_set import TrainingSet, read_replay
 from gbopt_ros.masks import encode_all
-from gbopt_ros.outputs import ReplayWriter, versions
-from gbopt_ros.perception.weights import sha256_of
-from gbopt_ros.pipeline import Pipeline, background_weights, proposal_weights
+from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource
 from gbopt_ros.sources import open_source
-from gbopt_ros.sources.clips import cut_clips
 from gbopt_ros.sources.coco import CocoDataset, CocoImage, load_coco_dir
-from gbopt_ros.sources.davis import load_davis
-from gbopt_ros.structures import Image, Rle
+from gbopt_ros.sources.davis import VOID, LabelImage, load_davis
+from gbopt_ros.structures import Frame, GboptError, Image, Rle
 
 LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
-ROWS = ("before", "control", "ours")
+PICTURED = ("before", "threshold", "ours")  # rows of the figure
 _SHOWN_SCORE = 0.5
 _TILE = (320, 180)  # width and height of a picture in the figure
 _TITLE_HEIGHT = 24
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first frames of a labelled sequence, a `rows.Recording`."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def digest(self) -> str:
+        return digest([digest_of_files(self.folder), LEARNT])
+
+    @cached_property
+    def truth(self) -> dict[int, tuple[Rle, ...]]:
+        (sequence,) = load_davis(self.folder)
+        labels = dict(zip(sequence.frame_indices, sequence.labels(), strict=True))
+        learnt = [frame.index for frame in self.open()]
+        if missing := [index for index in learnt if index not in labels]:
+            raise GboptError(f"{self.folder}: frame {missing[0]} has no label image beside it")
+        return {index: instances(labels[index]) for index in learnt}
+
+    def open(self) -> list[Frame]:
+        frames = list(open_source(self.folder))
+        return frames[: round(LEARNT * len(frames))]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sequences", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/real-video"))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
@@ -72,37 +100,26 @@ def run(args: argparse.Namespace) -> None:
         load_coco_dir(find_resource("demo/seen-val")),
         load_coco_dir(find_resource("demo/rehearsal")),
     )
-    selected = select(args.sequences, config, stored)
+    validation = None
+    if not set(CHOOSING).isdisjoint(args.rows):
+        folder = args.out / f"world-{BUNDLED_SEED}"
+        validation = validation_recording(folder, BUNDLED_SEED, (), cores())
+    maker = MaskMaker(
+        [Beginning(folder) for folder in args.sequences],
+        validation,
+        stills.rehearsal,
+        config,
+        stored,
+    )
+    masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
     shown = middle_frames(stills.unseen)
-    cells = [
-        Cell(
-            row, seed, selected if row == "ours" else TrainingMasks(), seeded,
-            learns=row != "before", shown=tuple(image.id for image in shown),
-        )
-        for seed, seeded in zip(args.seeds, seeds_of(config, args.seeds), strict=True)
-        for row in ROWS
-        if row != "before" or seed == args.seeds[0]
-    ]  # fmt: skip
-    keys = {(cell.row, cell.seed): cell.inputs(inputs_of(stills)) for cell in cells}
+    cells = plan(args.rows, masks, config, args.seeds, tuple(image.id for image in shown))
 
-    def result_of(cell: Cell) -> Result | None:
-        return stored.get("cell", keys[cell.row, cell.seed])
+    def report(done: dict[str, list[Result]]) -> None:
+        write(args, config, stills, masks, done, shown)
 
-    def on_done(cell: Cell, result: Result) -> None:
-        stored.put("cell", keys[cell.row, cell.seed], result)
-        tqdm.write(
-            f"{cell.row}, seed {cell.seed}: AP {result['unseen']['AP']:.2f}, "
-            f"AR5 {result['unseen']['AR5']:.2f}, seen AP {result['seen']['AP']:.2f}"
-        )
-
-    missing = [cell for cell in cells if result_of(cell) is None]
-    run_cells(missing, stills, args.jobs, on_done)
-    rows: dict[str, list[Result]] = {row: [] for row in ROWS}
-    for cell in cells:
-        result = result_of(cell)
-        assert result is not None
-        rows[cell.row].append(result)
-    write(args, config, stills, rows, selected, shown)
+    run_stored(cells, stills, stored, args.jobs, report)
+    print((args.out / "real-video.md").read_text(encoding="utf-8"))
 
 
 def judged_frames(folders: Sequence[Path]) -> CocoDataset:
@@ -118,44 +135,14 @@ def judged_frames(folders: Sequence[Path]) -> CocoDataset:
                         if p.suffix != ".png")  # fmt: skip
             image = CocoImage(len(images) + 1, f"{folder.resolve().name}/{path.name}", *label.shape)
             images.append(image)
-            values = [value for value in np.unique(label) if value]
-            rles[image.id] = encode_all(label[None] == np.array(values)[:, None, None])
+            rles[image.id] = instances(label)
     return CocoDataset(tuple(images), rles, folders[0].resolve().parent)
 
 
-def select(folders: Sequence[Path], config: Config, stored: Stored) -> TrainingMasks:
-    """The masks selected in the beginning of every sequence, as a training set."""
-    networks = [sha256_of(weights(config)) for weights in (proposal_weights, background_weights)]
-    learning = config.learning
-    stages = [
-        getattr(config, stage)
-        for stage in ("clip", "proposal", "background", "flow", "selection", "outline")
-    ]
-    inputs = [[digest_of_files(folder) for folder in folders], LEARNT, networks, stages]
-    folder = stored.path("set", [inputs, learning.max_bytes, learning.policy])
-    if not folder.exists():
-        replays = [select_in(path, config, stored, inputs) for path in tqdm(folders, "select")]
-        with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
-            for replay in replays:
-                training_set.add(read_replay(replay))
-    with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
-        facts = {"frames": len(training_set), "masks": training_set.instance_count}
-    return TrainingMasks(folder, digest_of_pool(open_pool(folder, config)), facts=facts)
-
-
-def select_in(sequence: Path, config: Config, stored: Stored, inputs: Any) -> Path:
-    """Our masks of the beginning of a sequence, as `gbopt replay` writes them."""
-    out = stored.path("replay", [inputs, sequence.resolve().name])
-    if out.exists():
-        return out
-    frames = list(open_source(sequence))
-    pipeline = Pipeline(config)
-    learnt = frames[: round(LEARNT * len(frames))]
-    with ReplayWriter(out, sequence.resolve().name) as writer:
-        for clip in cut_clips(learnt, config.clip.length, max_gap_s=config.clip.max_gap_s):
-            writer.add(pipeline.select(clip, pipeline.perceive(clip)))
-        writer.finish(config=config.to_dict(), seconds=dict(pipeline.seconds))
-    return out
+def instances(label: LabelImage) -> tuple[Rle, ...]:
+    """The objects of a label image; what is void is none."""
+    values = np.setdiff1d(label, [0, VOID])
+    return encode_all(label[None] == values[:, None, None])
 
 
 def middle_frames(judged: CocoDataset) -> list[CocoImage]:
@@ -170,8 +157,8 @@ def write(
     args: argparse.Namespace,
     config: Config,
     stills: Stills,
-    rows: dict[str, list[Result]],
-    selected: TrainingMasks,
+    masks: dict[str, TrainingMasks],
+    done: dict[str, list[Result]],
     shown: Sequence[CocoImage],
 ) -> None:
     """The table, the numbers behind it, and the figure."""
@@ -181,39 +168,36 @@ def write(
         "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
         "sequences": [folder.resolve().name for folder in args.sequences],
         "judged_frames": [image.file_name for image in stills.unseen.images],
-        "learnt": selected.facts,
-        "rows": {
-            row: [{k: v for k, v in result.items() if k != "shown"} for result in results]
-            for row, results in rows.items()
-        },
+        "statements": tables.statements(done),
+        "rows": tables.to_dict(done, masks),
         "config": config.to_dict(),
         "versions": versions(),
     }
     write_text(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
-    table = tables.markdown(rows, {})
-    write_text(path.with_suffix(".md"), table)
-    figure = np.vstack([titles(), *(picture(stills.unseen, image, rows) for image in shown)])
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
-    cv2.imwrite(str(path.with_suffix(".jpg")), cv2.cvtColor(figure, cv2.COLOR_RGB2BGR), quality)
-    print(f"learnt from {selected.facts}\n{table}")
+    write_text(path.with_suffix(".md"), tables.markdown(done, masks))
+    pictured = [row for row in PICTURED if row in done]
+    rows = [picture(stills.unseen, image, [done[row][0] for row in pictured]) for image in shown]
+    figure = cv2.cvtColor(np.vstack([titles(pictured), *rows]), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(path.with_suffix(".jpg")), figure, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
-def titles() -> Image:
+def titles(pictured: Sequence[str]) -> Image:
     """What the columns of the figure show."""
-    strip = np.full((_TITLE_HEIGHT, 3 * _TILE[0], 3), 255, np.uint8)
-    for column, title in enumerate((f"before, from score {_SHOWN_SCORE}", "after", "labelled")):
+    strip = np.full((_TITLE_HEIGHT, (len(pictured) + 1) * _TILE[0], 3), 255, np.uint8)
+    said = [f"{LABELS[row]}, from score {_SHOWN_SCORE}" for row in pictured]
+    for column, title in enumerate((*said, "labelled")):
         place = (column * _TILE[0] + 8, _TITLE_HEIGHT - 8)
         cv2.putText(strip, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return strip
 
 
-def picture(judged: CocoDataset, image: CocoImage, rows: dict[str, list[Result]]) -> Image:
-    """A judged frame three times, before and after learning and as labelled, side by side."""
+def picture(judged: CocoDataset, image: CocoImage, results: Sequence[Result]) -> Image:
+    """A judged frame as the networks of the results see it, and as labelled, side by side."""
     pixels = judged.load_image(image)
     drawn = [
-        [found["segmentation"] for found in rows[row][0]["shown"]
+        [found["segmentation"] for found in result["shown"]
          if found["image_id"] == image.id and found["score"] >= _SHOWN_SCORE]
-        for row in ("before", "ours")
+        for result in results
     ]  # fmt: skip
     return np.hstack(
         [

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import baselines
 import cv2
 import numpy as np
 from stored import Stored, digest_of_pool, digest_of_stills
-from tabletop import Recording, Stills, Tabletop
+from tabletop import Stills
 from tqdm import tqdm
 
 from gbopt_ros.config import Config, OutlineConfig, SelectionConfig
@@ -32,7 +31,8 @@ from gbopt_ros.pipeline import (
     proposal_weights,
 )
 from gbopt_ros.sources.clips import cut_clips
-from gbopt_ros.structures import Clip, ProposalNetwork, Proposals, Rle
+from gbopt_ros.sources.coco import CocoDataset
+from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
 
 LABELS = {
     "before": "before",
@@ -52,6 +52,31 @@ ROWS = tuple(LABELS)[:8]
 TERMS = tuple(LABELS)[8:]  # the paper's Table 4, outlines as proposed
 CHOOSING = ("threshold", "tracklets")  # rows with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
+
+FrameKey = tuple[str, int]
+"""Name of a recording and index of a frame in it."""
+Masks = dict[FrameKey, Proposals]
+
+
+class Recording(Protocol):
+    """Frames with their ground truth.
+
+    Attributes:
+        name: no other recording of the same experiment has it.
+        digest: SHA-256 of frames and ground truth.
+        truth: the instances of every frame, by frame index.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def truth(self) -> Mapping[int, tuple[Rle, ...]]: ...
+
+    def open(self) -> Iterable[Frame]:
+        """The frames, from the first one again at every call."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,11 +111,23 @@ class MaskMaker:
     """Makes the training masks of rows; what they share is computed once and stored.
 
     Args:
+        train: what masks are made for.
+        validation: thresholds are chosen on it; None where no row of `CHOOSING` is asked for.
+        rehearsal: labelled images; they tell how many objects an image has.
         stored: where masks, frames and training sets lie.
     """
 
-    def __init__(self, tabletop: Tabletop, config: Config, stored: Stored) -> None:
-        self._tabletop, self._config, self._stored = tabletop, config, stored
+    def __init__(
+        self,
+        train: Sequence[Recording],
+        validation: Recording | None,
+        rehearsal: CocoDataset,
+        config: Config,
+        stored: Stored,
+    ) -> None:
+        self._train, self._rehearsal = train, rehearsal
+        self._config, self._stored = config, stored
+        self._choose_on = validation
         self._clips: dict[str, list[Clip]] = {}
 
     def masks_of(self, row: str) -> TrainingMasks:
@@ -103,7 +140,7 @@ class MaskMaker:
             return TrainingMasks()
         if row == "ours" or row in TERMS:
             return self._selected(row)
-        make: dict[str, Callable[[], tuple[dict[int, Proposals], dict[str, float]]]] = {
+        make: dict[str, Callable[[], tuple[Masks, dict[str, float]]]] = {
             "threshold": self._thresholded,
             "distillation": self._distilled,
             "tracklets": self._tracked,
@@ -113,89 +150,93 @@ class MaskMaker:
         masks, facts = make[row]()
         frames = [
             SelectedFrame(
-                recording="recording",
+                recording=recording.name,
                 clip_id=clip.clip_id,
                 frame_index=frame.index,
                 stamp_ns=frame.stamp_ns,
-                image_path=self._frames / f"{frame.index:06d}.jpg",
+                image_path=self._frames_of(recording) / f"{frame.index:06d}.jpg",
                 size=frame.size,
-                rles=masks[frame.index].rles,
-                scores=tuple(float(s) for s in masks[frame.index].scores),
-                confidences=(1.0,) * len(masks[frame.index]),
+                rles=masks[recording.name, frame.index].rles,
+                scores=tuple(float(s) for s in masks[recording.name, frame.index].scores),
+                confidences=(1.0,) * len(masks[recording.name, frame.index]),
             )
-            for clip in self._clips_of(self._tabletop.train)
+            for recording in self._train
+            for clip in self._clips_of(recording)
             for frame in clip.frames
         ]
         return self._collected(frames, facts)
 
     # The methods. Each gives the masks of every frame and what was chosen on the way.
 
-    def _thresholded(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        validation = self._validation
+    def _thresholded(self) -> tuple[Masks, dict[str, float]]:
+        validation = [self._validation]
         curve = threshold_curve(self._truth(validation), self._proposals(validation))
-        return self._above(self._proposals(self._tabletop.train), baselines.best_threshold(curve))
+        return _above(self._proposals(self._train), baselines.best_threshold(curve))
 
-    def _distilled(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        proposals = self._proposals(self._tabletop.train, ensemble="scales")
-        objects = baselines.objects_an_image(self._tabletop.rehearsal.rles_by_image)
+    def _distilled(self) -> tuple[Masks, dict[str, float]]:
+        proposals = self._proposals(self._train, ensemble="scales")
+        objects = baselines.objects_an_image(self._rehearsal.rles_by_image)
         scores = [found.scores for found in proposals.values()]
-        return self._above(proposals, baselines.expected_number_threshold(scores, objects))
+        return _above(proposals, baselines.expected_number_threshold(scores, objects))
 
-    def _tracked(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        validation = self._validation
+    def _tracked(self) -> tuple[Masks, dict[str, float]]:
+        validation = [self._validation]
         curve = threshold_curve(self._truth(validation), self._tracklets(validation))
-        return self._above(self._tracklets(self._tabletop.train), baselines.best_threshold(curve))
+        return _above(self._tracklets(self._train), baselines.best_threshold(curve))
 
-    def _closest(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        truth = self._truth(self._tabletop.train)
-        proposals = self._proposals(self._tabletop.train)
-        return {i: baselines.agreeing_with(p, truth[i]) for i, p in proposals.items()}, {}
+    def _closest(self) -> tuple[Masks, dict[str, float]]:
+        truth, proposals = self._truth(self._train), self._proposals(self._train)
+        return {key: baselines.agreeing_with(p, truth[key]) for key, p in proposals.items()}, {}
 
-    def _true(self) -> tuple[dict[int, Proposals], dict[str, float]]:
-        return {
-            frame.index: _as_proposals(frame.size, self._tabletop.train.truth[frame.index])
-            for clip in self._clips_of(self._tabletop.train)
+    def _true(self) -> tuple[Masks, dict[str, float]]:
+        sizes = {
+            (recording.name, frame.index): frame.size
+            for recording in self._train
+            for clip in self._clips_of(recording)
             for frame in clip.frames
-        }, {}
-
-    def _above(
-        self, proposals: dict[int, Proposals], threshold: float
-    ) -> tuple[dict[int, Proposals], dict[str, float]]:
-        kept = {index: baselines.above(found, threshold) for index, found in proposals.items()}
-        return kept, {"threshold": threshold}
+        }
+        truth = self._truth(self._train)
+        return {key: _as_proposals(size, truth[key]) for key, size in sizes.items()}, {}
 
     def _selected(self, row: str) -> TrainingMasks:
         """Ours, by the replay that `gbopt replay` does."""
         config = replace(self._config, selection=selection_of(row, self._config.selection))
         if row in TERMS:
             config = replace(config, outline=OutlineConfig(method="network"))
+        # The name of the folder would make two rows of equal masks two training sets.
+        frames = [
+            replace(frame, recording=recording.name)
+            for recording in self._train
+            for frame in read_replay(self._replay_of(recording, config, f"select: {LABELS[row]}"))
+        ]
+        return self._collected(frames, {})
+
+    def _replay_of(self, recording: Recording, config: Config, title: str) -> Path:
         inputs = {
-            "recording": self._tabletop.train.digest,
+            "recording": recording.digest,
             "networks": self._networks(config),
             "selection": config.selection,
             "outline": config.outline,
         }
         folder = self._stored.path("replay", inputs)
         if not folder.exists():
-            pipeline, clips = Pipeline(config), self._clips_of(self._tabletop.train)
+            pipeline, clips = Pipeline(config), self._clips_of(recording)
             with (
-                ReplayWriter(folder, "recording") as writer,
-                tqdm(clips, f"select: {LABELS[row]}", unit="clip", dynamic_ncols=True) as progress,
+                ReplayWriter(folder, recording.name) as writer,
+                tqdm(clips, title, unit="clip", dynamic_ncols=True) as progress,
             ):
                 for clip in progress:
                     writer.add(pipeline.select(clip, pipeline.perceive(clip)))
                 writer.finish(config=config.to_dict(), seconds=dict(pipeline.seconds))
-        # The name of the folder would make two rows of equal masks two training sets.
-        frames = [replace(frame, recording="recording") for frame in read_replay(folder)]
-        return self._collected(frames, {})
+        return folder
 
     # What the methods share.
 
     @property
     def _validation(self) -> Recording:
-        if self._tabletop.validation is None:
+        if self._choose_on is None:
             raise ValueError("MaskMaker: rows with a threshold need a validation recording")
-        return self._tabletop.validation
+        return self._choose_on
 
     def _clips_of(self, recording: Recording) -> list[Clip]:
         if recording.digest not in self._clips:
@@ -210,64 +251,68 @@ class MaskMaker:
             )
         return self._clips[recording.digest]
 
-    def _truth(self, recording: Recording) -> dict[int, tuple[Rle, ...]]:
-        indices = {f.index for clip in self._clips_of(recording) for f in clip.frames}
-        return {index: recording.truth[index] for index in sorted(indices)}
+    def _truth(self, recordings: Sequence[Recording]) -> dict[FrameKey, tuple[Rle, ...]]:
+        return {
+            (recording.name, frame.index): recording.truth[frame.index]
+            for recording in recordings
+            for clip in self._clips_of(recording)
+            for frame in clip.frames
+        }
 
-    def _proposals(self, recording: Recording, ensemble: str = "") -> dict[int, Proposals]:
+    def _proposals(self, recordings: Sequence[Recording], ensemble: str = "") -> Masks:
         """The candidates of every frame, by default those that selection chooses from."""
         proposal = self._config.proposal
         config = replace(
             self._config, proposal=replace(proposal, ensemble=ensemble or proposal.ensemble)
         )
-        inputs = {"recording": recording.digest, "networks": self._networks(config, "proposal")}
-        clips = self._clips_of(recording)
+        networks = self._networks(config, "proposal")
+        clips = [
+            (recording, clip) for recording in recordings for clip in self._clips_of(recording)
+        ]
         network: ProposalNetwork | None = None
-        found: dict[int, Proposals] = {}
+        found: Masks = {}
         title = f"proposals, {config.proposal.ensemble}"
-        for clip in tqdm(clips, title, unit="clip", dynamic_ncols=True):
-            known = self._stored.get("proposals", inputs | {"clip": clip.clip_id})
+        for recording, clip in tqdm(clips, title, unit="clip", dynamic_ncols=True):
+            inputs = {"recording": recording.digest, "networks": networks, "clip": clip.clip_id}
+            known = self._stored.get("proposals", inputs)
             if known is None:
                 network = network or load_proposal_network(config)
                 candidates = network.propose([frame.image for frame in clip.frames])
                 known = [_to_json(each) for each in candidates]
-                self._stored.put("proposals", inputs | {"clip": clip.clip_id}, known)
+                self._stored.put("proposals", inputs, known)
             for frame, value in zip(clip.frames, known, strict=True):
-                found[frame.index] = _from_json(value)
+                found[recording.name, frame.index] = _from_json(value)
         return found
 
-    def _tracklets(self, recording: Recording) -> dict[int, Proposals]:
-        inputs = {
-            "recording": recording.digest,
-            "networks": self._networks(self._config, "proposal", "flow"),
-        }
+    def _tracklets(self, recordings: Sequence[Recording]) -> Masks:
+        networks = self._networks(self._config, "proposal", "flow")
+        flow_network, proposals = load_flow_network(self._config), self._proposals(recordings)
+        clips = [
+            (recording, clip) for recording in recordings for clip in self._clips_of(recording)
+        ]
+        found: Masks = {}
+        for recording, clip in tqdm(clips, "tracklets", unit="clip", dynamic_ncols=True):
+            candidates = [proposals[recording.name, frame.index] for frame in clip.frames]
 
-        def follow() -> dict[str, Any]:
-            network, proposals = load_flow_network(self._config), self._proposals(recording)
-            found: dict[str, Any] = {}
-            for clip in tqdm(
-                self._clips_of(recording), "tracklets", unit="clip", dynamic_ncols=True
-            ):
+            def follow(clip: Clip = clip, candidates: list[Proposals] = candidates) -> list[Any]:
                 images = [frame.image for frame in clip.frames]
-                flows = network.flow(images[:-1], images[1:])
-                candidates = [proposals[frame.index] for frame in clip.frames]
-                tracked = baselines.tracklets(clip, candidates, flows)
-                for frame, masks in zip(clip.frames, tracked, strict=True):
-                    found[str(frame.index)] = _to_json(masks)
-            return found
+                flows = flow_network.flow(images[:-1], images[1:])
+                return [_to_json(masks) for masks in baselines.tracklets(clip, candidates, flows)]
 
-        found = self._stored.get_or_make("tracklets", inputs, follow)
-        return {int(index): _from_json(value) for index, value in found.items()}
+            inputs = {"recording": recording.digest, "networks": networks, "clip": clip.clip_id}
+            tracked = self._stored.get_or_make("tracklets", inputs, follow)
+            for frame, value in zip(clip.frames, tracked, strict=True):
+                found[recording.name, frame.index] = _from_json(value)
+        return found
 
-    @cached_property
-    def _frames(self) -> Path:
-        """The frames of the recording as image files."""
-        folder = self._stored.path("frames", [self._tabletop.train.digest, self._config.clip])
+    def _frames_of(self, recording: Recording) -> Path:
+        """The frames of a recording as image files."""
+        folder = self._stored.path("frames", [recording.digest, self._config.clip])
         if not folder.exists():
             self._stored.folder.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=".frames-", dir=self._stored.folder))
             try:
-                for clip in self._clips_of(self._tabletop.train):
+                for clip in self._clips_of(recording):
                     for frame in clip.frames:
                         bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
                         path = aside / f"{frame.index:06d}.jpg"
@@ -281,19 +326,20 @@ class MaskMaker:
         """The frames as a training set on disk, with the quality of what is learnt."""
         learning = self._config.learning
         content = [(asdict(f) | {"image_path": f.image_path.name}) for f in frames]
-        inputs = [content, self._tabletop.train.digest, learning.max_bytes, learning.policy]
+        digests = [recording.digest for recording in self._train]
+        inputs = [content, digests, learning.max_bytes, learning.policy]
         folder = self._stored.path("set", inputs)
         with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
             training_set.add(frames)
         learnt = {
-            f.frame_index: [
+            (f.recording, f.frame_index): [
                 rle
                 for rle, confidence in zip(f.rles, f.confidences, strict=True)
                 if confidence >= learning.min_confidence
             ]
             for f in frames
         }
-        found = mask_precision_recall(self._truth(self._tabletop.train), learnt)
+        found = mask_precision_recall(self._truth(self._train), learnt)
         quality = {
             "precision": 100 * found.precision,
             "recall": 100 * found.recall,
@@ -338,6 +384,11 @@ def inputs_of(stills: Stills) -> dict[str, str]:
         "unseen": digest_of_stills(stills.unseen),
         "seen": digest_of_stills(stills.seen),
     }
+
+
+def _above(proposals: Masks, threshold: float) -> tuple[Masks, dict[str, float]]:
+    kept = {key: baselines.above(found, threshold) for key, found in proposals.items()}
+    return kept, {"threshold": threshold}
 
 
 def _as_proposals(size: tuple[int, int], rles: Sequence[Rle]) -> Proposals:

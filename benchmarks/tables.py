@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from rows import LABELS
+from rows import LABELS, TrainingMasks
 from training import Result
 
 from gbopt_ros.evaluation.coco_metrics import METRICS
@@ -69,7 +69,20 @@ def _pair(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean(values), "spread": spread(values)}
 
 
-def markdown(rows: Rows, masks: Mapping[str, Mapping[str, float] | None]) -> str:
+def to_dict(rows: Rows, masks: Mapping[str, TrainingMasks]) -> dict[str, Any]:
+    """What is known of the rows, for JSON, without what was kept for pictures."""
+    return {
+        name: {
+            "label": LABELS[name],
+            "masks": masks[name].quality,
+            "chosen": masks[name].facts,
+            "cells": [{k: v for k, v in cell.items() if k != "shown"} for cell in cells],
+        }
+        for name, cells in rows.items()
+    }
+
+
+def markdown(rows: Rows, masks: Mapping[str, TrainingMasks]) -> str:
     """The table, percent, and what follows from it."""
     header = [
         "", *(f"unseen {m}" for m in METRICS), "seen AP",
@@ -79,7 +92,7 @@ def markdown(rows: Rows, masks: Mapping[str, Mapping[str, float] | None]) -> str
     for name, cells in rows.items():
         columns = [[cell["unseen"][m] for cell in cells] for m in METRICS]
         columns.append([cell["seen"]["AP"] for cell in cells])
-        quality = masks.get(name)
+        quality = masks[name].quality
         shown = [
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
         ]

@@ -35,6 +35,7 @@ class Recording:
     labels: Path
     start: float | None = None
     end: float | None = None
+    name: str = "recording"
 
     def open(self) -> Source:
         return open_source(self.path, start=self.start, end=self.end)

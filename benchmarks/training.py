@@ -6,9 +6,10 @@ import argparse
 import logging
 import multiprocessing
 import queue
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -18,7 +19,8 @@ from typing import Any
 
 import cv2
 import torch
-from rows import TrainingMasks
+from rows import LABELS, TrainingMasks, inputs_of
+from stored import Stored, digest
 from tabletop import Stills
 from tqdm import tqdm
 
@@ -38,6 +40,7 @@ _ELSEWHERE = ("max_bytes", "policy", "min_confidence")
 
 Result = dict[str, Any]
 OnDone = Callable[["Cell", Result], None]
+OnReport = Callable[[dict[str, list[Result]]], None]
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,57 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
         "seconds": time.perf_counter() - start,
         "shown": [found for found in detections if found["image_id"] in cell.shown],
     }
+
+
+def run_stored(
+    cells: Sequence[Cell], stills: Stills, stored: Stored, jobs: int, report: OnReport
+) -> None:
+    """Run the cells that are not stored yet; cells of equal inputs are run once.
+
+    Args:
+        report: gets the results of every row that has any, after each new one and at the end.
+    """
+    digests = inputs_of(stills)
+    keys = {(cell.row, cell.seed): cell.inputs(digests) for cell in cells}
+
+    def results() -> list[Result | None]:
+        return [stored.get("cell", keys[cell.row, cell.seed]) for cell in cells]
+
+    def tell() -> None:
+        done: dict[str, list[Result]] = {}
+        for cell, result in zip(cells, results(), strict=True):
+            if result is not None:
+                done.setdefault(cell.row, []).append(result)
+        report(done)
+
+    def on_done(cell: Cell, result: Result) -> None:
+        stored.put("cell", keys[cell.row, cell.seed], result)
+        tqdm.write(
+            f"{LABELS[cell.row]}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
+            f"seen AP {result['seen']['AP']:.2f}, {result['seconds']:.0f} s"
+        )
+        tell()
+
+    missing: dict[str, Cell] = {}
+    for cell, result in zip(cells, results(), strict=True):
+        if result is None:
+            missing.setdefault(digest(keys[cell.row, cell.seed]), cell)
+    print(outlook(list(missing.values()), cells, results(), jobs))
+    run_cells(list(missing.values()), stills, jobs, on_done)
+    tell()
+
+
+def outlook(
+    missing: Sequence[Cell], cells: Sequence[Cell], results: Sequence[Result | None], jobs: int
+) -> str:
+    """What is left to do and how long it takes, where results of this run say so."""
+    steps = sum(cell.steps for cell in missing)
+    text = f"{len(missing)} of {len(cells)} cells left, {steps} steps"
+    known = [r["seconds"] for c, r in zip(cells, results, strict=True) if r and c.learns]
+    if missing and known:
+        minutes = len(missing) * statistics.fmean(known) / min(jobs, len(missing)) / 60
+        text += f", about {minutes:.0f} minutes in {jobs} process{'es' if jobs > 1 else ''}"
+    return text
 
 
 def run_cells(cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone) -> None:

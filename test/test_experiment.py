@@ -150,11 +150,11 @@ def test_every_seed_of_every_row_and_before_once() -> None:
 def test_what_is_left_is_told_with_the_time_that_done_cells_took() -> None:
     cells = [cell("before"), *(cell(seed=s, iterations=10) for s in range(3))]
     done = {"seconds": 120.0}
-    assert experiment.outlook(cells, cells, [None] * 4, 1) == "4 of 4 cells left, 30 steps"
-    assert experiment.outlook(cells[2:], cells, [done, done, None, None], 2) == (
+    assert training.outlook(cells, cells, [None] * 4, 1) == "4 of 4 cells left, 30 steps"
+    assert training.outlook(cells[2:], cells, [done, done, None, None], 2) == (
         "2 of 4 cells left, 20 steps, about 2 minutes in 2 processes"
     )
-    assert experiment.outlook([], cells, [done] * 4, 2) == "0 of 4 cells left, 0 steps"
+    assert training.outlook([], cells, [done] * 4, 2) == "0 of 4 cells left, 0 steps"
 
 
 @pytest.mark.parametrize(
@@ -211,6 +211,7 @@ def results(unseen: list[float], seen: list[float]) -> list[dict]:
     return [
         {
             "seed": seed,
+            "shown": [],
             "unseen": dict.fromkeys(("AP", "AP50", "AP75", "AR1", "AR3", "AR5"), u),
             "seen": {"AP": s},
         }
@@ -242,8 +243,11 @@ def test_the_share_of_the_bound() -> None:
 
 
 def test_the_table() -> None:
-    quality = {"ours": {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}}
-    text = tables.markdown(TABLE, quality)
+    quality = {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}
+    masks = dict.fromkeys(TABLE, rows.TrainingMasks()) | {
+        "ours": rows.TrainingMasks(quality=quality, facts={"threshold": 0.5})
+    }
+    text = tables.markdown(TABLE, masks)
     lines = text.splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "| before | 35.0 | 35.0 | 35.0 | 35.0 | 35.0 | 35.0 | 58.0 |  |  |  | 1 |" in lines
@@ -253,6 +257,12 @@ def test_the_table() -> None:
     assert "- Ours reaches 78 % of what selecting with ground truth gains" in text
     assert "Ours minus score threshold: +3.00 ± 0.71 AP" in text
     assert "Seen AP after learning: -0.25 ± 0.35." in text
+    plain = json.loads(json.dumps(tables.to_dict(TABLE, masks)))
+    assert list(plain) == list(TABLE)
+    assert plain["ours"]["masks"] == quality
+    assert plain["ours"]["chosen"] == {"threshold": 0.5}
+    assert [cell["seen"]["AP"] for cell in plain["ours"]["cells"]] == [57.5, 58.0]
+    assert all("shown" not in cell for cell in plain["ours"]["cells"])
 
 
 @pytest.mark.parametrize("names", [["before", "control", "ours"], ["before", "ours"], ["before"]])
@@ -336,7 +346,8 @@ def test_masks_of_rows_are_made_once_and_judged(
     monkeypatch.setattr(rows, "load_proposal_network", lambda config: oracle)
 
     def masks() -> dict[str, rows.TrainingMasks]:
-        maker = rows.MaskMaker(data, CONFIG, stored.Stored(tmp_path / "cache"))
+        cache = stored.Stored(tmp_path / "cache")
+        maker = rows.MaskMaker([data.train], data.validation, data.rehearsal, CONFIG, cache)
         names = ("control", "threshold", "tracklets", "distillation", "gt", "truth")
         return {name: maker.masks_of(name) for name in names}
 

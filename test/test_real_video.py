@@ -11,9 +11,11 @@ import pytest
 
 pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
 import real_video
-from tabletop import first
+import rows
+from tabletop import few, first
 
 from gbopt_ros.masks import decode_all
+from gbopt_ros.structures import GboptError
 
 
 @pytest.fixture
@@ -44,7 +46,8 @@ def test_the_end_of_a_sequence_is_judged_by_its_labels(sequence: Path) -> None:
 def test_it_learns_from_the_beginning_alone(
     sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = real_video.load_coco_dir
+    load, data = real_video.load_coco_dir, few()
+    monkeypatch.setattr(real_video, "validation_recording", lambda *_: data.validation)
     monkeypatch.setattr(real_video, "load_coco_dir", lambda path: first(load(path), 1))
     out = tmp_path / "out"
     settings = ["learning.iterations=1", "learning.batch_size=2", "device=cpu"]
@@ -53,9 +56,28 @@ def test_it_learns_from_the_beginning_alone(
     real_video.run(real_video.parse_arguments(arguments))
     result = json.loads((out / "real-video.json").read_text())
     assert result["judged_frames"] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
-    assert list(result["rows"]) == ["before", "control", "ours"]
-    assert all(len(cells) == 1 for cells in result["rows"].values())
+    assert list(result["rows"]) == list(rows.ROWS)
+    assert all(len(row["cells"]) == 1 for row in result["rows"].values())
+    truth = result["rows"]["truth"]["masks"]
+    assert truth == {"precision": 100, "recall": 100, "mean_iou": 100, "masks": 6, "frames": 6}
     (replay,) = (p for p in (out / "cache").iterdir() if p.name.startswith("replay-"))
     assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
     figure = cv2.imread(str(out / "real-video.jpg"))
-    assert figure.shape == (24 + 180, 3 * 320, 3)
+    assert figure.shape == (24 + 180, 4 * 320, 3)
+
+
+def test_void_is_no_object() -> None:
+    label = np.zeros((4, 6), np.uint8)
+    label[1, :3], label[2] = 7, 255
+    (mask,) = decode_all(real_video.instances(label), (4, 6))
+    np.testing.assert_array_equal(mask, label == 7)
+    assert real_video.instances(np.zeros_like(label)) == ()
+
+
+def test_every_frame_that_is_learnt_must_be_labelled(sequence: Path) -> None:
+    truth = real_video.Beginning(sequence).truth
+    assert list(truth) == [0, 1, 2, 3, 4, 5]
+    assert all(len(rles) == 1 for rles in truth.values())
+    (sequence / "00004.png").unlink()
+    with pytest.raises(GboptError, match="frame 4 has no label image"):
+        _ = real_video.Beginning(sequence).truth
