@@ -343,7 +343,7 @@ class AugmentConfig(Stage):
             )
 
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -403,9 +403,6 @@ class PretrainConfig(Stage):
 def drop_steps(text: str) -> tuple[int, ...]:
     """The steps in a list such as `60000,80000`. Raises ValueError if one is no whole number."""
     return tuple(int(step) for step in text.split(",")) if text else ()
-
-
-OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)

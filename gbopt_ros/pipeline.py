@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import Config, ProposalConfig
+from gbopt_ros.evaluation.coco_metrics import AP_DETECTIONS
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import has_idle_core, resolve_device
@@ -223,12 +224,9 @@ def background_weights(config: Config) -> Path:
     return Path(config.background.weights or find_resource(SEED_BACKGROUND))
 
 
-EVALUATION_DETECTIONS = 100  # COCO's number of detections an image
-
-
 def evaluation_config(config: Config) -> Config:
     """The configuration of the network alone, with as many detections as COCO's AP takes."""
     proposal = replace(
-        config.proposal, max_proposals=EVALUATION_DETECTIONS, ensemble=ProposalConfig.ensemble
+        config.proposal, max_proposals=AP_DETECTIONS, ensemble=ProposalConfig.ensemble
     )
     return replace(config, proposal=proposal)

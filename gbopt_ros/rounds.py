@@ -14,7 +14,7 @@ from gbopt_ros.config import Config
 from gbopt_ros.evaluation.coco_metrics import evaluate_network, paired_difference
 from gbopt_ros.learning.batches import Pool
 from gbopt_ros.learning.finetune import fine_tune
-from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_losses, check_masks
+from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_masks
 from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.learning.trainer import OnStep, TrainingLog
@@ -25,6 +25,7 @@ from gbopt_ros.perception.best_class import class_count
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.mask_rcnn import CLASSES
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
+from gbopt_ros.perception.weights import sha256_of
 from gbopt_ros.pipeline import evaluation_config, proposal_weights
 from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import GboptError
@@ -70,16 +71,19 @@ def learn(
 
     Args:
         training_set: selected masks.
-        store: the parent is its current version, or `proposal_weights` before the first.
+        store: the parent is its current version, or `proposal_weights` before the first, which a
+            configuration that names a network must name for ever.
         rehearsal: labelled seen data, mixed into every batch.
         probe: labelled seen data for the gate, not learnt from.
         on_step: called after every optimiser step, in place of progress bars; what it raises ends
             the training, with nothing published.
 
     Raises:
-        GboptError: there is nothing to learn from, or a loss was not finite.
+        GboptError: there is nothing to learn from, a loss was not finite, or the store was begun
+            with another network.
     """
     device = resolve_device(config.device)
+    check_origin(store, config)
     current = store.current()
     if current is not None:
         store.verify(current)
@@ -91,8 +95,8 @@ def learn(
             "no selected mask to learn from: the training set is empty "
             f"at confidence {config.learning.min_confidence}"
         )
-    agreement = proposed_share(parent, selected, config)
-    decision = check_masks(agreement, config.learning)
+    agreement, part = proposed_share(parent, selected, config)
+    decision = check_masks(agreement, config.learning, selected.recordings(part))
     if not decision.passed:
         return _refused(decision, TrainingLog())
     network, training = fine_tune(
@@ -103,8 +107,8 @@ def learn(
         device,
         on_step,
     )
-    decision = check_losses(training.losses)
-    if decision.passed and probe is not None:
+    decision = GateDecision(True, "no probe set to compare on")
+    if probe is not None:
         decision = _compare(parent, network, probe, config, progress=on_step is None)
     decision = replace(decision, agreement=agreement)
     if not decision.passed:
@@ -112,7 +116,8 @@ def learn(
     facts = {
         "gate": decision.to_dict(),
         "frames": len(selected),
-        "instances": training_set.instance_count,
+        "instances": selected.instance_count,
+        "origin": current.manifest.get("origin") if current else sha256_of(path),
         "final_loss": training.total[-1],
         "learning": config.to_dict()["learning"],
     }
@@ -126,16 +131,37 @@ def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:
     return Learnt(decision, training, None)
 
 
-def proposed_share(parent: DetectionNetwork, selected: Pool, config: Config) -> float:
-    """The share of selected masks that the parent proposes, where it is lowest.
+def check_origin(store: ModelStore, config: Config) -> None:
+    """Raises GboptError if the store was begun with another network than the one that is named."""
+    current = store.current()
+    if current is None or not config.proposal.weights:
+        return
+    path = proposal_weights(config)
+    served = {"origin": current.manifest.get("origin")} | {
+        version.version: version.manifest["sha256"] for version in store.versions()
+    }
+    if served["origin"] is not None and sha256_of(path) not in served.values():
+        raise GboptError(
+            f"{path}: the versions of the store {store.root} were learnt from another network; "
+            "give each network a store of its own"
+        )
+
+
+def proposed_share(
+    parent: DetectionNetwork, selected: Pool, config: Config
+) -> tuple[float, list[int]]:
+    """The share of selected masks that the parent proposes, where it is lowest, and where that is.
 
     The pool is cut into parts of consecutive frames, so that one bad round among good ones shows.
     In each part the masks of some images, spread evenly, are compared with the parent's proposals
     for these images; a mask is proposed where their IoU is at least 0.5.
+
+    Returns:
+        The share, in [0, 1], and the indices of the frames of that part.
     """
     proposer = _for_evaluation(parent, config)
     parts = max(1, min(CHECKED_PARTS, len(selected) // FEWEST_OF_PART))
-    shares = []
+    shares: list[tuple[float, list[int]]] = []
     for part in np.array_split(np.arange(len(selected)), parts):
         chosen = part[np.linspace(0, len(part) - 1, min(len(part), CHECKED_IMAGES)).astype(int)]
         proposed: list[bool] = []
@@ -144,7 +170,7 @@ def proposed_share(parent: DetectionNetwork, selected: Pool, config: Config) -> 
             (proposals,) = proposer.propose([labelled.image])
             overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
             proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
-        shares.append(float(np.mean(proposed)))
+        shares.append((float(np.mean(proposed)), part.tolist()))
     return min(shares)
 
 

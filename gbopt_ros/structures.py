@@ -75,7 +75,7 @@ class ClipEnd(Enum):
     LENGTH = "it has its full length"
     GAP = "the next frame came too late"
     SIZE = "the next frame has another size"
-    STAMP = "the next stamp did not increase"
+    STAMP = "the next stamp jumped back"
     STREAM = "the stream ended"
 
 

@@ -52,7 +52,8 @@ def start(context: LaunchContext) -> list[Node]:
     arguments = [
         *("--log-level", value["log_level"]),
         *("-r", f"{CAMERA[0]}:{CAMERA[1]}:={value['camera']}"),
-        *("-p", f"{CAMERA[0]}:image_transport:={value['transport']}"),
+        # No prefix: it would not match the name of a node in a namespace.
+        *("-p", f"image_transport:={value['transport']}"),
     ]
     if value["profile"]:
         arguments += ["-p", f"profile:={value['profile']}"]

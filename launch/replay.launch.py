@@ -1,4 +1,4 @@
-"""A recording into the graph; ends when all of it was played.
+"""A recording into the graph; ends when the masks of all of it are out.
 
 ros2 launch gbopt_ros replay.launch.py bag:=/data/monday lockstep:=true learner:=false
 """
@@ -54,6 +54,7 @@ def play(context: LaunchContext) -> list[ExecuteProcess]:
     command = [str(program), "play", value("bag"), "--to", CAMERA, "--rate", value("rate")]
     if value("namespace"):
         command += ["--namespace", value("namespace")]
-    if value("lockstep") == "true":
-        command.append("--lockstep")
+    command.append("--lockstep" if value("lockstep") == "true" else "--finish")
+    if value("learner") == "true":
+        command += ["--subscribed", "selector/output/masks"]
     return [ExecuteProcess(cmd=command, output="screen", on_exit=[Shutdown()])]

@@ -85,6 +85,28 @@ def test_a_graph_that_cannot_start_says_why(
     assert "Traceback" not in log
 
 
+def test_a_learner_that_dies_is_told(ros_domain_id: int, tmp_path: Path) -> None:
+    """The graph runs on without it; its exit status tells of it."""
+    weights = save_random_weights(tmp_path)
+    (tmp_path / "store").write_text("a file")
+    graph = gbopt(
+        "run", "--set", f"proposal.weights={weights['proposals']}",
+        "--set", f"background.weights={weights['background']}",
+        "--ros-args", "-p", f"store:={tmp_path / 'store'}",
+    )  # fmt: skip
+    assert graph.stderr is not None
+    said = []
+    for line in graph.stderr:
+        said.append(line)
+        if "nothing is learnt any more" in line:
+            break
+    graph.send_signal(signal.SIGINT)
+    _, log = graph.communicate(timeout=30)
+    assert graph.returncode == 1
+    assert "training set cannot be written" in "".join(said)
+    assert log.endswith("the learner ended while the graph ran on; the log above says why\n")
+
+
 def test_a_learner_that_is_ended_while_it_starts_ends_quietly(
     ros_domain_id: int, tmp_path: Path
 ) -> None:

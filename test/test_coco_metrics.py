@@ -223,7 +223,17 @@ def test_bootstrap_error_is_the_known_one():
     solved = [result(image, square(0, 0), 0.9) for image in range(1, 7)]
     difference, error = paired_difference(gt, [], solved, "AR1", resamples=4000, seed=3)
     assert difference == pytest.approx(60)
-    assert error == pytest.approx(100 * np.sqrt(0.6 * 0.4 / 10), rel=0.05)
+    # The unbiased estimate for the mean of ten images.
+    assert error == pytest.approx(100 * np.sqrt(0.6 * 0.4 / 9), rel=0.03)
+
+
+def test_one_labelled_image_leaves_all_open():
+    gt = dataset((square(0, 0), square(20, 20)), (), ())
+    difference, error = paired_difference(
+        gt, [], [result(1, square(0, 0), 0.9)], "AR1", resamples=20
+    )
+    assert difference == pytest.approx(50)
+    assert error == np.inf
 
 
 def test_bootstrap_of_equal_results_is_zero_and_repeatable():

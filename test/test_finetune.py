@@ -13,6 +13,7 @@ from gbopt_ros.config import AugmentConfig, LearningConfig, PretrainConfig, Prop
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
 from gbopt_ros.masks import encode_all
+from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError, LabelledImage
 
@@ -213,3 +214,46 @@ def test_background_network_starts_from_the_proposal_network() -> None:
         assert torch.allclose(target[name], source[name], atol=1e-9), name
     fresh, _ = pretrain_background(Squares(), settings, CPU)
     assert not torch.allclose(fresh.backbone.state_dict()[name], source[name], atol=1e-3)
+
+
+def test_ignored_regions_are_unknown_to_the_network_that_is_trained() -> None:
+    """What is taught of boxes inside one is nothing, in pretraining and in fine-tuning alike."""
+    pool = Squares()
+    image = pool[0]
+    pool._images = [replace(image, rles=image.rles[:1], ignored=image.rles[1:])]
+    parent = tiny_mask_rcnn()
+    trained, _ = fine_tune(parent, pool, None, config(), CPU)
+    boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [5.0, 5.0, 15.0, 15.0]])
+    _, labels = trained.roi_heads.assign_targets_to_proposals(
+        [boxes], [boxes[:1]], [torch.tensor([-1])]
+    )
+    assert labels[0].tolist() == [-1, -1]
+    _, labels = parent.roi_heads.assign_targets_to_proposals(
+        [boxes], [boxes[:1]], [torch.tensor([-1])]
+    )
+    assert labels[0].tolist() == [-1, 0]
+
+
+def test_boxes_are_taught_exactly_under_autocast() -> None:
+    """bfloat16 knows even numbers only from 256 on."""
+    network = build_mask_rcnn("slim18-fpn").train()
+    box = torch.tensor([[331.0, 151.0, 371.0, 187.0]])
+    masks = torch.zeros(1, 240, 400, dtype=torch.uint8)
+    masks[0, 151:187, 331:371] = 1
+    taught = []
+    select = network.roi_heads.select_training_samples
+
+    def spy(*args: object) -> object:
+        proposals, _, labels, targets = found = select(*args)
+        decoded = network.roi_heads.box_coder.decode_single(targets[0], proposals[0])
+        taught.append(decoded[labels[0] > 0])
+        return found
+
+    network.roi_heads.select_training_samples = spy
+    target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "masks": masks}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = network([torch.rand(3, 240, 400)], [target])
+    assert len(taught[0]) > 0
+    torch.testing.assert_close(taught[0], box.expand_as(taught[0]), atol=1e-3, rtol=0)
+    sum(loss.float() for loss in losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

@@ -14,6 +14,7 @@ import torch
 from networks import CPU, write_bomb
 from safetensors.torch import save_file
 from torchvision.models.optical_flow import RAFT, raft_large, raft_small
+from torchvision.models.optical_flow.raft import CorrBlock
 
 from gbopt_ros.config import FlowConfig
 from gbopt_ros.perception.flow import DisFlow, RaftFlow, load_raft, make_flow, raft_of_pairs
@@ -133,6 +134,21 @@ def test_raft_of_pairs_equals_torchvision(build: Callable[..., RAFT]) -> None:
     assert ours.shape == (2, 2, 128, 128)
     assert (ours[0] - ours[1]).abs().max() > 0.01
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)  # pixels
+
+
+def test_raft_correlates_in_single_precision(small: RAFT, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    build = CorrBlock.build_pyramid
+
+    def spy(block: CorrBlock, *features: torch.Tensor) -> None:
+        build(block, *features)
+        seen.extend(level.dtype for level in block.corr_pyramid)
+
+    monkeypatch.setattr(CorrBlock, "build_pyramid", spy)
+    images = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert raft_of_pairs(small, images, [0], [1]).isfinite().all()
+    assert set(seen) == {torch.float32}
 
 
 def test_raft_encodes_an_image_once_a_batch(small: RAFT, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,71 @@ def test_a_selector_that_was_killed_comes_back(
         assert [m.frame_index for m in last] == sorted(m.frame_index for m in last)
 
 
+def test_slow_networks_lose_nothing_that_was_let_through(
+    ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame waits for the four before it for longer than the stall timeout."""
+    process = ProposalNode.process
+
+    def slowly(self: ProposalNode, image: Any) -> None:
+        time.sleep(0.5)
+        process(self, image)
+
+    monkeypatch.setattr(ProposalNode, "process", slowly)
+    arguments = ros_arguments(weights, stall_timeout_s=1.0, **{"clip.length": 3})
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        masks = made.observe(SelectedMasks, MASKS)
+        for frame in looped(disc_frames(8), 8):
+            made.send(frame)
+            time.sleep(0.1)
+        buffer, selector = made.nodes["clip_buffer"], made.nodes["selector"]
+        made.wait(lambda: buffer.facts()["in flight"] == 0, "all frames to be done")
+        assert buffer.health.counted("given up") == 0
+        assert selector.health.counted("clips lost") == 0
+        assert buffer.health.counted("dropped") > 20
+        made.wait(lambda: len(masks) >= 9, "the masks of the clips")
+
+
+def test_frames_dropped_by_slow_networks_that_tear_clips_are_told(
+    ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = ProposalNode.process
+
+    def slowly(self: ProposalNode, image: Any) -> None:
+        time.sleep(0.4)
+        process(self, image)
+
+    monkeypatch.setattr(ProposalNode, "process", slowly)
+    parameters = {"clip.max_gap_s": 0.15, "max_in_flight": 1}
+    arguments = ros_arguments(weights, **parameters)
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        buffer = made.nodes["clip_buffer"]
+        for frame in looped(disc_frames(8), 3):  # 10 a second
+            made.send(frame)
+            time.sleep(0.1)
+        message = buffer.health.status("", "active", {}).message
+        assert message == "clips end early: the networks are slower than a frame in 0.15 s"
+
+
+def test_a_player_that_finishes_waits_for_the_last_masks(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """At the recording's own pace, fewer frames than a clip has."""
+    arguments = ros_arguments(weights, **{"clip.length": 30})
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        masks = made.observe(SelectedMasks, MASKS)
+        frames = disc_frames(5)
+        player = Player(TOPIC, finish=True, subscribed=[MASKS], context=made.context)
+        try:
+            assert player.play(frames) == 5
+        finally:
+            player.close()
+        assert stamp_ns(masks[-1].header.stamp) == frames[-1].stamp_ns
+
+
 def test_outputs_for_planners(graph: Graph) -> None:
     frames = disc_frames(4)
     topics = {

@@ -26,6 +26,7 @@ from recordings import disc_frames
 from ros import TOPIC, Graph, ros_arguments
 from std_srvs.srv import Trigger
 
+from gbopt_ros.config import load_config
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
@@ -33,8 +34,10 @@ from gbopt_ros.nodes.base import LINK_QOS
 from gbopt_ros.nodes.graph import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
+from gbopt_ros.perception.proposals import load_mask_rcnn
 from gbopt_ros.perception.weights import PROPOSALS, sha256_of
-from gbopt_ros.structures import Frame
+from gbopt_ros.rounds import check_origin
+from gbopt_ros.structures import Frame, GboptError
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 # To observe them with LINK_QOS, which misses nothing of what follows in a hurry.
@@ -177,7 +180,7 @@ def test_a_version_that_the_gate_refuses_is_not_announced(
     from gbopt_ros import rounds
     from gbopt_ros.learning.gate import GateDecision
 
-    monkeypatch.setattr(rounds, "check_losses", lambda losses: GateDecision(False, "too bad"))
+    monkeypatch.setattr(rounds, "check_masks", lambda *_: GateDecision(False, "too bad"))
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
         graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
@@ -204,6 +207,81 @@ def test_trains_by_itself_after_some_clips(
         updates = made.observe(ModelUpdate, UPDATE)
         play(made, 8)
         made.wait(lambda: len(updates) == 1, "a new version")
+
+
+def test_masks_whose_clip_never_ends_are_stored(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """By the bound on what is held while the clip goes on, and by deactivation at the end."""
+    arguments = ros_arguments(
+        weights,
+        **learning(tmp_path / "store"),
+        **{
+            "clip.length": 60,
+            "selection.lag": 0,
+            "selection.score_weight": 100.0,  # some faint masks must be selected
+            "selection.neutral_score": 0.001,
+        },
+    )
+    with Graph(
+        ros_domain_id,
+        lambda context: [LearnerNode(context=context), *compose(context=context)],
+        arguments,
+    ) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        learner.settings = replace(learner.settings, max_buffered_frames=4)
+        masks = made.observe(SelectedMasks, "/selector/output/masks")
+        made.feed(disc_frames(8))
+        made.wait(lambda: len(masks) >= 6, "masks without waiting for the end of the clip")
+        made.wait(lambda: learner.health.counted("clips stored") == 1, "the first of them")
+        made.wait(lambda: learner._last_index == masks[-1].frame_index, "all of them")
+        assert learner.trigger_deactivate() == SUCCESS
+        assert made.nodes["selector"].health.counted("done") == 0  # no clip
+        assert learner._frames == {}
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
+
+
+def test_a_store_of_another_network_is_refused(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    store.publish(network, info.architecture, info.version, {"origin": "of another"})
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        assert not made.nodes["learner"].start()
+    origin = sha256_of(weights[PROPOSALS])
+    for facts in ({"origin": origin}, {}):  # versions of before say nothing of it
+        store.publish(network, info.architecture, info.version, facts)
+        check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
+    store.publish(network, info.architecture, info.version, {"origin": "of another"})
+    check_origin(store, load_config(None, []))  # none is named
+    served = store.current()
+    assert served is not None
+    check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
+    with pytest.raises(GboptError, match="learnt from another network; give each network a store"):
+        check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
+
+
+def test_a_damaged_version_can_be_rolled_back(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    first = store.publish(network, info.architecture, info.version, {})
+    second = store.publish(network, info.architecture, first.version, {})
+    second.path.write_bytes(second.path.read_bytes()[:-1] + b"?")
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        updates = made.observe(ModelUpdate, UPDATE) if made.nodes["learner"].start() else None
+        assert updates == []
+        learner = made.nodes["learner"]
+        assert "call ~/rollback" in learner.health.status("learner", "active", {}).message
+        assert made.call(Trigger, "/learner/rollback").success
+        made.wait(lambda: [u.version for u in updates] == [first.version], "the parent")
+        assert learner.health.status("learner", "active", {}).message == "active"
 
 
 def test_deactivating_breaks_the_training_off(

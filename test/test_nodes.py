@@ -15,6 +15,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from networks import save_random_weights
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
@@ -32,6 +33,7 @@ from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.graph import compose
+from gbopt_ros.nodes.health import Health
 from gbopt_ros.nodes.messages import (
     Stamped,
     decode_map,
@@ -475,3 +477,73 @@ def test_detections_have_tight_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (6.0, 6.0)
     assert (detection.bbox.size_x, detection.bbox.size_y) == (8.0, 4.0)
     assert detection.results[0].hypothesis.score == 0.75
+
+
+# -------------------------------------------------------------------------------- diagnostics
+
+
+def test_problems_are_told_until_their_subject_recovers() -> None:
+    health = Health()
+
+    def told() -> tuple[bytes, str]:
+        status = health.status("node", "active", {})
+        return status.level, status.message
+
+    assert told() == (DiagnosticStatus.OK, "active")
+    health.warn("slow", "stall")
+    health.fail("refused", "model")
+    health.warn("grey")
+    assert told() == (DiagnosticStatus.ERROR, "refused; grey; slow")
+    health.recover("model")
+    assert told() == (DiagnosticStatus.WARN, "grey; slow")
+    health.recover()
+    health.warn("slower", "stall")
+    assert told() == (DiagnosticStatus.WARN, "slower")
+    health.count("dropped")
+    health.begin()
+    assert told() == (DiagnosticStatus.OK, "active")
+    assert health.counted("dropped") == 0
+
+
+def test_a_failed_frame_is_told_until_the_next_one_succeeds(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.start()
+    node = graph.nodes["background"]
+    process, failing = node.process, [True]
+
+    def out_of_memory(image: Any) -> None:
+        if failing:
+            failing.clear()
+            raise RuntimeError("out of memory")
+        process(image)
+
+    monkeypatch.setattr(node, "process", out_of_memory)
+    frames = disc_frames(2)
+    graph.send(frames[0])
+    graph.wait(lambda: not failing and node.health.counted("failures") == 1, "the failure")
+    assert node.health.status("", "active", {}).message == "out of memory"
+    graph.send(frames[1])
+    graph.wait(lambda: node.health.counted("done") == 1, "the next frame")
+    graph.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
+
+
+def test_repeated_stamps_are_told(graph: Graph) -> None:
+    graph.start()
+    buffer = graph.nodes["clip_buffer"]
+    (frame,) = disc_frames(1)
+    graph.feed([frame, frame])
+    assert "repeats the stamp" in buffer.health.status("", "active", {}).message
+    assert buffer.health.counted("repeated stamps") == 1
+
+
+def test_the_transport_is_set_in_a_namespace_too(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """As `active_vision.launch.py` does."""
+    given = ros_arguments(weights, image_transport="compressed")
+    given += ["-r", "__ns:=/robot1"]
+    with Graph(ros_domain_id, lambda context: compose(context=context), given) as made:
+        buffer = made.nodes["clip_buffer"]
+        assert buffer.get_fully_qualified_name() == "/robot1/clip_buffer"
+        assert buffer.settings.image_transport == "compressed"

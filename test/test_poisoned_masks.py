@@ -50,7 +50,7 @@ def test_intact_masks_are_proposals_of_the_parent(
     config: Config, chosen: list[LabelledImage]
 ) -> None:
     parent, _ = load_mask_rcnn(proposal_weights(config))
-    agreement = proposed_share(parent, Pool(chosen), config)
+    agreement, _ = proposed_share(parent, Pool(chosen), config)
     assert agreement == 1.0
     assert check_masks(agreement, config.learning).passed
 
@@ -63,10 +63,11 @@ def test_masks_shuffled_between_images_are_refused(
         LabelledImage(image.image, other.rles, ())
         for image, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True)
     ]
-    agreement = proposed_share(parent, Pool(shuffled), config)
+    agreement, _ = proposed_share(parent, Pool(shuffled), config)
     assert agreement < 0.3
-    decision = check_masks(agreement, config.learning)
+    decision = check_masks(agreement, config.learning, ["monday", "tuesday"])
     assert not decision.passed
+    assert "they are of monday, tuesday" in decision.reason
     assert "masks do not belong to their images" in decision.reason
 
 
@@ -76,5 +77,6 @@ def test_a_bad_round_among_good_ones_is_found(config: Config, chosen: list[Label
         LabelledImage(image.image, other.rles, ())
         for image, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True)
     ]
-    agreement = proposed_share(parent, Pool([*chosen, *chosen, *shuffled, *chosen]), config)
+    agreement, part = proposed_share(parent, Pool([*chosen, *chosen, *shuffled, *chosen]), config)
+    assert set(part) & set(range(2 * IMAGES, 3 * IMAGES))
     assert not check_masks(agreement, config.learning).passed

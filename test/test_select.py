@@ -184,8 +184,17 @@ def test_shared_pixels_go_to_the_higher_score() -> None:
     np.testing.assert_array_equal(selection.frames[0].boxes[1], [4, 1, 9, 3])
 
 
-@pytest.mark.parametrize("broken", ["proposals", "backgrounds", "flows", "size", "nan"])
-def test_inputs_that_do_not_fit_are_refused(broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("proposals", "select_clip: expected 3 proposals"),
+        ("backgrounds", "select_clip: expected 3 proposals"),
+        ("flows", "select_clip: expected 3 proposals"),
+        ("size", "frame 1: expected background of size"),
+        ("nan", "frame 1: expected a finite flow"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(broken: str, words: str) -> None:
     images, masks, backgrounds, flows = random_inputs(0, 3, 2)
     proposals = [make_proposals(frame) for frame in masks]
     if broken == "proposals":
@@ -198,7 +207,7 @@ def test_inputs_that_do_not_fit_are_refused(broken: str) -> None:
         backgrounds[1] = np.zeros((3, 3))
     else:
         flows[0] = np.full((*SIZE, 2), np.nan)
-    with pytest.raises(ValueError, match="select_clip"):
+    with pytest.raises(ValueError, match=words):
         select_clip(
             make_clip(list(images)), proposals, backgrounds, flows, HashFlow(), SelectionConfig()
         )

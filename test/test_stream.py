@@ -120,6 +120,10 @@ def test_what_does_not_fit_is_refused() -> None:
     other = make_clip([np.zeros((4, 4, 3), np.uint8)]).frames[0]
     with pytest.raises(ValueError, match="of size"):
         selector.add(other, make_proposals(masks[1]), backgrounds[1], flows[0])
+    with pytest.raises(ValueError, match="background of size"):
+        selector.add(frames[1], make_proposals(masks[1]), np.full((8, 8), 0.1), flows[0])
+    with pytest.raises(ValueError, match="finite flow"):
+        selector.add(frames[1], make_proposals(masks[1]), backgrounds[1], flows[0][:-1])
     damaged = flows[0].copy()
     damaged[2, 3] = np.nan
     selector = FixedLagSelector(HashFlow(), SelectionConfig())  # with nothing to synthesise

@@ -135,6 +135,23 @@ def test_a_frame_replaces_the_one_before(folder: Path, frames_dir: Path) -> None
         assert training_set.instance_count == 3
         training_set.add([selected(frames_dir, 0, recording="blocks", value=5)])
         assert len(training_set) == 3  # the same index of another recording
+        assert training_set.add([selected(frames_dir, 0, instances=0)]) == 0
+        assert values(training_set) == [5, 10]  # what was selected before is not learnt any more
+    assert_consistent(folder)
+
+
+def test_a_recording_is_taken_out(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, recording="bad", value=i) for i in range(2)])
+        training_set.add([selected(frames_dir, 0, recording="good", value=7)])
+        pool = training_set.labelled_images()
+        assert pool.instance_count == 6
+        assert pool.recordings([0, 1]) == ["bad"]
+        assert pool.recordings([1, 2]) == ["bad", "good"]
+        with pytest.raises(GboptError, match="no recording 'worse'; there are: bad, good"):
+            training_set.remove("worse")
+        assert training_set.remove("bad") == 2
+        assert values(training_set) == [7]
     assert_consistent(folder)
 
 
@@ -484,7 +501,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "missing"), (b"", "decoded"), (b"not an image", "decoded")],
+    [(None, "No such file"), (b"", "is empty"), (b"not an image", "no complete image")],
 )
 def test_an_image_that_is_damaged(
     folder: Path, frames_dir: Path, content: bytes | None, words: str

@@ -14,15 +14,22 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("replays", type=Path, nargs="+", help="output folders of gbopt replay")
+    parser.add_argument("replays", type=Path, nargs="*", help="output folders of gbopt replay")
     parser.add_argument(
         "--out", type=Path, default=Path("gbopt-store"), help="model and training store"
     )
-    parser.add_argument("--weights", help="network to start from before the store holds a version")
+    parser.add_argument(
+        "--weights",
+        help="network that the store's versions start from",
+    )
     parser.add_argument(
         "--rehearse", type=Path, help="COCO folder of labelled seen data for every batch"
     )
     parser.add_argument("--probe", type=Path, help="COCO folder of labelled seen data for the gate")
+    parser.add_argument(
+        "--forget", action="append", default=[], metavar="RECORDING",
+        help="take it out of the training set first, such as one whose masks the gate refused",
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, help="YAML file with overrides")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="learning.iterations=500"
@@ -44,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
         log.warning("no --rehearse data: the network may forget the classes that it knows")
     learning = config.learning
     with TrainingSet(args.out / "training", learning.max_bytes, learning.policy) as training_set:
+        for recording in args.forget:
+            log.info("%s: %d frames forgotten", recording, training_set.remove(recording))
         for folder in args.replays:
             added = training_set.add(read_replay(folder))
             log.info("%s: %d frames with masks", folder, added)

@@ -22,6 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="send a frame only when the graph has finished the last one; none is dropped",
     )
+    parser.add_argument(
+        "--finish",
+        action="store_true",
+        help="at the end, end the last clip and wait for its masks; --lockstep does so too",
+    )
+    parser.add_argument(
+        "--subscribed",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="begin when somebody subscribes to it: selector/output/masks waits for the learner",
+    )
     parser.add_argument("--loop", type=int, default=1, metavar="N", help="N times; 0: for ever")
     parser.add_argument("--namespace", default="", help="of the graph")
     parser.add_argument(
@@ -42,7 +54,12 @@ def run(args: argparse.Namespace) -> None:
     from gbopt_ros.nodes.player import looped, player
 
     total = source.count * args.loop if source.count is not None and args.loop else None
-    options = {"lockstep": args.lockstep, "patience_s": args.patience}
+    options = {
+        "lockstep": args.lockstep,
+        "finish": args.finish,
+        "subscribed": args.subscribed,
+        "patience_s": args.patience,
+    }
     with (
         player(args.to, namespace=args.namespace, **options) as playing,
         tqdm(total=total, desc=source.name, unit="frame", dynamic_ncols=True) as progress,

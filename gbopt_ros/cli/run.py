@@ -7,14 +7,18 @@ What follows `--ros-args` goes to every node, for example
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from gbopt_ros.config import load_config
 from gbopt_ros.structures import GboptError
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S = 10.0  # for the learner to end
 
@@ -50,30 +54,50 @@ def run(args: argparse.Namespace) -> None:
         camera = ["-r", f"{CAMERA[0]}:{CAMERA[1]}:={args.camera}"]
         learner = None
         if not args.no_learner:
-            learner = _start_learner([*common, *args.ros_args])
+            learner = _Learner([*common, *args.ros_args])
         try:
             status = graph.main(["--ros-args", *common, *camera, *args.ros_args])
         finally:
             if learner is not None:
-                _end(learner)
+                learner.end()
     if status:
         raise GboptError("the graph did not start; the log above says why")
+    if learner is not None and learner.failed:
+        raise GboptError("the learner ended while the graph ran on; the log above says why")
 
 
-def _start_learner(ros_arguments: list[str]) -> subprocess.Popen[bytes]:
-    """A Ctrl-C, which the terminal sends to both, must not meet it while it imports its modules."""
-    command = [sys.executable, "-m", "gbopt_ros.nodes.learner", "--ros-args", *ros_arguments]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, until the node handles it
-    try:
-        return subprocess.Popen(command)
-    finally:
-        signal.signal(signal.SIGINT, before)
+class _Learner:
+    """The learner's process. The graph runs on where it dies, which is told at once.
 
+    Attributes:
+        failed: it ended before it was told to.
+    """
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    def __init__(self, ros_arguments: list[str]) -> None:
+        command = [sys.executable, "-m", "gbopt_ros.nodes.learner", "--ros-args", *ros_arguments]
+        # A Ctrl-C, which the terminal sends to both, must not meet it while it imports its modules:
+        # it inherits this until the node handles the signal.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._process = subprocess.Popen(command)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        self.failed = False
+        self._ending = threading.Event()
+        threading.Thread(target=self._watch, name="learner", daemon=True).start()
+
+    def end(self) -> None:
+        self._ending.set()
+        self._process.terminate()
+        try:
+            self._process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _watch(self) -> None:
+        status = self._process.wait()
+        # A Ctrl-C ends it a moment before this process comes to tell it.
+        if status != 0 and not self._ending.is_set():
+            self.failed = True
+            log.error("the learner ended with status %d: nothing is learnt any more", status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -110,7 +111,8 @@ def paired_difference(
 
     Paired bootstrap over images: both results are evaluated on the same resampled images, so
     that the difficulty of the images cancels. It says how much the difference depends on the
-    choice of test images, and nothing about the seeds of training.
+    choice of test images, and nothing about the seeds of training. One image with instances says
+    nothing of that: the standard error is infinite then.
 
     Args:
         metric: one of `METRICS`.
@@ -125,6 +127,7 @@ def paired_difference(
         raise GboptError(f"resamples: expected at least 2, got {resamples}")
     a, b = (_matches_of(_match(gt, results)) for results in (results_a, results_b))
     images = len(a.instances)
+    labelled = int(np.count_nonzero(a.instances))
     generator = np.random.default_rng(seed)
     differences: list[float] = []
     while len(differences) < resamples:
@@ -133,7 +136,10 @@ def paired_difference(
             differences.append(_metric(b, counts, metric) - _metric(a, counts, metric))
     every_image_once = np.ones(images, np.int64)
     difference = _metric(b, every_image_once, metric) - _metric(a, every_image_once, metric)
-    return difference, float(np.std(differences, ddof=1))
+    if labelled < 2:
+        return difference, math.inf
+    # A resample of n images has n - 1 degrees of freedom.
+    return difference, float(np.std(differences, ddof=1)) * math.sqrt(labelled / (labelled - 1))
 
 
 def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -> COCOeval:

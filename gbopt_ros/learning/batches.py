@@ -74,9 +74,7 @@ def image_tensor(example: Example, device: torch.device) -> Tensor:
 def detection_target(example: Example, device: torch.device) -> dict[str, Tensor]:
     """torchvision's detection target: boxes xyxy (M, 4), labels (M,), masks (M, H, W) uint8.
 
-    Labels are 1 on objects and -1 on ignored regions: torchvision's RoI heads sample boxes
-    labelled 0 as negatives and those labelled 1 or more as positives, so never those of -1. The
-    region proposal network has no labels; there an ignored region is worth a proposal.
+    Labels are 1 on objects and -1 on ignored regions, which `ignore_unknown` understands.
     """
     m = len(example.masks)
     boxes = np.zeros((m, 4), np.float32)

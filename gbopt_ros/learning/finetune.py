@@ -8,10 +8,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.learning.augment import Example
 from gbopt_ros.learning.batches import Pool, detection_target, example_batches, image_tensor
+from gbopt_ros.learning.ignored import ignore_unknown
 from gbopt_ros.learning.trainer import OnStep, TrainingLog, train
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,6 +46,8 @@ def fine_tune(
     pools = _shares(selected, rehearsal, config)
     torch.manual_seed(config.seed)
     network = copy.deepcopy(parent).to(device).train()
+    if isinstance(network, MaskRCNN):
+        ignore_unknown(network)
     network = network.to(memory_format=torch.channels_last)
     _freeze_statistics(network)
 

@@ -1,16 +1,17 @@
 """The gate: a new version is published only if it is sound and has forgotten nothing.
 
-Three checks, in this order. The selected masks must be such as the parent proposes: masks that lie
-elsewhere (of other images, shifted, corrupt) teach nonsense and are refused before any training.
-All losses must be finite. On labelled images of seen classes that are not learnt from, the probe
-set, the new version is compared with its parent image by image, and the uncertainty of the
-difference decides with it: a loss that may be noise does not block, and a probe set too small to
-exclude a disaster does not pass.
+Two checks around the training. The selected masks must be such as the parent proposes: masks that
+lie elsewhere (of other images, shifted, corrupt) teach nonsense and are refused before any
+training, which itself ends with an error where a loss is not finite. On labelled images of seen
+classes that are not learnt from, the probe set, the new version is compared with its parent image
+by image, and the uncertainty of the difference decides with it: a loss that may be noise does not
+block, and a probe set too small to exclude a disaster does not pass.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +46,9 @@ class GateDecision:
         return asdict(self)
 
 
-def check_masks(agreement: float, config: LearningConfig) -> GateDecision:
+def check_masks(
+    agreement: float, config: LearningConfig, recordings: Sequence[str] = ()
+) -> GateDecision:
     """Refuse selected masks that are not the parent's own proposals.
 
     Selection chooses among proposals and moves their outlines a little, so of an intact training
@@ -53,6 +56,7 @@ def check_masks(agreement: float, config: LearningConfig) -> GateDecision:
 
     Args:
         agreement: share of the selected masks that the parent proposes, where it is lowest.
+        recordings: that these masks are of.
     """
     numbers = (
         f"in some part {100 * agreement:.0f} % of the selected masks are proposals of the parent, "
@@ -60,16 +64,12 @@ def check_masks(agreement: float, config: LearningConfig) -> GateDecision:
     )
     if agreement >= config.gate_agreement:
         return GateDecision(True, numbers, agreement)
-    return GateDecision(False, f"masks do not belong to their images: {numbers}", agreement)
-
-
-def check_losses(losses: dict[str, list[float]]) -> GateDecision:
-    """Refuse a training run in which any loss was not finite."""
-    for name, values in losses.items():
-        for step, value in enumerate(values):
-            if not math.isfinite(value):
-                return GateDecision(False, f"loss {name} was {value} at step {step}")
-    return GateDecision(True, "all losses were finite; no probe set to compare on")
+    return GateDecision(
+        False,
+        f"masks do not belong to their images: {numbers}; they are of {', '.join(recordings)} "
+        "(`gbopt learn --forget RECORDING` takes one out)",
+        agreement,
+    )
 
 
 def check_forgetting(
@@ -92,7 +92,8 @@ def check_forgetting(
     )
     measured = (parent_ap, child_ap, standard_error)
     if not all(math.isfinite(value) for value in measured):
-        return GateDecision(False, f"cannot be compared: {numbers}", None, *measured)
+        reason = f"cannot be compared, give more probe images: {numbers}"
+        return GateDecision(False, reason, None, *measured)
     if difference < -config.gate_margin and difference + uncertainty < 0:
         return GateDecision(False, f"forgot too much: {numbers}", None, *measured)
     if difference - uncertainty < -config.gate_worst:

@@ -54,6 +54,7 @@ class ModelStore:
     """The versions below a folder; the folder need not exist before the first is published."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self._folder = root / "models"
 
     def versions(self) -> list[ModelVersion]:

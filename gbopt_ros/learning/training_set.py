@@ -21,12 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.coco import CocoImage, write_coco
+from gbopt_ros.sources.images import read_image
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
 _PATIENCE_S = 60.0  # that one process waits for another's transaction
@@ -132,8 +130,8 @@ class TrainingSet:
     def add(self, frames: Iterable[SelectedFrame], *, collect: bool = True) -> int:
         """Add frames, replacing those of the same recording and index; returns how many.
 
-        Frames without an instance are left out: nothing selected says nothing about the image.
-        All frames enter the set, or none does.
+        Frames without an instance are left out: nothing selected says nothing about the image. One
+        that the set holds goes, too. All frames enter the set, or none does.
 
         Args:
             collect: remove the images of evicted clips at once; without it they stay until
@@ -147,6 +145,10 @@ class TrainingSet:
         try:
             with self._transaction():
                 for frame in frames:
+                    self._database.execute(
+                        "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
+                        (frame.recording, frame.frame_index),
+                    )
                     if frame.rles:
                         added += 1
                         self._insert(frame)
@@ -160,24 +162,44 @@ class TrainingSet:
             self.collect_garbage()
         return added
 
+    def remove(self, recording: str) -> int:
+        """Take a recording out; returns how many frames it had.
+
+        Raises:
+            GboptError: the set holds no such recording; the message lists those that it holds.
+        """
+        with self._transaction():
+            removed = self._database.execute(
+                "DELETE FROM frames WHERE recording = ?", (recording,)
+            ).rowcount
+            if not removed:
+                held = self._query("SELECT DISTINCT recording FROM frames ORDER BY recording")
+                names = ", ".join(name for (name,) in held) or "none"
+                raise GboptError(f"{self._folder}: no recording {recording!r}; there are: {names}")
+        self.collect_garbage()
+        return removed
+
     def labelled_images(self, min_confidence: float = 0.0) -> SelectedPool:
         """The frames with an instance of at least this confidence, as a pool for training.
 
         Their instances below it are neither learnt nor unlearnt: they are ignored regions.
         """
         query = """
-            SELECT id, file_name, height, width FROM frames
+            SELECT id, file_name, height, width, recording FROM frames
             WHERE EXISTS (SELECT 1 FROM instances WHERE frame = id AND confidence >= ?)
             ORDER BY recording, frame_index
         """
         with self._transaction("DEFERRED"):
             entries = [
-                (
+                PoolEntry(
                     self._images / file_name,
                     self._rles(frame, height, width, "confidence >= ?", min_confidence),
                     self._rles(frame, height, width, "confidence < ?", min_confidence),
+                    recording,
                 )
-                for frame, file_name, height, width in self._query(query, (min_confidence,))
+                for frame, file_name, height, width, recording in self._query(
+                    query, (min_confidence,)
+                )
             ]
         return SelectedPool(entries)
 
@@ -227,10 +249,6 @@ class TrainingSet:
             aside = target.with_name(f".{name}.{os.getpid()}")
             aside.write_bytes(content)
             os.replace(aside, target)
-        self._database.execute(
-            "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
-            (frame.recording, frame.frame_index),
-        )
         cursor = self._database.execute(
             "INSERT INTO frames (recording, clip_id, frame_index, stamp_ns, file_name, height, "
             "width, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -325,29 +343,37 @@ class TrainingSet:
             raise GboptError(f"{self._folder}: training set catalogue failed ({error})") from error
 
 
+@dataclass(frozen=True)
+class PoolEntry:
+    """An image file with its instances and its ignored regions."""
+
+    path: Path
+    rles: tuple[Rle, ...]
+    ignored: tuple[Rle, ...]
+    recording: str
+
+
 class SelectedPool:
-    """Selected frames, decoded when drawn.
+    """Selected frames, decoded when drawn."""
 
-    Args:
-        entries: image file, instances, and ignored regions of each frame.
-    """
-
-    def __init__(self, entries: list[tuple[Path, tuple[Rle, ...], tuple[Rle, ...]]]) -> None:
+    def __init__(self, entries: list[PoolEntry]) -> None:
         self._entries = entries
+
+    @property
+    def instance_count(self) -> int:
+        """Instances that are learnt."""
+        return sum(len(entry.rles) for entry in self._entries)
+
+    def recordings(self, indices: Iterable[int]) -> list[str]:
+        """The names of the recordings that these frames are of, sorted."""
+        return sorted({self._entries[index].recording for index in indices})
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        path, rles, ignored = self._entries[index]
-        try:
-            content = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise GboptError(f"{path}: image of the training set is missing") from error
-        bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-        if bgr is None:
-            raise GboptError(f"{path}: image of the training set cannot be decoded")
-        return LabelledImage(np.ascontiguousarray(bgr[:, :, ::-1]), rles, ignored)
+        entry = self._entries[index]
+        return LabelledImage(read_image(entry.path), entry.rles, entry.ignored)
 
 
 def read_replay(folder: Path) -> Iterator[SelectedFrame]:

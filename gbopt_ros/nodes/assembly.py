@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,9 @@ class ClipAssembly:
 
     All callbacks come from the thread that delivered the last missing piece, under a lock that
     keeps them in order: they must only queue or publish.
+
+    Attributes:
+        last_progress: when a frame last came to be there with its flow, of the monotonic clock.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class ClipAssembly:
         self._complete, self._begun = complete, begun
         self._finished, self._lost = finished, lost
         self._capacity = capacity
+        self.last_progress = time.monotonic()
         self._lock = threading.RLock()
         self._frames: OrderedDict[int, FrameCues] = OrderedDict()  # by stamp, as they arrived
         self._flows: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
@@ -157,6 +162,8 @@ class ClipAssembly:
             done = [stamp for stamp, needed in self._waiting.items() if needed in flows]
             for stamp in done:
                 del self._waiting[stamp]
+            if done:
+                self.last_progress = time.monotonic()
             # What a clip ends with is finished when the clip is; everything else is now.
             last_frames = {stamp_ns(message.header.stamp) for message in self._clips}
             for stamp in done:

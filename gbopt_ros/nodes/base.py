@@ -205,15 +205,26 @@ class PipelineNode(LifecycleNode):
         self._entities.append(lambda: self.destroy_timer(timer))
 
     def worker(self, name: str, handle: Callable[[T], None], **options: Any) -> Worker[T]:
-        """A worker that lives until the node is deactivated."""
-        worker = Worker(f"{self.get_name()} {name}", handle, self.report, **options)
+        """A worker that lives until the node is deactivated.
+
+        What it raises is told on the diagnostics until it gets through a piece of work again.
+        """
+
+        def handled(item: T) -> None:
+            handle(item)
+            self.health.recover(name)
+
+        def failed(error: Exception) -> None:
+            self.report(error, name)
+
+        worker = Worker(f"{self.get_name()} {name}", handled, failed, **options)
         self._workers[name] = worker
         return worker
 
-    def report(self, error: Exception) -> None:
+    def report(self, error: Exception, subject: str = "work") -> None:
         """Log a failure that ends neither the node nor its next piece of work."""
         self.health.count("failures")
-        self.health.fail(str(error))
+        self.health.fail(str(error), subject)
         self.get_logger().error(_in_words(error))
 
     # Lifecycle.
@@ -260,6 +271,7 @@ class PipelineNode(LifecycleNode):
     def _transition(
         self, verb: str, action: Callable[[], None], undo: Callable[[], None] = lambda: None
     ) -> TransitionCallbackReturn:
+        self.health.begin()
         try:
             action()
         except Exception as error:
@@ -267,7 +279,6 @@ class PipelineNode(LifecycleNode):
             self.health.fail(f"cannot {verb}: {error}")
             undo()
             return TransitionCallbackReturn.FAILURE
-        self.health.recover()
         return TransitionCallbackReturn.SUCCESS
 
     def _deactivate(self) -> None:

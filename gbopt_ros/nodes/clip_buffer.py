@@ -53,7 +53,10 @@ class ClipBufferSettings(NodeSettings):
         5.0, "without a frame the current clip ends after this, seconds on the wall", above=0.0
     )
     stall_timeout_s: float = setting(
-        10.0, "a frame that nobody finished is given up after this, seconds on the wall", above=0.0
+        10.0,
+        "frames that went out are given up when none of them was finished for this long, seconds "
+        "on the wall",
+        above=0.0,
     )
 
 
@@ -97,6 +100,8 @@ class ClipBufferNode(PipelineNode):
         self._received = 0
         self._last_arrival = time.monotonic()
         self._in_flight.clear()
+        self._last_done = time.monotonic()
+        self._dropped_before = 0  # the frame that came last
         self._cut_by = self.config.clip
         self._cutter = self._make_cutter(first_id=0)
         self._arrivals = self.worker(
@@ -131,7 +136,9 @@ class ClipBufferNode(PipelineNode):
 
     def _on_done(self, header: Any) -> None:
         with self._lock:
+            self._last_done = time.monotonic()
             self._in_flight.pop(stamp_ns(header.stamp), None)
+        self.health.recover("stall")
         self._arrivals.poke()
 
     def _on_flush(self, request: Any, response: Any) -> str:
@@ -145,13 +152,21 @@ class ClipBufferNode(PipelineNode):
             self._last_arrival = now
             self._arrivals.put(_Arrival(None, -1, time.time_ns(), ClipEnd.GAP))
         with self._lock:
+            # Slow networks finish one frame after the other; a frame that went out long ago is
+            # given up only where nothing is finished any more.
             limit = now - self.settings.stall_timeout_s
-            late = [stamp for stamp, sent in self._in_flight.items() if sent < limit]
+            late = [
+                stamp
+                for stamp, sent in self._in_flight.items()
+                if max(sent, self._last_done) < limit
+            ]
             for stamp in late:
                 del self._in_flight[stamp]
         if late:
             self.health.count("given up", len(late))
-            self.health.warn("frames go out, but nobody finishes them: is the selector active?")
+            self.health.warn(
+                "frames go out, but nobody finishes them: is the selector active?", "stall"
+            )
             self.get_logger().warning(
                 f"{len(late)} frames given up after {self.settings.stall_timeout_s:g} s: are "
                 "proposal, background, flow and selector active?",
@@ -182,14 +197,27 @@ class ClipBufferNode(PipelineNode):
                 f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
             )
             return
-        repeats = self._cutter.dropped
+        repeats, dropped = self._cutter.dropped, self.health.counted("dropped")
         clips = self._cutter.push(Frame(image, stamp, arrival.index, header.frame_id))
         # The end of a clip goes out before the frame that it ends with, see `SelectorNode`.
         self._publish_clips(clips, arrival.received_ns)
         if self._cutter.dropped > repeats:
             self.health.count("dropped")
             self.health.count("repeated stamps")
+            complaint = f"frame {arrival.index} repeats the stamp {stamp / 1e9:.6f} s: left out"
+            self.health.warn(complaint, "stamps")
+            self.get_logger().warning(
+                f"{complaint}; if all do, the camera driver does not fill header.stamp",
+                throttle_duration_sec=10.0,
+            )
             return
+        self.health.recover()
+        self.health.recover("stamps")
+        if dropped > self._dropped_before and any(clip.end is ClipEnd.GAP for clip in clips):
+            self._tell_of_torn_clips()
+        elif any(clip.end is ClipEnd.LENGTH for clip in clips):
+            self.health.recover("torn clips")
+        self._dropped_before = dropped
         begun = self._cutter.begun
         if begun is not None:
             self._begun.publish(self._message(begun, arrival.received_ns))
@@ -197,8 +225,17 @@ class ClipBufferNode(PipelineNode):
             self._in_flight[stamp] = time.monotonic()
         self._images.publish(Stamped(header, image))
         self.health.done(time.monotonic() - start)
-        if self.health.counted("given up") == 0:
-            self.health.recover()
+
+    def _tell_of_torn_clips(self) -> None:
+        """Frames that were dropped because the networks are busy left a gap that ends the clip."""
+        complaint = (
+            f"clips end early: the networks are slower than a frame in {self._cut_by.max_gap_s:g} s"
+        )
+        self.health.warn(complaint, "torn clips")
+        self.get_logger().warning(
+            f"{complaint} (clip.max_gap_s); raise it, or take smaller networks or images",
+            throttle_duration_sec=60.0,
+        )
 
     def _publish_clips(self, clips: Sequence[Clip], received_ns: int) -> None:
         for clip in clips:

@@ -20,8 +20,7 @@ class Health:
         self._lock = threading.Lock()
         self._done: deque[tuple[float, float]] = deque()  # when, and how long it took
         self._counts: dict[str, int] = {}
-        self._problem = ""
-        self._failed = False
+        self._problems: dict[str, tuple[str, bool]] = {}  # by subject: words, and is it a failure
 
     def done(self, seconds: float) -> None:
         """One more frame or clip, and how long it took from arrival to result."""
@@ -40,17 +39,24 @@ class Health:
         with self._lock:
             return self._counts.get(name, 0)
 
-    def warn(self, problem: str) -> None:
-        """The node works on, with this shortcoming."""
-        self._tell(problem, failed=False)
+    def warn(self, problem: str, subject: str = "work") -> None:
+        """The node works on, with this shortcoming, until `recover` is told the same subject."""
+        self._tell(problem, subject, failed=False)
 
-    def fail(self, problem: str) -> None:
-        """The node cannot do its work."""
-        self._tell(problem, failed=True)
+    def fail(self, problem: str, subject: str = "work") -> None:
+        """The node cannot do its work, until `recover` is told the same subject."""
+        self._tell(problem, subject, failed=True)
 
-    def recover(self) -> None:
-        """What was told before is over."""
-        self._tell("", failed=False)
+    def recover(self, subject: str = "work") -> None:
+        """What was told of a subject is over."""
+        with self._lock:
+            self._problems.pop(subject, None)
+
+    def begin(self) -> None:
+        """Forget all problems and start counting from 0."""
+        with self._lock:
+            self._problems.clear()
+            self._counts.clear()
 
     def status(self, name: str, state: str, values: Mapping[str, object]) -> DiagnosticStatus:
         """`diagnostic_msgs/DiagnosticStatus` of this moment."""
@@ -66,17 +72,20 @@ class Health:
                 **values,
             }
             level, message = DiagnosticStatus.OK, state
-            if self._problem:
-                level = DiagnosticStatus.ERROR if self._failed else DiagnosticStatus.WARN
-                message = self._problem
+            if self._problems:  # failures first, the latest of each first
+                told = list(self._problems.values())[::-1]
+                told.sort(key=lambda problem: not problem[1])
+                level = DiagnosticStatus.ERROR if told[0][1] else DiagnosticStatus.WARN
+                message = "; ".join(words for words, _ in told)
         if torch.cuda.is_available():
             facts["GPU memory (MB)"] = f"{torch.cuda.memory_allocated() / 1e6:.0f}"
         pairs = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
         return DiagnosticStatus(level=level, name=name, message=message, values=pairs)
 
-    def _tell(self, problem: str, failed: bool) -> None:
+    def _tell(self, problem: str, subject: str, failed: bool) -> None:
         with self._lock:
-            self._problem, self._failed = problem, failed
+            self._problems.pop(subject, None)  # the latest goes last
+            self._problems[subject] = problem, failed
 
     def _forget(self, now: float) -> None:
         while self._done and self._done[0][0] < now - _WINDOW_S:

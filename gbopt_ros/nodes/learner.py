@@ -34,7 +34,7 @@ from gbopt_ros.perception.proposals import load_mask_rcnn
 from gbopt_ros.perception.weights import sha256_of
 from gbopt_ros.pipeline import proposal_weights
 from gbopt_ros.resources import find_resource
-from gbopt_ros.rounds import learn
+from gbopt_ros.rounds import check_origin, learn
 from gbopt_ros.sources.coco import CocoDataset, load_coco_dir
 from gbopt_ros.structures import GboptError, Image
 
@@ -57,7 +57,9 @@ class LearnerSettings(NodeSettings):
     train_every_clips: int = setting(
         50, "new clips after which training starts by itself; 0: only when called", low=0
     )
-    max_buffered_frames: int = setting(96, "images that wait for their masks", low=1, fixed=True)
+    max_buffered_frames: int = setting(
+        96, "images that wait for their masks, and as many for their clip", low=1, fixed=True
+    )
     niceness: int = setting(
         10, "added to the process's niceness, so that perception comes first", low=0, high=19,
         fixed=True,
@@ -84,6 +86,7 @@ class LearnerNode(PipelineNode):
     def configure(self) -> None:
         self._root = Path(self.settings.store).expanduser()
         self._store = ModelStore(self._root)
+        check_origin(self._store, self.config)
         self._rehearsal = self._labelled(self.settings.rehearse, "demo/rehearsal")
         self._probe = self._labelled(self.settings.probe, "demo/seen-probe")
         with self._training_set() as collected:  # a store that cannot be used is told now
@@ -107,14 +110,14 @@ class LearnerNode(PipelineNode):
         self._last_progress = 0.0
         self._storing = self.worker("clips", self._add_clip, capacity=4)
         self._training = self.worker("training", self._train, capacity=1)
-        current = self._store.current()
-        if current is not None:
-            self._store.verify(current)
-            self._announce(current, ModelUpdate.CAUSE_TRAINED)
+        self._announce_current()
         self._tell(_STATES.STATE_IDLE, "waits for clips")
 
     def deactivate(self) -> None:
         self._cancel.set()
+        for clip in sorted(self._frames):  # also what no status came for any more
+            self._store_clip(clip)
+        self._storing.close(drain=True)
 
     def facts(self) -> dict[str, object]:
         return {"masks stored": self.__dict__.get("_masks_stored", 0)}
@@ -153,14 +156,14 @@ class LearnerNode(PipelineNode):
         self._last_index = masks.frame_index
         frames = self._frames.setdefault(masks.clip_id, [])
         frames.append((masks, image.value if image is not None else None))
+        if sum(map(len, self._frames.values())) > self.settings.max_buffered_frames:
+            self._store_clip(min(self._frames))  # its status may never come
         self._hand_over()
 
     def _begin_again(self) -> None:
         """The clip buffer was started again: its frames and clips count from 0."""
-        for clip, frames in sorted(self._frames.items()):
-            self._expected.pop(clip, None)
-            self._storing.put((self._session, frames))
-        self._frames.clear()
+        for clip in sorted(self._frames):
+            self._store_clip(clip)
         self._session = _new_session()
 
     def _on_status(self, status: Any) -> None:
@@ -176,10 +179,13 @@ class LearnerNode(PipelineNode):
         for clip in sorted({*self._frames, *self._expected}):
             if clip > max(complete):
                 break
-            frames = self._frames.pop(clip, [])
-            self._expected.pop(clip, None)
-            if frames:
-                self._storing.put((self._session, frames))
+            self._store_clip(clip)
+
+    def _store_clip(self, clip: int) -> None:
+        frames = self._frames.pop(clip, [])
+        self._expected.pop(clip, None)
+        if frames:
+            self._storing.put((self._session, frames))
 
     def _add_clip(self, clip: tuple[str, list[_Labelled]]) -> None:
         session, frames = clip
@@ -197,6 +203,8 @@ class LearnerNode(PipelineNode):
         self.health.done(time.monotonic() - start)
         self.health.count("clips stored")
         every = self.settings.train_every_clips
+        if self._cancel.is_set():
+            return
         if every and self._clips_since >= every and self._training.idle:
             self._clips_since = 0
             self._training.put("after new clips")
@@ -272,6 +280,7 @@ class LearnerNode(PipelineNode):
         if not self._training.idle:
             raise GboptError("training is under way: its parent must not change; try again later")
         restored = self._store.rollback()
+        self.health.recover("store")
         if restored is not None:
             self._announce(restored, ModelUpdate.CAUSE_ROLLBACK)
             return f"{restored.version} serves again"
@@ -279,6 +288,19 @@ class LearnerNode(PipelineNode):
         _, info = load_mask_rcnn(path, self.config.proposal.detectron2_config)
         self._publish_update(info.version, "", path, sha256_of(path), ModelUpdate.CAUSE_ROLLBACK)
         return f"{info.version} ({path}) serves again; no version of the store does"
+
+    def _announce_current(self) -> None:
+        """Announce what the store serves; where that was damaged, `~/rollback` can mend it."""
+        current = self._store.current()
+        if current is None:
+            return
+        try:
+            self._store.verify(current)
+        except GboptError as error:
+            self.health.fail(f"{error}: call ~/rollback", "store")
+            self.get_logger().error(f"{error}: call ~/rollback; until then nothing is learnt")
+        else:
+            self._announce(current, ModelUpdate.CAUSE_TRAINED)
 
     def _announce(self, version: ModelVersion, cause: int) -> None:
         manifest = version.manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -34,27 +34,38 @@ class Player:
     Args:
         topic: of the camera.
         lockstep: publish the next frame only when the graph is done with the last one, so that
-            none is dropped, however slow the machine; at the end the last clip is flushed.
+            none is dropped, however slow the machine.
+        finish: at the end, end the last clip and wait for its masks; always so in lockstep.
+        subscribed: topics that somebody else must subscribe to before the first frame goes out.
         patience_s: wait at most so long for a subscriber, and for the graph to finish a frame.
         options: of rclpy's node, such as `context` and `namespace`.
     """
 
     def __init__(
-        self, topic: str, *, lockstep: bool = False, patience_s: float = 60.0, **options: Any
+        self,
+        topic: str,
+        *,
+        lockstep: bool = False,
+        finish: bool = False,
+        subscribed: Sequence[str] = (),
+        patience_s: float = 60.0,
+        **options: Any,
     ) -> None:
         self._node: Node = rclpy.create_node("player", **options)
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
         self._patience_s = patience_s
-        self._lockstep = lockstep
+        self._lockstep, self._finishes = lockstep, lockstep or finish
+        self._awaited = [self._node.resolve_topic_name(name) for name in subscribed]
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._images = self._node.create_publisher(ImageMessage, topic, qos)
         self._done: set[int] = set()  # stamps
         self._clips: dict[int, set[int]] = {}  # the stamps of each clip that was announced
         self._selected: set[int] = set()  # clips
+        subscribe = self._node.create_subscription
         if lockstep:
-            subscribe = self._node.create_subscription
             subscribe(Header, "selector/output/done", self._on_done, LINK_QOS)
+        if self._finishes:
             subscribe(ClipFrames, "clip_buffer/output/clips", self._on_clip, LINK_QOS)
             subscribe(ClipStatus, "selector/output/status", self._on_status, RESULT_QOS)
             self._flush = self._node.create_client(Trigger, "clip_buffer/flush")
@@ -83,7 +94,9 @@ class Player:
             f"nobody subscribes to {self._images.topic_name}: is the graph running, and its "
             "camera topic this one?",
         )
-        if self._lockstep:
+        for name in self._awaited:
+            self._wait(partial(self._has_subscriber, name), f"nobody subscribes to {name}")
+        if self._finishes:
             self._spin_for(_SETTLE_S)
             self._clips.clear()
             self._selected.clear()
@@ -110,21 +123,24 @@ class Player:
                 )
             last_ns = frame.stamp_ns
             published(frame)
-        if self._lockstep and sent:
-            self._finish(sent)
+        if self._finishes and last_ns is not None:
+            # Of frames that come too fast the graph leaves some out, but never the last.
+            self._finish(sent if self._lockstep else {last_ns})
+            self._spin_for(_SETTLE_S)  # in which others, too, get what was just published
         return count
 
     def _finish(self, sent: set[int]) -> None:
-        """End the last clip and wait until the masks of all clips are out."""
+        """End the last clip and wait until the masks of all clips with these frames are out."""
         if not self._flush.wait_for_service(self._patience_s):
             raise GboptError("clip_buffer/flush is not there: is the graph running?")
         self._flush.call_async(Trigger.Request())
-        self._wait(
-            lambda: (
-                sent <= set().union(*self._clips.values()) and self._clips.keys() <= self._selected
-            ),
-            "the graph did not finish the last clip",
-        )
+
+        def is_over() -> bool:
+            clips = {number for number, stamps in self._clips.items() if stamps & sent}
+            told = set[int]().union(*(self._clips[number] for number in clips))
+            return sent <= told and clips <= self._selected
+
+        self._wait(is_over, "the graph did not finish the last clip")
 
     def _on_done(self, header: Any) -> None:
         self._done.add(stamp_ns(header.stamp))
@@ -134,6 +150,9 @@ class Player:
 
     def _on_status(self, message: Any) -> None:
         self._selected.add(message.clip_id)
+
+    def _has_subscriber(self, topic: str) -> bool:
+        return bool(self._node.count_subscribers(topic) > 0)
 
     def _spin_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -74,7 +74,7 @@ class ProposalNode(FrameNode):
             network = self._load(update)
         except GboptError as error:
             self.health.count("updates refused")
-            self.health.fail(f"model {update.version} refused: {error}")
+            self.health.fail(f"model {update.version} refused: {error}", "refused model")
             self.get_logger().error(
                 f"model {update.version} refused, {self._network.version} serves on: {error}"
             )
@@ -82,7 +82,7 @@ class ProposalNode(FrameNode):
         before, self._network = self._network.version, network
         self._sha256 = update.sha256
         self.health.count("updates")
-        self.health.recover()
+        self.health.recover("refused model")
         self.get_logger().info(f"model {network.version} serves now, {before} served before")
 
     def _load(self, update: Any) -> ProposalNetwork:

@@ -59,7 +59,10 @@ class SelectorSettings(NodeSettings):
         96, "frames held at most: two clips and what is in flight", low=4, fixed=True
     )
     stall_timeout_s: float = setting(
-        10.0, "a clip that is not complete by then is given up, seconds on the wall", above=0.0
+        10.0,
+        "a clip that lacks frames is given up when none came to be complete for this long, "
+        "seconds on the wall",
+        above=0.0,
     )
 
 
@@ -111,7 +114,7 @@ class SelectorNode(PipelineNode):
         self._announced: dict[int, float] = {}  # clip: when
         # Indices and stamps of the frames of the last clip and of the one that is streamed.
         self._published: set[tuple[int, int]] = set()
-        self._new = 0  # frames published of the current clip
+        self._current, self._new = -1, 0  # a clip, and how many of its frames were published
         self._last_clip = -1
         lag = self.config.selection.lag
         self._is_streaming = lag >= 0
@@ -163,9 +166,10 @@ class SelectorNode(PipelineNode):
 
     def _give_up(self) -> None:
         limit = time.monotonic() - self.settings.stall_timeout_s
-        self._assembly.give_up_oldest(
-            lambda message: self._announced.get(message.clip_id, limit) < limit
-        )
+        if self._assembly.last_progress < limit:
+            self._assembly.give_up_oldest(
+                lambda message: self._announced.get(message.clip_id, limit) < limit
+            )
 
     def _on_begun(self, cues: ClipCues) -> None:
         if self._is_streaming:
@@ -227,6 +231,8 @@ class SelectorNode(PipelineNode):
         if cues.clip.clip_id <= self._last_clip:  # the clip buffer was started again
             self._published.clear()
             self._last_clip = -1
+        if cues.clip.clip_id != self._current:
+            self._current, self._new = cues.clip.clip_id, 0
         told = zip(cues.headers, cues.versions, strict=True)
         of_index = dict(zip(cues.message.frame_indices, told, strict=True))
         for frame in frames:
@@ -243,7 +249,7 @@ class SelectorNode(PipelineNode):
         self._published = {(f.frame.index, f.frame.stamp_ns) for f in selection.frames}
         latency = (time.time_ns() - stamp_ns(cues.message.received)) / 1e9
         self._status.publish(self._status_message(cues, selection, latency, seconds))
-        self._new = 0
+        self._current = -1
         self.health.done(latency)
         self.health.count("masks", selection.mask_count)
         self.health.recover()

@@ -80,11 +80,12 @@ class Worker(Generic[T]):
         with self._changed:
             self._changed.notify()
 
-    def close(self, patience_s: float | None = None) -> None:
-        """Forget what waits, let the current item finish, and end the thread."""
+    def close(self, patience_s: float | None = None, drain: bool = False) -> None:
+        """Handle (`drain`) or forget what waits, let the current item finish, end the thread."""
         with self._changed:
             self._closing = True
-            self._items.clear()
+            if not drain:
+                self._items.clear()
             self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(patience_s)
@@ -94,7 +95,7 @@ class Worker(Generic[T]):
             with self._changed:
                 self._busy = False
                 self._changed.wait_for(lambda: self._closing or bool(self._items and self._ready()))
-                if self._closing:
+                if not self._items:
                     return
                 item = self._items.popleft()
                 self._busy = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.optical_flow import RAFT, raft_large, raft_small
+from torchvision.models.optical_flow.raft import CorrBlock
 
 from gbopt_ros.config import FlowConfig
 from gbopt_ros.perception.catalogue import find_weights
@@ -116,7 +116,10 @@ def raft_of_pairs(
     refinement = RAFT(
         feature_encoder=_Lookup(network.feature_encoder(images), range(len(images))),
         context_encoder=_Lookup(network.context_encoder(images[starts]), starts),
-        corr_block=copy.copy(network.corr_block),  # keeps the correlations of a call: one a call
+        # It keeps the correlations of a call: one a call.
+        corr_block=_Float32CorrBlock(
+            num_levels=network.corr_block.num_levels, radius=network.corr_block.radius
+        ),
         update_block=network.update_block,
         mask_predictor=network.mask_predictor,
     ).eval()
@@ -127,6 +130,14 @@ def raft_of_pairs(
     ]
     flow: Tensor = refinement(*numbers)[-1]
     return flow
+
+
+class _Float32CorrBlock(CorrBlock):
+    """As in the authors' code: sums over all channels, as large as they are before scaling."""
+
+    def build_pyramid(self, fmap1: Tensor, fmap2: Tensor) -> None:
+        with torch.autocast(fmap1.device.type, enabled=False):
+            super().build_pyramid(fmap1.float(), fmap2.float())
 
 
 class _Lookup(nn.Module):

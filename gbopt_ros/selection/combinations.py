@@ -53,7 +53,8 @@ def best_combinations(
             None adds nothing, as in the paper.
 
     Returns:
-        Cheapest first; equal losses by fewer masks, then by lower indices.
+        Cheapest first; equal losses by fewer masks, then by lower indices. Which of several
+        combinations that cost as much as the k-th are among them is not said.
 
     Raises:
         ValueError: shapes do not fit, k < 1, or a probability is not finite.

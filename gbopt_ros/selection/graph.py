@@ -113,6 +113,25 @@ def make_layer(
     return Layer(frame, proposals, combinations, unions, decomposed, selected, scores)
 
 
+def _check_fits(
+    frame: Frame,
+    proposals: Proposals,
+    background: NDArray[np.floating],
+    flow: NDArray[np.floating] | None,
+    before: Layer | None,
+) -> None:
+    size = frame.size if before is None else before.frame.size
+    for name, found in (
+        ("image", frame.size), ("proposals", proposals.size), ("background", background.shape)
+    ):  # fmt: skip
+        if tuple(found) != size:
+            raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
+    if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
+        raise ValueError(
+            f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
+        )
+
+
 class LayeredGraph:
     """Layers in the order of time; grows at one end and may be cut off at the other.
 
@@ -157,9 +176,13 @@ class LayeredGraph:
             proposals: its candidates.
             background: (H, W), probability that a pixel belongs to no object.
             flow: (H, W, 2), pixels, measured from the frame before it; None for the first frame.
+
+        Raises:
+            ValueError: shapes do not fit, or a flow is not finite.
         """
         config = self._config
         last = self.layers[-1] if self.layers else None
+        _check_fits(frame, proposals, background, flow, last)
         layer = make_layer(frame, proposals, background, config, last, flow)
         self.layers.append(layer)
         self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))

@@ -27,7 +27,7 @@ class PathResult:
     Attributes:
         path: T combination indices.
         energy: cost of the path, every edge of it evaluated.
-        lower_bound: no path costs less; equal to `energy` unless the budget ran out.
+        lower_bound: no path costs less; equal to `energy` unless the search was ended before.
         edges: T - 1 arrays (K_t, K_t+1) float64: the cost where an edge was evaluated, its lower
             bound elsewhere.
         evaluated: T - 1 arrays (K_t, K_t+1) bool.

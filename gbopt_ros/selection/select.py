@@ -133,20 +133,9 @@ def _check_inputs(
     backgrounds: Sequence[NDArray[np.floating]],
     flows: Sequence[NDArray[np.floating]],
 ) -> None:
-    t, size = len(clip), clip.size
+    t = len(clip)
     if not (len(proposals) == len(backgrounds) == t and len(flows) == t - 1):
         raise ValueError(
             f"select_clip: expected {t} proposals, {t} backgrounds and {t - 1} flows for {t} "
             f"frames, got {len(proposals)}, {len(backgrounds)} and {len(flows)}"
         )
-    for index, (frame, background) in enumerate(zip(proposals, backgrounds, strict=True)):
-        if frame.size != size or background.shape != size:
-            raise ValueError(
-                f"select_clip: frame {index}: expected proposals and background of size {size}, "
-                f"got {frame.size} and {background.shape}"
-            )
-    for index, flow in enumerate(flows):
-        if flow.shape != (*size, 2) or not np.all(np.isfinite(flow)):
-            raise ValueError(
-                f"select_clip: flow {index}: expected finite {(*size, 2)}, got {flow.shape}"
-            )

@@ -24,9 +24,10 @@ class FixedLagSelector:
     proposed; `redraw_outlines` draws them anew.
 
     With lag None every decision is one that the offline optimum makes too, and `finish` ends at
-    that optimum. A decision needs the costs of competing paths to be known: with lazy evaluation
-    many edges are only bounded, so that frames are decided early less often than with
-    `exhaustive`; the masks are the same.
+    that optimum, unless `optimality_gap` or `max_flow_runs` ends the search before. A decision
+    needs the costs of competing paths to be known: with lazy evaluation many edges are only
+    bounded, so that frames are decided early less often than with `exhaustive`; the masks are the
+    same.
 
     Args:
         flow_network: g, for the composites.
@@ -84,15 +85,8 @@ class FixedLagSelector:
                 without one.
         """
         layers = self._graph.layers
-        if flow is not None and not np.all(np.isfinite(flow)):
-            raise ValueError("FixedLagSelector: expected a finite flow")
         if (flow is None) != (not layers):
             raise ValueError("FixedLagSelector: the first frame, and no other, has no flow")
-        if layers and layers[-1].frame.size != frame.size:
-            raise ValueError(
-                f"FixedLagSelector: expected a frame of size {layers[-1].frame.size}, "
-                f"got {frame.size}"
-            )
         if not layers:
             self._forced = False
         self._graph.append(frame, proposals, background, flow)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from pycocotools import mask as coco_mask
 
 from gbopt_ros.masks import is_consistent
+from gbopt_ros.sources.images import read_image
 from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
 
 ANNOTATIONS_NAME = "annotations.json"
@@ -71,17 +70,13 @@ class CocoDataset:
                 f"{image.file_name}: this dataset was read without an image folder; give one"
             )
         path = self.image_dir / image.file_name
-        if not path.is_file():
-            raise GboptError(f"{path}: image file of the dataset is missing")
-        bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise GboptError(f"{path}: cannot be decoded as an image")
-        if bgr.shape[:2] != (image.height, image.width):
+        pixels = read_image(path)
+        if pixels.shape[:2] != (image.height, image.width):
             raise GboptError(
                 f"{path}: expected {image.height}x{image.width} (height x width) as in its "
-                f"annotations, got {bgr.shape[0]}x{bgr.shape[1]}"
+                f"annotations, got {pixels.shape[0]}x{pixels.shape[1]}"
             )
-        return np.ascontiguousarray(bgr[:, :, ::-1])
+        return pixels
 
     def labelled(self, image: CocoImage) -> LabelledImage:
         """The image with its instance masks; crowd regions are ignored, they are no instance."""

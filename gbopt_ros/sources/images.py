@@ -7,6 +7,7 @@ The functions read a message by its attributes only, so that a message of rclpy 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -120,6 +121,20 @@ def image_from_compressed_message(message: Any) -> Image:
         return decode_image(np.frombuffer(message.data, np.uint8))
     except UndecodableImage as error:
         raise UndecodableImage(f"{error} (format {kind!r})") from error
+
+
+def read_image(path: Path) -> Image:
+    """(H, W, 3) uint8, RGB, of an image file, as `decode_image` gives it.
+
+    Raises:
+        GboptError: no such file, or no complete image.
+    """
+    try:
+        return decode_image(np.fromfile(path, np.uint8))
+    except OSError as error:
+        raise GboptError(f"{path}: image cannot be read ({error.strerror})") from error
+    except UndecodableImage as error:
+        raise GboptError(f"{path}: {error}") from error
 
 
 def decode_image(data: NDArray[np.uint8]) -> Image:

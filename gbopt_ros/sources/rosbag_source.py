@@ -76,7 +76,8 @@ class RosbagSource(Source):
                     index += 1
         except DamagedBag as error:
             raise GboptError(
-                f"{error}; {index} frames before the damage were read; {_recovery(error.path)}"
+                f"{error}; {index} frames before the damage were read; {_recovery(error.path)}, or "
+                "use --end to stop before the damage"
             ) from error
 
 
