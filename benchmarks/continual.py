@@ -37,7 +37,7 @@ from training import single_threaded
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.coco_metrics import evaluate_network
-from gbopt_ros.evaluation.files import aside_of, make_folder, write_text
+from gbopt_ros.files import aside_of, make_folder, write_text
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet, read_replay
 from gbopt_ros.outputs import ReplayWriter, versions

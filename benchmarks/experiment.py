@@ -30,7 +30,7 @@ from tqdm import tqdm
 from training import Cell, Result, exit_status, folder_of, run_stored, seeds_of
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.evaluation.files import write_text
+from gbopt_ros.files import write_text
 from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource
 

@@ -39,7 +39,7 @@ from torchvision.models.optical_flow import raft_large
 from torchvision.models.resnet import Bottleneck
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.evaluation.files import write_text
+from gbopt_ros.files import write_text
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.ensemble import load_proposals

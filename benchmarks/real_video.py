@@ -36,8 +36,8 @@ from tqdm import tqdm
 from training import Result, exit_status, folder_of, run_stored
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.evaluation.files import write_text
 from gbopt_ros.evaluation.overlay import draw_masks
+from gbopt_ros.files import write_text
 from gbopt_ros.masks import encode_all
 from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gbopt_ros.evaluation.files import write_text
+from gbopt_ros.files import write_text
 from gbopt_ros.learning.batches import Pool
 from gbopt_ros.sources.coco import CocoDataset
 

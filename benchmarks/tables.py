@@ -12,7 +12,7 @@ from rows import LABELS, TrainingMasks
 from training import Result
 
 from gbopt_ros.evaluation.coco_metrics import METRICS
-from gbopt_ros.evaluation.files import aside_of
+from gbopt_ros.files import aside_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

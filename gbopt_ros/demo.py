@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, evaluate_network
-from gbopt_ros.evaluation.files import write_text
 from gbopt_ros.evaluation.mask_quality import (
     mask_precision_recall,
     precision_at_recall,
@@ -35,6 +34,7 @@ from gbopt_ros.evaluation.report import (
     write_report,
 )
 from gbopt_ros.evaluation.results import CocoResult
+from gbopt_ros.files import write_text
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.learning.training_set import TrainingSet, read_replay
 from gbopt_ros.outputs import ReplayWriter, peak_memory, versions

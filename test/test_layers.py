@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gbopt_ros"
 
 # A module imports modules of its own layer and of those before it.
 LAYERS = (
-    "structures", "resources", "config", "masks", "sources", "world", "perception", "selection",
-    "learning", "evaluation", "outputs", "pipeline", "rounds", "demo", "nodes", "cli",
+    "structures", "files", "resources", "config", "masks", "sources", "world", "perception",
+    "selection", "learning", "evaluation", "outputs", "pipeline", "rounds", "demo", "nodes", "cli",
 )  # fmt: skip
 LEAVES = {"nodes", "cli"}  # nothing imports them but themselves,
 STARTERS = {"cli/run.py", "cli/play.py"}  # and the verbs that start nodes

@@ -27,8 +27,8 @@ from gbopt_ros.evaluation.davis_results import (
     replay_proposals,
     write_proposals,
 )
-from gbopt_ros.evaluation.files import make_folder, write_text
 from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
+from gbopt_ros.files import make_folder, write_text
 from gbopt_ros.sources.davis import DavisSequence, load_davis
 from gbopt_ros.structures import FlowNetwork, GboptError
 

@@ -18,9 +18,9 @@ from gbopt_ros.evaluation.coco_metrics import (
     evaluate_instances,
     evaluate_network,
 )
-from gbopt_ros.evaluation.files import make_folder, write_text
 from gbopt_ros.evaluation.results import CocoResult, load_results
 from gbopt_ros.evaluation.tables import markdown_table, metric_rows, text_table
+from gbopt_ros.files import make_folder, write_text
 from gbopt_ros.sources.coco import IMAGES_NAME, CocoDataset, load_coco
 from gbopt_ros.structures import GboptError
 

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.evaluation.files import make_folder, write_text
+    from gbopt_ros.files import make_folder, write_text
     from gbopt_ros.learning.pools import CocoPool
     from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
     from gbopt_ros.perception.background_fpn import build_background

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.evaluation.files import aside_of, make_folder
+from gbopt_ros.files import aside_of, make_folder
 from gbopt_ros.structures import GboptError, Image, Rle
 
 CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9, MPEG-4 part 2; browsers do not play the last

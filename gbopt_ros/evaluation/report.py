@@ -13,7 +13,6 @@ import numpy as np
 
 from gbopt_ros.evaluation.charts import energy_chart, loss_chart, precision_recall_chart
 from gbopt_ros.evaluation.coco_metrics import METRICS
-from gbopt_ros.evaluation.files import write_text
 from gbopt_ros.evaluation.mask_quality import precision_at_recall
 from gbopt_ros.evaluation.report_content import (
     ClipEnergies,
@@ -25,6 +24,7 @@ from gbopt_ros.evaluation.report_content import (
     ThresholdComparison,
 )
 from gbopt_ros.evaluation.report_style import STYLE
+from gbopt_ros.files import write_text
 from gbopt_ros.structures import GboptError, Image
 
 __all__ = [

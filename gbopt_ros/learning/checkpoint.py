@@ -7,13 +7,13 @@ state of a generator, and training goes on the same on any number of loader proc
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from gbopt_ros.files import replacing
 from gbopt_ros.structures import GboptError
 
 
@@ -86,17 +86,11 @@ class Checkpoint:
             "optimizer": optimizer.state_dict(),
             "losses": {name: torch.tensor(v, dtype=torch.float64) for name, v in losses.items()},
         }
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        try:
-            with aside.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())  # days of training are worth it, should the power fail
-            os.replace(aside, self._path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            with suppress(OSError):
-                aside.unlink()
-            raise GboptError(f"{self._path}: cannot be written ({error})") from error
+        # torch reports a full disk as RuntimeError.
+        with replacing(self._path, RuntimeError) as aside, aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())  # days of training are worth it, should the power fail
 
     def _read(self) -> dict[str, Any]:
         try:

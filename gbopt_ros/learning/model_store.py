@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import nn
 
+from gbopt_ros.files import write_text
 from gbopt_ros.perception.weights import (
     DETECTRON2,
     PROPOSALS,
@@ -175,13 +176,7 @@ class ModelStore:
         return f"v{max((_number(name) or 0 for name in names), default=0) + 1:04d}"
 
     def _serve(self, version: str) -> None:
-        aside = self._folder / f".{_CURRENT}.{os.getpid()}"
-        try:
-            aside.write_text(json.dumps({"version": version}), encoding="utf-8")
-            os.replace(aside, self._folder / _CURRENT)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
+        write_text(self._folder / _CURRENT, json.dumps({"version": version}))
 
 
 def _number(name: str) -> int | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gbopt_ros.config import LearningConfig
+from gbopt_ros.files import replacing
 from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.coco import CocoImage, write_coco
 from gbopt_ros.sources.images import read_image
@@ -246,9 +246,8 @@ class TrainingSet:
         name = hashlib.sha256(content).hexdigest()[:32] + frame.image_path.suffix
         target = self._images / name
         if not target.is_file():
-            aside = target.with_name(f".{name}.{os.getpid()}")
-            aside.write_bytes(content)
-            os.replace(aside, target)
+            with replacing(target) as aside:
+                aside.write_bytes(content)
         cursor = self._database.execute(
             "INSERT INTO frames (recording, clip_id, frame_index, stamp_ns, file_name, height, "
             "width, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from gbopt_ros.files import write_text
 from gbopt_ros.structures import GboptError
 
 CATALOGUE = {
@@ -205,10 +206,7 @@ def _record_of(path: Path) -> Path:
 
 def _record(path: Path, digest: str) -> None:
     """Write the digest beside the file, as `sha256sum --check` reads it."""
-    record = _record_of(path)
-    aside = record.with_name(f".{record.name}.{os.getpid()}")
-    aside.write_text(f"{digest}  {path.name}\n", encoding="ascii")
-    os.replace(aside, record)
+    write_text(_record_of(path), f"{digest}  {path.name}\n")
 
 
 def _reason(error: Exception) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from gbopt_ros.files import replacing
 from gbopt_ros.structures import GboptError
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,17 +56,10 @@ def save_weights(path: Path, network: nn.Module, info: WeightsInfo, half: bool =
         for name, value in network.state_dict().items()
     }  # fmt: skip
     metadata = {_KEY: json.dumps(vars(info), sort_keys=True)}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, SafetensorError) as aside:
         # Not `save_file`: it makes files that only their owner may read, whatever the umask.
         content = save(tensors, metadata=metadata)
         aside.write_bytes(content)
-        os.replace(aside, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            aside.unlink()
-        raise GboptError(f"{path}: weights cannot be written ({error})") from error
     return hashlib.sha256(content).hexdigest()
 
 

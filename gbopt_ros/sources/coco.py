@@ -7,7 +7,6 @@ compressed run-length encodings; writing always gives compressed ones.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from gbopt_ros.files import write_text
 from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.images import read_image
 from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
@@ -185,13 +185,7 @@ def write_coco(
         {key: tuple(rles) for key, rles in rles_by_image.items()},
         crowd_by_image={key: tuple(rles) for key, rles in (crowd_by_image or {}).items()},
     )
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(json.dumps(dataset.to_coco(), separators=(",", ":")), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise GboptError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_text(path, json.dumps(dataset.to_coco(), separators=(",", ":")))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

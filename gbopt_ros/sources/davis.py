@@ -15,7 +15,6 @@ one object.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from gbopt_ros.files import replacing
 from gbopt_ros.sources.folder import list_images, natural_key
 from gbopt_ros.structures import GboptError
 
@@ -174,11 +174,5 @@ def write_label_image(
     white = [(255, 255, 255)] * (VOID - len(colours))
     image = PilImage.fromarray(labels)
     image.putpalette([v for colour in [(0, 0, 0), *colours, *white] for v in colour])
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part.png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(aside)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise GboptError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with replacing(path) as aside:
+        image.save(aside, format="PNG")

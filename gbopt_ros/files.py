@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gbopt_ros.structures import GboptError
@@ -11,6 +13,32 @@ from gbopt_ros.structures import GboptError
 def aside_of(path: Path) -> Path:
     """A temporary name in the folder of `path` with its suffix, so that `os.replace` is atomic."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+
+
+@contextmanager
+def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
+    """A temporary name for what is to be `path`, which it becomes when the block ends.
+
+    Folders are made. After a failure `path` is as it was, and nothing else is left.
+
+    Args:
+        errors: what a library raises, beside OSError, where a file cannot be written.
+
+    Raises:
+        GboptError: it cannot be written.
+    """
+    aside = aside_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink()
+        if not isinstance(error, (OSError, *errors)):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise GboptError(f"{path}: cannot be written: {reason}") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -26,10 +54,5 @@ def make_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, its folder included. Raises GboptError if it cannot be."""
     make_folder(path.parent)
-    aside = aside_of(path)
-    try:
+    with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise GboptError(f"{path}: cannot be written: {error.strerror or error}") from error
