@@ -222,6 +222,8 @@ def test_an_installed_prefix_serves_on_its_own(messages: Any, tmp_path: Path) ->
         assert (share / "gbopt_ros" / folder).is_dir() == (REPOSITORY / folder).is_dir()
     for executable in (prefix / "lib/gbopt_ros").iterdir():
         assert os.access(executable, os.X_OK)
+        # `colcon build --symlink-install` links to this one.
+        assert os.access(BUILD / "executables" / executable.name, os.X_OK)
     version = subprocess.run(
         [prefix / "lib/gbopt_ros/gbopt", "--version"], env={**os.environ, "PYTHONPATH": path},
         capture_output=True, text=True, check=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from networks import CPU, write_bomb
 from torch import Tensor, nn
 
 from gbopt_ros.cli.main import main
-from gbopt_ros.cli.pretrain import PAPER
+from gbopt_ros.cli.pretrain import NETWORKS, PAPER
 from gbopt_ros.config import AugmentConfig, PretrainConfig, drop_steps, load_config
 from gbopt_ros.learning import pretrain
 from gbopt_ros.learning.augment import Example
@@ -34,6 +35,7 @@ from gbopt_ros.learning.trainer import rate_at
 from gbopt_ros.masks import encode_all
 from gbopt_ros.perception.background_fpn import PIXEL_MEAN
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
+from gbopt_ros.perception.weights import read_weights
 from gbopt_ros.resources import find_resource
 from gbopt_ros.structures import GboptError, LabelledImage
 
@@ -445,6 +447,9 @@ def test_coco_by_command(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     curves = json.loads((out / "proposals.json").read_text())
     assert curves["config"]["optimizer"] == "sgd"  # the paper's setting, with no --config
     assert len(curves["losses"]["total"]) == 2
+    versions = {read_weights(out / f"{name}.safetensors", name)[0].version for name in NETWORKS}
+    assert len(versions) == 2
+    assert all(re.fullmatch("seed-[0-9a-f]{8}", version) for version in versions)
     capsys.readouterr()
     assert main(["pretrain", "--coco", str(tmp_path), "--out", str(out), *SMALL]) == 1
     shown = capsys.readouterr().err

@@ -13,6 +13,7 @@ With --coco the setting is the paper's, config/paper.yaml, unless --config names
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         if rank != 0:
             return
         path = args.out / f"{name}.safetensors"
-        save_weights(path, network, WeightsInfo(name, architecture, "seed"), half=True)
+        save_weights(path, network, WeightsInfo(name, architecture, _version(network)), half=True)
         curves = {"config": config.to_dict()["pretrain"], "losses": training.losses}
         write_text(path.with_suffix(".json"), json.dumps(curves))
         log.info("%s: %d steps, weights in %s", name, len(training.total), path)
@@ -100,6 +101,14 @@ def run(args: argparse.Namespace) -> None:
     if rank == 0:  # not before: a run that ended between the two does not train the first again
         for name in wanted:
             checkpoints[name].unlink(missing_ok=True)
+
+
+def _version(network: nn.Module) -> str:
+    """A name that no other network has: masks and versions learnt from it bear it."""
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return f"seed-{digest.hexdigest()[:8]}"
 
 
 def _join_processes(device_name: str) -> tuple[torch.device, int]:
