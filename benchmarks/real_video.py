@@ -104,8 +104,11 @@ def run(args: argparse.Namespace) -> None:
     if not set(CHOOSING).isdisjoint(args.rows):
         folder = args.out / f"world-{BUNDLED_SEED}"
         validation = validation_recording(folder, BUNDLED_SEED, (), cores())
+    beginnings = [Beginning(folder) for folder in args.sequences]
+    if len({beginning.name for beginning in beginnings}) < len(beginnings):
+        raise GboptError("two sequences have the same name: rename the folder of one")
     maker = MaskMaker(
-        [Beginning(folder) for folder in args.sequences],
+        beginnings,
         validation,
         stills.rehearsal,
         config,

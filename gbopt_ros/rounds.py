@@ -134,13 +134,15 @@ def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:
 def check_origin(store: ModelStore, config: Config) -> None:
     """Raises GboptError if the store was begun with another network than the one that is named."""
     current = store.current()
-    if current is None or not config.proposal.weights:
+    origin = current.manifest.get("origin") if current is not None else None
+    if origin is None or not config.proposal.weights:
         return
     path = proposal_weights(config)
-    served = {"origin": current.manifest.get("origin")} | {
-        version.version: version.manifest["sha256"] for version in store.versions()
-    }
-    if served["origin"] is not None and sha256_of(path) not in served.values():
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+    if digest != origin and digest not in store.digests():
         raise GboptError(
             f"{path}: the versions of the store {store.root} were learnt from another network; "
             "give each network a store of its own"

@@ -379,3 +379,13 @@ def test_with_two_classes_nothing_changes() -> None:
     for name in ("boxes", "scores", "labels", "masks"):
         assert torch.equal(a[name], b[name]), name
     assert isinstance(a["scores"], Tensor)
+
+
+def test_boxes_stay_in_single_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    network = build_mask_rcnn("slim18-fpn", classes=CLASSES).eval()
+    network.roi_heads = BestClassHeads(network.roi_heads)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        boxes = network([torch.rand(3, 240, 400)])[0]["boxes"]
+    assert boxes.dtype == torch.float32
+    assert (boxes != boxes.bfloat16()).float().mean() > 0.5  # numbers that bfloat16 does not have

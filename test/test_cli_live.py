@@ -125,6 +125,7 @@ def test_a_learner_that_is_ended_while_it_starts_ends_quietly(
         (["--patience", "nan"], "--patience: expected a positive number"),
         (["--to", "bad topic"], "'}': 'bad topic'\n"),
         (["--namespace", "9"], "starts with a number: '/9'\n"),
+        (["--subscribed", "bad topic"], "'}': 'bad topic'\n"),
         (["--patience", "0.3"], "nobody subscribes to /camera/image_raw"),
     ],
 )

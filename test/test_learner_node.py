@@ -233,12 +233,13 @@ def test_masks_whose_clip_never_ends_are_stored(
         learner.settings = replace(learner.settings, max_buffered_frames=4)
         masks = made.observe(SelectedMasks, "/selector/output/masks")
         made.feed(disc_frames(8))
-        made.wait(lambda: len(masks) >= 6, "masks without waiting for the end of the clip")
-        made.wait(lambda: learner.health.counted("clips stored") == 1, "the first of them")
+        made.wait(lambda: len(masks) == 8, "masks without waiting for the end of the clip")
+        made.wait(lambda: learner.facts()["masks stored"] > 0, "the first of them")
         made.wait(lambda: learner._last_index == masks[-1].frame_index, "all of them")
         assert learner.trigger_deactivate() == SUCCESS
         assert made.nodes["selector"].health.counted("done") == 0  # no clip
         assert learner._frames == {}
+        assert learner.health.counted("clips stored") == 0  # but frames, below
     with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
@@ -263,6 +264,10 @@ def test_a_store_of_another_network_is_refused(
     check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
     with pytest.raises(GboptError, match="learnt from another network; give each network a store"):
         check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
+    (store.versions()[0].path.parent / "manifest.json").write_text("{")
+    check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
+    with pytest.raises(GboptError, match="none: cannot be read"):
+        check_origin(store, load_config(None, ["proposal.weights=none"]))
 
 
 def test_a_damaged_version_can_be_rolled_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from gbopt_ros.nodes.messages import (
     make_time,
     stamp_ns,
 )
+from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
@@ -499,9 +501,12 @@ def test_problems_are_told_until_their_subject_recovers() -> None:
     health.recover()
     health.warn("slower", "stall")
     assert told() == (DiagnosticStatus.WARN, "slower")
+    health.warn("grey")
     health.count("dropped")
-    health.begin()
+    health.recover_all()
     assert told() == (DiagnosticStatus.OK, "active")
+    assert health.counted("dropped") == 1
+    health.begin()
     assert health.counted("dropped") == 0
 
 
@@ -528,13 +533,38 @@ def test_a_failed_frame_is_told_until_the_next_one_succeeds(
     graph.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
 
 
+def test_a_frame_that_a_network_lost_is_given_up_while_others_go_on(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """Else it would take one of the few places in flight for ever; but not what ends a clip."""
+    arguments = ros_arguments(weights, stall_timeout_s=0.5, max_in_flight=16, **{"clip.length": 6})
+    with Graph(ros_domain_id, lambda context: [ClipBufferNode(context=context)], arguments) as made:
+        made.start()
+        buffer = made.nodes["clip_buffer"]
+        lost, end = 2, 5
+        for frame in looped(disc_frames(6), 3):
+            sent = buffer.health.counted("done")
+            made.send(frame)
+            made.wait(lambda sent=sent: buffer.health.counted("done") > sent, "the frame to go out")
+            if sent not in (lost, end):
+                buffer._on_done(make_header(frame.stamp_ns, frame.frame_id))
+            time.sleep(0.06)
+        made.wait(lambda: buffer.health.counted("given up") == 1, "the lost frame to be given up")
+        assert buffer.facts()["in flight"] == 1  # the end of the clip, while others were finished
+        made.wait(lambda: buffer.health.counted("given up") == 2, "that nothing is finished")
+        assert buffer.facts()["in flight"] == 0
+
+
 def test_repeated_stamps_are_told(graph: Graph) -> None:
     graph.start()
     buffer = graph.nodes["clip_buffer"]
     (frame,) = disc_frames(1)
     graph.feed([frame, frame])
     assert "repeats the stamp" in buffer.health.status("", "active", {}).message
-    assert buffer.health.counted("repeated stamps") == 1
+    assert buffer.trigger_deactivate() == SUCCESS
+    assert buffer.health.counted("dropped") == 1  # "since activation", until the next one
+    assert buffer.trigger_activate() == SUCCESS
+    assert buffer.health.counted("dropped") == 0
 
 
 def test_the_transport_is_set_in_a_namespace_too(

@@ -81,3 +81,9 @@ def test_every_frame_that_is_learnt_must_be_labelled(sequence: Path) -> None:
     (sequence / "00004.png").unlink()
     with pytest.raises(GboptError, match="frame 4 has no label image"):
         _ = real_video.Beginning(sequence).truth
+
+
+def test_sequences_need_names_of_their_own(sequence: Path, tmp_path: Path) -> None:
+    arguments = [str(sequence), str(sequence), "--out", str(tmp_path / "out"), "--rows", "before"]
+    with pytest.raises(GboptError, match="same name"):
+        real_video.run(real_video.parse_arguments(arguments))

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe", type=Path, help="COCO folder of labelled seen data for the gate")
     parser.add_argument(
         "--forget", action="append", default=[], metavar="RECORDING",
-        help="take it out of the training set first, such as one whose masks the gate refused",
+        help="take it out of the training set first, such as one whose masks the gate refused; "
+        "with no replay, nothing else is done",
     )  # fmt: skip
     parser.add_argument("--config", type=Path, help="YAML file with overrides")
     parser.add_argument(
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     with TrainingSet(args.out / "training", learning.max_bytes, learning.policy) as training_set:
         for recording in args.forget:
             log.info("%s: %d frames forgotten", recording, training_set.remove(recording))
+        if args.forget and not args.replays:
+            return
         for folder in args.replays:
             added = training_set.add(read_replay(folder))
             log.info("%s: %d frames with masks", folder, added)

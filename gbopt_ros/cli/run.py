@@ -70,7 +70,7 @@ class _Learner:
     """The learner's process. The graph runs on where it dies, which is told at once.
 
     Attributes:
-        failed: it ended before it was told to.
+        failed: it ended with an error before it was told to end.
     """
 
     def __init__(self, ros_arguments: list[str]) -> None:

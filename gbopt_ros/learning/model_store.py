@@ -16,6 +16,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ class ModelStore:
             if (number := _number(path.name)) is not None and (path / _MANIFEST).is_file()
         ]
         return [self.get(name) for _, name in sorted(found)]
+
+    def digests(self) -> set[str]:
+        """SHA-256 of the weights of all versions but those whose manifest was damaged."""
+        found = set()
+        for path in self._folder.glob(f"v*/{_MANIFEST}"):
+            with suppress(GboptError):
+                found.add(self.get(path.parent.name).manifest["sha256"])
+        return found
 
     def get(self, version: str) -> ModelVersion:
         """Raises GboptError if there is no such version or its manifest is damaged."""

@@ -66,7 +66,8 @@ class ClipAssembly:
     keeps them in order: they must only queue or publish.
 
     Attributes:
-        last_progress: when a frame last came to be there with its flow, of the monotonic clock.
+        finished_frames: how many came to be there with their flow from the frame before,
+        last_progress: and when the last of them did, of the monotonic clock.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class ClipAssembly:
         self._complete, self._begun = complete, begun
         self._finished, self._lost = finished, lost
         self._capacity = capacity
-        self.last_progress = time.monotonic()
+        self.finished_frames, self.last_progress = 0, time.monotonic()
         self._lock = threading.RLock()
         self._frames: OrderedDict[int, FrameCues] = OrderedDict()  # by stamp, as they arrived
         self._flows: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
@@ -163,6 +164,7 @@ class ClipAssembly:
             for stamp in done:
                 del self._waiting[stamp]
             if done:
+                self.finished_frames += len(done)
                 self.last_progress = time.monotonic()
             # What a clip ends with is finished when the clip is; everything else is now.
             last_frames = {stamp_ns(message.header.stamp) for message in self._clips}

@@ -162,10 +162,7 @@ class PipelineNode(LifecycleNode):
 
         def guarded(message: Any) -> None:
             if self.active:
-                try:
-                    callback(message)
-                except Exception as error:
-                    self.report(error)
+                self._attempt(lambda: callback(message), name)
 
         subscription = self.create_subscription(message_type, name, guarded, qos)
         self._entities.append(lambda: self.destroy_subscription(subscription))
@@ -181,10 +178,11 @@ class PipelineNode(LifecycleNode):
                 if not self.active:
                     raise GboptError(f"{self.get_name()} is not active")
                 response.message, response.success = callback(request, response), True
+                self.health.recover(name)
             except GboptError as error:
                 response.message, response.success = str(error), False
             except Exception as error:
-                self.report(error)
+                self.report(error, name)
                 response.message, response.success = f"{type(error).__name__}: {error}", False
             return response
 
@@ -196,10 +194,7 @@ class PipelineNode(LifecycleNode):
 
         def when_active() -> None:
             if self.active:
-                try:
-                    callback()
-                except Exception as error:
-                    self.report(error)
+                self._attempt(callback, callback.__name__)
 
         timer = self.create_timer(period_s, when_active, clock=self._wall)
         self._entities.append(lambda: self.destroy_timer(timer))
@@ -220,6 +215,15 @@ class PipelineNode(LifecycleNode):
         worker = Worker(f"{self.get_name()} {name}", handled, failed, **options)
         self._workers[name] = worker
         return worker
+
+    def _attempt(self, action: Callable[[], object], subject: str) -> None:
+        """Do it; what is raised is told on the diagnostics until it succeeds again."""
+        try:
+            action()
+        except Exception as error:
+            self.report(error, subject)
+        else:
+            self.health.recover(subject)
 
     def report(self, error: Exception, subject: str = "work") -> None:
         """Log a failure that ends neither the node nor its next piece of work."""
@@ -249,6 +253,7 @@ class PipelineNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         def activate() -> None:
+            self.health.begin()
             self.activate()
             self.active = True
 
@@ -271,7 +276,7 @@ class PipelineNode(LifecycleNode):
     def _transition(
         self, verb: str, action: Callable[[], None], undo: Callable[[], None] = lambda: None
     ) -> TransitionCallbackReturn:
-        self.health.begin()
+        self.health.recover_all()
         try:
             action()
         except Exception as error:

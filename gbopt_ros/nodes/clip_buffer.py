@@ -100,8 +100,10 @@ class ClipBufferNode(PipelineNode):
         self._received = 0
         self._last_arrival = time.monotonic()
         self._in_flight.clear()
+        self._clip_ends: set[int] = set()  # stamps in flight that end a clip
         self._last_done = time.monotonic()
-        self._dropped_before = 0  # the frame that came last
+        self._last_done_sent = 0.0  # when what was finished went out, the latest of them
+        self._dropped_before = 0  # the frame that came last, by the queue
         self._cut_by = self.config.clip
         self._cutter = self._make_cutter(first_id=0)
         self._arrivals = self.worker(
@@ -137,7 +139,10 @@ class ClipBufferNode(PipelineNode):
     def _on_done(self, header: Any) -> None:
         with self._lock:
             self._last_done = time.monotonic()
-            self._in_flight.pop(stamp_ns(header.stamp), None)
+            stamp = stamp_ns(header.stamp)
+            sent = self._in_flight.pop(stamp, 0.0)
+            self._last_done_sent = max(self._last_done_sent, sent)
+            self._clip_ends.discard(stamp)
         self.health.recover("stall")
         self._arrivals.poke()
 
@@ -152,16 +157,22 @@ class ClipBufferNode(PipelineNode):
             self._last_arrival = now
             self._arrivals.put(_Arrival(None, -1, time.time_ns(), ClipEnd.GAP))
         with self._lock:
-            # Slow networks finish one frame after the other; a frame that went out long ago is
-            # given up only where nothing is finished any more.
+            # Slow networks finish one frame after the other: one that went out long ago is given up
+            # only where nothing is finished any more or a later one was; but what ends a clip is
+            # finished with the clip.
             limit = now - self.settings.stall_timeout_s
             late = [
                 stamp
                 for stamp, sent in self._in_flight.items()
-                if max(sent, self._last_done) < limit
+                if sent < limit
+                and (
+                    self._last_done < limit
+                    or (sent < self._last_done_sent and stamp not in self._clip_ends)
+                )
             ]
             for stamp in late:
                 del self._in_flight[stamp]
+                self._clip_ends.discard(stamp)
         if late:
             self.health.count("given up", len(late))
             self.health.warn(
@@ -197,7 +208,7 @@ class ClipBufferNode(PipelineNode):
                 f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
             )
             return
-        repeats, dropped = self._cutter.dropped, self.health.counted("dropped")
+        repeats, dropped = self._cutter.dropped, self._arrivals.dropped
         clips = self._cutter.push(Frame(image, stamp, arrival.index, header.frame_id))
         # The end of a clip goes out before the frame that it ends with, see `SelectorNode`.
         self._publish_clips(clips, arrival.received_ns)
@@ -239,6 +250,8 @@ class ClipBufferNode(PipelineNode):
 
     def _publish_clips(self, clips: Sequence[Clip], received_ns: int) -> None:
         for clip in clips:
+            with self._lock:
+                self._clip_ends.add(clip.frames[-1].stamp_ns)
             self._clips.publish(self._message(clip, received_ns))
             self.health.count("clips")
 

@@ -52,10 +52,14 @@ class Health:
         with self._lock:
             self._problems.pop(subject, None)
 
-    def begin(self) -> None:
-        """Forget all problems and start counting from 0."""
+    def recover_all(self) -> None:
+        """Whatever was told is over."""
         with self._lock:
             self._problems.clear()
+
+    def begin(self) -> None:
+        """Count from 0."""
+        with self._lock:
             self._counts.clear()
 
     def status(self, name: str, state: str, values: Mapping[str, object]) -> DiagnosticStatus:

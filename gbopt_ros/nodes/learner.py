@@ -70,6 +70,15 @@ class LearnerSettings(NodeSettings):
 _Labelled = tuple[Any, Image | None]  # SelectedMasks and its image
 
 
+@dataclass(frozen=True)
+class _Storable:
+    """Frames of a clip, all or the last of it (`is_whole`) or some of it."""
+
+    session: str
+    frames: list[_Labelled]
+    is_whole: bool
+
+
 class _Cancelled(Exception):
     """The node is deactivated while it trains."""
 
@@ -115,8 +124,8 @@ class LearnerNode(PipelineNode):
 
     def deactivate(self) -> None:
         self._cancel.set()
-        for clip in sorted(self._frames):  # also what no status came for any more
-            self._store_clip(clip)
+        for clip in sorted(self._frames):  # no status comes for them any more
+            self._store_frames(clip, is_whole=False)
         self._storing.close(drain=True)
 
     def facts(self) -> dict[str, object]:
@@ -157,13 +166,13 @@ class LearnerNode(PipelineNode):
         frames = self._frames.setdefault(masks.clip_id, [])
         frames.append((masks, image.value if image is not None else None))
         if sum(map(len, self._frames.values())) > self.settings.max_buffered_frames:
-            self._store_clip(min(self._frames))  # its status may never come
+            self._store_frames(min(self._frames), is_whole=False)  # its status may never come
         self._hand_over()
 
     def _begin_again(self) -> None:
         """The clip buffer was started again: its frames and clips count from 0."""
         for clip in sorted(self._frames):
-            self._store_clip(clip)
+            self._store_frames(clip, is_whole=True)
         self._session = _new_session()
 
     def _on_status(self, status: Any) -> None:
@@ -179,25 +188,28 @@ class LearnerNode(PipelineNode):
         for clip in sorted({*self._frames, *self._expected}):
             if clip > max(complete):
                 break
-            self._store_clip(clip)
+            self._store_frames(clip, is_whole=True)
 
-    def _store_clip(self, clip: int) -> None:
+    def _store_frames(self, clip: int, is_whole: bool) -> None:
+        """Hand over what is there of a clip; it counts as one when the rest has come, too."""
         frames = self._frames.pop(clip, [])
-        self._expected.pop(clip, None)
+        if is_whole:
+            self._expected.pop(clip, None)
         if frames:
-            self._storing.put((self._session, frames))
+            self._storing.put(_Storable(self._session, frames, is_whole))
 
-    def _add_clip(self, clip: tuple[str, list[_Labelled]]) -> None:
-        session, frames = clip
+    def _add_clip(self, clip: _Storable) -> None:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder, self._training_set() as collected:
             selected = [
-                self._selected_frame(session, masks, image, Path(folder))
-                for masks, image in frames
+                self._selected_frame(clip.session, masks, image, Path(folder))
+                for masks, image in clip.frames
                 if image is not None and masks.masks
             ]
             collected.add(selected, collect=self._training.idle)
             self._masks_stored = collected.instance_count
+        if not clip.is_whole:
+            return
         self._clips_stored += 1
         self._clips_since += 1
         self.health.done(time.monotonic() - start)

@@ -16,6 +16,7 @@ from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -56,6 +57,8 @@ class Player:
         self._executor.add_node(self._node)
         self._patience_s = patience_s
         self._lockstep, self._finishes = lockstep, lockstep or finish
+        for name in subscribed:
+            validate_topic_name(name)
         self._awaited = [self._node.resolve_topic_name(name) for name in subscribed]
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._images = self._node.create_publisher(ImageMessage, topic, qos)
@@ -124,6 +127,8 @@ class Player:
             last_ns = frame.stamp_ns
             published(frame)
         if self._finishes and last_ns is not None:
+            if not self._lockstep:
+                self._spin_for(_SETTLE_S)  # the call below must not overtake the last image
             # Of frames that come too fast the graph leaves some out, but never the last.
             self._finish(sent if self._lockstep else {last_ns})
             self._spin_for(_SETTLE_S)  # in which others, too, get what was just published

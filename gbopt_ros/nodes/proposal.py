@@ -69,6 +69,7 @@ class ProposalNode(FrameNode):
 
     def _exchange(self, update: Any) -> None:
         if (update.version, update.sha256) == (self._network.version, self._sha256):
+            self.health.recover("refused model")
             return
         try:
             network = self._load(update)

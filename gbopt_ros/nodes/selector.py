@@ -111,7 +111,8 @@ class SelectorNode(PipelineNode):
         self.timer(1.0, self._give_up)
 
     def activate(self) -> None:
-        self._announced: dict[int, float] = {}  # clip: when
+        # Clip: when, and how many frames were finished then.
+        self._announced: dict[int, tuple[float, int]] = {}
         # Indices and stamps of the frames of the last clip and of the one that is streamed.
         self._published: set[tuple[int, int]] = set()
         self._current, self._new = -1, 0  # a clip, and how many of its frames were published
@@ -161,15 +162,20 @@ class SelectorNode(PipelineNode):
             )
             self.health.fail(complaint)
             self.get_logger().error(complaint, throttle_duration_sec=60.0)
-        self._announced[message.clip_id] = time.monotonic()
+        self._announced[message.clip_id] = time.monotonic(), self._assembly.finished_frames
         self._assembly.add_clip(message)
 
     def _give_up(self) -> None:
+        """Clips of which nothing comes any more, or whose last frames were overtaken."""
         limit = time.monotonic() - self.settings.stall_timeout_s
-        if self._assembly.last_progress < limit:
-            self._assembly.give_up_oldest(
-                lambda message: self._announced.get(message.clip_id, limit) < limit
-            )
+        is_still = self._assembly.last_progress < limit
+        overtaken = self._assembly.finished_frames - LINK_CAPACITY
+
+        def is_lost(message: Any) -> bool:
+            announced, finished = self._announced.get(message.clip_id, (0.0, 0))
+            return announced < limit and (is_still or finished < overtaken)
+
+        self._assembly.give_up_oldest(is_lost)
 
     def _on_begun(self, cues: ClipCues) -> None:
         if self._is_streaming:

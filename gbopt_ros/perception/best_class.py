@@ -63,6 +63,7 @@ class BestClassHeads(RoIHeads):
             heads.mask_head,
             heads.mask_predictor,
         )
+        self.box_coder = heads.box_coder  # of the precision that the base chose
         self.train(heads.training)
 
     def postprocess_detections(
