@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, evaluate_network
+from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, evaluate_network, paired_difference
 from gbopt_ros.evaluation.mask_quality import (
     mask_precision_recall,
     precision_at_recall,
@@ -127,11 +127,12 @@ class _Replayed:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Metrics on both splits, and the detections on the unseen stills."""
+    """Metrics and detections on both splits."""
 
     unseen: InstanceMetrics
     seen: InstanceMetrics
-    detections: list[CocoResult]
+    unseen_results: list[CocoResult]
+    seen_results: list[CocoResult]
 
 
 class _Clock:
@@ -209,9 +210,9 @@ def _evaluate(weights: Path, config: Config, assets: _Assets) -> _Evaluation:
     network = MaskRcnnProposals.from_file(
         weights, evaluation_config(config).proposal, resolve_device(config.device)
     )
-    unseen, detections = evaluate_network(network, assets.unseen)
-    seen, _ = evaluate_network(network, assets.seen)
-    return _Evaluation(unseen, seen, detections)
+    unseen, unseen_results = evaluate_network(network, assets.unseen)
+    seen, seen_results = evaluate_network(network, assets.seen)
+    return _Evaluation(unseen, seen, unseen_results, seen_results)
 
 
 def _replay(out: Path, config: Config, assets: _Assets, quick: bool) -> _Replayed:
@@ -275,9 +276,17 @@ def _results(
 ) -> dict[str, Any]:
     comparison = _comparison(assets, replayed)
     quality = comparison.selected
+    changes = {
+        "unseen": paired_difference(assets.unseen, before.unseen_results, after.unseen_results),
+        "seen": paired_difference(assets.seen, before.seen_results, after.seen_results),
+    }
     return {
         "unseen": {"before": before.unseen.to_dict(), "after": after.unseen.to_dict()},
         "seen": {"before": before.seen.to_dict(), "after": after.seen.to_dict()},
+        "ap_change": {
+            split: {"difference": difference, "standard_error": error}
+            for split, (difference, error) in changes.items()
+        },
         "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 2)},
         "selected_masks": {
             "precision": 100 * quality.precision,
@@ -300,6 +309,11 @@ def _results(
     }
 
 
+def change_in_words(change: dict[str, float]) -> str:
+    """A change of AP with its standard error."""
+    return f"{change['difference']:+.1f} ± {change['standard_error']:.1f}"
+
+
 def _report(
     config: Config,
     assets: _Assets,
@@ -309,8 +323,7 @@ def _report(
     learnt: Learnt,
     results: dict[str, Any],
 ) -> ReportContent:
-    gain = after.unseen.AP - before.unseen.AP
-    loss = after.seen.AP - before.seen.AP
+    changes = results["ap_change"]
     quality = results["selected_masks"]
     counts = results["counts"]
     return ReportContent(
@@ -318,8 +331,9 @@ def _report(
         summary=(
             f"From {counts['frames']} frames of video with no label, {counts['masks']} masks were "
             f"selected and learnt. On still images of objects of unseen classes, mask AP went "
-            f"from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} ({gain:+.1f}); on seen classes "
-            f"it changed by {loss:+.1f}.",
+            f"from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
+            f"({change_in_words(changes['unseen'])}); on seen classes it changed by "
+            f"{change_in_words(changes['seen'])}. ± is the standard error over the stills.",
             f"The selected masks have a precision of {quality['precision']:.1f} % at a recall of "
             f"{quality['recall']:.1f} %; proposals as they are, thresholded to that recall, have "
             f"{quality['thresholded_precision_at_equal_recall']:.1f} %.",
@@ -357,7 +371,7 @@ def _triplets(assets: _Assets, before: _Evaluation, after: _Evaluation) -> tuple
     def shown(evaluation: _Evaluation, image_id: int) -> list[CocoResult]:
         return [
             r
-            for r in evaluation.detections
+            for r in evaluation.unseen_results
             if r["image_id"] == image_id and r["score"] >= _SHOWN_SCORE
         ]
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.demo import demo_config, run_demo
+    from gbopt_ros.demo import change_in_words, demo_config, run_demo
     from gbopt_ros.evaluation.coco_metrics import METRICS
 
     config = demo_config(args.quick, args.seed, tuple(args.set))
@@ -26,9 +26,14 @@ def run(args: argparse.Namespace) -> None:
         for when in ("before", "after"):
             row = results[split][when]
             print(f"{split:7}{when:9}" + "".join(f"{row[name]:8.1f}" for name in METRICS))
+    changes = {split: change_in_words(change) for split, change in results["ap_change"].items()}
+    print(
+        f"\nchange of AP: unseen {changes['unseen']}, seen {changes['seen']} "
+        "(± standard error over the stills, not over seeds)"
+    )
     quality = results["selected_masks"]
     print(
-        f"\nselected masks: precision {quality['precision']:.1f} % at recall "
+        f"selected masks: precision {quality['precision']:.1f} % at recall "
         f"{quality['recall']:.1f} %; thresholded proposals at that recall: "
         f"{quality['thresholded_precision_at_equal_recall']:.1f} %"
     )
