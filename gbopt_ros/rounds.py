@@ -71,8 +71,8 @@ def learn(
 
     Args:
         training_set: selected masks.
-        store: the parent is its current version, or `proposal_weights` before the first, which a
-            configuration that names a network must name for ever.
+        store: the parent is its current version, or `proposal_weights` before the first. A network
+            that the configuration names must be that first one or a version of the store.
         rehearsal: labelled seen data, mixed into every batch.
         probe: labelled seen data for the gate, not learnt from.
         on_step: called after every optimiser step, in place of progress bars; what it raises ends

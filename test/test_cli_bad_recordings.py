@@ -30,6 +30,7 @@ from recordings import (
 from gbopt_ros import pipeline
 from gbopt_ros.cli.main import main
 from gbopt_ros.evaluation import overlay
+from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.masks import decode
 from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS
@@ -430,6 +431,28 @@ def learn(replayed: Path, store: Path, weights: dict[str, Path]) -> int:
             "--set", "learning.gate_agreement=0",  # what random weights propose, JPEG changes
         ]
     )  # fmt: skip
+
+
+def test_a_recording_is_forgotten_by_command(
+    replayed: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store = tmp_path / "store"
+    assert learn(replayed, store, weights) == 0
+    with TrainingSet(store / "training", 10**9) as training_set:
+        pool = training_set.labelled_images()
+        (name,) = pool.recordings(range(len(pool)))
+    capfd.readouterr()
+    assert main(["learn", "--out", str(store)]) == 1
+    assert "nothing to do" in failure(capfd)
+    assert main(["learn", "--out", str(store), "--forget", "another"]) == 1
+    assert f"no recording 'another'; there are: {name}" in failure(capfd)
+    assert main(["learn", "--out", str(store), "--forget", name]) == 0
+    with TrainingSet(store / "training", 10**9) as training_set:
+        assert len(training_set) == 0
+    assert len(ModelStore(store).versions()) == 1  # nothing was learnt beside
 
 
 @needs_full

@@ -252,17 +252,21 @@ def test_a_selector_that_was_killed_comes_back(
         assert [m.frame_index for m in last] == sorted(m.frame_index for m in last)
 
 
+def slow_down_proposals(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    process = ProposalNode.process
+
+    def slowly(self: ProposalNode, image: Any) -> None:
+        time.sleep(seconds)
+        process(self, image)
+
+    monkeypatch.setattr(ProposalNode, "process", slowly)
+
+
 def test_slow_networks_lose_nothing_that_was_let_through(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each frame waits for the four before it for longer than the stall timeout."""
-    process = ProposalNode.process
-
-    def slowly(self: ProposalNode, image: Any) -> None:
-        time.sleep(0.5)
-        process(self, image)
-
-    monkeypatch.setattr(ProposalNode, "process", slowly)
+    slow_down_proposals(monkeypatch, 0.5)
     arguments = ros_arguments(weights, stall_timeout_s=1.0, **{"clip.length": 3})
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
         made.start()
@@ -281,13 +285,7 @@ def test_slow_networks_lose_nothing_that_was_let_through(
 def test_frames_dropped_by_slow_networks_that_tear_clips_are_told(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = ProposalNode.process
-
-    def slowly(self: ProposalNode, image: Any) -> None:
-        time.sleep(0.4)
-        process(self, image)
-
-    monkeypatch.setattr(ProposalNode, "process", slowly)
+    slow_down_proposals(monkeypatch, 0.4)
     parameters = {"clip.max_gap_s": 0.15, "max_in_flight": 1}
     arguments = ros_arguments(weights, **parameters)
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:

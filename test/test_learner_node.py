@@ -69,6 +69,15 @@ def on_detectron2(weights: dict[str, Path], folder: Path) -> tuple[dict[str, Pat
     }
 
 
+def with_learner(domain: int, arguments: Sequence[str]) -> Graph:
+    """All nodes, not started."""
+    return Graph(
+        domain,
+        lambda context: [LearnerNode(context=context), *compose(context=context)],
+        arguments,
+    )
+
+
 @pytest.fixture
 def graph(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
@@ -78,11 +87,7 @@ def graph(
         weights, more = on_detectron2(weights, tmp_path)
         parameters |= more
     arguments = ros_arguments(weights, **parameters)
-    with Graph(
-        ros_domain_id,
-        lambda context: [LearnerNode(context=context), *compose(context=context)],
-        arguments,
-    ) as made:
+    with with_learner(ros_domain_id, arguments) as made:
         made.start()
         yield made
 
@@ -198,11 +203,7 @@ def test_trains_by_itself_after_some_clips(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
     arguments = ros_arguments(weights, **learning(tmp_path / "store", train_every_clips=2))
-    with Graph(
-        ros_domain_id,
-        lambda context: [LearnerNode(context=context), *compose(context=context)],
-        arguments,
-    ) as made:
+    with with_learner(ros_domain_id, arguments) as made:
         made.start()
         updates = made.observe(ModelUpdate, UPDATE)
         play(made, 8)
@@ -223,11 +224,7 @@ def test_masks_whose_clip_never_ends_are_stored(
             "selection.neutral_score": 0.001,
         },
     )
-    with Graph(
-        ros_domain_id,
-        lambda context: [LearnerNode(context=context), *compose(context=context)],
-        arguments,
-    ) as made:
+    with with_learner(ros_domain_id, arguments) as made:
         made.start()
         learner = made.nodes["learner"]
         learner.settings = replace(learner.settings, max_buffered_frames=4)
@@ -295,11 +292,7 @@ def test_deactivating_breaks_the_training_off(
     arguments = ros_arguments(
         weights, **learning(tmp_path / "store", **{"learning.iterations": 10_000})
     )
-    with Graph(
-        ros_domain_id,
-        lambda context: [LearnerNode(context=context), *compose(context=context)],
-        arguments,
-    ) as made:
+    with with_learner(ros_domain_id, arguments) as made:
         made.start()
         progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
         learner = made.nodes["learner"]

@@ -30,7 +30,7 @@ from std_srvs.srv import Trigger
 from gbopt_ros.config import Config, settings
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
 from gbopt_ros.nodes.background import BackgroundNode
-from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_CAPACITY, LINK_QOS
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.graph import compose
@@ -553,6 +553,31 @@ def test_a_frame_that_a_network_lost_is_given_up_while_others_go_on(
         assert buffer.facts()["in flight"] == 1  # the end of the clip, while others were finished
         made.wait(lambda: buffer.health.counted("given up") == 2, "that nothing is finished")
         assert buffer.facts()["in flight"] == 0
+
+
+def test_a_clip_whose_frames_were_overtaken_is_given_up(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """While the graph goes on it is waited for; not when more than may be in flight came later."""
+    arguments = ros_arguments(weights, stall_timeout_s=0.3)
+    with Graph(ros_domain_id, lambda context: [SelectorNode(context=context)], arguments) as made:
+        made.start()
+        selector = made.nodes["selector"]
+        message = ClipFrames(clip_id=7, stamps=[make_time(1)], frame_indices=[0])
+        message.header.stamp = make_time(1)
+        message.received = make_time(time.time_ns())
+        selector._on_clip(message)
+
+        def go_on(finished: int) -> None:
+            time.sleep(0.4)
+            selector._assembly.finished_frames += finished
+            selector._assembly.last_progress = time.monotonic()
+            selector._give_up()
+
+        go_on(LINK_CAPACITY)
+        assert selector.health.counted("clips lost") == 0
+        go_on(1)
+        assert selector.health.counted("clips lost") == 1
 
 
 def test_repeated_stamps_are_told(graph: Graph) -> None:

@@ -43,18 +43,20 @@ def run(args: argparse.Namespace) -> None:
     from gbopt_ros.rounds import learn
     from gbopt_ros.sources.coco import load_coco_dir
 
+    if not args.replays and not args.forget:
+        raise GboptError("nothing to do: name output folders of `gbopt replay`, or use --forget")
     config = load_config(args.config, args.set)
     if args.weights:
         config = replace(config, proposal=replace(config.proposal, weights=args.weights))
     rehearsal = load_coco_dir(args.rehearse) if args.rehearse else None
     probe = load_coco_dir(args.probe) if args.probe else None
-    if rehearsal is None:
+    if rehearsal is None and args.replays:
         log.warning("no --rehearse data: the network may forget the classes that it knows")
     learning = config.learning
     with TrainingSet(args.out / "training", learning.max_bytes, learning.policy) as training_set:
         for recording in args.forget:
             log.info("%s: %d frames forgotten", recording, training_set.remove(recording))
-        if args.forget and not args.replays:
+        if not args.replays:
             return
         for folder in args.replays:
             added = training_set.add(read_replay(folder))

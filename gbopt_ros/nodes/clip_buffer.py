@@ -54,8 +54,8 @@ class ClipBufferSettings(NodeSettings):
     )
     stall_timeout_s: float = setting(
         10.0,
-        "frames that went out are given up when none of them was finished for this long, seconds "
-        "on the wall",
+        "a frame that went out is given up after this, if none is finished any more or later ones "
+        "were; seconds on the wall",
         above=0.0,
     )
 
@@ -161,26 +161,26 @@ class ClipBufferNode(PipelineNode):
             # only where nothing is finished any more or a later one was; but what ends a clip is
             # finished with the clip.
             limit = now - self.settings.stall_timeout_s
+            is_still = self._last_done < limit
             late = [
                 stamp
                 for stamp, sent in self._in_flight.items()
                 if sent < limit
-                and (
-                    self._last_done < limit
-                    or (sent < self._last_done_sent and stamp not in self._clip_ends)
-                )
+                and (is_still or (sent < self._last_done_sent and stamp not in self._clip_ends))
             ]
             for stamp in late:
                 del self._in_flight[stamp]
                 self._clip_ends.discard(stamp)
         if late:
             self.health.count("given up", len(late))
-            self.health.warn(
-                "frames go out, but nobody finishes them: is the selector active?", "stall"
-            )
+            cause = "a network lost them, its log says why"
+            if is_still:
+                self.health.warn(
+                    "frames go out, but nobody finishes them: is the selector active?", "stall"
+                )
+                cause = "are proposal, background, flow and selector active?"
             self.get_logger().warning(
-                f"{len(late)} frames given up after {self.settings.stall_timeout_s:g} s: are "
-                "proposal, background, flow and selector active?",
+                f"{len(late)} frames given up after {self.settings.stall_timeout_s:g} s: {cause}",
                 throttle_duration_sec=60.0,
             )
             self._arrivals.poke()

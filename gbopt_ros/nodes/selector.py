@@ -60,8 +60,8 @@ class SelectorSettings(NodeSettings):
     )
     stall_timeout_s: float = setting(
         10.0,
-        "a clip that lacks frames is given up when none came to be complete for this long, "
-        "seconds on the wall",
+        "a clip that lacks frames is given up after this, if none is finished any more or later "
+        "ones were; seconds on the wall",
         above=0.0,
     )
 

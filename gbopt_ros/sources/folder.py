@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from gbopt_ros.sources.base import Record, Source, SourceOptions
-from gbopt_ros.sources.images import UndecodableImage, decode_image
-from gbopt_ros.structures import GboptError, Image
+from gbopt_ros.sources.images import read_image
+from gbopt_ros.structures import GboptError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_HZ = 30
@@ -71,20 +69,6 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
     """Sorting key of a file name: runs of digits compare as numbers."""
     parts = re.findall(r"\d+|\D+", path.name)
     return [(int(p), "") if p.isdecimal() else (-1, p.casefold()) for p in parts], path.name
-
-
-def read_image(path: Path) -> Image:
-    """(H, W, 3) uint8, RGB.
-
-    Raises:
-        UndecodableImage: the file cannot be read or is no complete image.
-    """
-    try:
-        return decode_image(np.fromfile(path, np.uint8))
-    except OSError as error:
-        raise UndecodableImage(f"{path.name} cannot be read ({error.strerror})") from error
-    except UndecodableImage as error:
-        raise UndecodableImage(f"{path.name}: {error}") from error
 
 
 def _hint(folder: Path) -> str:

@@ -127,14 +127,14 @@ def read_image(path: Path) -> Image:
     """(H, W, 3) uint8, RGB, of an image file, as `decode_image` gives it.
 
     Raises:
-        GboptError: no such file, or no complete image.
+        UndecodableImage: the file cannot be read or is no complete image.
     """
     try:
         return decode_image(np.fromfile(path, np.uint8))
     except OSError as error:
-        raise GboptError(f"{path}: image cannot be read ({error.strerror})") from error
+        raise UndecodableImage(f"{path}: image cannot be read ({error.strerror})") from error
     except UndecodableImage as error:
-        raise GboptError(f"{path}: {error}") from error
+        raise UndecodableImage(f"{path}: {error}") from error
 
 
 def decode_image(data: NDArray[np.uint8]) -> Image:
