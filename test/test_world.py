@@ -19,9 +19,11 @@ from gbopt_ros.structures import GboptError
 from gbopt_ros.world import dataset as world
 from gbopt_ros.world.camera import HEIGHT, WIDTH
 from gbopt_ros.world.dataset import SPLITS, WorldConfig, generate
+from gbopt_ros.world.home import HOME_TABLES, HOME_THINGS, HOME_WALLS, Home
 from gbopt_ros.world.objects import PRIMITIVES, UNSEEN, draw_kind, unseen_kinds
 from gbopt_ros.world.rendering import Job, Still, render_still, run_parallel
-from gbopt_ros.world.scene import MIN_VISIBLE_PIXELS
+from gbopt_ros.world.scene import MIN_VISIBLE_PIXELS, Scene
+from gbopt_ros.world.simulator import Simulator
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 # ---------------------------------------------------------------------------------- what is shown
+
+
+def test_a_home_draws_the_same_in_every_scene() -> None:
+    home = Home(3)
+    scenes = [np.random.default_rng(seed) for seed in range(40)]
+    tables = {float(home.table(scene).random()) for scene in scenes}
+    walls = {float(home.wall(scene).random()) for scene in scenes}
+    assert (len(tables), len(walls)) == (HOME_TABLES, HOME_WALLS)
+    assert not tables & walls
+    assert home.thing(2).random() == home.thing(2).random() != home.thing(1).random()
+    assert home.camera().random() == Home(3).camera().random() != Home(4).camera().random()
 
 
 def test_seen_and_unseen_kinds_are_disjoint() -> None:
@@ -214,9 +227,10 @@ def test_without_pybullet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packa
                 "--frames-per-clip=6",
                 "--jpeg-quality=40",
                 "--kinds=duck, soccer ball",
+                "--home",
             ],
             ["seen-val"],
-            WorldConfig(5, 2, 3, 4, 6, 40, ("duck", "soccer ball")),
+            WorldConfig(5, 2, 3, 4, 6, 40, ("duck", "soccer ball"), True),
         ),
     ],
 )
@@ -262,6 +276,35 @@ def test_stills_are_labelled(stills: Path) -> None:
     images = [data.load_image(image) for image in data.images]
     assert all(image.std() > 5 for image in images)
     assert not np.array_equal(images[0], images[1])
+
+
+def test_stills_of_a_home_show_its_few_things(pybullet: None, tmp_path: Path) -> None:
+    generate(tmp_path, ["unseen-test", "seen-val"], WorldConfig(seed=7, count=3, home=True))
+    data = load_coco_dir(tmp_path / "unseen-test")
+    assert_sound(data)
+    generate(tmp_path / "none", ["unseen-test", "seen-val"], WorldConfig(seed=7, count=3))
+    assert files(tmp_path / "seen-val") == files(tmp_path / "none" / "seen-val")
+    assert files(tmp_path / "unseen-test") != files(tmp_path / "none" / "unseen-test")
+
+
+def test_things_and_tables_of_a_home_come_again(pybullet: None) -> None:
+    sim, home = Simulator(), Home(7)
+    things: set[tuple[str, float]] = set()
+    tables = set()
+    for seed in range(8):
+        scene = Scene(sim, np.random.default_rng(seed), seen=False, settle_s=0, home=home)
+        shown = {(body.kind.name, body.size) for body in scene.bodies}
+        assert len(shown) == len(scene.bodies)
+        things |= shown
+        tables.add(float(scene._table.texture.sum()))
+    known = set()
+    for number in range(HOME_THINGS):
+        look = home.thing(number)
+        kind = draw_kind(look, seen=False)
+        known.add((kind.name, float(look.uniform(*kind.target))))
+    assert things <= known
+    assert len(things) > HOME_THINGS / 2
+    assert len(tables) <= HOME_TABLES
 
 
 def test_the_number_of_processes_changes_nothing(stills: Path, tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="comma-separated unseen kinds, such as duck,mug; default: all",
     )
+    parser.add_argument(
+        "--home",
+        action="store_true",
+        help="unseen objects are always the same few, on the same few tables",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         args.frames_per_clip,
         args.jpeg_quality,
         tuple(_names(args.kinds)),
+        args.home,
     )
     generate(args.out, _names(args.splits), config)
 

@@ -78,6 +78,8 @@ class WorldConfig:
         frames_per_clip: frames of each scene, 10 a second.
         jpeg_quality: of stills and video, 1 to 100.
         kinds: names of the unseen kinds that the splits of unseen objects show, () for all.
+        home: the splits of unseen objects show one home, always the same few things, tables and
+            walls, in place of new ones in every scene.
     """
 
     seed: int = 0
@@ -87,6 +89,7 @@ class WorldConfig:
     frames_per_clip: int = 15
     jpeg_quality: int = JPEG_QUALITY
     kinds: tuple[str, ...] = ()
+    home: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -150,6 +153,7 @@ def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
             int(index),
             jpeg_quality=config.jpeg_quality,
             kinds=config.kinds,
+            home=config.home,
         )
         for index in indices
     ]
@@ -193,7 +197,15 @@ def video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[
     """The frames of a video split with the visible masks of each, scene after scene."""
     seen = SPLITS[name].seen
     jobs = [
-        Job(config.seed, name, seen, index, config.frames_per_clip, kinds=config.kinds)
+        Job(
+            config.seed,
+            name,
+            seen,
+            index,
+            config.frames_per_clip,
+            kinds=config.kinds,
+            home=config.home,
+        )
         for index in range(config.clips)
     ]
     stamp, index = _START_NS, 0

@@ -107,17 +107,24 @@ def draw_kind(rng: np.random.Generator, seen: bool, unseen: Sequence[Kind] = UNS
 
 
 def spawn(
-    sim: Simulator, rng: np.random.Generator, kind: Kind, position: tuple[float, float, float]
+    sim: Simulator,
+    rng: np.random.Generator,
+    kind: Kind,
+    position: tuple[float, float, float],
+    look: np.random.Generator,
 ) -> Body:
-    """Load an object of random size, pose and colour. `position` z is for those that drop."""
-    size = float(rng.uniform(*kind.target))
+    """Load an object of random pose; its size and colour come from `look`.
+
+    `position` z is for those that drop.
+    """
+    size = float(look.uniform(*kind.target))
     scale = size / kind.extent
     if kind.stands:
         body = _load_standing(sim, rng, kind, position, scale)
     else:
         orientation = _random_orientation(sim, rng)
         if not kind.file:
-            body = _make_primitive(sim, rng, kind.name, size, position, orientation)
+            body = _make_primitive(sim, look, kind.name, size, position, orientation)
         elif kind.file.endswith(".obj"):
             body = _load_mesh(sim, kind, position, orientation, scale)
         else:
@@ -134,7 +141,7 @@ def spawn(
             linearDamping=0.3,
             angularDamping=0.5,
         )
-    _paint(sim, rng, kind, body)
+    _paint(sim, look, kind, body)
     return Body(body, kind, size)
 
 

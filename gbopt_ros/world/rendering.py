@@ -20,6 +20,7 @@ import numpy as np
 
 from gbopt_ros.structures import GboptError, Image, Rle
 from gbopt_ros.world.camera import CameraPath
+from gbopt_ros.world.home import Home
 from gbopt_ros.world.motion import choose_movers
 from gbopt_ros.world.objects import unseen_kinds
 from gbopt_ros.world.scene import Scene
@@ -60,6 +61,7 @@ class Job:
         frames: length of a clip.
         jpeg_quality: of a still, 1 to 100.
         kinds: names of the unseen kinds to show, () for all.
+        home: unseen objects are those of one home, see `Home`.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class Job:
     frames: int = 0
     jpeg_quality: int = JPEG_QUALITY
     kinds: tuple[str, ...] = ()
+    home: bool = False
 
     def generator(self, attempt: int) -> np.random.Generator:
         key = zlib.crc32(self.split.encode())
@@ -107,7 +110,8 @@ def _compose_scene(job: Job, settle_s: float) -> tuple[Scene, np.random.Generato
     for attempt in range(_ATTEMPTS):
         rng = job.generator(attempt)
         kinds = unseen_kinds(job.kinds)
-        scene = Scene(_worker.sim, rng, job.seen, _worker.pictures, settle_s, kinds)
+        home = Home(job.seed) if job.home and not job.seen else None
+        scene = Scene(_worker.sim, rng, job.seen, _worker.pictures, settle_s, kinds, home)
         if scene.visible_count() >= _MIN_INSTANCES:
             return scene, rng
     raise GboptError(f"no scene with {_MIN_INSTANCES} visible objects in {job}")

@@ -18,6 +18,7 @@ from gbopt_ros.world.camera import (
     pixel_projection,
     random_camera,
 )
+from gbopt_ros.world.home import HOME_PRINTS, HOME_THINGS, Home
 from gbopt_ros.world.objects import UNSEEN, Body, Kind, draw_kind, spawn
 from gbopt_ros.world.optics import Optics
 from gbopt_ros.world.simulator import Simulator, random_light
@@ -32,7 +33,10 @@ _LAMP_DISTANCE_M, _LAMP_FOV, _LAMP_PIXELS = 6.0, 10.0, 384  # sees 1 m around th
 
 
 class Scene:
-    """Objects on a table, perhaps before a wall, with light, camera and optics of their own."""
+    """Objects on a table, perhaps before a wall, with light, camera and optics of their own.
+
+    In a home, objects, tables, walls and what the camera does to colours are always the same.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Scene:
         pictures: Sequence[Texture] = (),
         settle_s: float = _SETTLE_S,
         unseen: Sequence[Kind] = UNSEEN,
+        home: Home | None = None,
     ) -> None:
         sim.reset()
         self._sim = sim
@@ -49,17 +54,20 @@ class Scene:
         self._light = random_light(rng)
         self._shadow = (float(rng.uniform(0.15, 0.65)), float(rng.uniform(0.5, 5.0)))
         self._far_color = random_color(rng)
-        extent = float(rng.uniform(1.2, 1.8))
-        prints = int(rng.integers(0, 6)) if rng.random() < 0.75 else 0
-        canvas = paint_canvas(rng, extent, prints, int(rng.integers(0, 4)), pictures)
+        table = home.table(rng) if home else rng
+        extent = float(table.uniform(1.2, 1.8))
+        prints = int(table.integers(0, 6)) if table.random() < 0.75 else 0
+        if home:
+            prints = int(table.integers(*HOME_PRINTS))
+        canvas = paint_canvas(table, extent, prints, int(table.integers(0, 4)), pictures)
         x_axis, y_axis, _ = np.eye(3)
         self._table = Surface(canvas, np.zeros(3), x_axis, y_axis, extent)
         sim.add_solid_plane(np.zeros(3), self._table.normal)
-        self._wall = self._make_wall(rng, pictures) if rng.random() < 0.5 else None
+        self._wall = self._make_wall(rng, pictures, home) if rng.random() < 0.5 else None
         if self._wall is not None:
             sim.add_solid_plane(self._wall.origin, self._wall.normal)
-        self._optics = Optics(rng, HEIGHT, WIDTH)
-        self.bodies = _place_objects(sim, rng, seen, unseen)
+        self._optics = Optics(home.camera() if home else rng, HEIGHT, WIDTH)
+        self.bodies = _place_objects(sim, rng, seen, unseen, home)
         sim.step(settle_s)
         self._remove_fallen()
 
@@ -90,14 +98,17 @@ class Scene:
         seen = (int(np.count_nonzero(ids == b.body)) for b in self.bodies)
         return sum(pixels >= MIN_VISIBLE_PIXELS for pixels in seen)
 
-    def _make_wall(self, rng: np.random.Generator, pictures: Sequence[Texture]) -> Surface:
+    def _make_wall(
+        self, rng: np.random.Generator, pictures: Sequence[Texture], home: Home | None
+    ) -> Surface:
         """A wall behind the objects, turned a little from the viewing direction."""
+        wall = home.wall(rng) if home else rng
         angle = rng.normal(0, 0.3)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         away = np.array([*(turn @ self.camera.forward), 0.0])
         up = np.array([0.0, 0.0, 1.0])
-        extent = float(rng.uniform(1.0, 1.8))
-        canvas = paint_canvas(rng, extent, int(rng.integers(0, 5)), 0, pictures)
+        extent = float(wall.uniform(1.0, 1.8))
+        canvas = paint_canvas(wall, extent, int(wall.integers(0, 5)), 0, pictures)
         origin = away * rng.uniform(0.5, 0.9) + 0.3 * up
         return Surface(canvas, origin, np.cross(away, up), -up, extent, facing=-1)
 
@@ -185,21 +196,33 @@ class Scene:
 
 
 def _place_objects(
-    sim: Simulator, rng: np.random.Generator, seen: bool, unseen: Sequence[Kind]
+    sim: Simulator,
+    rng: np.random.Generator,
+    seen: bool,
+    unseen: Sequence[Kind],
+    home: Home | None,
 ) -> tuple[Body, ...]:
     """Objects close to each other; one above another is dropped on it, and they come to touch."""
     area = rng.uniform(0.1, 0.24)
     spots: list[tuple[float, float, float, float]] = []  # x, y, radius, top
     bodies: list[Body] = []
+    out: set[int] = set()  # things of the home that are on the table, or found no place on it
     for _ in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
-        kind = draw_kind(rng, seen, unseen)
+        look = rng
+        if home:
+            number = int(rng.integers(HOME_THINGS))
+            if number in out:
+                continue
+            out.add(number)
+            look = home.thing(number)
+        kind = draw_kind(look, seen, unseen)
         radius = 0.4 * sum(kind.target) / 2
         spot = _free_spot(rng, spots, radius, area, kind.stands)
         if spot is None:
             continue
         below = [s for s in spots if np.hypot(s[0] - spot[0], s[1] - spot[1]) < s[2] + radius]
         base = max((s[3] for s in below), default=0.0)
-        body = spawn(sim, rng, kind, (spot[0], spot[1], base + 0.55 * kind.target[1]))
+        body = spawn(sim, rng, kind, (spot[0], spot[1], base + 0.55 * kind.target[1]), look)
         spots.append((*spot, radius, base + body.size))
         bodies.append(body)
     return tuple(bodies)
