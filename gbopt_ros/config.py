@@ -451,6 +451,27 @@ class LearningConfig(Stage):
 
 
 @dataclass(frozen=True)
+class AdaptConfig(Stage):
+    """Teaching the background network a place (`learning.adapt`); not in the paper."""
+
+    frames: int = setting(240, "views of the place at most, spread over the recording", low=1)
+    baseline_s: float = setting(
+        0.5, "between two frames whose motion is compared, seconds", above=0.0
+    )
+    rounds: int = setting(2, "of expectation maximisation", low=1)
+    iterations: int = setting(100, "optimiser steps a round", low=1)
+    batch_size: int = setting(8, "images a step", low=2)
+    rehearsal_share: float = setting(
+        0.25, "of each batch that comes from labelled seen data", low=0.0, below=1.0
+    )
+    learning_rate: float = setting(2e-4, "of AdamW, falling to 0 in every round", above=0.0)
+    gate_margin: float = setting(
+        0.02, "cross-entropy, nats a pixel, that the network may lose on the probe set", low=0.0
+    )
+    seed: int = setting(0, "order of the batches", low=0)
+
+
+@dataclass(frozen=True)
 class Config(Stage):
     """All stages."""
 
@@ -462,6 +483,7 @@ class Config(Stage):
     outline: OutlineConfig = field(default_factory=OutlineConfig)
     tracks: TrackConfig = field(default_factory=TrackConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     device: str = setting(
         "auto", "auto (the GPU where there is one), cpu, cuda, cuda:1 and so on", fixed=True

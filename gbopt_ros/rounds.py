@@ -1,8 +1,13 @@
-"""One round of learning: check the selected masks, fine-tune on them, pass the gate, publish."""
+"""One round of learning: check the selected masks, fine-tune on them, pass the gate, publish.
+
+And what can be done before it: `adapt` teaches the background network the place.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +17,7 @@ from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.coco_metrics import evaluate_network, paired_difference
+from gbopt_ros.learning.adapt import adapt_background, collect_views, foreground_entropy
 from gbopt_ros.learning.batches import Pool
 from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_masks
@@ -21,14 +27,18 @@ from gbopt_ros.learning.trainer import OnStep, TrainingLog
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.learning.two_class import two_class
 from gbopt_ros.masks import iou_matrix
+from gbopt_ros.perception.background import FpnBackground, load_semantic_fpn
+from gbopt_ros.perception.background_fpn import SemanticFpn
 from gbopt_ros.perception.best_class import class_count
 from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.mask_rcnn import CLASSES
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
-from gbopt_ros.perception.weights import sha256_of
-from gbopt_ros.pipeline import evaluation_config, proposal_weights
+from gbopt_ros.perception.weights import WeightsInfo, sha256_of
+from gbopt_ros.pipeline import background_weights, evaluation_config, proposal_weights
+from gbopt_ros.sources.clips import cut_clips
 from gbopt_ros.sources.coco import CocoDataset
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import Frame, GboptError
 
 if TYPE_CHECKING:
     from gbopt_ros.perception.proposals import DetectionNetwork
@@ -41,6 +51,9 @@ CHECKED_PARTS, FEWEST_OF_PART, CHECKED_IMAGES = 8, 3, 6
 # On which the heads of a network with classes are fitted before it learns; on a few images the fit
 # was worse than the averages that need none.
 FEWEST_INITIAL_IMAGES, INITIAL_IMAGES = 16, 32
+# Frames among which those are found that a frame is compared with. Odd: every second, fourth, ...
+# frame of a long recording is then found at all places of these clips.
+ADAPTED_CLIP = 63
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def learn(
     network, training = fine_tune(
         _start(parent, selected, device),
         selected,
-        CocoPool(rehearsal) if rehearsal else None,
+        CocoPool(rehearsal) if rehearsal is not None else None,
         config.learning,
         device,
         on_step,
@@ -124,6 +137,84 @@ def learn(
     version = store.publish(network, info.architecture, info.version, facts, info.config)
     log.info("published %s: %s", version.version, decision.reason)
     return Learnt(decision, training, version)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A background network that was taught a place.
+
+    Attributes:
+        network: in evaluation mode.
+        info: what it is saved with.
+        views: frames that it was taught with.
+        entropies: cross-entropy on the probe set before and after, nats a pixel; None without one.
+        passed: it has not lost more than `adapt.gate_margin` there.
+    """
+
+    network: SemanticFpn
+    info: WeightsInfo
+    views: int
+    entropies: tuple[float, float] | None
+    passed: bool
+
+
+def adapt(
+    source: Iterable[Frame],
+    config: Config,
+    *,
+    rehearsal: CocoDataset | None = None,
+    probe: CocoDataset | None = None,
+    on_step: OnStep | None = None,
+) -> Adapted:
+    """Teach the background network the place that a recording shows, from what moves there.
+
+    Args:
+        source: frames of the recording, in order.
+        rehearsal: labelled seen data, mixed into every batch.
+        probe: labelled seen data to compare on, not learnt from.
+        on_step: called after every optimiser step, in place of progress bars.
+
+    Raises:
+        GboptError: weights are missing or corrupt, labelled data is empty, no two frames lie far
+            enough apart, or a loss was not finite.
+    """
+    device, settings = resolve_device(config.device), config.adapt
+    path = background_weights(config)
+    parent, info = load_semantic_fpn(path)
+    pool = CocoPool(rehearsal) if rehearsal is not None else None
+    before = _entropy(parent, probe, device)
+    clips = cut_clips(source, ADAPTED_CLIP, max_gap_s=config.clip.max_gap_s)
+    views = collect_views(
+        clips,
+        FpnBackground(copy.deepcopy(parent), config.background, device),
+        make_flow(config.flow, device, fine=True),
+        settings,
+        parent.short_side,
+    )
+    if not views:
+        raise GboptError(
+            f"no frame has another one about {settings.baseline_s} s before or after it, with no "
+            f"gap of more than {config.clip.max_gap_s} s and less than {ADAPTED_CLIP} frames "
+            "between them; change adapt.baseline_s, or raise clip.max_gap_s for a slow camera"
+        )
+    network, _ = adapt_background(parent, views, pool, settings, device, on_step)
+    entropies, passed = None, True
+    after = _entropy(network, probe, device)
+    if before is not None and after is not None:
+        entropies, passed = (before, after), after - before <= settings.gate_margin
+    return Adapted(
+        network,
+        replace(info, version=f"{info.version}-adapted"),
+        len(views),
+        entropies,
+        passed,
+    )
+
+
+def _entropy(network: SemanticFpn, probe: CocoDataset | None, device: torch.device) -> float | None:
+    if probe is None:
+        return None
+    return foreground_entropy(copy.deepcopy(network), probe, device)
 
 
 def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 VERBS = (
-    "demo", "bag", "replay", "learn", "evaluate", "davis", "dataset", "run", "play", "pretrain",
-    "world", "models", "doctor",
+    "demo", "bag", "adapt", "replay", "learn", "evaluate", "davis", "dataset", "run", "play",
+    "pretrain", "world", "models", "doctor",
 )  # fmt: skip
 
 DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141  # the last two: 128 + signal, as in shells

@@ -132,7 +132,7 @@ def pretrain_background(
 
     iterations = config.background_iterations
     trained, losses = _train(
-        network, pool, config, losses_of, _semantic_target,
+        network, pool, config, losses_of, semantic_target,
         iterations, min(config.warmup, iterations // 5), config.background_drops, checkpoint,
         "pretrain background",
     )  # fmt: skip
@@ -146,7 +146,7 @@ def collate_semantic(
     """One batch of images of any sizes, scaled and padded to one.
 
     Args:
-        samples: of `to_device`, with the targets of `_semantic_target`.
+        samples: of `to_device`, with the targets of `semantic_target`.
         short_sides: pixels, of each scaled image; less where its longer side would exceed 5/3.
 
     Returns:
@@ -175,7 +175,8 @@ def _scaled(image: Tensor, labels: Tensor, short_side: int) -> tuple[Tensor, Ten
     return image, functional.interpolate(labels[None], image.shape[1:], mode="nearest-exact")[0]
 
 
-def _semantic_target(example: Example) -> dict[str, Tensor]:
+def semantic_target(example: Example) -> dict[str, Tensor]:
+    """What the background network learns of an example; (H, W) float32 each, on the CPU."""
     return {"foreground": foreground_target(example, _CPU), "known": known_pixels(example, _CPU)}
 
 
