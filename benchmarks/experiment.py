@@ -3,6 +3,7 @@
     python benchmarks/experiment.py --out learning --jobs 2
     python benchmarks/experiment.py --out learning --jobs 2 --world-seed 7 --kinds duck,mug,teddy
     python benchmarks/experiment.py --out learning --jobs 2 --world-seed 9 --clips 128
+    python benchmarks/experiment.py --out learning --jobs 2 --home 101
 
 Every row starts from the seed network and takes the same number of steps on batches of the same
 size; the control fills its batches with rehearsal data alone. Every row and seed is kept below
@@ -25,7 +26,7 @@ from typing import Any
 import tables
 from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks
 from stored import Stored, digest
-from tabletop import CLIPS, STILLS, Tabletop, bundled, cores, few, rendered
+from tabletop import CLIPS, STILLS, Tabletop, bundled, cores, few, home, rendered
 from tqdm import tqdm
 from training import Cell, Result, exit_status, folder_of, run_stored, seeds_of
 
@@ -34,7 +35,13 @@ from gbopt_ros.files import write_text
 from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource
 
-_QUICK = ("learning.iterations=1", "learning.batch_size=4", "clip.length=8")
+_QUICK = (
+    "learning.iterations=1",
+    "learning.batch_size=4",
+    "adapt.rounds=1",
+    "adapt.iterations=1",
+    "clip.length=8",
+)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +52,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--world-seed", type=int, help="another world, rendered where missing")
+    parser.add_argument(
+        "--home", type=int, metavar="SEED", help="the few things and tables of one home"
+    )
     parser.add_argument("--kinds", default="", help="comma-separated unseen kinds of that world")
     parser.add_argument("--clips", type=int, default=CLIPS, help="scenes of that world's recording")
     parser.add_argument(
@@ -61,6 +71,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     size = args.clips, args.rehearsal
     if args.world_seed is None and (args.kinds or size != (CLIPS, STILLS["rehearsal"])):
         parser.error("--kinds, --clips and --rehearsal are of another world: give --world-seed too")
+    if args.home is not None and (args.world_seed is not None or args.on != "test"):
+        parser.error("--home: a world of its own, with test stills alone")
     if min(size) < 1:
         parser.error(f"--clips, --rehearsal: expected 1 or more, got {size[0]} and {size[1]}")
     if args.jobs < 1:
@@ -95,6 +107,8 @@ def data(args: argparse.Namespace) -> Tabletop:
     if args.quick:
         return few()
     choose = not set(CHOOSING).isdisjoint(args.rows)
+    if args.home is not None:
+        return home(args.out, args.home, cores(), choose)
     if args.world_seed is None:
         return bundled(args.out, args.on, cores(), choose)
     size = args.clips, args.rehearsal
@@ -120,6 +134,8 @@ def plan(
 def result_path(args: argparse.Namespace, config: Config) -> Path:
     """Where the tables go, without suffix."""
     world = "bundled" if args.world_seed is None else f"world-{args.world_seed}"
+    if args.home is not None:
+        world = f"home-{args.home}"
     settings = digest([config, args.kinds, args.clips, args.rehearsal, args.quick])[:6]
     return args.out / f"{world}-{args.on}-{settings}"
 

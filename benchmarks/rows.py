@@ -22,7 +22,7 @@ from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_c
 from gbopt_ros.learning.training_set import SelectedFrame, SelectedPool, TrainingSet, read_replay
 from gbopt_ros.masks import boxes_xyxy
 from gbopt_ros.outputs import ReplayWriter
-from gbopt_ros.perception.weights import sha256_of
+from gbopt_ros.perception.weights import save_weights, sha256_of
 from gbopt_ros.pipeline import (
     Pipeline,
     background_weights,
@@ -30,6 +30,7 @@ from gbopt_ros.pipeline import (
     load_proposal_network,
     proposal_weights,
 )
+from gbopt_ros.rounds import adapt
 from gbopt_ros.sources.clips import cut_clips
 from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
@@ -41,6 +42,7 @@ LABELS = {
     "distillation": "Data Distillation",
     "tracklets": "tracklets (manner of UnOVOST)",
     "ours": "ours",
+    "adapted": "ours, background adapted",
     "gt": "selected using GT",
     "truth": "trained with GT",
     "L_I": "L_I",
@@ -48,8 +50,8 @@ LABELS = {
     "L_F": "L_I + constraint + L_F",
     "L_p": "L_I + constraint + L_F + L_p",
 }
-ROWS = tuple(LABELS)[:8]
-TERMS = tuple(LABELS)[8:]  # the paper's Table 4, outlines as proposed
+ROWS = tuple(LABELS)[:9]
+TERMS = tuple(LABELS)[9:]  # the paper's Table 4, outlines as proposed
 CHOOSING = ("threshold", "tracklets")  # rows with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
@@ -138,7 +140,7 @@ class MaskMaker:
         """
         if row in ("before", "control"):
             return TrainingMasks()
-        if row == "ours" or row in TERMS:
+        if row in ("ours", "adapted") or row in TERMS:
             return self._selected(row)
         make: dict[str, Callable[[], tuple[Masks, dict[str, float]]]] = {
             "threshold": self._thresholded,
@@ -204,12 +206,27 @@ class MaskMaker:
         if row in TERMS:
             config = replace(config, outline=OutlineConfig(method="network"))
         # The name of the folder would make two rows of equal masks two training sets.
-        frames = [
-            replace(frame, recording=recording.name)
-            for recording in self._train
-            for frame in read_replay(self._replay_of(recording, config, f"select: {LABELS[row]}"))
-        ]
+        frames = []
+        for recording in self._train:
+            used = self._adapted_to(recording, config) if row == "adapted" else config
+            replay = self._replay_of(recording, used, f"select: {LABELS[row]}")
+            frames += [replace(frame, recording=recording.name) for frame in read_replay(replay)]
         return self._collected(frames, {})
+
+    def _adapted_to(self, recording: Recording, config: Config) -> Config:
+        """The configuration with a background network taught as `gbopt adapt` does."""
+        inputs = {
+            "recording": recording.digest,
+            "networks": self._networks(config, "background", "flow"),
+            "adapt": config.adapt,
+            "rehearsal": digest_of_stills(self._rehearsal),
+        }
+        path = self._stored.path("background", inputs, ".safetensors")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            adapted = adapt(recording.open(), config, rehearsal=self._rehearsal)
+            save_weights(path, adapted.network, adapted.info)
+        return replace(config, background=replace(config.background, weights=str(path)))
 
     def _replay_of(self, recording: Recording, config: Config, title: str) -> Path:
         inputs = {

@@ -21,6 +21,7 @@ from gbopt_ros.world.dataset import RECORDING_NAME, WorldConfig, generate
 BUNDLED_SEED = 0  # of the world that the demo data comes from
 STILLS = {"unseen-test": 110, "unseen-val": 110, "seen-val": 100, "seen-probe": 45, "rehearsal": 95}
 CLIPS, FRAMES, QUALITY = 24, 10, 80
+HOME_STILLS = 100
 _VALIDATION_CLIPS = 12
 _VALIDATION_SEED = 1000  # is added to the world's own for the recording to choose thresholds on
 
@@ -126,6 +127,27 @@ def rendered(
         name,
         recording_of(folder),
         validation_recording(folder, seed, kinds, jobs) if choose else None,
+    )
+
+
+def home(out: Path, seed: int, jobs: int, choose: bool) -> Tabletop:
+    """A home, learnt in by the network that comes with the demo; what is missing is rendered.
+
+    Seen data is the demo's. Thresholds are chosen in other scenes, not in the home.
+    """
+    folder = out / f"home-{seed}"
+    for name in ("unseen-train", "unseen-test"):
+        if not (folder / name).exists():
+            config = WorldConfig(seed, jobs, HOME_STILLS, CLIPS, FRAMES, QUALITY, home=True)
+            generate(folder, [name], config)
+    chosen_on = out / f"world-{BUNDLED_SEED}"
+    return Tabletop(
+        load_coco_dir(folder / "unseen-test"),
+        load_coco_dir(find_resource("demo/seen-val")),
+        load_coco_dir(find_resource("demo/rehearsal")),
+        folder.name,
+        recording_of(folder),
+        validation_recording(chosen_on, BUNDLED_SEED, (), jobs) if choose else None,
     )
 
 

@@ -50,7 +50,14 @@ def test_it_learns_from_the_beginning_alone(
     monkeypatch.setattr(real_video, "validation_recording", lambda *_: data.validation)
     monkeypatch.setattr(real_video, "load_coco_dir", lambda path: first(load(path), 1))
     out = tmp_path / "out"
-    settings = ["learning.iterations=1", "learning.batch_size=2", "device=cpu"]
+    settings = [
+        "learning.iterations=1",
+        "learning.batch_size=2",
+        "adapt.rounds=1",
+        "adapt.iterations=1",
+        "adapt.baseline_s=0.1",
+        "device=cpu",
+    ]
     arguments = [str(sequence), "--out", str(out), "--seeds", "0"]
     arguments += [f"--set={setting}" for setting in settings]
     real_video.run(real_video.parse_arguments(arguments))
@@ -60,8 +67,10 @@ def test_it_learns_from_the_beginning_alone(
     assert all(len(row["cells"]) == 1 for row in result["rows"].values())
     truth = result["rows"]["truth"]["masks"]
     assert truth == {"precision": 100, "recall": 100, "mean_iou": 100, "masks": 6, "frames": 6}
-    (replay,) = (p for p in (out / "cache").iterdir() if p.name.startswith("replay-"))
-    assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
+    replays = [p for p in (out / "cache").iterdir() if p.name.startswith("replay-")]
+    assert len(replays) == 2  # with the background network as it is, and adapted
+    for replay in replays:
+        assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
     figure = cv2.imread(str(out / "real-video.jpg"))
     assert figure.shape == (24 + 180, 4 * 320, 3)
 
