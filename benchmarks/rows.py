@@ -223,7 +223,6 @@ class MaskMaker:
         }
         path = self._stored.path("background", inputs, ".safetensors")
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             adapted = adapt(recording.open(), config, rehearsal=self._rehearsal)
             save_weights(path, adapted.network, adapted.info)
         return replace(config, background=replace(config.background, weights=str(path)))
