@@ -43,8 +43,9 @@ from gbopt_ros.files import write_text
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.ensemble import load_proposals
-from gbopt_ros.perception.flow import RaftFlow, load_raft
+from gbopt_ros.perception.flow import RaftFlow, finer, load_raft
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
+from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.structures import Clip, FlowNetwork, Frame, Image
@@ -55,8 +56,11 @@ Span = tuple[str, float, float]
 
 CLIPS = 3  # of the measurement with everything at once
 
-PARTS = ("proposals", "background", "flow", "synthetic flow", "selection", "outlines")
-"""In the order of the table; selection, without its synthetic flow, and outlines are on the CPU."""
+PARTS = ("proposals", "background", "flow", "motion", "synthetic flow", "selection", "outlines")
+"""In the order of the table; motion runs flow of its own, selection is without its synthetic flow.
+
+Selection, outlines and the rest of motion are on the CPU.
+"""
 
 
 class TimedFlow:
@@ -147,6 +151,11 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         timed("background", lambda: pipeline.background_network.background(images)),
         timed("flow", lambda: flow.flow(images[:-1], images[1:])),
     )
+    backgrounds = timed(
+        "motion", lambda: clip_with_motion(frames, cues.backgrounds, finer(flow), config.motion)
+    )
+    cues = replace(cues, backgrounds=backgrounds)
+    pipeline.config = replace(config, motion=replace(config.motion, weight=0.0))
     flow.pairs, flow.seconds = 0, 0.0
     drawn = pipeline.seconds["outlines"]
     selection = timed("selection", lambda: pipeline.select(clip, cues))
@@ -169,6 +178,7 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "at_once": None,
         "peak_gpu_bytes": None,
     }
+    pipeline.config = config
     if device.type == "cuda":
         more = moving_squares(args.height, args.width, CLIPS * args.frames)
         row["at_once"] = measure_at_once(pipeline, more)

@@ -25,7 +25,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import load_config
 from gbopt_ros.learning.adapt import collect_views
 from gbopt_ros.perception.device import resolve_device
-from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.flow import finer, make_flow
 from gbopt_ros.perception.parallax import BIAS, SLOPE
 from gbopt_ros.pipeline import load_background_network
 from gbopt_ros.rounds import ADAPTED_CLIP
@@ -74,9 +74,9 @@ def pixels_of(
             open_source(folder / RECORDING_NAME), ADAPTED_CLIP, max_gap_s=config.clip.max_gap_s
         )
     )
-    flow = make_flow(config.flow, resolve_device(config.device), fine=True)
+    flow = finer(make_flow(config.flow, resolve_device(config.device)))
     logits, evidence, is_object = [], [], []
-    for view in collect_views(clips, network, flow, config.adapt, short_side=10_000):
+    for view in collect_views(clips, network, flow, config.adapt, config.motion.baseline_s, 10_000):
         (background,) = network.background([view.image])
         sure = np.clip(background, 1e-3, 1 - 1e-3)
         union = mask_ops.decode_all(truth[view.index], background.shape).any(axis=0)

@@ -17,7 +17,7 @@ from stored import Stored, digest_of_pool, digest_of_stills
 from tabletop import Stills
 from tqdm import tqdm
 
-from gbopt_ros.config import Config, OutlineConfig, SelectionConfig
+from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.learning.training_set import SelectedFrame, SelectedPool, TrainingSet, read_replay
 from gbopt_ros.masks import boxes_xyxy
@@ -204,7 +204,9 @@ class MaskMaker:
         """Ours, by the replay that `gbopt replay` does."""
         config = replace(self._config, selection=selection_of(row, self._config.selection))
         if row in TERMS:
-            config = replace(config, outline=OutlineConfig(method="network"))
+            config = replace(
+                config, motion=MotionConfig(weight=0.0), outline=OutlineConfig(method="network")
+            )
         # The name of the folder would make two rows of equal masks two training sets.
         frames = []
         for recording in self._train:
@@ -218,6 +220,7 @@ class MaskMaker:
         inputs = {
             "recording": recording.digest,
             "networks": self._networks(config, "background", "flow"),
+            "motion": config.motion,
             "adapt": config.adapt,
             "rehearsal": digest_of_stills(self._rehearsal),
         }
@@ -231,6 +234,7 @@ class MaskMaker:
         inputs = {
             "recording": recording.digest,
             "networks": self._networks(config),
+            "motion": config.motion,
             "selection": config.selection,
             "outline": config.outline,
         }

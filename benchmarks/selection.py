@@ -425,7 +425,7 @@ def share(source: Path, config: Config, frames: int) -> dict[str, Any]:
         pipeline.select(clip, cues)
     synthetic = network.seconds - measured
     seconds = {name: round(value, 2) for name, value in pipeline.seconds.items()}
-    own = ("selection", "outlines")
+    own = ("motion", "selection", "outlines")
     networks = sum(v for name, v in pipeline.seconds.items() if name not in own) + synthetic
     rest = pipeline.seconds["selection"] - synthetic
     profile = cProfile.Profile()
@@ -443,6 +443,7 @@ def share(source: Path, config: Config, frames: int) -> dict[str, Any]:
         "selection_without_networks": round(rest, 2),
         "percent_of_networks": round(100 * rest / networks, 1),
         "outlines_percent_of_networks": round(100 * pipeline.seconds["outlines"] / networks, 1),
+        "motion_percent_of_networks": round(100 * pipeline.seconds["motion"] / networks, 1),
     }
 
 

@@ -4,7 +4,8 @@
     python benchmarks/terms.py --out DIR --calibrate world-1/unseen-train world-2/unseen-train ...
 
 Each folder is a recording of unseen objects with its ground truth. Rows: L_I alone, overlaps
-allowed; with the non-overlap constraint; with L_F; with L_p; with outlines drawn anew by GrabCut.
+allowed; with the non-overlap constraint; with L_F; with L_p; with outlines drawn anew by GrabCut;
+with motion as evidence beside the background network.
 Precision, recall and mean IoU of the selected masks at IoU 0.5, and their AP, mean and standard
 deviation over the recordings. The confidence is fitted on the recording of `--calibrate` and judged
 on the others: expected calibration error over 10 bins and a reliability diagram. Last, why L_F does
@@ -31,13 +32,15 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.config import Config, OutlineConfig, SelectionConfig, load_config
+from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig, load_config
 from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.mask_quality import (
     mask_precision_recall,
     precision_at_recall,
     threshold_curve,
 )
+from gbopt_ros.perception.flow import finer
+from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.resources import find_resource
 from gbopt_ros.selection import select_clip, with_outlines
@@ -50,17 +53,30 @@ from gbopt_ros.structures import Clip, FlowNetwork, Rle, Selection
 
 matplotlib.use("Agg")
 BINS = 10
-GRABCUT = OutlineConfig(method="grabcut")  # confidences are of masks drawn anew
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording, what the networks say of it, and its truth by frame index."""
+    """A recording, what the networks say of it, and its truth by frame index.
+
+    Attributes:
+        moved: the backgrounds of every clip, with what motion says.
+    """
 
     clips: list[tuple[Clip, Cues]]
+    moved: list[list[NDArray[np.float32]]]
     truth: CocoDataset
     masks: dict[int, Sequence[Rle]]
     image_ids: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How masks are selected: by default as the paper does."""
+
+    selection: SelectionConfig
+    outline: str = "network"  # how outlines are drawn, `outline.method`
+    motion: bool = False
 
 
 def read(
@@ -80,19 +96,22 @@ def read(
         )
     masks = {im.extra["frame_index"]: truth.rles_by_image[im.id] for im in truth.images}
     ids = {im.extra["frame_index"]: im.id for im in truth.images}
-    return Recording(seen, truth, masks, ids), pipeline.flow_network
-
-
-def select_all(
-    recording: Recording, network: FlowNetwork, config: SelectionConfig, outline: OutlineConfig
-) -> list[Selection]:
-    return [
-        with_outlines(
-            select_clip(clip, cues.proposals, cues.backgrounds, list(cues.flows), network, config),
-            outline,
-        )
-        for clip, cues in recording.clips
+    flow = finer(pipeline.flow_network)
+    moved = [
+        clip_with_motion(clip.frames, cues.backgrounds, flow, MotionConfig()) for clip, cues in seen
     ]
+    return Recording(seen, moved, truth, masks, ids), pipeline.flow_network
+
+
+def select_all(recording: Recording, network: FlowNetwork, row: Row) -> list[Selection]:
+    selections = []
+    for (clip, cues), moved in zip(recording.clips, recording.moved, strict=True):
+        backgrounds = moved if row.motion else cues.backgrounds
+        selection = select_clip(
+            clip, cues.proposals, backgrounds, list(cues.flows), network, row.selection
+        )
+        selections.append(with_outlines(selection, OutlineConfig(method=row.outline)))
+    return selections
 
 
 def quality(recording: Recording, selections: Sequence[Selection]) -> dict[str, float]:
@@ -126,24 +145,29 @@ def quality(recording: Recording, selections: Sequence[Selection]) -> dict[str, 
     }
 
 
-def rows_of(config: SelectionConfig) -> dict[str, tuple[SelectionConfig, OutlineConfig]]:
+def rows_of(config: SelectionConfig) -> dict[str, Row]:
     alone = replace(config, lambda_flow=0.0, lambda_regularization=0.0)
-    proposed = OutlineConfig(method="network")
     return {
-        "L_I": (replace(alone, overlap_tolerance=1.0), proposed),
-        "+ constraint": (alone, proposed),
-        "+ L_F": (replace(config, lambda_regularization=0.0), proposed),
-        "+ L_p": (config, proposed),
-        "+ GrabCut": (config, GRABCUT),
+        "L_I": Row(replace(alone, overlap_tolerance=1.0)),
+        "+ constraint": Row(alone),
+        "+ L_F": Row(replace(config, lambda_regularization=0.0)),
+        "+ L_p": Row(config),
+        "+ GrabCut": Row(config, "grabcut"),
+        "+ motion": complete(config),
     }
+
+
+def complete(config: SelectionConfig) -> Row:
+    """What confidences are of."""
+    return Row(config, "grabcut", motion=True)
 
 
 def table(
     recordings: Sequence[Recording], network: FlowNetwork, config: SelectionConfig
 ) -> dict[str, Any]:
     rows = {}
-    for name, settings in rows_of(config).items():
-        each = [quality(r, select_all(r, network, *settings)) for r in recordings]
+    for name, row in rows_of(config).items():
+        each = [quality(r, select_all(r, network, row)) for r in recordings]
         rows[name] = {
             key: [
                 round(statistics.mean(q[key] for q in each), 1),
@@ -312,12 +336,12 @@ def main() -> int:
     for name, settings in (("paper", config.selection), ("demo profile", demo.selection)):
         print(name)
         results[name] = {"table": table(recordings, network, settings)}
-        known = labelled(validation, select_all(validation, network, settings, GRABCUT))
+        known = labelled(validation, select_all(validation, network, complete(settings)))
         bias, margin, score = fit(known)
         fitted = replace(
             settings, confidence_bias=bias, confidence_margin=margin, confidence_score=score
         )
-        unseen = [labelled(r, select_all(r, network, settings, GRABCUT)) for r in recordings]
+        unseen = [labelled(r, select_all(r, network, complete(settings))) for r in recordings]
         test = Labelled(
             *(
                 np.concatenate([getattr(u, f) for u in unseen])

@@ -279,6 +279,18 @@ class SelectionConfig(Stage):
 
 
 @dataclass(frozen=True)
+class MotionConfig(Stage):
+    """What moves against its surroundings (`perception.motion`); not in the paper."""
+
+    weight: float = setting(
+        1.0, "of its log-odds beside those of the background network; 0 is the paper", low=0.0
+    )
+    baseline_s: float = setting(
+        0.5, "between two frames whose motion is compared, seconds", above=0.0
+    )
+
+
+@dataclass(frozen=True)
 class OutlineConfig(Stage):
     """Where selected masks end."""
 
@@ -455,9 +467,6 @@ class AdaptConfig(Stage):
     """Teaching the background network a place (`learning.adapt`); not in the paper."""
 
     frames: int = setting(240, "views of the place at most, spread over the recording", low=1)
-    baseline_s: float = setting(
-        0.5, "between two frames whose motion is compared, seconds", above=0.0
-    )
     rounds: int = setting(2, "of expectation maximisation", low=1)
     iterations: int = setting(100, "optimiser steps a round", low=1)
     batch_size: int = setting(8, "images a step", low=2)
@@ -479,6 +488,7 @@ class Config(Stage):
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     outline: OutlineConfig = field(default_factory=OutlineConfig)
     tracks: TrackConfig = field(default_factory=TrackConfig)

@@ -22,7 +22,8 @@ from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.catalogue import find_weights
 from gbopt_ros.perception.device import has_idle_core, resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
-from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.flow import finer, make_flow
+from gbopt_ros.perception.motion import clip_with_motion, last_with_motion, recent
 from gbopt_ros.perception.streams import ThreeStreams
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.selection import FixedLagSelector, redraw_outlines, select_clip, with_outlines
@@ -86,6 +87,7 @@ class Pipeline:
         self.proposal_network = proposal_network or load_proposal_network(config)
         self.background_network = background_network or load_background_network(config)
         self.flow_network = flow_network or load_flow_network(config)
+        self._finer_flow = finer(self.flow_network)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._streams = ThreeStreams(resolve_device(config.device))
 
@@ -110,25 +112,25 @@ class Pipeline:
         decided; clips have no length otherwise. A frame that repeats the last stamp is dropped.
         """
         selector = FixedLagSelector(self.flow_network, self.config.selection, lag)
-        last: Frame | None = None
+        motion = self.config.motion
+        frames: list[Frame] = []  # the last ones
         try:
             for frame in source:
-                if last is not None and frame.stamp_ns == last.stamp_ns:
+                if frames and frame.stamp_ns == frames[-1].stamp_ns:
                     continue
-                if last is not None and interruption(last, frame, self.config.clip.max_gap_s):
+                if frames and interruption(frames[-1], frame, self.config.clip.max_gap_s):
                     yield from self._drawn(selector.finish())
-                    last = None
-                pair = (frame,) if last is None else (last, frame)
-                cues = self._perceive(pair, new=1)
-                with self._timed("selection"):
-                    decided = selector.add(
-                        frame,
-                        cues.proposals[0],
-                        cues.backgrounds[0],
-                        None if last is None else cues.flows[0],
+                    frames = []
+                frames = [*recent(frames, motion.baseline_s), frame]
+                cues = self._perceive(frames[-2:], new=1)
+                with self._timed("motion"):
+                    background = last_with_motion(
+                        frames, cues.backgrounds[0], self._finer_flow, motion
                     )
+                with self._timed("selection"):
+                    flow = cues.flows[0] if len(frames) > 1 else None
+                    decided = selector.add(frame, cues.proposals[0], background, flow)
                 yield from self._drawn(decided)
-                last = frame
         except GboptError:
             yield from self._drawn(selector.finish())
             raise
@@ -163,11 +165,15 @@ class Pipeline:
 
     def select(self, clip: Clip, cues: Cues) -> Selection:
         """Choose the masks of a clip jointly, and draw their outlines."""
+        with self._timed("motion"):
+            backgrounds = clip_with_motion(
+                clip.frames, cues.backgrounds, self._finer_flow, self.config.motion
+            )
         with self._timed("selection"):
             selection = select_clip(
                 clip,
                 cues.proposals,
-                cues.backgrounds,
+                backgrounds,
                 list(cues.flows),
                 self.flow_network,
                 self.config.selection,

@@ -31,7 +31,7 @@ from gbopt_ros.perception.background import FpnBackground, load_semantic_fpn
 from gbopt_ros.perception.background_fpn import SemanticFpn
 from gbopt_ros.perception.best_class import class_count
 from gbopt_ros.perception.device import resolve_device
-from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.flow import finer, make_flow
 from gbopt_ros.perception.mask_rcnn import CLASSES
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.perception.weights import WeightsInfo, sha256_of
@@ -187,15 +187,16 @@ def adapt(
     views = collect_views(
         clips,
         FpnBackground(copy.deepcopy(parent), config.background, device),
-        make_flow(config.flow, device, fine=True),
+        finer(make_flow(config.flow, device)),
         settings,
+        config.motion.baseline_s,
         parent.short_side,
     )
     if not views:
         raise GboptError(
-            f"no frame has another one about {settings.baseline_s} s before or after it, with no "
-            f"gap of more than {config.clip.max_gap_s} s and less than {ADAPTED_CLIP} frames "
-            "between them; change adapt.baseline_s, or raise clip.max_gap_s for a slow camera"
+            f"no frame has another one about {config.motion.baseline_s} s before or after it, with "
+            f"no gap of more than {config.clip.max_gap_s} s and less than {ADAPTED_CLIP} frames "
+            "between them; change motion.baseline_s, or raise clip.max_gap_s for a slow camera"
         )
     network, _ = adapt_background(parent, views, pool, settings, device, on_step)
     entropies, passed = None, True

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fakes import make_clip
+from fakes import Growing, make_clip, numbered
 from networks import CPU, save_random_weights
 from numpy.typing import NDArray
 from recordings import disc_frames
@@ -129,34 +129,9 @@ class Sure:
         return [np.ones(image.shape[:2], np.float32) for image in images]
 
 
-class Growing:
-    """A flow network that knows how far images lie apart: they hold their number.
-
-    The second quarter of what it sees moves by that many pixels to the right; all of it by two.
-    """
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[int, int]] = []
-
-    def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
-        flows = []
-        for a, b in zip(first, second, strict=True):
-            self.pairs.append((int(a[0, 0, 0]), int(b[0, 0, 0])))
-            flow = np.zeros((*a.shape[:2], 2), np.float32)
-            way = int(b[0, 0, 0]) - int(a[0, 0, 0])
-            flow += 2.0 * np.sign(way)
-            flow[:, a.shape[1] // 4 : a.shape[1] // 2, 0] += way
-            flows.append(flow)
-        return np.stack(flows)
-
-
-def numbered(count: int) -> list[Image]:
-    return [np.full((48, 64, 3), number, np.uint8) for number in range(count)]
-
-
 def test_frames_are_compared_with_those_half_a_second_away() -> None:
     flow = Growing()
-    views = collect_views([make_clip(numbered(12))], Sure(), flow, AdaptConfig(), 48)
+    views = collect_views([make_clip(numbered(12))], Sure(), flow, AdaptConfig(), 0.5, 48)
     assert len(views) == 12
     asked = {pair for pair in flow.pairs if pair[0] == 6}
     assert asked >= {(6, 1), (6, 11)}  # 10 frames a second
@@ -169,18 +144,18 @@ def test_frames_are_compared_with_those_half_a_second_away() -> None:
 
 def test_views_are_few_and_spread_over_the_recording() -> None:
     clips = [make_clip(numbered(12), clip_id) for clip_id in range(5)]
-    views = collect_views(clips, Sure(), Growing(), AdaptConfig(frames=20), 48)
+    views = collect_views(clips, Sure(), Growing(), AdaptConfig(frames=20), 0.5, 48)
     assert [view.index for view in views] == [0, 4, 8] * 5  # indices of `make_clip`
 
 
 def test_a_clip_too_short_for_the_baseline_gives_no_view() -> None:
-    assert collect_views([make_clip(numbered(3))], Sure(), Growing(), AdaptConfig(), 48) == []
+    assert collect_views([make_clip(numbered(3))], Sure(), Growing(), AdaptConfig(), 0.5, 48) == []
 
 
 def test_views_are_no_larger_than_the_network_sees_them() -> None:
     clips = [make_clip(numbered(12))]
     (large, *_), (small, *_) = (
-        collect_views(clips, Sure(), Growing(), AdaptConfig(), side) for side in (48, 24)
+        collect_views(clips, Sure(), Growing(), AdaptConfig(), 0.5, side) for side in (48, 24)
     )
     assert (large.image.shape, large.evidence.shape) == ((48, 64, 3), (48, 64))
     assert (small.image.shape, small.evidence.shape) == ((24, 32, 3), (24, 32))
@@ -292,7 +267,7 @@ def run(bag: Path, out: Path, weights: Path, *extra: str) -> int:
         "adapt.rounds=1",
         "adapt.iterations=1",
         "adapt.batch_size=2",
-        "adapt.baseline_s=0.1",
+        "motion.baseline_s=0.1",
     ]
     settings += [f"background.weights={weights}", "device=cpu"]
     arguments = ["adapt", str(bag), "--out", str(out)]
@@ -354,6 +329,6 @@ def test_labelled_data_that_is_empty_is_told_first(
 def test_a_recording_without_pairs_is_refused(
     bag: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(bag, tmp_path / "b.safetensors", weights, "--set=adapt.baseline_s=60") == 1
-    assert "change adapt.baseline_s, or raise clip.max_gap_s" in capsys.readouterr().err
+    assert run(bag, tmp_path / "b.safetensors", weights, "--set=motion.baseline_s=60") == 1
+    assert "change motion.baseline_s, or raise clip.max_gap_s" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -214,7 +214,8 @@ def test_memory_does_not_grow_with_the_recording() -> None:
 def test_stages_are_timed() -> None:
     pipeline = make_pipeline()
     list(pipeline.run(square_frames(5)))
-    assert set(pipeline.seconds) == {"proposals", "background", "flow", "selection", "outlines"}
+    stages = {"proposals", "background", "flow", "motion", "selection", "outlines"}
+    assert set(pipeline.seconds) == stages
     assert all(seconds > 0 for seconds in pipeline.seconds.values())
 
 

@@ -55,7 +55,7 @@ def test_it_learns_from_the_beginning_alone(
         "learning.batch_size=2",
         "adapt.rounds=1",
         "adapt.iterations=1",
-        "adapt.baseline_s=0.1",
+        "motion.baseline_s=0.1",
         "device=cpu",
     ]
     arguments = [str(sequence), "--out", str(out), "--seeds", "0"]

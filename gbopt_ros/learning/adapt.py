@@ -28,7 +28,7 @@ from gbopt_ros.learning.pretrain import collate_semantic, semantic_target
 from gbopt_ros.learning.trainer import OnStep, TrainingLog, train
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import SemanticFpn
-from gbopt_ros.perception.parallax import motion_evidence, residual_motion
+from gbopt_ros.perception.motion import add_evidence, motion_between, resized
 from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import BackgroundNetwork, Clip, FlowNetwork, Frame, GboptError, Image
 
@@ -55,14 +55,15 @@ def collect_views(
     background_network: BackgroundNetwork,
     flow_network: FlowNetwork,
     config: AdaptConfig,
+    baseline_s: float,
     short_side: int,
 ) -> list[View]:
     """Frames spread evenly over all clips, each with what motion says of its pixels.
 
-    A frame is compared with those of its clip that come closest to `baseline_s` before and after
-    it; the larger motion counts. Frames without any are left out.
+    Frames without any are left out.
 
     Args:
+        baseline_s: between two frames whose motion is compared.
         short_side: pixels, of views at most.
 
     Returns:
@@ -71,58 +72,29 @@ def collect_views(
     kept: list[tuple[int, View]] = []  # with the number of the frame
     stride, number = 1, -1
     for clip in clips:
-        for frame in clip.frames:
+        for t, frame in enumerate(clip.frames):
             number += 1
             if number % stride:
                 continue
-            others = _others(clip.frames, frame, config.baseline_s)
-            if not others:
+            (background,) = background_network.background([frame.image])
+            evidence = motion_between(clip.frames, {t: background}, flow_network, baseline_s)
+            if not evidence:
                 continue
-            view = _view(frame, others, background_network, flow_network)
-            kept.append((number, _no_larger(view, short_side)))
+            kept.append((number, _view(frame, evidence[t], short_side)))
             while len(kept) > config.frames:
                 stride *= 2
                 kept = [(n, view) for n, view in kept if n % stride == 0]
     return [view for _, view in kept]
 
 
-def _others(frames: Sequence[Frame], frame: Frame, baseline_s: float) -> list[Frame]:
-    """The frame closest to the baseline before and that after, if half of it lies between."""
-    found = []
-    for sign in (-1, 1):
-        ways = [(sign * (other.stamp_ns - frame.stamp_ns) / 1e9, other) for other in frames]
-        far = [(abs(way - baseline_s), other) for way, other in ways if way >= baseline_s / 2]
-        if far:
-            found.append(min(far, key=lambda pair: pair[0])[1])
-    return found
-
-
-def _view(
-    frame: Frame,
-    others: Sequence[Frame],
-    background_network: BackgroundNetwork,
-    flow_network: FlowNetwork,
-) -> View:
-    (background,) = background_network.background([frame.image])
-    this, images = [frame.image] * len(others), [other.image for other in others]
-    flows = flow_network.flow([*this, *images], [*images, *this])  # (2 O, H, W, 2)
-    residuals = [
-        residual_motion(flow, back, background)
-        for flow, back in zip(flows[: len(others)], flows[len(others) :], strict=True)
-    ]
-    evidence = motion_evidence(np.fmax.reduce(residuals))
-    return View(frame.index, frame.image, evidence.astype(np.float16))
-
-
-def _no_larger(view: View, short_side: int) -> View:
-    height, width = view.evidence.shape
+def _view(frame: Frame, evidence: NDArray[np.float32], short_side: int) -> View:
+    height, width = frame.size
+    image = frame.image
     factor = short_side / min(height, width)
-    if factor >= 1:
-        return view
-    size = (max(1, round(factor * width)), max(1, round(factor * height)))
-    image = cv2.resize(view.image, size, interpolation=cv2.INTER_AREA)
-    evidence = cv2.resize(view.evidence.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    return View(view.index, image.astype(np.uint8), evidence.astype(np.float16))
+    if factor < 1:
+        height, width = (max(1, round(factor * side)) for side in (height, width))
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return View(frame.index, image, resized(evidence, (height, width)).astype(np.float16))
 
 
 def adapt_background(
@@ -181,9 +153,7 @@ def _expected(
     expected = []
     for view in views:
         (background,) = asked.background([view.image])
-        sure = np.clip(background, _SURE, 1 - _SURE)
-        log_odds = np.log1p(-sure) - np.log(sure) + view.evidence.astype(np.float32)
-        expected.append((1 / (1 + np.exp(-log_odds))).astype(np.float16))
+        expected.append((1 - add_evidence(background, view.evidence)).astype(np.float16))
     return expected
 
 

@@ -42,6 +42,8 @@ from gbopt_ros.nodes.messages import (
     stamp_ns,
 )
 from gbopt_ros.nodes.target import Target
+from gbopt_ros.perception.flow import finer
+from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.pipeline import load_flow_network
 from gbopt_ros.selection import redraw_outlines, select_clip
 from gbopt_ros.srv import SetTarget
@@ -77,7 +79,7 @@ class SelectorNode(PipelineNode):
     the announcement is here before the cues of that image.
     """
 
-    STAGES = ("selection", "outline", "flow")
+    STAGES = ("motion", "selection", "outline", "flow")
     SETTINGS = SelectorSettings
 
     def __init__(self, hub: Hub | None = None, **options: Any) -> None:
@@ -85,6 +87,7 @@ class SelectorNode(PipelineNode):
 
     def configure(self) -> None:
         self._flow_network = load_flow_network(self.config)
+        self._finer_flow = finer(self._flow_network)
         self._target = Target()
         self._done = self.output("~/output/done", HEADERS, LINK_QOS)
         self._masks = self.publisher(SelectedMasks, "~/output/masks", RESULT_QOS)
@@ -139,6 +142,7 @@ class SelectorNode(PipelineNode):
 
     def cleanup(self) -> None:
         self.__dict__.pop("_flow_network", None)
+        self.__dict__.pop("_finer_flow", None)
         self.__dict__.pop("_assembly", None)
 
     def facts(self) -> dict[str, object]:
@@ -206,7 +210,7 @@ class SelectorNode(PipelineNode):
         start = time.monotonic()
         try:
             if self._is_streaming:
-                frames = tuple(self._stream.advance(cues, self.config.selection))
+                frames = tuple(self._stream.advance(cues, self.config))
             else:
                 selection = self._select(cues)
                 frames = selection.frames
@@ -222,10 +226,13 @@ class SelectorNode(PipelineNode):
             self._done.publish(cues.headers[-1])
 
     def _select(self, cues: ClipCues) -> Selection:
+        backgrounds = clip_with_motion(
+            cues.clip.frames, cues.backgrounds, self._finer_flow, self.config.motion
+        )
         return select_clip(
             cues.clip,
             cues.proposals,
-            cues.backgrounds,
+            backgrounds,
             cues.flows,
             self._flow_network,
             self.config.selection,

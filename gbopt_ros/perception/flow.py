@@ -187,12 +187,13 @@ def load_raft(path: Path, backend: str) -> RAFT:
     raise GboptError(f"{path}: not the weights of torchvision's {' or '.join(names)}")
 
 
-def make_flow(config: FlowConfig, device: torch.device, fine: bool = False) -> FlowNetwork:
-    """The flow network of a configuration: RAFT where weights are given, DIS where not.
-
-    Args:
-        fine: of DIS, see there.
-    """
+def make_flow(config: FlowConfig, device: torch.device) -> FlowNetwork:
+    """The flow network of a configuration: RAFT where weights are given, DIS where not."""
     if config.backend == "dis" or (config.backend == "auto" and not config.weights):
-        return DisFlow(fine)
+        return DisFlow()
     return RaftFlow(load_raft(Path(config.weights), config.backend), config, device)
+
+
+def finer(network: FlowNetwork) -> FlowNetwork:
+    """A slower network of the same kind with more detail, where there is one, else the same."""
+    return DisFlow(fine=True) if isinstance(network, DisFlow) else network
