@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from rows import CHOOSING, LABELS, ROWS, TERMS, MaskMaker, TrainingMasks
 from stored import Stored, digest
 from tabletop import CLIPS, STILLS, Tabletop, bundled, cores, few, home, rendered
 from tqdm import tqdm
-from training import Cell, Result, exit_status, folder_of, run_stored, seeds_of
+from training import Cell, Result, exit_status, folder_of, machine, run_stored, seeds_of
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.files import write_text
@@ -149,7 +148,7 @@ def write_tables(
 ) -> None:
     result: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
+        "machine": machine(config),
         "world": tabletop.name,
         "kinds": args.kinds,
         "unseen_split": args.on,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from rows import CHOOSING, LABELS, ROWS, MaskMaker, TrainingMasks
 from stored import Stored, digest, digest_of_files
 from tabletop import BUNDLED_SEED, Stills, cores, validation_recording
 from tqdm import tqdm
-from training import Result, exit_status, folder_of, run_stored
+from training import Result, exit_status, folder_of, machine, run_stored
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.overlay import draw_masks
@@ -168,7 +167,7 @@ def write(
     path = args.out / "real-video"
     result = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
+        "machine": machine(config),
         "sequences": [folder.resolve().name for folder in args.sequences],
         "judged_frames": [image.file_name for image in stills.unseen.images],
         "statements": tables.statements(done),

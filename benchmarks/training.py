@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import platform
 import queue
 import statistics
 import sys
@@ -21,7 +22,7 @@ import cv2
 import torch
 from rows import LABELS, TrainingMasks, inputs_of
 from stored import Stored, digest
-from tabletop import Stills
+from tabletop import Stills, cores
 from tqdm import tqdm
 
 from gbopt_ros.config import Config
@@ -235,6 +236,13 @@ def exit_status(run: Callable[[argparse.Namespace], None], args: argparse.Namesp
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def machine(config: Config) -> str:
+    """What a benchmark runs on: processor, cores, system and GPU."""
+    device = resolve_device(config.device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+    return f"{platform.machine()}, {cores()} cores, {platform.system()}, {gpu}"
 
 
 def folder_of(out: Path) -> Path:
