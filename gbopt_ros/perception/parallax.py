@@ -20,8 +20,8 @@ _FEWEST = 0.1  # and no smaller share of all of them,
 _INLIERS = 0.5  # of which it must fit this share
 
 # Log-odds of an object: bias + slope * log(residual + floor), the residual in thousandths of the
-# shorter side. More cautious than the -2.3 and 1.1 that benchmarks/parallax.py fits.
-BIAS, SLOPE, FLOOR = -1.6, 0.8, 0.6
+# shorter side, fitted by benchmarks/parallax.py.
+BIAS, SLOPE, FLOOR = -2.3, 1.1, 0.6
 _NEUTRAL = float(np.exp(-BIAS / SLOPE)) - FLOOR  # the residual that says nothing
 # Something stands out against the surroundings where this percentile of the residuals is not below
 # that, about what flow is wrong by.
