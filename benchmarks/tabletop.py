@@ -16,12 +16,17 @@ from gbopt_ros.sources import open_source
 from gbopt_ros.sources.base import Source
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import Rle
-from gbopt_ros.world.dataset import RECORDING_NAME, WorldConfig, generate
+from gbopt_ros.world.dataset import (
+    HOME_SPLITS,
+    RECORDING_NAME,
+    WorldConfig,
+    generate,
+    home_config,
+)
 
 BUNDLED_SEED = 0  # of the world that the demo data comes from
 STILLS = {"unseen-test": 110, "unseen-val": 110, "seen-val": 100, "seen-probe": 45, "rehearsal": 95}
 CLIPS, FRAMES, QUALITY = 24, 10, 80
-HOME_STILLS = 100
 _VALIDATION_CLIPS = 12
 _VALIDATION_SEED = 1000  # is added to the world's own for the recording to choose thresholds on
 
@@ -136,10 +141,9 @@ def home(out: Path, seed: int, jobs: int, choose: bool) -> Tabletop:
     Seen data is the demo's. Thresholds are chosen in other scenes, not in the home.
     """
     folder = out / f"home-{seed}"
-    for name in ("unseen-train", "unseen-test"):
+    for name in HOME_SPLITS:
         if not (folder / name).exists():
-            config = WorldConfig(seed, jobs, HOME_STILLS, CLIPS, FRAMES, QUALITY, home=True)
-            generate(folder, [name], config)
+            generate(folder, [name], home_config(seed, jobs))
     chosen_on = out / f"world-{BUNDLED_SEED}"
     return Tabletop(
         load_coco_dir(folder / "unseen-test"),

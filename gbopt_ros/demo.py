@@ -1,9 +1,10 @@
-"""The main job on the bundled recording: evaluate, replay, learn, evaluate again, report."""
+"""The main job on one recording: evaluate, replay, learn, evaluate again, report."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -46,15 +47,17 @@ from gbopt_ros.rounds import Learnt, learn
 from gbopt_ros.sources import open_source
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import GboptError, Proposals, Rle, Selection
+from gbopt_ros.world.dataset import HOME_SPLITS, RECORDING_NAME, generate, home_config
 
 log = logging.getLogger(__name__)
 
+HOME_SEED = 101  # of the home that the demo learns in
 _STRIP_CLIPS = 4  # clips shown in the report,
 _STRIP_FRAMES = 3  # frames of each,
 _STILLS = 6  # and stills
 _SHOWN_SCORE = 0.5  # of detections drawn on the stills
 _MARK = ".gbopt-demo"  # an empty file in a folder that a demo made
-_WRITTEN = {"replay", "store", "overlay.mp4", "report.html", "results.json"}
+_WRITTEN = {"home", "replay", "store", "overlay.mp4", "report.html", "results.json"}
 _QUICK = ("learning.iterations=60",)
 _QUICK_STILLS = 40
 _QUICK_SECONDS = 40.0  # of the recording
@@ -62,8 +65,9 @@ _QUICK_SECONDS = 40.0  # of the recording
 
 @dataclass(frozen=True)
 class _Assets:
-    """The labelled data that comes with the demo."""
+    """What the demo learns from and is judged on."""
 
+    name: str
     recording: Path
     recording_truth: CocoDataset
     unseen: CocoDataset
@@ -72,20 +76,30 @@ class _Assets:
     probe: CocoDataset
 
     @classmethod
-    def load(cls, quick: bool) -> _Assets:
-        def split(name: str) -> CocoDataset:
-            dataset = load_coco_dir(find_resource(f"demo/{name}"))
-            if quick and name in ("unseen-test", "seen-val", "seen-probe"):
-                dataset = replace(dataset, images=dataset.images[:_QUICK_STILLS])
-            return dataset
+    def load(cls, quick: bool, home: Path | None) -> _Assets:
+        """Seen data, and a recording and stills of unseen objects: a rendered home's or our own."""
+        if home is None:
+            recording, unseen = (find_resource(f"demo/{n}") for n in ("recording", "unseen-test"))
+            labels = recording.with_suffix(".json")
+        else:
+            recording, unseen = home / "unseen-train" / RECORDING_NAME, home / "unseen-test"
+            labels = home / "unseen-train" / "annotations.json"
 
+        def few(dataset: CocoDataset) -> CocoDataset:
+            return replace(dataset, images=dataset.images[:_QUICK_STILLS]) if quick else dataset
+
+        seen, rehearsal, probe = (
+            load_coco_dir(find_resource(f"demo/{name}"))
+            for name in ("seen-val", "rehearsal", "seen-probe")
+        )
         return cls(
-            recording=find_resource("demo/recording"),
-            recording_truth=load_coco(find_resource("demo/recording.json")),
-            unseen=split("unseen-test"),
-            seen=split("seen-val"),
-            rehearsal=split("rehearsal"),
-            probe=split("seen-probe"),
+            name="bundled" if home is None else "home",
+            recording=recording,
+            recording_truth=load_coco(labels),
+            unseen=few(load_coco_dir(unseen)),
+            seen=few(seen),
+            rehearsal=rehearsal,
+            probe=few(probe),
         )
 
 
@@ -155,7 +169,9 @@ def demo_config(quick: bool, seed: int, overrides: tuple[str, ...] = ()) -> Conf
     return load_config(find_resource("config/demo.yaml"), [*fixed, *overrides])
 
 
-def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any]:
+def run_demo(
+    out: Path, config: Config, *, quick: bool = False, home: int | None = None
+) -> dict[str, Any]:
     """Run everything and write `report.html`, `overlay.mp4`, `results.json` and the stores.
 
     Args:
@@ -163,15 +179,22 @@ def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any
         config: from `demo_config`.
         quick: part of the recording and of the stills, few steps: shows that it works, its
             numbers mean little.
+        home: the seed of a home, which is rendered; the bundled recording without one.
 
     Returns:
         What `results.json` holds.
 
     Raises:
-        GboptError: `out` holds something else, or cannot be written.
+        GboptError: `out` holds something else, or cannot be written, or there is no simulator to
+            render a home with.
     """
     _prepare(out)
-    assets, clock = _Assets.load(quick), _Clock()
+    clock, rendered = _Clock(), None
+    if home is not None:
+        rendered = out / "home"
+        with clock.step("render a home"):
+            generate(rendered, HOME_SPLITS, home_config(home, os.cpu_count() or 1))
+    assets = _Assets.load(quick, rendered)
     with clock.step("evaluate the seed network"):
         before = _evaluate(proposal_weights(config), config, assets)
     with clock.step("select masks in the recording"):
@@ -303,6 +326,7 @@ def _results(
             "unseen_stills": len(assets.unseen),
             "seen_stills": len(assets.seen),
         },
+        "recording": assets.name,
         "seed": config.learning.seed,
         "peak_memory_bytes": peak_memory(),
         "versions": versions(),

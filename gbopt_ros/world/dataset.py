@@ -103,6 +103,15 @@ class WorldConfig:
         unseen_kinds(self.kinds)
 
 
+HOME_SPLITS = ("unseen-train", "unseen-test")
+
+
+def home_config(seed: int, jobs: int) -> WorldConfig:
+    """A home as the demo and the benchmarks render it, for `HOME_SPLITS`: as much video as comes
+    with the demo, and 100 stills."""
+    return WorldConfig(seed, jobs, 100, clips=24, frames_per_clip=10, jpeg_quality=80, home=True)
+
+
 def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
     """Write `out/<split>` for each split; a split's folder appears when it is complete.
 

@@ -15,9 +15,14 @@ from gbopt_ros.structures import GboptError
 from gbopt_ros.world.textures import Texture
 
 
+def has_pybullet() -> bool:
+    """Whether the extra `sim` is installed."""
+    return find_spec("pybullet") is not None and find_spec("pybullet_data") is not None
+
+
 def require_pybullet() -> None:
     """Raises GboptError where the extra `sim` is not installed."""
-    if find_spec("pybullet") is None or find_spec("pybullet_data") is None:
+    if not has_pybullet():
         raise GboptError("the Tabletop world needs pybullet: pip install 'gbopt_ros[sim]'")
 
 
