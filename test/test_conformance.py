@@ -52,11 +52,15 @@ class Tolerance:
     flow: float
 
 
-# A batch sums in another order than a single image. Half precision keeps 11 bits of a number: what
-# 50 layers make of it moves a score by some hundredths and the rim of a mask by some pixels. The
-# masks of random weights hover about the threshold, and their regions tie: float16 on a CPU keeps
-# 0.70 to 0.96 of them.
-BATCH = Tolerance(score=1e-4, iou=0.98, background=1e-4, flow=1e-3)
+# A batch sums in another order than a single image; on a GPU convolutions also round to TF32, 11
+# bits, and an H200 was 7e-4 apart in scores and 2e-3 pixels in flow. Half precision keeps 11 bits
+# of a number: what 50 layers make of it moves a score by some hundredths and the rim of a mask by
+# some pixels. The masks of random weights hover about the threshold, and their regions tie: float16
+# on a CPU keeps 0.70 to 0.96 of them.
+BATCH = {
+    "cpu": Tolerance(score=1e-4, iou=0.98, background=1e-4, flow=1e-3),
+    "cuda": Tolerance(score=5e-3, iou=0.95, background=1e-3, flow=2e-2),
+}
 HALF = Tolerance(score=0.05, iou=0.9, background=0.01, flow=0.5)
 HALF_OF_RANDOM = replace(HALF, iou=0.5)
 
@@ -196,7 +200,7 @@ def assert_same(a: Proposals, b: Proposals, device: torch.device) -> None:
     if device.type == "cpu":
         assert_equal(a, b)
     else:
-        assert_close(a, b, BATCH)
+        assert_close(a, b, BATCH[device.type])
 
 
 @proposal_backends
@@ -264,7 +268,7 @@ def test_proposals_of_a_batch_are_those_of_single_images(
     alone = configured(make, device, batch_size=1)
     for proposals, image in zip(together, images, strict=True):
         (expected,) = alone.propose([image])
-        assert_close(proposals, expected, BATCH)
+        assert_close(proposals, expected, BATCH[device.type])
 
 
 @proposal_backends
@@ -376,7 +380,7 @@ def test_flow_is_valid(make: MakeFlow, device: torch.device, size: tuple[int, in
     if device.type == "cpu":
         np.testing.assert_array_equal(flow, again)
     else:
-        assert apart(flow, again) <= BATCH.flow
+        assert apart(flow, again) <= BATCH[device.type].flow
 
 
 @flow_backends
@@ -403,7 +407,7 @@ def test_flow_of_views_and_of_batches(make: MakeFlow, device: torch.device) -> N
     assert_flow(together, (3, FLOW_SIDE, FLOW_SIDE))
     alone = make(FlowConfig(batch_size=1), device)
     for flow, a, b in zip(together, first, second, strict=True):
-        assert apart(flow, alone.flow([a.copy()], [b.copy()])[0]) <= BATCH.flow
+        assert apart(flow, alone.flow([a.copy()], [b.copy()])[0]) <= BATCH[device.type].flow
 
 
 @flow_backends
@@ -471,7 +475,7 @@ def test_background_is_valid_and_deterministic(make: MakeBackground, device: tor
         if device.type == "cpu":
             np.testing.assert_array_equal(a, b)
         else:
-            assert np.abs(a - b).mean() <= BATCH.background
+            assert np.abs(a - b).mean() <= BATCH[device.type].background
     assert network.background([]) == []
 
 
@@ -484,7 +488,7 @@ def test_background_of_views_and_of_batches(make: MakeBackground, device: torch.
     alone = make(BackgroundConfig(batch_size=1), device)
     for found, view in zip(together, images, strict=True):
         (expected,) = alone.background([view.copy()])
-        assert np.abs(found - expected).mean() <= BATCH.background
+        assert np.abs(found - expected).mean() <= BATCH[device.type].background
 
 
 @background_backends

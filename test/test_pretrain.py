@@ -21,7 +21,7 @@ from networks import CPU, write_bomb
 from torch import Tensor, nn
 
 from gbopt_ros.cli.main import main
-from gbopt_ros.cli.pretrain import NETWORKS, PAPER
+from gbopt_ros.cli.pretrain import NETWORKS, PAPER, _join_processes
 from gbopt_ros.config import AugmentConfig, PretrainConfig, drop_steps, load_config
 from gbopt_ros.learning import pretrain
 from gbopt_ros.learning.augment import Example
@@ -469,6 +469,7 @@ def weights_of(folder: Path) -> bytes:
 
 # Threads that wait for each other on a busy machine take minutes for these few steps.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # its sums come in any order, and NCCL wants one a process
 
 
 def background_command(coco: Path, out: Path, iterations: int) -> list[str]:
@@ -483,7 +484,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(coco: Path, tmp_path: Path) ->
     iterations = 6
     command = background_command(coco, tmp_path / "killed", iterations)
     checkpoint = tmp_path / "killed" / "background.checkpoint"
-    environment = os.environ | ONE_THREAD
+    environment = os.environ | ONE_THREAD | NO_GPU
     with subprocess.Popen(
         [sys.executable, "-m", "gbopt_ros.cli", *command], stderr=subprocess.DEVNULL,
         env=environment,
@@ -505,9 +506,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(coco: Path, tmp_path: Path) ->
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
 
 
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(GboptError, match=r"more processes than the 1 GPUs.*--nproc-per-node"):
+        _join_processes("cuda")
+
+
 def test_two_processes_train_one_network(coco: Path, tmp_path: Path) -> None:
     """By torchrun, over gloo."""
-    environment = os.environ | ONE_THREAD
+    environment = os.environ | ONE_THREAD | NO_GPU
     torchrun = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "gbopt_ros.cli",

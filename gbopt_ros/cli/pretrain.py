@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from gbopt_ros.config import load_config
 from gbopt_ros.resources import find_resource
+from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +122,12 @@ def _join_processes(device_name: str) -> tuple[torch.device, int]:
     if "LOCAL_RANK" not in os.environ:
         return device, 0
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= gpus:
+            raise GboptError(
+                f"more processes than the {gpus} GPUs here: lower --nproc-per-node of torchrun"
+            )
+        device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, torch.distributed.get_rank()
