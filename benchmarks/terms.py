@@ -163,10 +163,15 @@ def complete(config: SelectionConfig) -> Row:
 
 
 def table(
-    recordings: Sequence[Recording], network: FlowNetwork, config: SelectionConfig
+    recordings: Sequence[Recording],
+    network: FlowNetwork,
+    config: SelectionConfig,
+    names: Sequence[str],
 ) -> dict[str, Any]:
     rows = {}
     for name, row in rows_of(config).items():
+        if name not in names:
+            continue
         each = [quality(r, select_all(r, network, row)) for r in recordings]
         rows[name] = {
             key: [
@@ -314,6 +319,8 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, help="default: the paper's weights")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    known_rows = list(rows_of(SelectionConfig()))
+    parser.add_argument("--rows", nargs="+", default=known_rows, choices=known_rows)
     arguments = parser.parse_args()
     if not arguments.quick and not (arguments.recordings and arguments.calibrate):
         parser.error("expected recordings and --calibrate, or --quick")
@@ -335,7 +342,7 @@ def main() -> int:
     results: dict[str, Any] = {}
     for name, settings in (("paper", config.selection), ("demo profile", demo.selection)):
         print(name)
-        results[name] = {"table": table(recordings, network, settings)}
+        results[name] = {"table": table(recordings, network, settings, arguments.rows)}
         known = labelled(validation, select_all(validation, network, complete(settings)))
         bias, margin, score = fit(known)
         fitted = replace(
