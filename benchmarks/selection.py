@@ -34,6 +34,8 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, SelectionConfig, load_config
+from gbopt_ros.perception.flow import finer
+from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.resources import find_resource
 from gbopt_ros.selection import FixedLagSelector, best_combinations, select_clip
@@ -76,7 +78,10 @@ def milliseconds(work: Callable[[], object], repeats: int = 30) -> dict[str, flo
 def recorded(
     source: Path, config: Config, size: tuple[int, int] | None, frames: int
 ) -> list[Recorded]:
-    """Clips of a recording and what the networks say of them; images scaled to `size`."""
+    """Clips of a recording and what the networks say of them; images scaled to `size`.
+
+    Backgrounds are those that the selection gets, with what motion says.
+    """
 
     def scaled(frame: Frame) -> Frame:
         if size is None:
@@ -86,7 +91,12 @@ def recorded(
 
     pipeline = Pipeline(config)
     stream = map(scaled, itertools.islice(open_source(source), frames))
-    return [(clip, pipeline.perceive(clip)) for clip in pipeline.clips(stream)]
+    flow, found = finer(pipeline.flow_network), []
+    for clip in pipeline.clips(stream):
+        cues = pipeline.perceive(clip)
+        moved = clip_with_motion(clip.frames, cues.backgrounds, flow, config.motion)
+        found.append((clip, replace(cues, backgrounds=moved)))
+    return found
 
 
 def brute_force(clips: int = 1000) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig, load_config
+from gbopt_ros.config import Config, OutlineConfig, SelectionConfig, load_config
 from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.mask_quality import (
     mask_precision_recall,
@@ -97,9 +97,8 @@ def read(
     masks = {im.extra["frame_index"]: truth.rles_by_image[im.id] for im in truth.images}
     ids = {im.extra["frame_index"]: im.id for im in truth.images}
     flow = finer(pipeline.flow_network)
-    moved = [
-        clip_with_motion(clip.frames, cues.backgrounds, flow, MotionConfig()) for clip, cues in seen
-    ]
+    motion = replace(config.motion, weight=config.motion.weight or 1.0)
+    moved = [clip_with_motion(clip.frames, cues.backgrounds, flow, motion) for clip, cues in seen]
     return Recording(seen, moved, truth, masks, ids), pipeline.flow_network
 
 

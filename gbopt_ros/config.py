@@ -286,7 +286,7 @@ class MotionConfig(Stage):
         1.0, "of its log-odds beside those of the background network; 0 is the paper", low=0.0
     )
     baseline_s: float = setting(
-        0.5, "between two frames whose motion is compared, seconds", above=0.0
+        0.5, "between two frames whose motion is compared, seconds", above=0.0, high=10.0
     )
 
 

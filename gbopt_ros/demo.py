@@ -48,9 +48,14 @@ from gbopt_ros.sources import open_source
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import GboptError, Proposals, Rle, Selection
 from gbopt_ros.world.dataset import HOME_SPLITS, RECORDING_NAME, generate, home_config
+from gbopt_ros.world.simulator import require_pybullet
 
 log = logging.getLogger(__name__)
 
+_SHOWN = {
+    "home": "of a simulated home, in which the same few things come again",
+    "bundled": "the recording that comes with the package, other things in every clip",
+}
 HOME_SEED = 101  # of the home that the demo learns in
 _STRIP_CLIPS = 4  # clips shown in the report,
 _STRIP_FRAMES = 3  # frames of each,
@@ -188,6 +193,8 @@ def run_demo(
         GboptError: `out` holds something else, or cannot be written, or there is no simulator to
             render a home with.
     """
+    if home is not None:
+        require_pybullet()  # before a demo that is there is replaced
     _prepare(out)
     clock, rendered = _Clock(), None
     if home is not None:
@@ -206,7 +213,7 @@ def run_demo(
         after = (
             _evaluate(learnt.version.path, config, assets) if learnt.version is not None else before
         )
-    results = _results(config, assets, before, after, replayed, learnt, clock)
+    results = _results(config, assets, before, after, replayed, learnt, clock, home)
     write_report(
         out / "report.html", _report(config, assets, before, after, replayed, learnt, results)
     )
@@ -296,6 +303,7 @@ def _results(
     replayed: _Replayed,
     learnt: Learnt,
     clock: _Clock,
+    home: int | None,
 ) -> dict[str, Any]:
     comparison = _comparison(assets, replayed)
     quality = comparison.selected
@@ -327,6 +335,7 @@ def _results(
             "seen_stills": len(assets.seen),
         },
         "recording": assets.name,
+        "home": home,
         "seed": config.learning.seed,
         "peak_memory_bytes": peak_memory(),
         "versions": versions(),
@@ -353,9 +362,9 @@ def _report(
     return ReportContent(
         title="What was learnt from a recording without labels",
         summary=(
-            f"From {counts['frames']} frames of video with no label, {counts['masks']} masks were "
-            f"selected and learnt. On still images of objects of unseen classes, mask AP went "
-            f"from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
+            f"From {counts['frames']} frames of video with no label ({_SHOWN[assets.name]}), "
+            f"{counts['masks']} masks were selected and learnt. On still images of objects of "
+            f"unseen classes, mask AP went from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
             f"({change_in_words(changes['unseen'])}); on seen classes it changed by "
             f"{change_in_words(changes['seen'])}. ± is the standard error over the stills.",
             f"The selected masks have a precision of {quality['precision']:.1f} % at a recall of "

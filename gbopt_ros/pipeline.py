@@ -110,27 +110,32 @@ class Pipeline:
 
         Where the stream is interrupted, as between two clips of `clips`, all frames before are
         decided; clips have no length otherwise. A frame that repeats the last stamp is dropped.
+        Motion (`motion.weight`) is known from earlier frames alone, in `run` from later ones too:
+        with weight 0 and no limit of the lag the masks of a clip are those of `run`.
         """
         selector = FixedLagSelector(self.flow_network, self.config.selection, lag)
         motion = self.config.motion
-        frames: list[Frame] = []  # the last ones
+        last: Frame | None = None
+        history: list[Frame] = []  # what is compared with the next frame
         try:
             for frame in source:
-                if frames and frame.stamp_ns == frames[-1].stamp_ns:
+                if last is not None and frame.stamp_ns == last.stamp_ns:
                     continue
-                if frames and interruption(frames[-1], frame, self.config.clip.max_gap_s):
+                if last is not None and interruption(last, frame, self.config.clip.max_gap_s):
                     yield from self._drawn(selector.finish())
-                    frames = []
-                frames = [*recent(frames, motion.baseline_s), frame]
-                cues = self._perceive(frames[-2:], new=1)
+                    last, history = None, []
+                cues = self._perceive((frame,) if last is None else (last, frame), new=1)
                 with self._timed("motion"):
                     background = last_with_motion(
-                        frames, cues.backgrounds[0], self._finer_flow, motion
+                        [*history, frame], cues.backgrounds[0], self._finer_flow, motion
                     )
+                    if motion.weight > 0:
+                        history = recent([*history, frame], motion.baseline_s)
                 with self._timed("selection"):
-                    flow = cues.flows[0] if len(frames) > 1 else None
+                    flow = None if last is None else cues.flows[0]
                     decided = selector.add(frame, cues.proposals[0], background, flow)
                 yield from self._drawn(decided)
+                last = frame
         except GboptError:
             yield from self._drawn(selector.finish())
             raise

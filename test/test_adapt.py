@@ -329,6 +329,6 @@ def test_labelled_data_that_is_empty_is_told_first(
 def test_a_recording_without_pairs_is_refused(
     bag: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(bag, tmp_path / "b.safetensors", weights, "--set=motion.baseline_s=60") == 1
+    assert run(bag, tmp_path / "b.safetensors", weights, "--set=motion.baseline_s=10") == 1
     assert "change motion.baseline_s, or raise clip.max_gap_s" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

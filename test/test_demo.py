@@ -9,7 +9,7 @@ import pytest
 
 from gbopt_ros import demo
 from gbopt_ros.cli.main import main
-from gbopt_ros.demo import HOME_SEED, _Assets
+from gbopt_ros.demo import HOME_SEED, _Assets, _prepare
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.resources import find_resource
 from gbopt_ros.world import simulator
@@ -62,12 +62,15 @@ def test_which_recording(
     assert "unseen +1.0 ± 0.5" in told
 
 
-def test_a_home_without_simulator_says_what_to_install(
+def test_a_home_without_simulator_replaces_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(simulator, "has_pybullet", lambda: False)
-    assert main(["demo", "--out", str(tmp_path / "out"), "--recording", "home"]) == 1
+    _prepare(tmp_path)
+    (tmp_path / "results.json").write_text("of the demo before")
+    assert main(["demo", "--out", str(tmp_path), "--recording", "home"]) == 1
     assert "pip install 'gbopt_ros[sim]'" in capsys.readouterr().err
+    assert (tmp_path / "results.json").exists()
 
 
 def test_seen_data_is_the_bundled_one_in_a_home_too(tmp_path: Path) -> None:

@@ -116,8 +116,11 @@ def test_composed_equals_replay(
 @pytest.mark.parametrize(
     ("graph", "overrides"),
     [
-        ({"selection.lag": 4}, []),
-        ({"selection.lag": 4, "clip.overlap": 2}, ["clip.overlap=2"]),
+        ({"selection.lag": 4, "motion.weight": 0.0}, ["motion.weight=0"]),
+        (
+            {"selection.lag": 4, "motion.weight": 0.0, "clip.overlap": 2},
+            ["motion.weight=0", "clip.overlap=2"],
+        ),
         ({"selection.lag": 1, "clip.overlap": 2, "max_in_flight": 1}, None),
     ],
     indirect=["graph"],
@@ -126,7 +129,10 @@ def test_composed_equals_replay(
 def test_masks_come_within_the_lag(
     graph: Graph, weights: dict[str, Path], overrides: list[str] | None
 ) -> None:
-    """A lag of a whole clip changes nothing; a short one brings every frame's masks once."""
+    """A lag of a whole clip changes nothing; a short one brings every frame's masks once.
+
+    Without motion, which a stream knows from earlier frames alone.
+    """
     frames = disc_frames(11)
     masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
     play(graph, frames)

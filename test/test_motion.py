@@ -110,6 +110,37 @@ def test_where_no_frame_is_far_enough_the_network_alone_counts() -> None:
     assert all(a is b for a, b in zip(moved, backgrounds, strict=True))
 
 
+def test_a_long_clip_is_compared_in_blocks() -> None:
+    """With what each of its frames alone gives, no pair twice, and few in memory at once."""
+    frames, flow = make_clip(numbered(60)).frames, Batches()
+    backgrounds = [np.full((48, 64), 0.9, np.float32)] * 60
+    found = motion_between(frames, dict(enumerate(backgrounds)), flow, 0.5)
+    assert list(found) == list(range(60))
+    assert len(flow.pairs) == len(set(flow.pairs))
+    assert max(flow.batches) <= 4 * 16 < sum(flow.batches)
+    for t in (0, 15, 16, 20, 37, 59):
+        (alone,) = motion_between(frames, {t: backgrounds[t]}, Growing(), 0.5).values()
+        np.testing.assert_array_equal(found[t], alone)
+
+
+def test_clips_and_backgrounds_must_fit() -> None:
+    frames, background = make_clip(numbered(12)).frames, np.ones((48, 64), np.float32)
+    with pytest.raises(ValueError, match="a background a frame, got 13, 12"):
+        clip_with_motion(frames, [background] * 13, Growing(), MotionConfig())
+
+
+class Batches(Growing):
+    """Notes how many pairs come at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        self.batches.append(len(first))
+        return super().flow(first, second)
+
+
 class Sizes(Growing):
     """Notes how large the images are."""
 
@@ -132,12 +163,11 @@ def test_large_images_are_compared_at_a_smaller_size() -> None:
     assert {m.shape for m in moved} == {size}
 
 
-def test_certainty_of_the_network_is_limited() -> None:
-    background = np.array([[0.0, 0.5, 1.0]], np.float32)
-    np.testing.assert_allclose(
-        add_evidence(background, np.zeros((1, 3))), [[1e-3, 0.5, 1 - 1e-3]], rtol=1e-5
-    )
-    lower = add_evidence(background, np.full((1, 3), 2.0))
+def test_certainty_of_the_network_is_limited_where_there_is_evidence() -> None:
+    background = np.array([[0.0, 0.5, 1.0, 1.0]], np.float32)
+    found = add_evidence(background, np.array([[1e-6, 1e-6, 1e-6, 0.0]]))
+    np.testing.assert_allclose(found, [[1e-3, 0.5, 1 - 1e-3, 1.0]], rtol=1e-4)
+    lower = add_evidence(background, np.full((1, 4), 2.0))
     assert np.all(lower[0, 1:] < background[0, 1:])
 
 
@@ -213,6 +243,28 @@ def test_a_stream_looks_back() -> None:
     selected = list(doubtful_pipeline(1.0).stream(frames, lag=2))
     assert selected[0].indices == (0, 1)  # nothing to compare with yet
     assert [frame.indices for frame in selected[6:]] == [(1,)] * 5
+
+
+def test_a_live_stream_looks_back_as_one_offline() -> None:
+    pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+    pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+    from gbopt_ros.nodes.assembly import ClipCues
+    from gbopt_ros.nodes.clip_stream import ClipStream
+
+    frames = print_and_thing(11)
+    pipeline = doubtful_pipeline(1.0)
+    clip = Clip(0, tuple(frames))
+    cues = pipeline.perceive(clip)
+    whole = ClipCues(
+        None, True, clip, [None] * 11, cues.proposals, cues.backgrounds, list(cues.flows), [""] * 11
+    )
+    live = ClipStream(DisFlow(), 2).advance(whole, pipeline.config)
+    offline = list(pipeline.stream(frames, lag=2))
+    assert [f.indices for f in live] == [f.indices for f in offline]
+    assert [f.energy for f in live] == [f.energy for f in offline]
+    without = doubtful_pipeline(0.0)
+    blind = ClipStream(DisFlow(), 2).advance(whole, without.config)
+    assert [f.indices for f in blind] != [f.indices for f in live]
 
 
 def test_select_clip_takes_what_motion_says() -> None:

@@ -16,7 +16,7 @@ from fakes import make_proposals
 from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.config import ClipConfig, Config, OutlineConfig
+from gbopt_ros.config import ClipConfig, Config, MotionConfig, OutlineConfig
 from gbopt_ros.demo import _prepare, _Replayed
 from gbopt_ros.learning.training_set import read_replay
 from gbopt_ros.outputs import ReplayWriter
@@ -65,7 +65,7 @@ class SquareNetworks:
         return proposals
 
     def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
-        return [np.where(self._bright(im), 0.2, 0.8).astype(np.float32) for im in images]
+        return [np.where(self._bright(im), 0.2, 0.9).astype(np.float32) for im in images]
 
     @staticmethod
     def _bright(image: Image) -> NDArray[np.bool_]:
@@ -220,13 +220,16 @@ def test_stages_are_timed() -> None:
 
 
 def test_a_stream_selects_what_its_clips_do() -> None:
-    """Two scenes with a gap between them and a repeated frame, frame by frame."""
+    """Two scenes with a gap between them and a repeated frame, frame by frame.
+
+    Without motion, which a stream knows from earlier frames alone.
+    """
     frames = list(square_frames(9))
     frames[5:] = [replace(f, stamp_ns=f.stamp_ns + 10**11) for f in frames[5:]]
     frames.insert(3, frames[2])
     network = SquareNetworks()
     pipeline = Pipeline(
-        Config(clip=ClipConfig(length=20)),
+        Config(clip=ClipConfig(length=20), motion=MotionConfig(weight=0.0)),
         proposal_network=network,
         background_network=network,
         flow_network=DisFlow(),

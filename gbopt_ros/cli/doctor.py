@@ -91,7 +91,7 @@ ROS_OPTIONAL = (
 )  # fmt: skip
 OPTIONAL = (
     Module("pybullet", "pybullet", "pybullet",
-           "no `gbopt world`; recordings, the demo and learning work", "pip install pybullet"),
+           "no `gbopt world`; the demo learns from the bundled recording", "pip install pybullet"),
     Module("timm", "timm", "timm",
            "no background network on a backbone of timm; those on torchvision's ResNets work",
            "pip install 'timm>=1.0.9,<2'"),

@@ -28,7 +28,7 @@ from gbopt_ros.learning.pretrain import collate_semantic, semantic_target
 from gbopt_ros.learning.trainer import OnStep, TrainingLog, train
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import SemanticFpn
-from gbopt_ros.perception.motion import add_evidence, motion_between, resized
+from gbopt_ros.perception.motion import add_evidence, motion_between, partners, resized
 from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import BackgroundNetwork, Clip, FlowNetwork, Frame, GboptError, Image
 
@@ -74,12 +74,10 @@ def collect_views(
     for clip in clips:
         for t, frame in enumerate(clip.frames):
             number += 1
-            if number % stride:
+            if number % stride or not partners(clip.frames, t, baseline_s):
                 continue
             (background,) = background_network.background([frame.image])
             evidence = motion_between(clip.frames, {t: background}, flow_network, baseline_s)
-            if not evidence:
-                continue
             kept.append((number, _view(frame, evidence[t], short_side)))
             while len(kept) > config.frames:
                 stride *= 2

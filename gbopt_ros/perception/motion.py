@@ -8,6 +8,7 @@ compared, and the log-odds of an object that their motion gives are added to tho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from gbopt_ros.perception.parallax import motion_evidence, residual_motion
 from gbopt_ros.structures import FlowNetwork, Frame, Image
 
 _SHORT_SIDE = 240  # pixels, of the images that are compared at most: the evidence was fitted there
+_BLOCK = 16  # frames whose flow is in memory at once
 _SURE = 1e-3  # probabilities are kept from 0 and 1 by this much
 
 
@@ -39,6 +41,8 @@ def clip_with_motion(
     """
     if config.weight == 0:
         return list(backgrounds)
+    if len(frames) != len(backgrounds):
+        raise ValueError(f"expected a background a frame, got {len(backgrounds)}, {len(frames)}")
     of_frame = dict(enumerate(backgrounds))
     found = motion_between(frames, of_frame, flow_network, config.baseline_s)
     return [_with(background, found.get(t), config) for t, background in of_frame.items()]
@@ -59,10 +63,25 @@ def last_with_motion(
 
 
 def recent(frames: Sequence[Frame], baseline_s: float) -> list[Frame]:
-    """Those that frames to come may be compared with, without those that lie too far back."""
+    """Those that frames to come may be compared with, as small as they are compared."""
     newest = frames[-1].stamp_ns if frames else 0
     near = [t for t, f in enumerate(frames) if newest - f.stamp_ns < baseline_s * 1e9]
-    return list(frames[max(0, min(near, default=0) - 1) :])
+    kept = frames[max(0, min(near, default=0) - 1) :]
+    return [replace(frame, image=_smaller(frame.image)) for frame in kept]
+
+
+def partners(frames: Sequence[Frame], t: int, baseline_s: float) -> list[int]:
+    """Places of the frames that frame `t` is compared with.
+
+    The one closest to the baseline before it and that after, if half of it lies between.
+    """
+    found = []
+    for sign in (-1, 1):
+        ways = [sign * (other.stamp_ns - frames[t].stamp_ns) / 1e9 for other in frames]
+        far = [(abs(way - baseline_s), o) for o, way in enumerate(ways) if way >= baseline_s / 2]
+        if far:
+            found.append(min(far)[1])
+    return found
 
 
 def motion_between(
@@ -73,54 +92,60 @@ def motion_between(
 ) -> dict[int, NDArray[np.float32]]:
     """What motion says of some frames of a clip.
 
-    A frame is compared with those that come closest to `baseline_s` before and after it, at least
-    half of it; the larger motion counts.
+    Of a frame's `partners`, the one that it moves more against counts.
 
     Args:
         frames: in order, of one size.
         backgrounds: of the frames that are asked for, by their place in `frames`: (H, W),
             probability that a pixel belongs to no object.
-        flow_network: called once, with no image larger than what is compared.
+        flow_network: of images no larger than what is compared, a block of frames at once.
 
     Returns:
         By place in `frames`, (h, w) float32, log-odds of an object; nothing for a frame that no
         other is far enough away from.
     """
-    partners = {t: _partners(frames, t, baseline_s) for t in backgrounds}
-    pairs = [(t, other) for t, others in partners.items() for other in others]
-    both_ways = list(dict.fromkeys([*pairs, *((b, a) for a, b in pairs)]))
-    if not both_ways:
-        return {}
-    images = {t: _smaller(frames[t].image) for t in {t for pair in both_ways for t in pair}}
-    first, second = ([images[pair[end]] for pair in both_ways] for end in (0, 1))
-    flows = dict(zip(both_ways, flow_network.flow(first, second), strict=True))
-    found = {}
-    for t, others in partners.items():
-        if others:
-            background = resized(backgrounds[t], images[t].shape[:2])
-            residuals = [residual_motion(flows[t, o], flows[o, t], background) for o in others]
-            found[t] = motion_evidence(np.fmax.reduce(residuals))
-    return found
+    others = {t: partners(frames, t, baseline_s) for t in backgrounds}
+    asked = sorted(t for t, found in others.items() if found)
+    flows: dict[tuple[int, int], NDArray[np.float32]] = {}
+    evidence = {}
+    for start in range(0, len(asked), _BLOCK):
+        block = asked[start : start + _BLOCK]
+        pairs = dict.fromkeys(p for t in block for o in others[t] for p in ((t, o), (o, t)))
+        missing = [pair for pair in pairs if pair not in flows]
+        images = {t: _smaller(frames[t].image) for pair in missing for t in pair}
+        first, second = ([images[pair[end]] for pair in missing] for end in (0, 1))
+        flows.update(zip(missing, flow_network.flow(first, second), strict=True))
+        for t in block:
+            background = resized(backgrounds[t], flows[t, others[t][0]].shape)
+            residuals = [residual_motion(flows[t, o], flows[o, t], background) for o in others[t]]
+            evidence[t] = motion_evidence(np.fmax.reduce(residuals))
+        # The rest was the last that its frames are asked of.
+        flows = {pair: flow.copy() for pair, flow in flows.items() if max(pair) > block[-1]}
+    return evidence
 
 
 def add_evidence(
     background: NDArray[np.floating], evidence: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """(H, W) float32, probability of no object, after log-odds of an object were added to it."""
+    """(H, W) float32, probability of no object, after log-odds of an object were added to it.
+
+    What the network is sure of counts as 0.001 or 0.999 where there is evidence.
+    """
     sure = np.clip(background.astype(np.float32), _SURE, 1 - _SURE)
     log_odds = np.log1p(-sure) - np.log(sure) + evidence.astype(np.float32)
-    probability: NDArray[np.float32] = 1 / (1 + np.exp(log_odds))
-    return probability
+    return np.where(evidence == 0, background, 1 / (1 + np.exp(log_odds))).astype(np.float32)
 
 
 def resized(values: NDArray[np.floating], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map of another size, (height, width)."""
-    if values.shape == size:
+    """A map of another size, (height, width, ...)."""
+    if values.shape == size[:2]:
         return values.astype(np.float32, copy=False)
     shrinks = size[0] < values.shape[0]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(values.astype(np.float32), size[::-1], interpolation=interpolation)
-    return np.asarray(resized, np.float32)
+    return np.asarray(
+        cv2.resize(values.astype(np.float32), (size[1], size[0]), interpolation=interpolation),
+        np.float32,
+    )
 
 
 def _with(
@@ -129,17 +154,6 @@ def _with(
     if evidence is None:
         return background
     return add_evidence(background, config.weight * resized(evidence, background.shape))
-
-
-def _partners(frames: Sequence[Frame], t: int, baseline_s: float) -> list[int]:
-    """The frame closest to the baseline before and that after, if half of it lies between."""
-    found = []
-    for sign in (-1, 1):
-        ways = [sign * (other.stamp_ns - frames[t].stamp_ns) / 1e9 for other in frames]
-        far = [(abs(way - baseline_s), o) for o, way in enumerate(ways) if way >= baseline_s / 2]
-        if far:
-            found.append(min(far)[1])
-    return found
 
 
 def _smaller(image: Image) -> Image:
