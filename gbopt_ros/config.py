@@ -271,10 +271,10 @@ class SelectionConfig(Stage):
     )
     exhaustive: bool = setting(False, "evaluate every edge: exact margins, K^2 (T - 1) flow runs")
     confidence_bias: float = setting(
-        -1.869, "of the logistic model of a mask's confidence; fitted by benchmarks/terms.py"
+        -1.89, "of the logistic model of a mask's confidence; fitted by benchmarks/terms.py"
     )
-    confidence_margin: float = setting(0.0, "its weight of log(1 + 10,000 margin)")
-    confidence_score: float = setting(0.993, "its weight of logit(network score)")
+    confidence_margin: float = setting(0.004, "its weight of log(1 + 10,000 margin)")
+    confidence_score: float = setting(1.025, "its weight of logit(network score)")
     seed: int = setting(0, "of the background photograph under the composites (Appendix C)", low=0)
 
 
