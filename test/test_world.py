@@ -279,10 +279,10 @@ def test_stills_are_labelled(stills: Path) -> None:
 
 
 def test_stills_of_a_home_show_its_few_things(pybullet: None, tmp_path: Path) -> None:
-    generate(tmp_path, ["unseen-test", "seen-val"], WorldConfig(seed=7, count=3, home=True))
+    generate(tmp_path, ["unseen-test", "seen-val"], WorldConfig(seed=7, count=1, home=True))
     data = load_coco_dir(tmp_path / "unseen-test")
     assert_sound(data)
-    generate(tmp_path / "none", ["unseen-test", "seen-val"], WorldConfig(seed=7, count=3))
+    generate(tmp_path / "none", ["unseen-test", "seen-val"], WorldConfig(seed=7, count=1))
     assert files(tmp_path / "seen-val") == files(tmp_path / "none" / "seen-val")
     assert files(tmp_path / "unseen-test") != files(tmp_path / "none" / "unseen-test")
 
