@@ -178,11 +178,13 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "at_once": None,
         "peak_gpu_bytes": None,
     }
+    show(row)  # the profile of what follows takes long to read
     pipeline.config = config
     if device.type == "cuda":
         more = moving_squares(args.height, args.width, CLIPS * args.frames)
         row["at_once"] = measure_at_once(pipeline, more)
         row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)
+        show_at_once(row["at_once"])
     return row
 
 
@@ -256,14 +258,16 @@ def show(row: dict[str, Any]) -> None:
         note = f"   {row['flow_pairs'][pairs]} pairs" if pairs else ""
         per_frame = 1000 * seconds / row["frames"]
         print(f"{part:<16} {seconds:>9.2f} {per_frame:>9.1f} {row['share'][part]:>7.1%}{note}")
-    print(f"networks {row['share']['networks']:.1%} of the wall time")
-    if at_once := row["at_once"]:
-        share = at_once["share"]
-        print(
-            f"all at once: {at_once['frames_per_second']:.3g} frames/s, bound by "
-            f"{max(share, key=share.__getitem__)}; the GPU computes {share['networks']:.1%} of the "
-            f"time, only copies {share['copies']:.1%}, waits for the host {share['host']:.1%}"
-        )
+    print(f"networks {row['share']['networks']:.1%} of the wall time", flush=True)
+
+
+def show_at_once(at_once: dict[str, Any]) -> None:
+    share = at_once["share"]
+    print(
+        f"all at once: {at_once['frames_per_second']:.3g} frames/s, bound by "
+        f"{max(share, key=share.__getitem__)}; the GPU computes {share['networks']:.1%} of the "
+        f"time, only copies {share['copies']:.1%}, waits for the host {share['host']:.1%}"
+    )
 
 
 def main() -> None:
@@ -287,7 +291,6 @@ def main() -> None:
         clip = replace(config.clip, length=args.frames, overlap=0)
         config = replace(config, clip=clip, device=name)
         rows.append(measure(args, config, torch.device(name)))
-        show(rows[-1])
     if args.out is not None:
         facts = {"torch": torch.__version__, "random": not args.proposals, "rows": rows}
         write_text(args.out, json.dumps(facts, indent=2) + "\n")
