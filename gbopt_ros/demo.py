@@ -63,9 +63,9 @@ _STILLS = 6  # and stills
 _SHOWN_SCORE = 0.5  # of detections drawn on the stills
 _MARK = ".gbopt-demo"  # an empty file in a folder that a demo made
 _WRITTEN = {"home", "replay", "store", "overlay.mp4", "report.html", "results.json"}
-_QUICK = ("learning.iterations=60",)
-_QUICK_STILLS = 40
-_QUICK_SECONDS = 40.0  # of the recording
+_QUICK = ("learning.iterations=30",)
+_QUICK_STILLS = 30
+_QUICK_SECONDS = 25.0  # of the recording
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def test_seen_data_is_the_bundled_one_in_a_home_too(tmp_path: Path) -> None:
     assert rendered.recording == home / "unseen-train" / RECORDING_NAME
     assert rendered.unseen.image_dir.is_relative_to(home)
     assert len(rendered.unseen.images) == 110
-    assert len(bundled.unseen.images) == len(bundled.seen.images) == 40
+    assert len(bundled.unseen.images) == len(bundled.seen.images) == 30
     assert rendered.rehearsal.image_dir == bundled.rehearsal.image_dir
     assert rendered.recording_truth.rles_by_image == bundled.recording_truth.rles_by_image
 
