@@ -32,8 +32,9 @@ $(STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
 demo: setup
 	$(VENV)/bin/gbopt demo --out demo-output
 
+# A test of its own: `.venv/bin/python -m pytest test/test_masks.py`.
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: setup
 	$(VENV)/bin/ruff check .

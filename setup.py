@@ -88,6 +88,7 @@ EXTRAS = {
         "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
         "pytest>=8,<10",  # tests
         "pytest-timeout>=2.3,<3",  # a test that hangs fails
+        "pytest-xdist>=3.6,<4",  # tests on all cores
         "ruff>=0.8,<1",  # lint and format; the version that counts is in constraints.txt
         "scipy>=1.11,<2",  # one-to-one assignment in the benchmarks' baselines
     ],

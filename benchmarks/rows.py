@@ -19,9 +19,18 @@ from tqdm import tqdm
 
 from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
-from gbopt_ros.learning.training_set import SelectedFrame, SelectedPool, TrainingSet, read_replay
+from gbopt_ros.learning.recurrence import revise
+from gbopt_ros.learning.training_set import (
+    PoolEntry,
+    SelectedFrame,
+    SelectedPool,
+    TrainingSet,
+    read_replay,
+)
 from gbopt_ros.masks import boxes_xyxy
 from gbopt_ros.outputs import ReplayWriter
+from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.proposals import load_mask_rcnn
 from gbopt_ros.perception.weights import save_weights, sha256_of
 from gbopt_ros.pipeline import (
     Pipeline,
@@ -213,7 +222,44 @@ class MaskMaker:
             used = self._adapted_to(recording, config) if row == "adapted" else config
             replay = self._replay_of(recording, used, f"select: {LABELS[row]}")
             frames += [replace(frame, recording=recording.name) for frame in read_replay(replay)]
+        if row in TERMS:  # what was selected, all of it
+            frames = [replace(f, confidences=(1.0,) * len(f.rles)) for f in frames]
+        elif config.learning.recurrence:
+            frames = self._revised(frames)
         return self._collected(frames, {})
+
+    def _revised(self, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
+        """The frames with the confidences that `gbopt learn` gives their masks."""
+        shown = [frame for frame in frames if frame.rles]
+        pool = SelectedPool(
+            [
+                PoolEntry(
+                    frame.image_path,
+                    frame.rles,
+                    frame.confidences,
+                    recording=frame.recording,
+                    clip_id=frame.clip_id,
+                )
+                for frame in shown
+            ]
+        )
+
+        def revised() -> list[tuple[float, ...]]:
+            network, _ = load_mask_rcnn(proposal_weights(self._config))
+            device = resolve_device(self._config.device)
+            found = revise(pool, network, self._config.proposal, device)
+            return [entry.confidences for entry in found.entries]
+
+        inputs = {
+            "networks": self._networks(self._config, "proposal"),
+            "frames": [asdict(f) | {"image_path": f.image_path.name} for f in shown],
+            "recordings": [recording.digest for recording in self._train],
+        }
+        known = iter(self._stored.get_or_make("confidences", inputs, revised))
+        return [
+            replace(frame, confidences=tuple(next(known))) if frame.rles else frame
+            for frame in frames
+        ]
 
     def _adapted_to(self, recording: Recording, config: Config) -> Config:
         """The configuration with a background network taught as `gbopt adapt` does."""

@@ -37,7 +37,7 @@ from gbopt_ros.structures import GboptError
 
 _POLL_S = 0.3
 # Settings of learning that no fine-tuning depends on, or that the digest of the masks holds.
-_ELSEWHERE = ("max_bytes", "policy", "min_confidence")
+_ELSEWHERE = ("max_bytes", "policy", "recurrence", "min_confidence")
 
 Result = dict[str, Any]
 OnDone = Callable[["Cell", Result], None]

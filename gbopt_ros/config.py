@@ -437,8 +437,11 @@ class LearningConfig(Stage):
     parent_share: float = setting(
         0.0, "of the parent in the average of its weights and the trained ones", low=0.0, below=1.0
     )
+    recurrence: bool = setting(
+        True, "masks are surer where other clips selected what looks like them; not in the paper"
+    )
     min_confidence: float = setting(
-        0.0, "selected masks below it are ignored, not background", low=0.0, high=1.0
+        0.5, "selected masks below it are not learnt, as background (paper: 0)", low=0.0, high=1.0
     )
     max_bytes: int = setting(2_000_000_000, "of images that the training set keeps", low=1)
     policy: str = setting(

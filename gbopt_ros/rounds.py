@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,9 @@ from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_masks
 from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
+from gbopt_ros.learning.recurrence import revise
 from gbopt_ros.learning.trainer import OnStep, TrainingLog
-from gbopt_ros.learning.training_set import TrainingSet
+from gbopt_ros.learning.training_set import SelectedPool, TrainingSet
 from gbopt_ros.learning.two_class import two_class
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.background import FpnBackground, load_semantic_fpn
@@ -88,8 +89,8 @@ def learn(
             that the configuration names must be that first one or a version of the store.
         rehearsal: labelled seen data, mixed into every batch.
         probe: labelled seen data for the gate, not learnt from.
-        on_step: called after every optimiser step, in place of progress bars; what it raises ends
-            the training, with nothing published.
+        on_step: called after every optimiser step and, with step 0, now and then before the first,
+            in place of progress bars; what it raises ends the training, with nothing published.
 
     Raises:
         GboptError: there is nothing to learn from, a loss was not finite, or the store was begun
@@ -102,16 +103,15 @@ def learn(
         store.verify(current)
     path = current.path if current is not None else proposal_weights(config)
     parent, info = load_mask_rcnn(path, config.proposal.detectron2_config)
-    selected = training_set.labelled_images(config.learning.min_confidence)
+    selected = training_set.labelled_images()
     if len(selected) == 0:
-        raise GboptError(
-            "no selected mask to learn from: the training set is empty "
-            f"at confidence {config.learning.min_confidence}"
-        )
+        raise GboptError("no selected mask to learn from: the training set is empty")
     agreement, part = proposed_share(parent, selected, config)
     decision = check_masks(agreement, config.learning, selected.recordings(part))
     if not decision.passed:
         return _refused(decision, TrainingLog())
+    on_frame = (lambda: on_step(0, 0.0)) if on_step is not None else None
+    selected = sure_masks(selected, parent, config, on_frame)
     network, training = fine_tune(
         _start(parent, selected, device),
         selected,
@@ -137,6 +137,33 @@ def learn(
     version = store.publish(network, info.architecture, info.version, facts, info.config)
     log.info("published %s: %s", version.version, decision.reason)
     return Learnt(decision, training, version)
+
+
+def sure_masks(
+    pool: SelectedPool,
+    network: DetectionNetwork,
+    config: Config,
+    on_frame: Callable[[], None] | None = None,
+) -> SelectedPool:
+    """What is learnt of a training set: the masks that are confident enough, see `LearningConfig`.
+
+    Args:
+        network: proposes the masks; moved to the device and put in evaluation mode.
+        on_frame: called before every frame that is looked at, in place of a progress bar.
+
+    Raises:
+        GboptError: there is none, or an image cannot be read.
+    """
+    learning = config.learning
+    if learning.recurrence:
+        pool = revise(pool, network, config.proposal, resolve_device(config.device), on_frame)
+    sure = pool.confident(learning.min_confidence)
+    if len(sure) == 0:
+        raise GboptError(
+            f"no selected mask to learn from: none has a confidence of {learning.min_confidence} "
+            "or more; lower learning.min_confidence"
+        )
+    return sure
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import tqdm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Before a test imports NumPy and torch: both read these once.
+# Before a test imports NumPy and torch: both read these once. Tests beside others get a core each.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "2"
+    os.environ[_variable] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
 # Set by pytest for every test, by torch when it first touches CUDA or steps an optimiser, by OpenCV
 # when it is imported, and for OpenCV's FFmpeg by the module that reads videos.

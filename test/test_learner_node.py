@@ -54,7 +54,8 @@ def learning(store: Path, **changes: Any) -> dict[str, Any]:
     return {
         "store": store, "train_every_clips": 0, "learning.iterations": 2,
         "learning.batch_size": 2, "learning.warmup": 0, "learning.learning_rate": 1e-5,
-        "learning.gate_agreement": 0.0,  # what random weights propose, JPEG changes
+        "learning.min_confidence": 0.0,  # random weights are never sure
+        "learning.gate_agreement": 0.0,  # what they propose, JPEG changes
     } | changes  # fmt: skip
 
 

@@ -224,8 +224,8 @@ def test_labels_belong_to_their_images_whatever_another_writer_does(
 
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, instances=1) for i in range(3)])
-        original = TrainingSet._rles
-        monkeypatch.setattr(TrainingSet, "_rles", disturbed)
+        original = TrainingSet._instances
+        monkeypatch.setattr(TrainingSet, "_instances", disturbed)
         pool = training_set.labelled_images()
         writers[0].join()
         found = [(int(pool[i].image[0, 0, 0]), len(pool[i].rles)) for i in range(3)]

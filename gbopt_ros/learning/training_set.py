@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,26 +182,23 @@ class TrainingSet:
     def labelled_images(self, min_confidence: float = 0.0) -> SelectedPool:
         """The frames with an instance of at least this confidence, as a pool for training.
 
-        Their instances below it are neither learnt nor unlearnt: they are ignored regions.
+        Instances below it are left out.
         """
         query = """
-            SELECT id, file_name, height, width, recording FROM frames
-            WHERE EXISTS (SELECT 1 FROM instances WHERE frame = id AND confidence >= ?)
+            SELECT id, file_name, height, width, recording, clip_id FROM frames
             ORDER BY recording, frame_index
         """
         with self._transaction("DEFERRED"):
             entries = [
                 PoolEntry(
                     self._images / file_name,
-                    self._rles(frame, height, width, "confidence >= ?", min_confidence),
-                    self._rles(frame, height, width, "confidence < ?", min_confidence),
-                    recording,
+                    *self._instances(frame, height, width),
+                    recording=recording,
+                    clip_id=clip_id,
                 )
-                for frame, file_name, height, width, recording in self._query(
-                    query, (min_confidence,)
-                )
+                for frame, file_name, height, width, recording, clip_id in self._query(query)
             ]
-        return SelectedPool(entries)
+        return SelectedPool(entries).confident(min_confidence)
 
     def export_coco(self, path: Path) -> None:
         """Write the whole set as a COCO dataset whose file names are relative to `images/`."""
@@ -220,7 +217,7 @@ class TrainingSet:
                     "stamp_ns": stamp,
                 }
                 images.append(CocoImage(identity, file_name, height, width, extra))
-                rles[identity] = self._rles(identity, height, width)
+                rles[identity], _ = self._instances(identity, height, width)
         write_coco(path, images, rles)
 
     def collect_garbage(self) -> None:
@@ -231,12 +228,15 @@ class TrainingSet:
                 if path.name not in named:
                     path.unlink(missing_ok=True)
 
-    def _rles(
-        self, frame: int, height: int, width: int, condition: str = "TRUE", *values: float
-    ) -> tuple[Rle, ...]:
-        query = f"SELECT counts FROM instances WHERE frame = ? AND {condition} ORDER BY rowid"
-        rows = self._query(query, (frame, *values))
-        return tuple(Rle(size=[height, width], counts=counts) for (counts,) in rows)
+    def _instances(
+        self, frame: int, height: int, width: int
+    ) -> tuple[tuple[Rle, ...], tuple[float, ...]]:
+        """The masks of a frame and their confidences."""
+        rows = self._query(
+            "SELECT counts, confidence FROM instances WHERE frame = ? ORDER BY rowid", (frame,)
+        )
+        rles = tuple(Rle(size=[height, width], counts=counts) for counts, _ in rows)
+        return rles, tuple(confidence for _, confidence in rows)
 
     def _insert(self, frame: SelectedFrame) -> None:
         try:
@@ -344,19 +344,52 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class PoolEntry:
-    """An image file with its instances and its ignored regions."""
+    """An image file with the instances that are learnt.
+
+    Attributes:
+        confidences: one of each of `rles`.
+    """
 
     path: Path
     rles: tuple[Rle, ...]
-    ignored: tuple[Rle, ...]
-    recording: str
+    confidences: tuple[float, ...]
+    recording: str = ""
+    clip_id: int = 0
 
 
 class SelectedPool:
     """Selected frames, decoded when drawn."""
 
-    def __init__(self, entries: list[PoolEntry]) -> None:
-        self._entries = entries
+    def __init__(self, entries: Sequence[PoolEntry]) -> None:
+        self._entries = tuple(entries)
+
+    @property
+    def entries(self) -> tuple[PoolEntry, ...]:
+        return self._entries
+
+    def with_confidences(self, confidences: Iterable[Iterable[float]]) -> SelectedPool:
+        """The same frames and masks, with other confidences, one of each mask of each frame."""
+        return SelectedPool(
+            [
+                replace(entry, confidences=tuple(map(float, values)))
+                for entry, values in zip(self._entries, confidences, strict=True)
+            ]
+        )
+
+    def confident(self, minimum: float) -> SelectedPool:
+        """The frames with a mask of at least this confidence, without their other masks."""
+        entries = []
+        for entry in self._entries:
+            sure = [i for i, value in enumerate(entry.confidences) if value >= minimum]
+            if sure:
+                entries.append(
+                    replace(
+                        entry,
+                        rles=tuple(entry.rles[i] for i in sure),
+                        confidences=tuple(entry.confidences[i] for i in sure),
+                    )
+                )
+        return SelectedPool(entries)
 
     @property
     def instance_count(self) -> int:
@@ -372,7 +405,7 @@ class SelectedPool:
 
     def __getitem__(self, index: int) -> LabelledImage:
         entry = self._entries[index]
-        return LabelledImage(read_image(entry.path), entry.rles, entry.ignored)
+        return LabelledImage(read_image(entry.path), entry.rles)
 
 
 def read_replay(folder: Path) -> Iterator[SelectedFrame]:

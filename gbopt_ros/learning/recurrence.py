@@ -1,0 +1,242 @@
+"""What is selected wherever it is seen is an object; not in the paper.
+
+A robot meets the same things again and again. A mug is selected in nearly every clip that shows it;
+a print on the table is proposed as often, and selected now and then. A single clip does not tell
+them apart, the training set does: the confidence of a mask is revised by how well the proposals
+that look like it, in the other clips, agree with what was selected there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import ProposalConfig
+from gbopt_ros.learning.training_set import SelectedPool
+from gbopt_ros.perception.device import download
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import Image, Rle
+
+if TYPE_CHECKING:
+    from gbopt_ros.perception.proposals import DetectionNetwork
+
+# Chosen on homes 103 and 104 and on world 11, see docs/learning.md.
+_REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other clips' masks meet
+_NEAREST = 3  # of a clip's proposals, those that look most like a mask
+_LENGTH = 0.15  # of the kernel, in cosine similarity
+_PRIOR = 1.0  # weight of what masks agree with on average, in proposals that look the same
+
+_LEVEL = 2  # of the feature pyramid, of stride 16
+_BINS = (4, 16, 16)  # of L, a and b
+_COLOURS = int(np.prod(_BINS))
+_SURE = 1e-3  # confidences are kept from 0 and 1 by this much
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the masks and the proposals of one frame look like.
+
+    Attributes:
+        clip: the same for all frames of a clip.
+        masks: (M, D) float32, of the selected masks.
+        proposals: (N, D) float32, of the network's candidates; N = 0 in a frame that is not to be
+            remembered.
+        agreement: (N,) float32, the best IoU of each candidate with a selected mask.
+    """
+
+    clip: Hashable
+    masks: NDArray[np.float32]
+    proposals: NDArray[np.float32]
+    agreement: NDArray[np.float32]
+
+
+class Observer:
+    """Describes masks by the network's own features and by their colours.
+
+    Args:
+        network: Mask R-CNN with a feature pyramid; moved to `device` and put in evaluation mode.
+    """
+
+    def __init__(
+        self, network: DetectionNetwork, config: ProposalConfig, device: torch.device
+    ) -> None:
+        self._network = network
+        self._proposer = MaskRcnnProposals(network, "", config, device)
+
+    def look(
+        self, clip: Hashable, image: Image, rles: Sequence[Rle], remember: bool = True
+    ) -> Look:
+        """The looks of a frame's selected masks and, if it is to be remembered, of its proposals.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            rles: M selected masks of the image.
+        """
+        with _features_of(self._network.backbone) as seen:
+            (proposals,) = self._proposer.propose([image])
+        features, stride = seen[-1]
+        scale = self._scale(image) / stride
+        height, width = (max(1, round(pixels * scale)) for pixels in image.shape[:2])
+        features = features[:, :height, :width]  # the rest is padding
+        candidates = proposals.rles if remember else ()
+        overlap = mask_ops.iou_matrix(candidates, rles)
+        return Look(
+            clip,
+            _described(image, features, rles),
+            _described(image, features, candidates),
+            overlap.max(axis=1, initial=0.0).astype(np.float32),
+        )
+
+    def _scale(self, image: Image) -> float:
+        """Of the network's input to the image."""
+        transform = self._network.transform
+        short, long = sorted(image.shape[:2])
+        return min(transform.min_size[0] / short, transform.max_size / long) or 1.0
+
+
+def revise(
+    pool: SelectedPool,
+    network: DetectionNetwork,
+    config: ProposalConfig,
+    device: torch.device,
+    on_frame: Callable[[], None] | None = None,
+) -> SelectedPool:
+    """The pool with confidences that know what was selected in its other clips.
+
+    Args:
+        network: Mask R-CNN with a feature pyramid; moved to `device` and put in evaluation mode.
+        config: of the candidates that the masks were selected from.
+        on_frame: called before every frame, in place of a progress bar.
+
+    Raises:
+        GboptError: an image cannot be read.
+    """
+    observer = Observer(network, config, device)
+    clips = [(entry.recording, entry.clip_id) for entry in pool.entries]
+    kept = _remembered(clips)
+    looks = []
+    numbers = range(len(pool))
+    for number in (
+        numbers if on_frame else tqdm(numbers, "compare", unit="frame", dynamic_ncols=True)
+    ):
+        if on_frame:
+            on_frame()
+        labelled = pool[number]
+        looks.append(
+            observer.look(clips[number], labelled.image, labelled.rles, remember=number in kept)
+        )
+    return pool.with_confidences(
+        revised_confidences(looks, [np.array(entry.confidences) for entry in pool.entries])
+    )
+
+
+def _remembered(clips: Sequence[Hashable]) -> set[int]:
+    """Places of the frames whose proposals are remembered, a few of each clip."""
+    frames: dict[Hashable, list[int]] = {}
+    for number, clip in enumerate(clips):
+        frames.setdefault(clip, []).append(number)
+    return {
+        of_clip[place]
+        for of_clip in frames.values()
+        for place in np.linspace(0, len(of_clip) - 1, _REMEMBERED).round().astype(int)
+    }
+
+
+def revised_confidences(
+    looks: Sequence[Look], confidences: Sequence[NDArray[np.floating]]
+) -> list[NDArray[np.float32]]:
+    """Confidences in the light of what was selected in the other clips.
+
+    r is the mean agreement of the proposals that look like a mask there, weighted by similarity
+    (Nadaraya-Watson), and R the mean of that over all masks; the log-odds of the mask change by
+    logit r - logit R. Of a mask that nothing looks like, r is R.
+
+    Args:
+        looks: of the frames of a training set.
+        confidences: (M,) of each frame's masks, in [0, 1].
+
+    Returns:
+        (M,) float32 of each frame's masks, in [0, 1]; as they were where there is one clip alone.
+    """
+    numbers = {clip: number for number, clip in enumerate({look.clip: 0 for look in looks})}
+    clips = np.array([numbers[look.clip] for look in looks], int)
+    owners = np.repeat(clips, [len(look.masks) for look in looks])
+    places = np.repeat(clips, [len(look.proposals) for look in looks])
+    if len(owners) == 0 or np.all(places == places[:1]):
+        return [np.asarray(values, np.float32) for values in confidences]
+    proposals = np.concatenate([look.proposals for look in looks])
+    middle = proposals.mean(axis=0)
+    masks = _directions(np.concatenate([look.masks for look in looks]) - middle)
+    proposals = _directions(proposals - middle)
+    agreement = np.concatenate([look.agreement for look in looks])
+    agreed, seen = np.zeros(len(masks)), np.zeros(len(masks))
+    for clip in np.unique(places):
+        there, others = places == clip, owners != clip
+        similarity = masks[others] @ proposals[there].T
+        nearest = np.argsort(-similarity, axis=1)[:, :_NEAREST]
+        weights = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / _LENGTH)
+        agreed[others] += (weights * agreement[there][nearest]).sum(axis=1)
+        seen[others] += weights.sum(axis=1)
+    average = agreed.sum() / seen.sum()
+    mean = (agreed + _PRIOR * average) / (seen + _PRIOR)
+    log_odds = _logit(np.concatenate(confidences)) + _logit(mean) - _logit(average)
+    revised = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+    return np.split(revised, np.cumsum([len(look.masks) for look in looks])[:-1])
+
+
+def _described(
+    image: Image, features: NDArray[np.float32], rles: Sequence[Rle]
+) -> NDArray[np.float32]:
+    """(M, C + colours) float32, of each mask the mean features and a histogram of its colours.
+
+    Args:
+        features: (C, h, w), of the whole image.
+    """
+    channels, height, width = features.shape
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    described = np.empty((len(rles), channels + _COLOURS), np.float32)
+    for row, mask in zip(described, mask_ops.decode_all(rles, image.shape[:2]), strict=True):
+        inside = mask.astype(np.uint8)
+        cover = cv2.resize(inside.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        row[:channels] = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
+        colours = cv2.calcHist([lab], [0, 1, 2], inside, _BINS, [0, 256] * 3).ravel()
+        row[channels:] = np.sqrt(colours / max(1, np.count_nonzero(inside)))  # Hellinger kernel
+    return described
+
+
+def _directions(described: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Unit vectors whose products are the mean of the cosines of the features and the colours."""
+    halves = np.split(described, [described.shape[1] - _COLOURS], axis=1)
+    units = [half / (np.linalg.norm(half, axis=1, keepdims=True) + 1e-9) for half in halves]
+    return np.concatenate(units, axis=1) * np.float32(np.sqrt(0.5))
+
+
+def _logit(probability: NDArray[np.floating]) -> NDArray[np.float64]:
+    sure = np.clip(np.asarray(probability, np.float64), _SURE, 1 - _SURE)
+    return np.log(sure) - np.log1p(-sure)
+
+
+@contextmanager
+def _features_of(backbone: nn.Module) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
+    """A list that receives (C, h, w) features and their stride when the network sees an image."""
+    seen: list[tuple[NDArray[np.float32], float]] = []
+
+    def receive(_: nn.Module, inputs: tuple[Tensor], pyramid: dict[str, Tensor]) -> None:
+        level = list(pyramid.values())[: _LEVEL + 1][-1]
+        seen.append((download(level[0].float()), inputs[0].shape[-1] / level.shape[-1]))
+
+    hook = backbone.register_forward_hook(receive)
+    try:
+        yield seen
+    finally:
+        hook.remove()
