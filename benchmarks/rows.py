@@ -25,6 +25,7 @@ from gbopt_ros.learning.training_set import (
     SelectedFrame,
     SelectedPool,
     TrainingSet,
+    least_confidence,
     read_replay,
 )
 from gbopt_ros.masks import boxes_xyxy
@@ -115,7 +116,7 @@ def open_pool(folder: Path, config: Config) -> SelectedPool:
     """The pool of a training set on disk, as `gbopt learn` draws from it."""
     learning = config.learning
     with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
-        return training_set.labelled_images(learning.min_confidence)
+        return training_set.labelled_images().surest(learning.min_confidence)
 
 
 class MaskMaker:
@@ -397,11 +398,12 @@ class MaskMaker:
         folder = self._stored.path("set", inputs)
         with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
             training_set.add(frames)
+        least = least_confidence((f.confidences for f in frames), learning.min_confidence)
         learnt = {
             (f.recording, f.frame_index): [
                 rle
                 for rle, confidence in zip(f.rles, f.confidences, strict=True)
-                if confidence >= learning.min_confidence
+                if confidence >= least
             ]
             for f in frames
         }

@@ -441,7 +441,10 @@ class LearningConfig(Stage):
         True, "masks are surer where other clips selected what looks like them; not in the paper"
     )
     min_confidence: float = setting(
-        0.5, "selected masks below it are not learnt, as background (paper: 0)", low=0.0, high=1.0
+        0.5,
+        "less sure masks are left out, though never more than half of them (paper: 0)",
+        low=0.0,
+        high=1.0,
     )
     max_bytes: int = setting(2_000_000_000, "of images that the training set keeps", low=1)
     policy: str = setting(

@@ -330,6 +330,7 @@ def _results(
         "counts": {
             "frames": len(replayed.selected),
             "masks": sum(len(rles) for rles in replayed.selected.values()),
+            "masks_learnt": learnt.version.manifest["instances"] if learnt.version else 0,
             "flow_runs": replayed.flow_runs,
             "unseen_stills": len(assets.unseen),
             "seen_stills": len(assets.seen),
@@ -363,8 +364,9 @@ def _report(
         title="What was learnt from a recording without labels",
         summary=(
             f"From {counts['frames']} frames of video with no label ({_SHOWN[assets.name]}), "
-            f"{counts['masks']} masks were selected and learnt. On still images of objects of "
-            f"unseen classes, mask AP went from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
+            f"{counts['masks']} masks were selected, the surest {counts['masks_learnt']} learnt. "
+            "On still images of objects of unseen classes, mask AP went from "
+            f"{before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
             f"({change_in_words(changes['unseen'])}); on seen classes it changed by "
             f"{change_in_words(changes['seen'])}. ± is the standard error over the stills.",
             f"The selected masks have a precision of {quality['precision']:.1f} % at a recall of "

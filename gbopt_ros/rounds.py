@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -89,8 +90,9 @@ def learn(
             that the configuration names must be that first one or a version of the store.
         rehearsal: labelled seen data, mixed into every batch.
         probe: labelled seen data for the gate, not learnt from.
-        on_step: called after every optimiser step and, with step 0, now and then before the first,
-            in place of progress bars; what it raises ends the training, with nothing published.
+        on_step: called after every optimiser step and, with step 0 and a loss that is NaN, before
+            the first, in place of progress bars; what it raises ends the training, with nothing
+            published.
 
     Raises:
         GboptError: there is nothing to learn from, a loss was not finite, or the store was begun
@@ -110,7 +112,7 @@ def learn(
     decision = check_masks(agreement, config.learning, selected.recordings(part))
     if not decision.passed:
         return _refused(decision, TrainingLog())
-    on_frame = (lambda: on_step(0, 0.0)) if on_step is not None else None
+    on_frame = (lambda: on_step(0, math.nan)) if on_step is not None else None
     selected = sure_masks(selected, parent, config, on_frame)
     network, training = fine_tune(
         _start(parent, selected, device),
@@ -145,24 +147,22 @@ def sure_masks(
     config: Config,
     on_frame: Callable[[], None] | None = None,
 ) -> SelectedPool:
-    """What is learnt of a training set: the masks that are confident enough, see `LearningConfig`.
+    """What is learnt of a training set: its surest masks, see `LearningConfig`.
 
     Args:
         network: proposes the masks; moved to the device and put in evaluation mode.
         on_frame: called before every frame that is looked at, in place of a progress bar.
 
     Raises:
-        GboptError: there is none, or an image cannot be read.
+        GboptError: an image cannot be read.
     """
     learning = config.learning
-    if learning.recurrence:
+    if learning.recurrence and learning.min_confidence > 0:
+        # A look takes as long as a step does for an image: at no more frames than can be drawn.
+        pool = pool.spread(learning.iterations * learning.batch_size)
         pool = revise(pool, network, config.proposal, resolve_device(config.device), on_frame)
-    sure = pool.confident(learning.min_confidence)
-    if len(sure) == 0:
-        raise GboptError(
-            f"no selected mask to learn from: none has a confidence of {learning.min_confidence} "
-            "or more; lower learning.min_confidence"
-        )
+    sure = pool.surest(learning.min_confidence)
+    log.info("%d of %d masks are sure enough", sure.instance_count, pool.instance_count)
     return sure
 
 

@@ -224,8 +224,7 @@ def learn(replayed: Path, store: Path, weights: dict[str, Path], *extra: str) ->
         [
             "learn", str(replayed), "--out", str(store), "--weights", str(weights[PROPOSALS]),
             "--set", "learning.iterations=2", "--set", "learning.batch_size=2",
-            "--set", "learning.min_confidence=0",  # random weights are never sure
-            "--set", "learning.gate_agreement=0",  # what they propose, JPEG changes
+            "--set", "learning.gate_agreement=0",  # what random weights propose, JPEG changes
             *extra,
         ]
     )  # fmt: skip

@@ -603,8 +603,7 @@ def test_replay_learn_replay(tmp_path: Path) -> None:
     common += ["--set", "selection.score_weight=100", "--set", "selection.neutral_score=0.001"]
     assert main(["replay", str(bag), "--out", str(tmp_path / "first"), *start, *common]) == 0
     steps = ["learning.iterations=2", "learning.batch_size=1", "learning.warmup=0"]
-    steps.append("learning.min_confidence=0")  # random weights are never sure
-    steps.append("learning.gate_agreement=0")  # what they propose, JPEG changes
+    steps.append("learning.gate_agreement=0")  # what random weights propose, JPEG changes
     options = [option for step in steps for option in ("--set", step)]
     for version in ("v0001", "v0002"):  # from the checkpoint, then from the store
         assert main(["learn", str(tmp_path / "first"), "--out", str(store), *start, *options]) == 0

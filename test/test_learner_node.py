@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,6 +31,7 @@ from std_srvs.srv import Trigger
 
 from gbopt_ros.config import load_config
 from gbopt_ros.learning.model_store import ModelStore
+from gbopt_ros.learning.recurrence import Observer
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes.base import LINK_QOS
@@ -54,8 +58,7 @@ def learning(store: Path, **changes: Any) -> dict[str, Any]:
     return {
         "store": store, "train_every_clips": 0, "learning.iterations": 2,
         "learning.batch_size": 2, "learning.warmup": 0, "learning.learning_rate": 1e-5,
-        "learning.min_confidence": 0.0,  # random weights are never sure
-        "learning.gate_agreement": 0.0,  # what they propose, JPEG changes
+        "learning.gate_agreement": 0.0,  # what random weights propose, JPEG changes
     } | changes  # fmt: skip
 
 
@@ -303,6 +306,34 @@ def test_deactivating_breaks_the_training_off(
         made.wait(lambda: any(p.iteration for p in progress), "the first step")
         learner.trigger_deactivate()
         made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_deactivating_breaks_off_before_the_first_step(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """While the masks of the training set are compared, which comes first."""
+    looking = threading.Event()
+    original = Observer.look
+
+    def slowly(self: Observer, *arguments: Any, **options: Any) -> Any:
+        looking.set()
+        time.sleep(0.2)
+        return original(self, *arguments, **options)
+
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with pytest.MonkeyPatch.context() as patch, with_learner(ros_domain_id, arguments) as made:
+        patch.setattr(Observer, "look", slowly)
+        made.start()
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        learner = made.nodes["learner"]
+        play(made, 7)
+        made.wait(lambda: learner.health.counted("clips stored") == 2, "the clips")
+        made.call(Trigger, "/learner/train")
+        made.wait(looking.is_set, "the comparison")
+        learner.trigger_deactivate()
+        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
+    assert all(p.iteration == 0 and math.isnan(p.loss) for p in progress)
     assert ModelStore(tmp_path / "store").current() is None
 
 

@@ -17,7 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet, read_replay
+from gbopt_ros.learning.training_set import (
+    SelectedFrame,
+    TrainingSet,
+    least_confidence,
+    read_replay,
+)
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
 from gbopt_ros.sources.coco import load_coco
 from gbopt_ros.structures import GboptError
@@ -170,16 +175,28 @@ def test_confidence_decides_what_is_learnt(folder: Path, frames_dir: Path) -> No
         training_set.add(
             [
                 selected(frames_dir, 0, confidences=(0.5, 0.9)),
-                selected(frames_dir, 1, confidences=(0.6, 0.5)),
+                selected(frames_dir, 1, confidences=(0.6, 0.4)),
+                selected(frames_dir, 2, confidences=(0.3, 0.2)),
             ]
         )
-        assert len(training_set.labelled_images(0.5)) == 2
-        pool = training_set.labelled_images(0.6)
-        assert [len(pool[i].rles) for i in range(2)] == [1, 1]
-        np.testing.assert_array_equal(decode_all(pool[0].rles, SIZE), masks(2)[1:])
-        np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2)[:1])
-        assert len(training_set.labelled_images(0.7)) == 1
-        assert len(training_set.labelled_images(0.91)) == 0
+        whole = training_set.labelled_images()
+    assert whole.instance_count == 6 and whole.surest(0.2).instance_count == 6
+    pool = whole.surest(0.4)
+    assert [len(pool[i].rles) for i in range(len(pool))] == [2, 2]
+    assert whole.surest(0.45).instance_count == 3  # half of them; their median
+    pool = whole.surest(0.7)  # which two masks alone would reach
+    assert [entry.confidences for entry in pool.entries] == [(0.5, 0.9), (0.6,)]
+    np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2)[:1])
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [([], 0.5), ([()], 0.5), ([(0.1, 0.3)], 0.2), ([(0.1,), (0.9, 0.8)], 0.5), ([(0.2,)], 0.2)],
+)
+def test_never_more_than_half_is_too_unsure(
+    values: list[tuple[float, ...]], expected: float
+) -> None:
+    assert least_confidence(values, 0.5) == pytest.approx(expected)
 
 
 def test_it_is_there_when_opened_again(folder: Path, frames_dir: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 # Chosen on homes 103 and 104 and on world 11, see docs/learning.md.
 _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other clips' masks meet
-_NEAREST = 3  # of a clip's proposals, those that look most like a mask
-_LENGTH = 0.15  # of the kernel, in cosine similarity
-_PRIOR = 1.0  # weight of what masks agree with on average, in proposals that look the same
+_NEAREST = 3  # of a clip's proposals, those that look most like a mask,
+_COMPARED = 60  # and of those of all clips
+_ALIKE, _LENGTH = 0.4, 0.15  # of the kernel, in cosine similarity: where it begins, how it grows
+_PRIOR = 0.5  # weight of what masks agree with on average, in proposals that look the same
+_EVIDENCE = 2.0  # what the log-odds of agreement count, in those of a confidence
 
 _LEVEL = 2  # of the feature pyramid, of stride 16
 _BINS = (4, 16, 16)  # of L, a and b
@@ -71,7 +73,8 @@ class Observer:
         self, network: DetectionNetwork, config: ProposalConfig, device: torch.device
     ) -> None:
         self._network = network
-        self._proposer = MaskRcnnProposals(network, "", config, device)
+        # Features that overflow half precision would be no number.
+        self._proposer = MaskRcnnProposals(network, "", replace(config, half=False), device)
 
     def look(
         self, clip: Hashable, image: Image, rles: Sequence[Rle], remember: bool = True
@@ -101,7 +104,7 @@ class Observer:
         """Of the network's input to the image."""
         transform = self._network.transform
         short, long = sorted(image.shape[:2])
-        return min(transform.min_size[0] / short, transform.max_size / long) or 1.0
+        return min(transform.min_size[-1] / short, transform.max_size / long) or 1.0
 
 
 def revise(
@@ -115,14 +118,16 @@ def revise(
 
     Args:
         network: Mask R-CNN with a feature pyramid; moved to `device` and put in evaluation mode.
-        config: of the candidates that the masks were selected from.
+        config: of the candidates, which are those of a single view.
         on_frame: called before every frame, in place of a progress bar.
 
     Raises:
         GboptError: an image cannot be read.
     """
-    observer = Observer(network, config, device)
     clips = [(entry.recording, entry.clip_id) for entry in pool.entries]
+    if len(set(clips)) < 2:
+        return pool
+    observer = Observer(network, config, device)
     kept = _remembered(clips)
     looks = []
     numbers = range(len(pool))
@@ -157,9 +162,10 @@ def revised_confidences(
 ) -> list[NDArray[np.float32]]:
     """Confidences in the light of what was selected in the other clips.
 
-    r is the mean agreement of the proposals that look like a mask there, weighted by similarity
-    (Nadaraya-Watson), and R the mean of that over all masks; the log-odds of the mask change by
-    logit r - logit R. Of a mask that nothing looks like, r is R.
+    Proposals there that look like a mask have weights w by their similarity and agreements a with
+    what was selected. Over those of one mask, r = (sum of w a + p R) / (sum of w + p); over those
+    of all masks, R = sum of w a / sum of w. The log-odds of a mask change by e (logit r - logit R),
+    which is nothing where nothing looks like it; p and e are constants.
 
     Args:
         looks: of the frames of a training set.
@@ -176,20 +182,27 @@ def revised_confidences(
         return [np.asarray(values, np.float32) for values in confidences]
     proposals = np.concatenate([look.proposals for look in looks])
     middle = proposals.mean(axis=0)
-    masks = _directions(np.concatenate([look.masks for look in looks]) - middle)
+    masks = torch.from_numpy(_directions(np.concatenate([look.masks for look in looks]) - middle))
     proposals = _directions(proposals - middle)
-    agreement = np.concatenate([look.agreement for look in looks])
-    agreed, seen = np.zeros(len(masks)), np.zeros(len(masks))
+    agreement = torch.from_numpy(np.concatenate([look.agreement for look in looks]))
+    found = []  # similarity and agreement of the nearest proposals of each clip
     for clip in np.unique(places):
-        there, others = places == clip, owners != clip
-        similarity = masks[others] @ proposals[there].T
-        nearest = np.argsort(-similarity, axis=1)[:, :_NEAREST]
-        weights = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / _LENGTH)
-        agreed[others] += (weights * agreement[there][nearest]).sum(axis=1)
-        seen[others] += weights.sum(axis=1)
-    average = agreed.sum() / seen.sum()
-    mean = (agreed + _PRIOR * average) / (seen + _PRIOR)
-    log_odds = _logit(np.concatenate(confidences)) + _logit(mean) - _logit(average)
+        there = np.flatnonzero(places == clip)
+        alike, nearest = (masks @ torch.from_numpy(proposals[there]).T).topk(
+            min(_NEAREST, len(there))
+        )
+        alike[torch.from_numpy(owners == clip)] = -torch.inf
+        found.append((alike, agreement[there][nearest]))
+    alike, chosen = torch.cat([alike for alike, _ in found], dim=1).topk(
+        min(_COMPARED, sum(alike.shape[1] for alike, _ in found))
+    )
+    agreed = torch.cat([agreed for _, agreed in found], dim=1).gather(1, chosen)
+    weights = _kernel(alike.double().numpy())
+    total, weighted = weights.sum(axis=1), (weights * agreed.numpy()).sum(axis=1)
+    average = weighted.sum() / max(total.sum(), 1e-9)
+    mean = (weighted + _PRIOR * average) / (total + _PRIOR)
+    evidence = _EVIDENCE * (_logit(mean) - _logit(average))
+    log_odds = _logit(np.concatenate(confidences)) + evidence
     revised = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
     return np.split(revised, np.cumsum([len(look.masks) for look in looks])[:-1])
 
@@ -219,6 +232,12 @@ def _directions(described: NDArray[np.float32]) -> NDArray[np.float32]:
     halves = np.split(described, [described.shape[1] - _COLOURS], axis=1)
     units = [half / (np.linalg.norm(half, axis=1, keepdims=True) + 1e-9) for half in halves]
     return np.concatenate(units, axis=1) * np.float32(np.sqrt(0.5))
+
+
+def _kernel(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of proposals: about 1 of what looks the same, 0 of what is not alike."""
+    rising = np.exp((similarity - 1) / _LENGTH) - np.exp((_ALIKE - 1) / _LENGTH)
+    return np.maximum(rising, 0.0)
 
 
 def _logit(probability: NDArray[np.floating]) -> NDArray[np.float64]:

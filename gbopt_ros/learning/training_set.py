@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.files import replacing
 from gbopt_ros.masks import is_consistent
@@ -179,11 +181,8 @@ class TrainingSet:
         self.collect_garbage()
         return removed
 
-    def labelled_images(self, min_confidence: float = 0.0) -> SelectedPool:
-        """The frames with an instance of at least this confidence, as a pool for training.
-
-        Instances below it are left out.
-        """
+    def labelled_images(self) -> SelectedPool:
+        """All frames, as a pool for training."""
         query = """
             SELECT id, file_name, height, width, recording, clip_id FROM frames
             ORDER BY recording, frame_index
@@ -198,7 +197,7 @@ class TrainingSet:
                 )
                 for frame, file_name, height, width, recording, clip_id in self._query(query)
             ]
-        return SelectedPool(entries).confident(min_confidence)
+        return SelectedPool(entries)
 
     def export_coco(self, path: Path) -> None:
         """Write the whole set as a COCO dataset whose file names are relative to `images/`."""
@@ -376,8 +375,18 @@ class SelectedPool:
             ]
         )
 
-    def confident(self, minimum: float) -> SelectedPool:
-        """The frames with a mask of at least this confidence, without their other masks."""
+    def spread(self, most: int) -> SelectedPool:
+        """No more than so many frames, at even distances."""
+        count = min(most, len(self))
+        return SelectedPool([self._entries[i * len(self) // count] for i in range(count)])
+
+    def surest(self, minimum: float) -> SelectedPool:
+        """The masks of at least this confidence, but no fewer than the surer half of all.
+
+        Confidences are fitted for a network; what another one proposes may never reach the
+        minimum. Frames without a mask leave the pool.
+        """
+        minimum = least_confidence((e.confidences for e in self._entries), minimum)
         entries = []
         for entry in self._entries:
             sure = [i for i, value in enumerate(entry.confidences) if value >= minimum]
@@ -406,6 +415,12 @@ class SelectedPool:
     def __getitem__(self, index: int) -> LabelledImage:
         entry = self._entries[index]
         return LabelledImage(read_image(entry.path), entry.rles)
+
+
+def least_confidence(confidences: Iterable[Sequence[float]], minimum: float) -> float:
+    """The minimum or, where more than half of all confidences are below it, their median."""
+    values = [value for of_frame in confidences for value in of_frame]
+    return min(minimum, float(np.median(values))) if values else minimum
 
 
 def read_replay(folder: Path) -> Iterator[SelectedFrame]:
