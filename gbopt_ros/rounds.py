@@ -20,7 +20,7 @@ from gbopt_ros.config import Config
 from gbopt_ros.evaluation.coco_metrics import evaluate_network, paired_difference
 from gbopt_ros.learning.adapt import adapt_background, collect_views, foreground_entropy
 from gbopt_ros.learning.batches import Pool
-from gbopt_ros.learning.finetune import fine_tune
+from gbopt_ros.learning.finetune import fine_tune, selected_in_batch
 from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_masks
 from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
@@ -113,7 +113,9 @@ def learn(
     if not decision.passed:
         return _refused(decision, TrainingLog())
     on_frame = (lambda: on_step(0, math.nan)) if on_step is not None else None
-    selected = sure_masks(selected, parent, config, on_frame)
+    of_batch = selected_in_batch(config.learning, rehearses=rehearsal is not None)
+    draws = max(1, config.learning.iterations * of_batch)
+    selected = sure_masks(selected, parent, config, draws, on_frame)
     network, training = fine_tune(
         _start(parent, selected, device),
         selected,
@@ -145,12 +147,15 @@ def sure_masks(
     pool: SelectedPool,
     network: DetectionNetwork,
     config: Config,
+    draws: int,
     on_frame: Callable[[], None] | None = None,
 ) -> SelectedPool:
     """What is learnt of a training set: its surest masks, see `LearningConfig`.
 
     Args:
         network: proposes the masks; moved to the device and put in evaluation mode.
+        draws: images that the training will take. A look at a frame takes about as long as a step
+            does for one image, so no more frames than that are looked at, or learnt.
         on_frame: called before every frame that is looked at, in place of a progress bar.
 
     Raises:
@@ -158,8 +163,7 @@ def sure_masks(
     """
     learning = config.learning
     if learning.recurrence and learning.min_confidence > 0:
-        # A look takes as long as a step does for an image: at no more frames than can be drawn.
-        pool = pool.spread(learning.iterations * learning.batch_size)
+        pool = pool.spread(draws)
         pool = revise(pool, network, config.proposal, resolve_device(config.device), on_frame)
     sure = pool.surest(learning.min_confidence)
     log.info("%d of %d masks are sure enough", sure.instance_count, pool.instance_count)

@@ -298,16 +298,14 @@ def test_what_stops_the_training_stops_it_here_too(pool: SelectedPool) -> None:
 def test_unsure_masks_are_not_learnt(pool: SelectedPool) -> None:
     config = Config(device="cpu")
     plain = replace(config, learning=replace(config.learning, recurrence=False, min_confidence=0.5))
-    sure = sure_masks(pool, tiny_mask_rcnn(), plain)
+    sure = sure_masks(pool, tiny_mask_rcnn(), plain, 100)
     assert len(sure) == 14
     assert all(sure[i].rles == pool[i].rles[1:] for i in range(14))
     assert sure[0].ignored == ()
 
 
 def test_no_more_frames_are_looked_at_than_are_drawn(pool: SelectedPool) -> None:
-    config = Config(device="cpu")
-    short = replace(config.learning, iterations=2, batch_size=2)
-    sure = sure_masks(pool, tiny_mask_rcnn(), replace(config, learning=short))
+    sure = sure_masks(pool, tiny_mask_rcnn(), Config(device="cpu"), 4)
     assert [entry.path.name for entry in sure.entries] == [
         "0-0.png",
         "0-3.png",
@@ -324,5 +322,5 @@ def test_learning_revises_before_it_decides(
     monkeypatch.setattr(
         "gbopt_ros.rounds.revise", lambda pool, *_: pool.with_confidences([(0.9, 0.1)] * len(pool))
     )
-    sure = sure_masks(pool, tiny_mask_rcnn(), Config(device="cpu"))
+    sure = sure_masks(pool, tiny_mask_rcnn(), Config(device="cpu"), 100)
     assert sure[0].rles == pool[0].rles[:1]

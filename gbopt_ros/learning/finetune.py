@@ -86,6 +86,12 @@ def fine_tune(
     return trained, log
 
 
+def selected_in_batch(config: LearningConfig, rehearses: bool) -> int:
+    """How many images of a batch have selected masks."""
+    rehearsed = round(config.batch_size * config.rehearsal_share) if rehearses else 0
+    return config.batch_size - rehearsed
+
+
 def _optimizer(network: nn.Module, config: LearningConfig) -> torch.optim.Optimizer:
     parameters = [p for p in network.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
@@ -104,8 +110,8 @@ def _shares(
     selected: Pool | None, rehearsal: Pool | None, config: LearningConfig
 ) -> list[tuple[Pool, int]]:
     if selected is not None and rehearsal is not None:
-        rehearsed = round(config.batch_size * config.rehearsal_share)
-        return [(selected, config.batch_size - rehearsed), (rehearsal, rehearsed)]
+        chosen = selected_in_batch(config, rehearses=True)
+        return [(selected, chosen), (rehearsal, config.batch_size - chosen)]
     pool = selected if selected is not None else rehearsal
     if pool is None:
         raise ValueError("fine_tune: expected selected masks, rehearsal data or both")
