@@ -30,7 +30,7 @@ from gbopt_ros.structures import Image, Rle
 if TYPE_CHECKING:
     from gbopt_ros.perception.proposals import DetectionNetwork
 
-# Chosen on homes 103 and 104 and on world 11, see docs/learning.md.
+# Chosen on homes 103 and 104, world 11 and the bundled recording, see docs/learning.md.
 _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other clips' masks meet
 _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
 _COMPARED = 60  # and of those of all clips
@@ -101,7 +101,7 @@ class Observer:
         )
 
     def _scale(self, image: Image) -> float:
-        """Of the network's input to the image."""
+        """Of the network's input to the image; 1 where a short side of 0 says: as it is."""
         transform = self._network.transform
         short, long = sorted(image.shape[:2])
         return min(transform.min_size[-1] / short, transform.max_size / long) or 1.0
@@ -162,8 +162,8 @@ def revised_confidences(
 ) -> list[NDArray[np.float32]]:
     """Confidences in the light of what was selected in the other clips.
 
-    Proposals there that look like a mask have weights w by their similarity and agreements a with
-    what was selected. Over those of one mask, r = (sum of w a + p R) / (sum of w + p); over those
+    Proposals there that look like a mask, a few of each clip, have weights w by their similarity
+    and agreements a with what was selected. Over those of one mask, r = (sum of w a + p R) / (sum of w + p); over those
     of all masks, R = sum of w a / sum of w. The log-odds of a mask change by e (logit r - logit R),
     which is nothing where nothing looks like it; p and e are constants.
 
