@@ -163,9 +163,9 @@ def revised_confidences(
     """Confidences in the light of what was selected in the other clips.
 
     Proposals there that look like a mask, a few of each clip, have weights w by their similarity
-    and agreements a with what was selected. Over those of one mask, r = (sum of w a + p R) / (sum of w + p); over those
-    of all masks, R = sum of w a / sum of w. The log-odds of a mask change by e (logit r - logit R),
-    which is nothing where nothing looks like it; p and e are constants.
+    and agreements a with what was selected. Over those of one mask, r = (sum of w a + p R) / (sum
+    of w + p); over those of all masks, R = sum of w a / sum of w. The log-odds of a mask change by
+    e (logit r - logit R), which is nothing where nothing looks like it; p and e are constants.
 
     Args:
         looks: of the frames of a training set.
