@@ -198,17 +198,20 @@ def test_a_change_of_size_cuts_the_clip() -> None:
 
 
 def test_memory_does_not_grow_with_the_recording() -> None:
-    def peak(count: int) -> int:
+    """How far two threads overlap is chance: one clip's worth is measured, two are the limit."""
+
+    def peak(count: int, ahead: bool) -> int:
         tracemalloc.start()
-        for _ in make_pipeline().run(square_frames(count)):
+        for _ in make_pipeline().run(square_frames(count), ahead):
             pass
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
 
-    peak(10)  # imports and caches
-    short, long = peak(40), peak(100)  # long enough that two clips meet in memory in both
+    peak(10, ahead=False)  # imports and caches
+    short, long, two = peak(40, ahead=False), peak(100, ahead=False), peak(100, ahead=True)
     assert long < short + 100_000, f"{short} bytes for 8 clips, {long} for 20"
+    assert two < 2 * short + 100_000, f"{short} bytes one by one, {two} one ahead"
 
 
 def test_stages_are_timed() -> None:
