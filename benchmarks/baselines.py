@@ -73,16 +73,23 @@ def agreeing_with(proposals: Proposals, instances: Sequence[Rle], iou: float = 0
 
     Pairs below `iou` count nothing and are left out.
     """
-    overlap = mask_ops.iou_matrix(proposals.rles, instances)  # (N, M)
-    overlap[overlap < iou] = 0.0
-    rows, columns = linear_sum_assignment(overlap, maximize=True)
-    chosen = np.sort(rows[overlap[rows, columns] > 0])
+    chosen = [i for i, _ in closest_pairs(proposals.rles, instances, iou)]
     return Proposals(
         proposals.size,
         tuple(proposals.rles[i] for i in chosen),
         proposals.scores[chosen],
         proposals.boxes[chosen],
     )
+
+
+def closest_pairs(
+    masks: Sequence[Rle], instances: Sequence[Rle], iou: float = 0.5
+) -> list[tuple[int, int]]:
+    """Mask and instance of the one-to-one matching that `agreeing_with` chooses by."""
+    overlap = mask_ops.iou_matrix(masks, instances)  # (N, M)
+    overlap[overlap < iou] = 0.0
+    pairs = zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
+    return sorted((int(i), int(j)) for i, j in pairs if overlap[i, j] > 0)
 
 
 def tracklets(

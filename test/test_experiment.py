@@ -195,6 +195,8 @@ def test_the_size_of_another_world(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_rows_of_table_4() -> None:
     assert experiment.parse_arguments(["--rows", "ours", "--terms"]).rows == ["ours", *rows.TERMS]
+    limits = experiment.parse_arguments(["--rows", "right", "gt", "--limits"]).rows
+    assert limits == ["right", "gt", "complete"]
     config = CONFIG.selection
     alone = rows.selection_of("L_I", config)
     assert (alone.lambda_flow, alone.lambda_regularization, alone.overlap_tolerance) == (0, 0, 1)
@@ -372,3 +374,30 @@ def test_masks_of_rows_are_made_once_and_judged(
     assert done == 5 + 4 + 5  # train, validation, and train again by several views
     assert masks() == found
     assert oracle.frames == done
+
+
+def test_ground_truth_mends_what_ours_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three objects one is found, one only by an unsure mask; a sure mask is no object."""
+    data = tabletop.few()
+    oracle = Oracle([data.train])
+    monkeypatch.setattr(rows, "load_proposal_network", lambda config: oracle)
+    index = next(i for i, rles in data.train.truth.items() if len(rles) >= 3)
+    truth = data.train.truth[index]
+    size = tuple(truth[0]["size"])
+    corner = np.zeros(size, bool)
+    corner[:4, :4] = True
+    frame = SelectedFrame(
+        data.train.name, 0, index, 0, tmp_path / "frame.jpg", size,
+        (truth[0], truth[1], encode(corner)), (0.9, 0.8, 0.7), (0.9, 0.3, 0.8),
+    )  # fmt: skip
+    cache = stored.Stored(tmp_path / "cache")
+    maker = rows.MaskMaker([data.train], None, data.rehearsal, CONFIG, cache)
+
+    (right,) = maker._mended("right", [frame])
+    assert right.rles == (truth[0],) and right.scores == (0.9,)
+    (complete,) = maker._mended("complete", [frame])
+    assert complete.rles == (truth[0], encode(corner), *truth[1:])
+    assert complete.scores[:2] == (0.9, 0.7)
+    assert complete.confidences == (1.0,) * len(complete.rles)
