@@ -209,8 +209,8 @@ def test_memory_does_not_grow_with_the_recording() -> None:
         return size
 
     peak(10, ahead=False)  # imports and caches
-    short, long, two = peak(40, ahead=False), peak(100, ahead=False), peak(100, ahead=True)
-    assert long < short + 100_000, f"{short} bytes for 8 clips, {long} for 20"
+    short, long, two = peak(20, ahead=False), peak(60, ahead=False), peak(60, ahead=True)
+    assert long < short + 100_000, f"{short} bytes for 4 clips, {long} for 12"
     assert two < 2 * short + 100_000, f"{short} bytes one by one, {two} one ahead"
 
 
