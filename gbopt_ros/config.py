@@ -441,7 +441,7 @@ class LearningConfig(Stage):
         True, "masks are surer where other clips selected what looks like them; not in the paper"
     )
     min_confidence: float = setting(
-        0.4,
+        0.5,
         "less sure masks are left out, though never more than half of them (paper: 0)",
         low=0.0,
         high=1.0,

@@ -91,26 +91,6 @@ def test_what_looks_like_nothing_else_keeps_its_confidence() -> None:
     assert first[0] > 0.45 and second[1] < 0.3
 
 
-def test_what_looks_alike_is_as_sure_as_the_others() -> None:
-    """Also in the same clip; what looks like nothing else takes no part."""
-    looks = [look(clip, (0, 0, 2), (0, 1), 0.5, 0.5) for clip in range(2)]
-    (first, _) = revised_confidences(looks, [np.array([0.9, 0.5, 0.3]), np.array([0.1, 0.5, 0.3])])
-    np.testing.assert_allclose(first, [0.5, 0.5, 0.3], rtol=1e-5)
-
-
-def test_confidences_are_shared_with_the_nearest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In blocks of masks; one without looks of its own keeps what it had."""
-    monkeypatch.setattr(recurrence, "_COMPARED", 2)
-    monkeypatch.setattr(recurrence, "_BLOCK", 3)
-    angles = np.radians([0, 10, 25, 100])
-    masks = np.array([[np.cos(a), np.sin(a)] for a in angles] + [[0, 0]])
-    shared = recurrence._shared(np.array([1.0, 2, 3, 4, 5]), torch.from_numpy(masks))
-    weights = recurrence._kernel(np.cos(np.radians([0, 10, 15])))
-    pairs = [(1, 2, weights[1]), (2, 1, weights[1]), (3, 2, weights[2])]
-    expected = [(own * weights[0] + other * w) / (weights[0] + w) for own, other, w in pairs]
-    np.testing.assert_allclose(shared, [*expected, 4, 5])
-
-
 @pytest.mark.parametrize("remembered", [(0, 1), ()])
 def test_one_clip_says_nothing(remembered: tuple[int, ...]) -> None:
     looks = [look(7, (0, 1), remembered, *(1.0 for _ in remembered)), look(7, (), ())]
@@ -161,9 +141,6 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
         a, b = a - middle, b - middle
         return (cosine(a[:CHANNELS], b[:CHANNELS]) + cosine(a[CHANNELS:], b[CHANNELS:])) / 2
 
-    def weight(s: float) -> float:
-        return max(0.0, np.exp((s - 1) / 0.15) - np.exp((0.4 - 1) / 0.15))
-
     sums = []
     for own in looks:
         for mask in own.masks:
@@ -176,7 +153,10 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
                     for proposal, agreement in zip(one.proposals, one.agreement, strict=True)
                 ]
                 alike += sorted(there, reverse=True)[:3]
-            weights = [(weight(s), a) for s, a in sorted(alike, reverse=True)[:60]]
+            weights = [
+                (max(0.0, np.exp((s - 1) / 0.15) - np.exp((0.4 - 1) / 0.15)), a)
+                for s, a in sorted(alike, reverse=True)[:60]
+            ]
             sums.append((sum(w * a for w, a in weights), sum(w for w, _ in weights)))
     if not sums:
         return [[] for _ in looks]
@@ -186,16 +166,10 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
         p = min(max(p, 1e-3), 1 - 1e-3)
         return float(np.log(p / (1 - p)))
 
-    log_odds = [
-        logit(c) + 2 * (logit((a + average / 2) / (s + 0.5)) - logit(average))
+    revised = iter(
+        1 / (1 + np.exp(-logit(c) - 2 * (logit((a + average / 2) / (s + 0.5)) - logit(average))))
         for (a, s), c in zip(sums, np.concatenate(confidences), strict=True)
-    ]
-    masks = [mask for one in looks for mask in one.masks]
-    shared = []
-    for mask in masks:
-        weights = [weight(similarity(mask, other)) for other in masks]
-        shared.append(np.dot(weights, log_odds) / sum(weights))
-    revised = iter(1 / (1 + np.exp(-np.array(shared))))
+    )
     return [[next(revised) for _ in one.masks] for one in looks]
 
 

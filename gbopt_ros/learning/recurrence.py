@@ -33,13 +33,12 @@ if TYPE_CHECKING:
 # Chosen on homes 103 and 104, world 11 and the bundled recording, see docs/learning.md.
 _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other clips' masks meet
 _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
-_COMPARED = 60  # and of those of all clips; a mask also shares its confidence with as many
+_COMPARED = 60  # and of those of all clips
 _ALIKE, _LENGTH = 0.4, 0.15  # of the kernel, in cosine similarity: where it begins, how it grows
 _PRIOR = 0.5  # weight of what masks agree with on average, in proposals that look the same
 _EVIDENCE = 2.0  # what the log-odds of agreement count, in those of a confidence
 
 _LEVEL = 2  # of the feature pyramid, of stride 16
-_BLOCK = 256  # masks compared with all others at once
 _BINS = (4, 16, 16)  # of L, a and b
 _COLOURS = int(np.prod(_BINS))
 _SURE = 1e-3  # confidences are kept from 0 and 1 by this much
@@ -166,9 +165,7 @@ def revised_confidences(
     Proposals there that look like a mask, a few of each clip, have weights w by their similarity
     and agreements a with what was selected. Over those of one mask, r = (sum of w a + p R) / (sum
     of w + p); over those of all masks, R = sum of w a / sum of w. The log-odds of a mask change by
-    e (logit r - logit R), which is nothing where nothing looks like it; p and e are constants. A
-    mask's confidence is then the mean of the log-odds of the masks that look like it, by the same
-    weights, itself and those of its own clip among them.
+    e (logit r - logit R), which is nothing where nothing looks like it; p and e are constants.
 
     Args:
         looks: of the frames of a training set.
@@ -205,26 +202,9 @@ def revised_confidences(
     average = weighted.sum() / max(total.sum(), 1e-9)
     mean = (weighted + _PRIOR * average) / (total + _PRIOR)
     evidence = _EVIDENCE * (_logit(mean) - _logit(average))
-    log_odds = _shared(_logit(np.concatenate(confidences)) + evidence, masks)
+    log_odds = _logit(np.concatenate(confidences)) + evidence
     revised = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
     return np.split(revised, np.cumsum([len(look.masks) for look in looks])[:-1])
-
-
-def _shared(log_odds: NDArray[np.float64], masks: Tensor) -> NDArray[np.float64]:
-    """(M,) the mean over the masks that look alike.
-
-    Args:
-        masks: (M, D) unit vectors.
-    """
-    shared = log_odds.copy()
-    for first in range(0, len(masks), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        alike, nearest = (masks[block] @ masks.T).topk(min(_COMPARED, len(masks)))
-        weights = _kernel(alike.double().numpy())
-        total = weights.sum(axis=1)
-        weighted = (weights * log_odds[nearest.numpy()]).sum(axis=1)
-        np.divide(weighted, total, out=shared[block], where=total > 0)  # 0: of no looks at all
-    return shared
 
 
 def _described(
