@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import os
 import platform
 import queue
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -189,7 +191,16 @@ _steps: Any
 def _start(stills: Stills, steps: Any) -> None:
     global _stills, _steps
     _stills, _steps = stills, steps
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     single_threaded()
+
+
+def _end_with_parent() -> None:
+    """A benchmark that is killed would leave its processes training until their cell is done."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def single_threaded() -> None:
