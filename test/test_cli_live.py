@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,22 +69,30 @@ def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--set", "proposal.weights=none"], "none: no such weights file"),
         (["--ros-args", "-p", "clip.overlap:=99"], "ClipConfig.overlap: expected less than length"),
         (["--ros-args", "-p", "selection.k:=0"], "selection.k"),
         (["--ros-args", "-p", "selection.k:=many"], "selection.k"),
         (["--ros-args", "--params-file", "none.yaml"], "Couldn't parse params file"),
     ],
 )
-def test_a_graph_that_cannot_start_says_why(
-    ros_domain_id: int, arguments: list[str], complaint: str
+def test_a_graph_of_bad_parameters_says_why(
+    ros_domain_id: int, in_process: None, arguments: list[str], complaint: str, capfd: Any
 ) -> None:
-    graph = gbopt("run", "--no-learner", *arguments)
-    _, log = graph.communicate(timeout=60)
-    assert graph.returncode == 1
+    assert main(["run", "--no-learner", *arguments]) == 1
+    log = capfd.readouterr().err
     assert complaint in log
     assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
     assert "Traceback" not in log
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a graph changes of its process is as it was after the test."""
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def test_a_learner_that_dies_is_told(ros_domain_id: int, tmp_path: Path) -> None:
@@ -112,8 +122,11 @@ def test_a_learner_that_is_ended_while_it_starts_ends_quietly(
 ) -> None:
     """The graph cannot start and ends the learner, which is still importing its modules."""
     arguments = ["--set", "proposal.weights=none", "--ros-args", "-p", f"store:={tmp_path}"]
-    _, log = gbopt("run", *arguments).communicate(timeout=60)
+    graph = gbopt("run", *arguments)
+    _, log = graph.communicate(timeout=60)
+    assert graph.returncode == 1
     assert "none: no such weights file" in log
+    assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
     assert "Traceback" not in log
 
 

@@ -31,11 +31,13 @@ from std_srvs.srv import Trigger
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.masks import decode
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
+from gbopt_ros.nodes.base import PipelineNode
 from gbopt_ros.nodes.clip_stream import ClipStream
-from gbopt_ros.nodes.graph import compose
+from gbopt_ros.nodes.graph import COMPOSED, compose
 from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
 from gbopt_ros.nodes.player import Player, looped
 from gbopt_ros.nodes.proposal import ProposalNode
+from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.sources.images import image_from_message
 from gbopt_ros.srv import SetTarget
@@ -206,8 +208,10 @@ class processes:
 
     NAMES = ("selector", "flow", "background", "proposal", "clip_buffer")
 
-    def __init__(self, weights: dict[str, Path], **parameters: Any) -> None:
-        self._arguments = ros_arguments(weights, **parameters)
+    def __init__(
+        self, weights: dict[str, Path], names: Sequence[str] = NAMES, **parameters: Any
+    ) -> None:
+        self._names, self._arguments = names, ros_arguments(weights, **parameters)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
@@ -216,7 +220,7 @@ class processes:
         self.running[name] = subprocess.Popen(command, env=environment)
 
     def __enter__(self) -> processes:
-        for name in self.NAMES:
+        for name in self._names:
             self.start(name)
         return self
 
@@ -234,14 +238,22 @@ class processes:
 def test_a_selector_that_was_killed_comes_back(
     ros_domain_id: int, weights: dict[str, Path]
 ) -> None:
+    """The other nodes, which stay as they are, are in one process, joined by DDS all the same."""
     frames = looped(disc_frames(8), 0)
-    running = processes(weights, stall_timeout_s=2.0)
-    with running, Graph(ros_domain_id) as observing:
+    running = processes(weights, ("selector",), stall_timeout_s=2.0)
+
+    def others(context: Any) -> list[PipelineNode]:
+        return [make(context=context) for make in COMPOSED if make is not SelectorNode]
+
+    arguments = ros_arguments(weights, stall_timeout_s=2.0)
+    with running, Graph(ros_domain_id, others, arguments) as observing:
+        observing.start()
         masks = observing.observe(SelectedMasks, MASKS)
 
         def send_until(done: Any) -> None:
             def step() -> bool:
                 observing.send(next(frames))
+                time.sleep(0.25)  # else the networks take the cores that the selector starts on
                 return bool(done())
 
             observing.wait(step, "masks")
@@ -272,8 +284,8 @@ def test_slow_networks_lose_nothing_that_was_let_through(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each frame waits for the four before it for longer than the stall timeout."""
-    slow_down_proposals(monkeypatch, 0.5)
-    arguments = ros_arguments(weights, stall_timeout_s=1.0, **{"clip.length": 3})
+    slow_down_proposals(monkeypatch, 0.7)
+    arguments = ros_arguments(weights, stall_timeout_s=2.0, **{"clip.length": 3})
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
         made.start()
         masks = made.observe(SelectedMasks, MASKS)
