@@ -284,8 +284,8 @@ def test_slow_networks_lose_nothing_that_was_let_through(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each frame waits for the four before it for longer than the stall timeout."""
-    slow_down_proposals(monkeypatch, 0.7)
-    arguments = ros_arguments(weights, stall_timeout_s=2.0, **{"clip.length": 3})
+    slow_down_proposals(monkeypatch, 0.5)
+    arguments = ros_arguments(weights, stall_timeout_s=1.0, **{"clip.length": 3})
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
         made.start()
         masks = made.observe(SelectedMasks, MASKS)
