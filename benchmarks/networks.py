@@ -43,10 +43,11 @@ from gbopt_ros.files import write_text
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.ensemble import load_proposals
-from gbopt_ros.perception.flow import RaftFlow, finer, load_raft
+from gbopt_ros.perception.flow import finer
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.perception.raft import RaftFlow, load_raft
 from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.structures import Clip, FlowNetwork, Frame, Image
 

@@ -24,7 +24,6 @@ from torch.nn import functional
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import load_config
 from gbopt_ros.learning.adapt import collect_views
-from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.flow import finer, make_flow
 from gbopt_ros.perception.parallax import BIAS, SLOPE
 from gbopt_ros.pipeline import load_background_network
@@ -74,7 +73,7 @@ def pixels_of(
             open_source(folder / RECORDING_NAME), ADAPTED_CLIP, max_gap_s=config.clip.max_gap_s
         )
     )
-    flow = finer(make_flow(config.flow, resolve_device(config.device)))
+    flow = finer(make_flow(config.flow, config.device))
     logits, evidence, is_object = [], [], []
     for view in collect_views(clips, network, flow, config.adapt, config.motion.baseline_s, 10_000):
         (background,) = network.background([view.image])

@@ -31,12 +31,12 @@ from gbopt_ros.learning.training_set import (
 from gbopt_ros.masks import boxes_xyxy
 from gbopt_ros.outputs import ReplayWriter
 from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.proposals import load_mask_rcnn
 from gbopt_ros.perception.weights import save_weights, sha256_of
 from gbopt_ros.pipeline import (
     Pipeline,
     background_weights,
-    load_flow_network,
     load_proposal_network,
     proposal_weights,
 )
@@ -389,7 +389,8 @@ class MaskMaker:
 
     def _tracklets(self, recordings: Sequence[Recording]) -> Masks:
         networks = self._networks(self._config, "proposal", "flow")
-        flow_network, proposals = load_flow_network(self._config), self._proposals(recordings)
+        flow_network = make_flow(self._config.flow, self._config.device)
+        proposals = self._proposals(recordings)
         clips = [
             (recording, clip) for recording in recordings for clip in self._clips_of(recording)
         ]

@@ -86,7 +86,7 @@ class Pipeline:
         self.config = config
         self.proposal_network = proposal_network or load_proposal_network(config)
         self.background_network = background_network or load_background_network(config)
-        self.flow_network = flow_network or load_flow_network(config)
+        self.flow_network = flow_network or make_flow(config.flow, config.device)
         self._finer_flow = finer(self.flow_network)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._streams = ThreeStreams(resolve_device(config.device))
@@ -214,11 +214,6 @@ def load_background_network(config: Config) -> BackgroundNetwork:
     """The background network that the configuration names; raises as `load_proposal_network`."""
     device = resolve_device(config.device)
     return FpnBackground.from_file(background_weights(config), config.background, device)
-
-
-def load_flow_network(config: Config) -> FlowNetwork:
-    """The flow network that the configuration names; raises as `load_proposal_network`."""
-    return make_flow(config.flow, resolve_device(config.device))
 
 
 def proposal_weights(config: Config) -> Path:

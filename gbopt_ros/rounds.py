@@ -218,7 +218,7 @@ def adapt(
     views = collect_views(
         clips,
         FpnBackground(copy.deepcopy(parent), config.background, device),
-        finer(make_flow(config.flow, device)),
+        finer(make_flow(config.flow, config.device)),
         settings,
         config.motion.baseline_s,
         parent.short_side,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import CPU
 from torchvision.models.optical_flow import raft_small
 
 from gbopt_ros.cli.main import main
 from gbopt_ros.config import Config, FlowConfig, ProposalConfig
 from gbopt_ros.perception import catalogue
 from gbopt_ros.perception.catalogue import CATALOGUE, Published, find_weights, published, pull
-from gbopt_ros.perception.flow import RaftFlow, make_flow
+from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.raft import RaftFlow
 from gbopt_ros.pipeline import proposal_weights
 from gbopt_ros.structures import GboptError
 
@@ -276,7 +276,7 @@ def test_raft_that_was_pulled(cache: Path) -> None:
     path.parent.mkdir(parents=True)
     torch.save(raft_small(weights=None).state_dict(), path)
     for backend in ("auto", NAME):
-        assert isinstance(make_flow(FlowConfig(backend=backend, weights=NAME), CPU), RaftFlow)
+        assert isinstance(make_flow(FlowConfig(backend=backend, weights=NAME), "cpu"), RaftFlow)
 
 
 # ----------------------------------------------------------------------------------- command line

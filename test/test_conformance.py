@@ -28,9 +28,10 @@ from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.best_class import BestClassHeads
 from gbopt_ros.perception.ensemble import EnsembleProposals, load_proposals
-from gbopt_ros.perception.flow import DisFlow, RaftFlow
+from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.perception.raft import RaftFlow
 from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image, ProposalNetwork, Proposals
 

@@ -17,7 +17,8 @@ from torchvision.models.optical_flow import RAFT, raft_large, raft_small
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from gbopt_ros.config import FlowConfig
-from gbopt_ros.perception.flow import DisFlow, RaftFlow, load_raft, make_flow, raft_of_pairs
+from gbopt_ros.perception.flow import DisFlow, make_flow
+from gbopt_ros.perception.raft import RaftFlow, load_raft, raft_of_pairs
 from gbopt_ros.structures import GboptError
 
 
@@ -210,12 +211,12 @@ def test_raft_weights_by_file(weights_file: Path, backend: str, small: RAFT) -> 
     for name, value in small.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
     config = FlowConfig(backend=backend, weights=str(weights_file))
-    assert isinstance(make_flow(config, CPU), RaftFlow)
+    assert isinstance(make_flow(config, "cpu"), RaftFlow)
 
 
 def test_backend_without_weights_is_dis() -> None:
-    assert isinstance(make_flow(FlowConfig(), CPU), DisFlow)
-    assert isinstance(make_flow(FlowConfig(backend="dis", weights="absent"), CPU), DisFlow)
+    assert isinstance(make_flow(FlowConfig(), "cpu"), DisFlow)
+    assert isinstance(make_flow(FlowConfig(backend="dis", weights="absent"), "cpu"), DisFlow)
 
 
 @pytest.mark.parametrize(
@@ -273,13 +274,13 @@ def test_unreadable_weights(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(GboptError, match="cannot be read") as caught:
-        make_flow(FlowConfig(weights=str(path)), CPU)
+        make_flow(FlowConfig(weights=str(path)), "cpu")
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no such RAFT weights file"):
-        make_flow(FlowConfig(weights=str(tmp_path / "absent.pth")), CPU)
+        make_flow(FlowConfig(weights=str(tmp_path / "absent.pth")), "cpu")
 
 
 @pytest.mark.parametrize("name", ["raft.safetensors", "raft.pth"])
@@ -288,7 +289,7 @@ def test_malicious_pickle_is_never_run(tmp_path: Path, name: str, as_checkpoint:
     path, target = tmp_path / name, tmp_path / "created"
     write_bomb(path, target, as_checkpoint=as_checkpoint)
     with pytest.raises(GboptError, match="cannot be read"):
-        make_flow(FlowConfig(weights=str(path)), CPU)
+        make_flow(FlowConfig(weights=str(path)), "cpu")
     assert not target.exists()
     if as_checkpoint and path.suffix == ".pth":  # the test tests something
         torch.load(path, weights_only=False)

@@ -124,10 +124,19 @@ def test_selection_needs_numpy_only(forbidden: str) -> None:
         assert forbidden not in tops, f"{in_words(path)} imports {forbidden}"
 
 
-def test_selection_loads_no_torch_through_others() -> None:
-    code = (
-        "import sys, gbopt_ros.selection; "
-        "print(*sorted({'torch', 'torchvision', 'rclpy'} & sys.modules.keys()))"
-    )
+def loaded_by(*names: str) -> set[str]:
+    """Top-level packages in memory once modules are imported in a process of their own."""
+    code = f"import sys, {', '.join(names)}; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == []
+    return {name.split(".")[0] for name in shown.stdout.split()}
+
+
+def test_selection_loads_no_torch_through_others() -> None:
+    assert not loaded_by("gbopt_ros.selection") & {"torch", "torchvision", "rclpy"}
+
+
+def test_nodes_without_networks_start_without_torch() -> None:
+    nodes = [f"gbopt_ros.nodes.{name}" for name in ("clip_buffer", "flow", "selector")]
+    loaded = loaded_by(*nodes)
+    assert "rclpy" in loaded
+    assert not loaded & {"torch", "torchvision"}

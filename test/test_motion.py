@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gbopt_ros.config import Config, MotionConfig, OutlineConfig
-from gbopt_ros.perception.flow import DisFlow, RaftFlow, finer
+from gbopt_ros.perception.flow import DisFlow, finer
 from gbopt_ros.perception.motion import (
     add_evidence,
     clip_with_motion,
@@ -22,6 +22,7 @@ from gbopt_ros.perception.motion import (
     motion_between,
     recent,
 )
+from gbopt_ros.perception.raft import RaftFlow
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.selection import select_clip
 from gbopt_ros.structures import Clip, Frame, Image, Proposals

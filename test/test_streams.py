@@ -19,8 +19,8 @@ from gbopt_ros.config import BackgroundConfig, Config, FlowConfig, ProposalConfi
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.device import download, half_precision, upload
-from gbopt_ros.perception.flow import RaftFlow
 from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.perception.raft import RaftFlow
 from gbopt_ros.perception.streams import ThreeStreams
 from gbopt_ros.pipeline import Cues, Pipeline
 from gbopt_ros.structures import Clip, Frame, Image

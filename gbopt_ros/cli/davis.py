@@ -140,9 +140,9 @@ def _of_replays(
 def _flow_network(config: Config) -> FlowNetwork | None:
     if not config.tracks.warp:
         return None
-    from gbopt_ros.pipeline import load_flow_network
+    from gbopt_ros.perception.flow import make_flow
 
-    return load_flow_network(config)
+    return make_flow(config.flow, config.device)
 
 
 def _row(metrics: DavisMetrics) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from typing import Any
 from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
 from gbopt_ros.nodes.hub import Hub
 from gbopt_ros.nodes.messages import MAP, Stamped
-from gbopt_ros.pipeline import load_flow_network
+from gbopt_ros.perception.flow import make_flow
 
 
 def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
@@ -27,7 +27,7 @@ class FlowNode(FrameNode):
         super().__init__("flow", hub, **options)
 
     def load(self) -> None:
-        self._network = load_flow_network(self.config)
+        self._network = make_flow(self.config.flow, self.config.device)
         self._output = self.output("~/output/flow", MAP, LINK_QOS)
         self._last: Stamped[Any] | None = None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 
-import torch
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 _WINDOW_S = 10.0  # over which rates and latencies are taken
@@ -81,7 +81,8 @@ class Health:
                 told.sort(key=lambda problem: not problem[1])
                 level = DiagnosticStatus.ERROR if told[0][1] else DiagnosticStatus.WARN
                 message = "; ".join(words for words, _ in told)
-        if torch.cuda.is_available():
+        torch = sys.modules.get("torch")  # without it a process has nothing on a GPU
+        if torch is not None and torch.cuda.is_available():
             facts["GPU memory (MB)"] = f"{torch.cuda.memory_allocated() / 1e6:.0f}"
         pairs = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
         return DiagnosticStatus(level=level, name=name, message=message, values=pairs)

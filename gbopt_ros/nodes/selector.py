@@ -42,9 +42,8 @@ from gbopt_ros.nodes.messages import (
     stamp_ns,
 )
 from gbopt_ros.nodes.target import Target
-from gbopt_ros.perception.flow import finer
+from gbopt_ros.perception.flow import finer, make_flow
 from gbopt_ros.perception.motion import clip_with_motion
-from gbopt_ros.pipeline import load_flow_network
 from gbopt_ros.selection import redraw_outlines, select_clip
 from gbopt_ros.srv import SetTarget
 from gbopt_ros.structures import FrameSelection, Selection
@@ -86,7 +85,7 @@ class SelectorNode(PipelineNode):
         super().__init__("selector", hub, **options)
 
     def configure(self) -> None:
-        self._flow_network = load_flow_network(self.config)
+        self._flow_network = make_flow(self.config.flow, self.config.device)
         self._finer_flow = finer(self._flow_network)
         self._target = Target()
         self._done = self.output("~/output/done", HEADERS, LINK_QOS)
