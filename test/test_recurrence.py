@@ -15,7 +15,7 @@ from networks import CPU, SIDE, tiny_mask_rcnn
 
 from gbopt_ros.config import Config, ProposalConfig
 from gbopt_ros.learning import recurrence
-from gbopt_ros.learning.recurrence import Look, Observer, revise, revised_confidences
+from gbopt_ros.learning.recurrence import Description, Look, Observer, revise, revised_confidences
 from gbopt_ros.learning.training_set import PoolEntry, SelectedPool
 from gbopt_ros.masks import decode, encode, encode_all, iou_matrix
 from gbopt_ros.rounds import sure_masks
@@ -24,16 +24,29 @@ CHANNELS, COLOURS = 3, recurrence._COLOURS
 CONFIG = ProposalConfig(max_proposals=4)
 
 
-def described(*kinds: int) -> np.ndarray:
-    """What masks of some kinds look like: a feature and a colour of its own each."""
-    rows = np.zeros((len(kinds), CHANNELS + COLOURS), np.float32)
-    for row, kind in zip(rows, kinds, strict=True):
+def described(*kinds: int, around: tuple[int, ...] = ()) -> Description:
+    """What masks of some kinds look like: a feature and a colour of its own each.
+
+    Args:
+        around: the colour around each, none seen where it is not given.
+    """
+    inside = np.zeros((len(kinds), CHANNELS + COLOURS), np.float32)
+    for row, kind in zip(inside, kinds, strict=True):
         row[kind] = row[CHANNELS + kind] = 1.0
-    return rows
+    surroundings = np.zeros((len(kinds), COLOURS), np.float32)
+    for row, colour in zip(surroundings, around, strict=bool(around)):
+        row[colour] = 1.0
+    return Description(inside, surroundings)
 
 
 def look(clip: int, masks: tuple[int, ...], proposals: tuple[int, ...], *agreement: float) -> Look:
     return Look(clip, described(*masks), described(*proposals), np.array(agreement, np.float32))
+
+
+def placed(clip: int, kinds: tuple[int, ...], around: tuple[int, ...]) -> Look:
+    """All that is proposed is selected."""
+    masks = described(*kinds, around=around)
+    return Look(clip, masks, masks, np.ones(len(kinds), np.float32))
 
 
 def picture(seed: int) -> np.ndarray:
@@ -66,17 +79,20 @@ def test_what_is_new_keeps_its_confidence_however_much_recurs() -> None:
     def some(count: int) -> np.ndarray:
         return rng.normal(0, 1, (count, 64 + COLOURS)).astype(np.float32)
 
+    def anywhere(inside: np.ndarray) -> Description:
+        return Description(inside, np.abs(some(len(inside)))[:, :COLOURS])
+
     kinds = np.abs(some(8))
     looks = [
         Look(
             clip,
-            kinds[rng.permutation(8)[:3]] + 0.2 * some(3),
-            np.concatenate([kinds + 0.2 * some(8), np.abs(some(6))]),
+            anywhere(kinds[rng.permutation(8)[:3]] + 0.2 * some(3)),
+            anywhere(np.concatenate([kinds + 0.2 * some(8), np.abs(some(6))])),
             np.array([0.9] * 8 + [0.1] * 6, np.float32),
         )
         for clip in range(300)
     ]
-    looks[0] = replace(looks[0], masks=np.abs(some(1)))
+    looks[0] = replace(looks[0], masks=anywhere(np.abs(some(1))))
     confidences = [np.full(len(look.masks), 0.8) for look in looks]
     assert revised_confidences(looks, confidences)[0][0] == pytest.approx(0.8, abs=0.1)
 
@@ -89,6 +105,34 @@ def test_what_looks_like_nothing_else_keeps_its_confidence() -> None:
     first, second, _ = revised_confidences(looks, [np.array([0.4, 0.4])] * 3)
     assert first[1] == pytest.approx(0.4)
     assert first[0] > 0.45 and second[1] < 0.3
+
+
+def test_what_is_found_elsewhere_becomes_surer_and_what_stays_with_its_place_less_sure() -> None:
+    """A mug in four places, and a print on the same table in each of the four clips."""
+    looks = [placed(clip, (0, 1), (4 + clip, 3)) for clip in range(4)]
+    for mug, picture in revised_confidences(looks, [np.array([0.5, 0.5])] * 4):
+        assert mug > 0.8 and picture < 0.2
+    looks[0] = replace(looks[0], masks=described(0, 1, around=(3, 3)))  # the mug is on the print
+    mug, picture = revised_confidences(looks, [np.array([0.5, 0.5])] * 4)[0]
+    assert mug > 0.8 and picture < 0.2
+
+
+def test_a_scene_that_stays_as_it_is_says_nothing_of_surroundings() -> None:
+    """Beside one in which things are moved."""
+    static = [placed(clip, (0, 1), (3, 4)) for clip in range(4)]
+    moved = [placed(clip, (2, 5), (6 + clip, 16)) for clip in range(4, 8)]
+    confidences = revised_confidences([*static, *moved], [np.array([0.5, 0.5])] * 8)
+    np.testing.assert_allclose(confidences[:4], 0.5, atol=1e-6)
+    assert np.ptp(confidences[4]) > 0.6
+
+
+def test_surroundings_that_are_not_seen_say_nothing() -> None:
+    looks = [placed(clip, (0, 1), (4 + clip, 3)) for clip in range(4)]
+    hidden = described(0, 1, around=(4, 3))
+    hidden.around[1] = 0.0
+    looks[0] = replace(looks[0], masks=hidden)
+    found = revised_confidences(looks, [np.array([0.5, 0.5])] * 4)
+    assert found[0][1] == pytest.approx(0.5) and found[1][1] < 0.2
 
 
 @pytest.mark.parametrize("remembered", [(0, 1), ()])
@@ -108,8 +152,10 @@ def test_no_frame_at_all() -> None:
 def test_revision_is_its_formula(seed: int, clips: int, frames: int) -> None:
     rng = np.random.default_rng(seed)
 
-    def some(count: int) -> np.ndarray:
-        return rng.random((count, CHANNELS + COLOURS)).astype(np.float32)
+    def some(count: int) -> Description:
+        around = rng.random((count, COLOURS)) * (rng.random((count, 1)) < 0.8)
+        inside = rng.random((count, CHANNELS + COLOURS))
+        return Description(inside.astype(np.float32), around.astype(np.float32))
 
     looks = []
     for frame in range(frames):
@@ -132,7 +178,8 @@ def test_revision_is_its_formula(seed: int, clips: int, frames: int) -> None:
 
 def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[list[float]]:
     """The docstring of `revised_confidences`, mask by mask."""
-    middle = np.concatenate([one.proposals for one in looks]).mean(axis=0)
+    middle = np.concatenate([one.proposals.inside for one in looks]).mean(axis=0)
+    middle_around = np.concatenate([one.proposals.around for one in looks]).mean(axis=0)
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
@@ -141,36 +188,55 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
         a, b = a - middle, b - middle
         return (cosine(a[:CHANNELS], b[:CHANNELS]) + cosine(a[CHANNELS:], b[CHANNELS:])) / 2
 
-    sums = []
+    def around(mask: np.ndarray, proposal: np.ndarray) -> float | None:
+        if not mask.any() or not proposal.any():
+            return None
+        return cosine(mask - middle_around, proposal - middle_around)
+
+    found = []  # of each mask: its clip, and weight, agreement and surroundings of its look-alikes
     for own in looks:
-        for mask in own.masks:
+        for mask, ring in zip(own.masks.inside, own.masks.around, strict=True):
             alike = []
             for clip in {one.clip for one in looks} - {own.clip}:
                 there = [
-                    (similarity(mask, proposal), float(agreement))
+                    (
+                        similarity(mask, one.proposals.inside[number]),
+                        float(one.agreement[number]),
+                        around(ring, one.proposals.around[number]),
+                    )
                     for one in looks
                     if one.clip == clip
-                    for proposal, agreement in zip(one.proposals, one.agreement, strict=True)
+                    for number in range(len(one.proposals))
                 ]
-                alike += sorted(there, reverse=True)[:3]
-            weights = [
-                (max(0.0, np.exp((s - 1) / 0.15) - np.exp((0.4 - 1) / 0.15)), a)
-                for s, a in sorted(alike, reverse=True)[:60]
+                alike += sorted(there, key=lambda row: -row[0])[:3]
+            alike = [
+                (max(0.0, np.exp((s - 1) / 0.15) - np.exp((0.4 - 1) / 0.15)), a, ring)
+                for s, a, ring in sorted(alike, key=lambda row: -row[0])[:60]
             ]
-            sums.append((sum(w * a for w, a in weights), sum(w for w, _ in weights)))
-    if not sums:
+            found.append((own.clip, alike))
+    if not found:
         return [[] for _ in looks]
-    average = sum(a for a, _ in sums) / max(sum(s for _, s in sums), 1e-9)
 
     def logit(p: float) -> float:
         p = min(max(p, 1e-3), 1 - 1e-3)
         return float(np.log(p / (1 - p)))
 
-    revised = iter(
-        1 / (1 + np.exp(-logit(c) - 2 * (logit((a + average / 2) / (s + 0.5)) - logit(average))))
-        for (a, s), c in zip(sums, np.concatenate(confidences), strict=True)
-    )
-    return [[next(revised) for _ in one.masks] for one in looks]
+    def mean(pairs: list[tuple[float, float]]) -> float:
+        return sum(w * value for w, value in pairs) / max(sum(w for w, _ in pairs), 1e-9)
+
+    overall = mean([(w, a) for _, alike in found for w, a, _ in alike])
+    revised = []
+    for (clip, alike), confidence in zip(found, np.concatenate(confidences), strict=True):
+        weight = sum(w for w, _, _ in alike)
+        agreed = (sum(w * a for w, a, _ in alike) + overall / 2) / (weight + 0.5)
+        others = [row for c, rows in found if c == clip for row in rows]
+        there = mean([(w, s) for w, _, s in others if s is not None])
+        seen = [(w, s) for w, _, s in alike if s is not None]
+        moved = sum(w * (s - there) for w, s in seen) / (sum(w for w, _ in seen) + 0.5)
+        log_odds = logit(confidence) + 2 * (logit(agreed) - logit(overall)) - 8 * moved
+        revised.append(1 / (1 + np.exp(-log_odds)))
+    values = iter(revised)
+    return [[next(values) for _ in range(len(one.masks))] for one in looks]
 
 
 # --------------------------------------------------------------------------------------- looks
@@ -190,15 +256,31 @@ def test_masks_are_described_where_they_are(scale: int) -> None:
         features = network.backbone(network.transform([tensor])[0].tensors)["2"][0].numpy()
     cells = features[:, scale : 3 * scale, 2 * scale : 4 * scale]
     channels = len(features)
-    np.testing.assert_allclose(observed.masks[0, :channels], cells.mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(observed.masks.inside[0, :channels], cells.mean((1, 2)), atol=1e-5)
     np.testing.assert_allclose(
-        observed.masks[1, :channels], features[:, :scale, :scale].mean((1, 2)), atol=1e-5
+        observed.masks.inside[1, :channels], features[:, :scale, :scale].mean((1, 2)), atol=1e-5
     )
-    colours = observed.masks[:, channels:]
+    colours = observed.masks.inside[:, channels:]
     assert np.count_nonzero(colours[0]) == 1 and colours[0].max() == 1.0
     np.testing.assert_allclose((colours**2).sum(axis=1), 1.0, rtol=1e-5)
     assert len(observed.proposals) == len(observed.agreement) <= 4
-    assert observed.proposals.shape[1] == observed.masks.shape[1]
+    assert observed.proposals.inside.shape[1] == observed.masks.inside.shape[1]
+
+
+def test_what_surrounds_a_mask_begins_beyond_its_outline() -> None:
+    """A red thing of 40 x 40 pixels in a green square, both with black beyond."""
+    image = np.zeros((200, 200, 3), np.uint8)
+    image[60:140, 60:140] = (0, 255, 0)
+    image[78:122, 78:122] = (255, 0, 0)  # its outline is drawn 2 pixels within it
+    everything = np.zeros((2, 200, 200), bool)
+    everything[0, 80:120, 80:120] = everything[1] = True
+    features = np.ones((1, 12, 12), np.float32)
+    found = recurrence._described(image, features, encode_all(everything))
+    lab = cv2.cvtColor(np.uint8([[[0, 255, 0]]]), cv2.COLOR_RGB2LAB)
+    green = cv2.calcHist([lab], [0, 1, 2], None, recurrence._BINS, [0, 256] * 3).ravel()
+    np.testing.assert_allclose(found.around[0], green, atol=1e-6)  # 17 pixels, all of them green
+    assert found.around[0] @ found.inside[0, 1:] == 0
+    assert not found.around[1].any()
 
 
 def test_padding_is_not_looked_at() -> None:
@@ -214,7 +296,9 @@ def test_padding_is_not_looked_at() -> None:
     height, width = (round(side / 16) for side in images.image_sizes[0])
     assert features.shape[1:] == (8, 4) and (height, width) == (6, 4)
     np.testing.assert_allclose(
-        observed.masks[0, : len(features)], features[:, :height, :width].mean((1, 2)), atol=1e-5
+        observed.masks.inside[0, : len(features)],
+        features[:, :height, :width].mean((1, 2)),
+        atol=1e-5,
     )
 
 
@@ -229,8 +313,8 @@ def test_proposals_agree_with_what_was_selected() -> None:
         observed.agreement, iou_matrix(proposals.rles, chosen)[:, 0], rtol=1e-6
     )
     assert observed.agreement[1] == 1.0
-    np.testing.assert_array_equal(observed.proposals[1], observed.masks[0])
-    assert observer.look(0, image, ()).masks.shape == (0, observed.masks.shape[1])
+    np.testing.assert_array_equal(observed.proposals.inside[1], observed.masks.inside[0])
+    assert observer.look(0, image, ()).masks.inside.shape == (0, observed.masks.inside.shape[1])
     assert len(observer.look(0, image, chosen, remember=False).proposals) == 0
 
 

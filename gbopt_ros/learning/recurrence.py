@@ -1,9 +1,11 @@
-"""What is selected wherever it is seen is an object; not in the paper.
+"""What is selected wherever it is seen, and in other surroundings, is an object; not in the paper.
 
 A robot meets the same things again and again. A mug is selected in nearly every clip that shows it;
-a print on the table is proposed as often, and selected now and then. A single clip does not tell
-them apart, the training set does: the confidence of a mask is revised by how well the proposals
-that look like it, in the other clips, agree with what was selected there.
+a print on the table is proposed as often, and selected now and then. And a mug is put down
+elsewhere, while a print, or the handle of the mug, comes again with all that is around it. A single
+clip does not tell them apart, the training set does: the confidence of a mask is revised by the
+proposals that look like it in the other clips, by how well they agree with what was selected there,
+and by how much what surrounds them looks like what surrounds it.
 """
 
 from __future__ import annotations
@@ -35,8 +37,11 @@ _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other cl
 _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
 _COMPARED = 60  # and of those of all clips
 _ALIKE, _LENGTH = 0.4, 0.15  # of the kernel, in cosine similarity: where it begins, how it grows
-_PRIOR = 0.5  # weight of what masks agree with on average, in proposals that look the same
-_EVIDENCE = 2.0  # what the log-odds of agreement count, in those of a confidence
+_PRIOR = 0.5  # weight of what masks have on average, in proposals that look the same
+_AGREED = 2.0  # what the log-odds of agreement count, in those of a confidence,
+_MOVED = 8.0  # and what a cosine similarity of surroundings counts
+_RING = 0.05, 0.35  # where surroundings begin and end, in roots of the mask's area,
+_RING_PIXELS = 1, 3  # and in pixels that are added to it
 
 _LEVEL = 2  # of the feature pyramid, of stride 16
 _BINS = (4, 16, 16)  # of L, a and b
@@ -45,20 +50,35 @@ _SURE = 1e-3  # confidences are kept from 0 and 1 by this much
 
 
 @dataclass(frozen=True)
+class Description:
+    """What M masks of an image look like.
+
+    Attributes:
+        inside: (M, D) float32, features and colours.
+        around: (M, C) float32, the colours that surround it; 0 where the image ends.
+    """
+
+    inside: NDArray[np.float32]
+    around: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+
+@dataclass(frozen=True)
 class Look:
     """What the masks and the proposals of one frame look like.
 
     Attributes:
         clip: the same for all frames of a clip.
-        masks: (M, D) float32, of the selected masks.
-        proposals: (N, D) float32, of the network's candidates; N = 0 in a frame that is not to be
-            remembered.
+        masks: of the M selected masks.
+        proposals: of the network's N candidates; N = 0 in a frame that is not to be remembered.
         agreement: (N,) float32, the best IoU of each candidate with a selected mask.
     """
 
     clip: Hashable
-    masks: NDArray[np.float32]
-    proposals: NDArray[np.float32]
+    masks: Description
+    proposals: Description
     agreement: NDArray[np.float32]
 
 
@@ -160,12 +180,17 @@ def _remembered(clips: Sequence[Hashable]) -> set[int]:
 def revised_confidences(
     looks: Sequence[Look], confidences: Sequence[NDArray[np.floating]]
 ) -> list[NDArray[np.float32]]:
-    """Confidences in the light of what was selected in the other clips.
+    """Confidences in the light of what was selected in the other clips, and where.
 
-    Proposals there that look like a mask, a few of each clip, have weights w by their similarity
-    and agreements a with what was selected. Over those of one mask, r = (sum of w a + p R) / (sum
-    of w + p); over those of all masks, R = sum of w a / sum of w. The log-odds of a mask change by
-    e (logit r - logit R), which is nothing where nothing looks like it; p and e are constants.
+    Proposals there that look like a mask, a few of each clip, have weights w by their similarity,
+    agreements a with what was selected, and surroundings whose similarity to the mask's is s. Over
+    those of one mask, r = (sum of w a + p R) / (sum of w + p) and d = (sum of w (s - S)) / (sum of
+    w + p); over those of all masks, R = sum of w a / sum of w; over those of all masks of its clip,
+    S = sum of w s / sum of w. The log-odds of a mask change by e (logit r - logit R) - m d, which
+    is nothing where nothing looks like it; p, e and m are constants.
+
+    S is the clip's own so that nothing is lost where a scene stays as it is from clip to clip:
+    surroundings tell masks of one scene apart, not scenes.
 
     Args:
         looks: of the frames of a training set.
@@ -180,58 +205,113 @@ def revised_confidences(
     places = np.repeat(clips, [len(look.proposals) for look in looks])
     if len(owners) == 0 or np.all(places == places[:1]):
         return [np.asarray(values, np.float32) for values in confidences]
-    proposals = np.concatenate([look.proposals for look in looks])
-    middle = proposals.mean(axis=0)
-    masks = torch.from_numpy(_directions(np.concatenate([look.masks for look in looks]) - middle))
-    proposals = _directions(proposals - middle)
-    agreement = torch.from_numpy(np.concatenate([look.agreement for look in looks]))
-    found = []  # similarity and agreement of the nearest proposals of each clip
-    for clip in np.unique(places):
-        there = np.flatnonzero(places == clip)
-        alike, nearest = (masks @ torch.from_numpy(proposals[there]).T).topk(
-            min(_NEAREST, len(there))
-        )
-        alike[torch.from_numpy(owners == clip)] = -torch.inf
-        found.append((alike, agreement[there][nearest]))
-    alike, chosen = torch.cat([alike for alike, _ in found], dim=1).topk(
-        min(_COMPARED, sum(alike.shape[1] for alike, _ in found))
+    chosen, weights = _look_alikes(looks, owners, places)
+    agreement = np.concatenate([look.agreement for look in looks])[chosen]
+    log_odds = (
+        _logit(np.concatenate(confidences))
+        + _AGREED * _more_agreed(weights, agreement)
+        - _MOVED * _more_alike(*_around(looks, chosen, weights), owners)
     )
-    agreed = torch.cat([agreed for _, agreed in found], dim=1).gather(1, chosen)
-    weights = _kernel(alike.double().numpy())
-    total, weighted = weights.sum(axis=1), (weights * agreed.numpy()).sum(axis=1)
-    average = weighted.sum() / max(total.sum(), 1e-9)
-    mean = (weighted + _PRIOR * average) / (total + _PRIOR)
-    evidence = _EVIDENCE * (_logit(mean) - _logit(average))
-    log_odds = _logit(np.concatenate(confidences)) + evidence
     revised = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
     return np.split(revised, np.cumsum([len(look.masks) for look in looks])[:-1])
 
 
-def _described(
-    image: Image, features: NDArray[np.float32], rles: Sequence[Rle]
-) -> NDArray[np.float32]:
-    """(M, C + colours) float32, of each mask the mean features and a histogram of its colours.
+def _look_alikes(
+    looks: Sequence[Look], owners: NDArray[np.intp], places: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """(M, K) of each mask, which proposals of other clips look most like it, and their weights.
+
+    Args:
+        owners, places: (M,) and (N,) the clips of all masks and of all proposals.
+    """
+    proposals = np.concatenate([look.proposals.inside for look in looks])
+    middle = proposals.mean(axis=0)
+    masks = np.concatenate([look.masks.inside for look in looks])
+    seen, known = (torch.from_numpy(_directions(rows - middle)) for rows in (masks, proposals))
+    found = []  # similarity and place of the nearest proposals of each clip
+    for clip in np.unique(places):
+        there = torch.from_numpy(np.flatnonzero(places == clip))
+        alike, nearest = (seen @ known[there].T).topk(min(_NEAREST, len(there)))
+        alike[torch.from_numpy(owners == clip)] = -torch.inf
+        found.append((alike, there[nearest]))
+    alike = torch.cat([alike for alike, _ in found], dim=1)
+    alike, order = alike.topk(min(_COMPARED, alike.shape[1]))
+    chosen = torch.cat([nearest for _, nearest in found], dim=1).gather(1, order)
+    return chosen.numpy(), _kernel(alike.double().numpy())
+
+
+def _more_agreed(
+    weights: NDArray[np.float64], agreement: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(M,) by how much the log-odds of agreement exceed those of all masks."""
+    total, weighted = weights.sum(axis=1), (weights * agreement).sum(axis=1)
+    average = weighted.sum() / max(total.sum(), 1e-9)
+    return _logit((weighted + _PRIOR * average) / (total + _PRIOR)) - _logit(average)
+
+
+def _around(
+    looks: Sequence[Look], chosen: NDArray[np.intp], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """(M, K) weights of look-alikes, 0 where surroundings are not seen, and how alike these are."""
+    proposals = np.concatenate([look.proposals.around for look in looks])
+    masks = np.concatenate([look.masks.around for look in looks])
+    seen = (masks.max(axis=1) > 0)[:, None] & (proposals.max(axis=1) > 0)[chosen]
+    middle = proposals.mean(axis=0)
+    proposals, masks = _units(proposals - middle), _units(masks - middle)
+    alike = [proposals[rows] @ mask for rows, mask in zip(chosen, masks, strict=True)]
+    return weights * seen, np.stack(alike)
+
+
+def _more_alike(
+    weights: NDArray[np.float64], alike: NDArray[np.float32], owners: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """(M,) by how much the similarity of surroundings exceeds that of the masks of the clip."""
+    total, weighted = weights.sum(axis=1), (weights * alike).sum(axis=1)
+    average = np.bincount(owners, weighted) / np.maximum(np.bincount(owners, total), 1e-9)
+    return (weighted - total * average[owners]) / (total + _PRIOR)
+
+
+def _described(image: Image, features: NDArray[np.float32], rles: Sequence[Rle]) -> Description:
+    """The mean features of each mask, and histograms of the colours in it and around it.
 
     Args:
         features: (C, h, w), of the whole image.
     """
     channels, height, width = features.shape
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    described = np.empty((len(rles), channels + _COLOURS), np.float32)
-    for row, mask in zip(described, mask_ops.decode_all(rles, image.shape[:2]), strict=True):
-        inside = mask.astype(np.uint8)
-        cover = cv2.resize(inside.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        row[:channels] = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
-        colours = cv2.calcHist([lab], [0, 1, 2], inside, _BINS, [0, 256] * 3).ravel()
-        row[channels:] = np.sqrt(colours / max(1, np.count_nonzero(inside)))  # Hellinger kernel
-    return described
+    inside = np.empty((len(rles), channels + _COLOURS), np.float32)
+    around = np.empty((len(rles), _COLOURS), np.float32)
+    for number, mask in enumerate(mask_ops.decode_all(rles, image.shape[:2])):
+        area = mask.astype(np.uint8)
+        cover = cv2.resize(area.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        mean = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
+        inside[number] = np.concatenate([mean, _colours(lab, area)])
+        around[number] = _colours(lab, _ring(area))
+    return Description(inside, around)
+
+
+def _colours(lab: Image, area: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(colours,) histogram whose products are those of the Hellinger kernel."""
+    counts = cv2.calcHist([lab], [0, 1, 2], area, _BINS, [0, 256] * 3).ravel()
+    return np.sqrt(counts / max(1.0, counts.sum()))
+
+
+def _ring(area: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) 1 near a mask, where its outline certainly is over, else 0."""
+    size = np.sqrt(np.count_nonzero(area))
+    begin, end = (share * size + pixels for share, pixels in zip(_RING, _RING_PIXELS, strict=True))
+    distance = cv2.distanceTransform(1 - area, cv2.DIST_L2, cv2.DIST_MASK_5)
+    return ((distance > begin) & (distance <= end)).astype(np.uint8)
 
 
 def _directions(described: NDArray[np.float32]) -> NDArray[np.float32]:
     """Unit vectors whose products are the mean of the cosines of the features and the colours."""
     halves = np.split(described, [described.shape[1] - _COLOURS], axis=1)
-    units = [half / (np.linalg.norm(half, axis=1, keepdims=True) + 1e-9) for half in halves]
-    return np.concatenate(units, axis=1) * np.float32(np.sqrt(0.5))
+    return np.concatenate([_units(half) for half in halves], axis=1) * np.float32(np.sqrt(0.5))
+
+
+def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-9))
 
 
 def _kernel(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
