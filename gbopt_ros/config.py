@@ -438,7 +438,9 @@ class LearningConfig(Stage):
         0.0, "of the parent in the average of its weights and the trained ones", low=0.0, below=1.0
     )
     recurrence: bool = setting(
-        True, "masks are surer where other clips selected what looks like them; not in the paper"
+        True,
+        "masks are surer where other clips selected what looks like them, and less sure where its "
+        "surroundings come again too; not in the paper",
     )
     min_confidence: float = setting(
         0.5,

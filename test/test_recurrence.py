@@ -112,6 +112,8 @@ def test_what_is_found_elsewhere_becomes_surer_and_what_stays_with_its_place_les
     looks = [placed(clip, (0, 1), (4 + clip, 3)) for clip in range(4)]
     for mug, picture in revised_confidences(looks, [np.array([0.5, 0.5])] * 4):
         assert mug > 0.8 and picture < 0.2
+    for mug, lamp in revised_confidences(looks, [np.array([0.9, 0.9])] * 4):
+        assert mug > 0.9 and 0.5 < lamp < 0.6  # so sure as it was, it may be a thing that stays
     looks[0] = replace(looks[0], masks=described(0, 1, around=(3, 3)))  # the mug is on the print
     mug, picture = revised_confidences(looks, [np.array([0.5, 0.5])] * 4)[0]
     assert mug > 0.8 and picture < 0.2
@@ -151,10 +153,13 @@ def test_no_frame_at_all() -> None:
 @given(seed=st.integers(0, 10**6), clips=st.integers(2, 5), frames=st.integers(2, 8))
 def test_revision_is_its_formula(seed: int, clips: int, frames: int) -> None:
     rng = np.random.default_rng(seed)
+    kinds, places = rng.random((3, CHANNELS + COLOURS)), rng.random((2, COLOURS))
 
     def some(count: int) -> Description:
-        around = rng.random((count, COLOURS)) * (rng.random((count, 1)) < 0.8)
-        inside = rng.random((count, CHANNELS + COLOURS))
+        kind, place = rng.integers(0, 3, count), rng.integers(0, 2, count)
+        inside = kinds[kind] + 0.2 * rng.random((count, CHANNELS + COLOURS))
+        around = places[place] + 0.2 * rng.random((count, COLOURS))
+        around *= rng.random((count, 1)) < 0.8  # of the others nothing is seen
         return Description(inside.astype(np.float32), around.astype(np.float32))
 
     looks = []
@@ -177,9 +182,10 @@ def test_revision_is_its_formula(seed: int, clips: int, frames: int) -> None:
 
 
 def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[list[float]]:
-    """The docstring of `revised_confidences`, mask by mask."""
+    """The docstrings of the module, mask by mask."""
     middle = np.concatenate([one.proposals.inside for one in looks]).mean(axis=0)
-    middle_around = np.concatenate([one.proposals.around for one in looks]).mean(axis=0)
+    rings = np.concatenate([one.proposals.around for one in looks])
+    middle_around = rings[rings.any(axis=1)].mean(axis=0) if rings.any() else 0.0
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
@@ -233,7 +239,8 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
         there = mean([(w, s) for w, _, s in others if s is not None])
         seen = [(w, s) for w, _, s in alike if s is not None]
         moved = sum(w * (s - there) for w, s in seen) / (sum(w for w, _ in seen) + 0.5)
-        log_odds = logit(confidence) + 2 * (logit(agreed) - logit(overall)) - 8 * moved
+        change = 2 * (logit(agreed) - logit(overall)) - min(max(8 * moved, -2.0), 2.0)
+        log_odds = logit(confidence) + change
         revised.append(1 / (1 + np.exp(-log_odds)))
     values = iter(revised)
     return [[next(values) for _ in range(len(one.masks))] for one in looks]
@@ -281,6 +288,10 @@ def test_what_surrounds_a_mask_begins_beyond_its_outline() -> None:
     np.testing.assert_allclose(found.around[0], green, atol=1e-6)  # 17 pixels, all of them green
     assert found.around[0] @ found.inside[0, 1:] == 0
     assert not found.around[1].any()
+    corner = np.zeros((1, 200, 200), bool)
+    corner[0, :40, :40] = True  # half of what surrounds it would be beyond the image
+    found = recurrence._described(np.full_like(image, (0, 255, 0)), features, encode_all(corner))
+    np.testing.assert_allclose(found.around[0], green, atol=1e-6)
 
 
 def test_padding_is_not_looked_at() -> None:

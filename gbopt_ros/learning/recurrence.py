@@ -37,9 +37,10 @@ _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other cl
 _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
 _COMPARED = 60  # and of those of all clips
 _ALIKE, _LENGTH = 0.4, 0.15  # of the kernel, in cosine similarity: where it begins, how it grows
-_PRIOR = 0.5  # weight of what masks have on average, in proposals that look the same
-_AGREED = 2.0  # what the log-odds of agreement count, in those of a confidence,
-_MOVED = 8.0  # and what a cosine similarity of surroundings counts
+_PRIOR = 0.5  # weight of the average beside look-alikes, one that looks the same having 1
+_AGREEMENT = 2.0  # what the log-odds of agreement count for, in those of a confidence,
+_SURROUNDINGS = 8.0  # what the similarity of surroundings counts against,
+_MOST_OF_SURROUNDINGS = 2.0  # and how much at most: what is never moved may be an object still
 _RING = 0.05, 0.35  # where surroundings begin and end, in roots of the mask's area,
 _RING_PIXELS = 1, 3  # and in pixels that are added to it
 
@@ -55,7 +56,8 @@ class Description:
 
     Attributes:
         inside: (M, D) float32, features and colours.
-        around: (M, C) float32, the colours that surround it; 0 where the image ends.
+        around: (M, B) float32, a histogram of the colours that surround it; all 0 of a mask that
+            nothing of the image surrounds.
     """
 
     inside: NDArray[np.float32]
@@ -184,10 +186,14 @@ def revised_confidences(
 
     Proposals there that look like a mask, a few of each clip, have weights w by their similarity,
     agreements a with what was selected, and surroundings whose similarity to the mask's is s. Over
-    those of one mask, r = (sum of w a + p R) / (sum of w + p) and d = (sum of w (s - S)) / (sum of
-    w + p); over those of all masks, R = sum of w a / sum of w; over those of all masks of its clip,
-    S = sum of w s / sum of w. The log-odds of a mask change by e (logit r - logit R) - m d, which
-    is nothing where nothing looks like it; p, e and m are constants.
+    those of one mask,
+
+        r = (sum of w a + p R) / (sum of w + p)
+        d = (sum of w (s - S)) / (sum of w + p), of those whose surroundings are seen,
+
+    where R is the mean of a, weighted by w, over all masks, and S that of s over the masks of the
+    same clip. The log-odds of a mask change by e (logit r - logit R) - m d, the latter within
+    bounds, which is nothing where nothing looks like it; p, e and m are constants.
 
     S is the clip's own so that nothing is lost where a scene stays as it is from clip to clip:
     surroundings tell masks of one scene apart, not scenes.
@@ -197,7 +203,8 @@ def revised_confidences(
         confidences: (M,) of each frame's masks, in [0, 1].
 
     Returns:
-        (M,) float32 of each frame's masks, in [0, 1]; as they were where there is one clip alone.
+        (M,) float32 of each frame's masks, in [0, 1]; as they were where proposals of one clip
+        alone are remembered.
     """
     numbers = {clip: number for number, clip in enumerate({look.clip: 0 for look in looks})}
     clips = np.array([numbers[look.clip] for look in looks], int)
@@ -207,11 +214,11 @@ def revised_confidences(
         return [np.asarray(values, np.float32) for values in confidences]
     chosen, weights = _look_alikes(looks, owners, places)
     agreement = np.concatenate([look.agreement for look in looks])[chosen]
-    log_odds = (
-        _logit(np.concatenate(confidences))
-        + _AGREED * _more_agreed(weights, agreement)
-        - _MOVED * _more_alike(*_around(looks, chosen, weights), owners)
-    )
+    alike, are_seen = _surroundings(looks, chosen)
+    agreed = _AGREEMENT * _more_agreed(weights, agreement)
+    stayed = _SURROUNDINGS * _more_alike(weights * are_seen, alike, owners)
+    bounded = np.clip(stayed, -_MOST_OF_SURROUNDINGS, _MOST_OF_SURROUNDINGS)
+    log_odds = _logit(np.concatenate(confidences)) + agreed - bounded
     revised = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
     return np.split(revised, np.cumsum([len(look.masks) for look in looks])[:-1])
 
@@ -227,11 +234,11 @@ def _look_alikes(
     proposals = np.concatenate([look.proposals.inside for look in looks])
     middle = proposals.mean(axis=0)
     masks = np.concatenate([look.masks.inside for look in looks])
-    seen, known = (torch.from_numpy(_directions(rows - middle)) for rows in (masks, proposals))
+    own, known = (torch.from_numpy(_directions(rows - middle)) for rows in (masks, proposals))
     found = []  # similarity and place of the nearest proposals of each clip
     for clip in np.unique(places):
         there = torch.from_numpy(np.flatnonzero(places == clip))
-        alike, nearest = (seen @ known[there].T).topk(min(_NEAREST, len(there)))
+        alike, nearest = (own @ known[there].T).topk(min(_NEAREST, len(there)))
         alike[torch.from_numpy(owners == clip)] = -torch.inf
         found.append((alike, there[nearest]))
     alike = torch.cat([alike for alike, _ in found], dim=1)
@@ -249,17 +256,19 @@ def _more_agreed(
     return _logit((weighted + _PRIOR * average) / (total + _PRIOR)) - _logit(average)
 
 
-def _around(
-    looks: Sequence[Look], chosen: NDArray[np.intp], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """(M, K) weights of look-alikes, 0 where surroundings are not seen, and how alike these are."""
+def _surroundings(
+    looks: Sequence[Look], chosen: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(M, K) how alike the surroundings of masks and chosen proposals are, if both are seen."""
     proposals = np.concatenate([look.proposals.around for look in looks])
     masks = np.concatenate([look.masks.around for look in looks])
-    seen = (masks.max(axis=1) > 0)[:, None] & (proposals.max(axis=1) > 0)[chosen]
-    middle = proposals.mean(axis=0)
-    proposals, masks = _units(proposals - middle), _units(masks - middle)
-    alike = [proposals[rows] @ mask for rows, mask in zip(chosen, masks, strict=True)]
-    return weights * seen, np.stack(alike)
+    are_seen = proposals.max(axis=1) > 0
+    middle = proposals.sum(axis=0) / max(1, np.count_nonzero(are_seen))
+    proposals = _units(proposals - middle)
+    alike = [
+        proposals[rows] @ own for rows, own in zip(chosen, _units(masks - middle), strict=True)
+    ]
+    return np.stack(alike), (masks.max(axis=1) > 0)[:, None] & are_seen[chosen]
 
 
 def _more_alike(

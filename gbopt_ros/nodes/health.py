@@ -81,9 +81,10 @@ class Health:
                 told.sort(key=lambda problem: not problem[1])
                 level = DiagnosticStatus.ERROR if told[0][1] else DiagnosticStatus.WARN
                 message = "; ".join(words for words, _ in told)
-        torch = sys.modules.get("torch")  # without it a process has nothing on a GPU
-        if torch is not None and torch.cuda.is_available():
-            facts["GPU memory (MB)"] = f"{torch.cuda.memory_allocated() / 1e6:.0f}"
+        # A process that has not imported torch has nothing on a GPU.
+        cuda = getattr(sys.modules.get("torch"), "cuda", None)
+        if cuda is not None and cuda.is_available():
+            facts["GPU memory (MB)"] = f"{cuda.memory_allocated() / 1e6:.0f}"
         pairs = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
         return DiagnosticStatus(level=level, name=name, message=message, values=pairs)
 

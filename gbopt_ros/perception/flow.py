@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -56,8 +57,8 @@ def make_flow(config: FlowConfig, device: str) -> FlowNetwork:
     """The flow network of a configuration: RAFT where weights are given, DIS where not.
 
     Args:
-        config: of the network.
-        device: of the configuration; DIS runs on the CPU whatever it is.
+        config: says which, and RAFT's weights.
+        device: as `device` of the configuration; DIS runs on the CPU whatever it is.
 
     Raises:
         GboptError: RAFT's weights are missing, corrupt or of another network, or there is no such
@@ -67,9 +68,10 @@ def make_flow(config: FlowConfig, device: str) -> FlowNetwork:
         return DisFlow()
     # Not above: a node that needs no more than DIS starts several times faster without torch.
     from gbopt_ros.perception.device import resolve_device
-    from gbopt_ros.perception.raft import RaftFlow
+    from gbopt_ros.perception.raft import RaftFlow, load_raft
 
-    return RaftFlow.from_file(config, resolve_device(device))
+    raft = load_raft(Path(config.weights), config.backend)
+    return RaftFlow(raft, config, resolve_device(device))
 
 
 def finer(network: FlowNetwork) -> FlowNetwork:

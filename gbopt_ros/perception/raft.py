@@ -25,7 +25,7 @@ _RAFT_MIN_SIDE = 128  # and no shorter than this: its correlation pyramid halves
 
 
 class RaftFlow:
-    """The paper's g.
+    """RAFT, the paper's g.
 
     An image that takes part in several pairs of a batch is encoded once: images are told apart by
     identity, so pass the same array.
@@ -38,11 +38,6 @@ class RaftFlow:
         self._network = network.to(device).eval()
         self._config = config
         self._device = device
-
-    @classmethod
-    def from_file(cls, config: FlowConfig, device: torch.device) -> RaftFlow:
-        """Of the configuration's weights; raises as `load_raft`."""
-        return cls(load_raft(Path(config.weights), config.backend), config, device)
 
     @torch.inference_mode()
     def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
