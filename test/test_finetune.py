@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from networks import CPU, SIDE, tiny_mask_rcnn
+from torchvision.ops import MultiScaleRoIAlign
 
 from gbopt_ros.config import AugmentConfig, LearningConfig, PretrainConfig, ProposalConfig
 from gbopt_ros.learning.finetune import fine_tune
@@ -132,6 +134,23 @@ def test_losses_without_outlines_are_weighted_by_share() -> None:
     assert log.losses["loss_mask"][0] == pytest.approx(0.25 * both.losses["loss_mask"][0], rel=0.2)
     name = "loss_classifier"
     assert log.losses[name][0] == pytest.approx(both.losses[name][0], rel=0.2)
+
+
+def test_masks_are_drawn_only_where_they_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one of three images; the network that comes back draws masks as before."""
+    drawn: list[int] = []
+    forward = MultiScaleRoIAlign.forward
+
+    def counted(self: MultiScaleRoIAlign, x: Any, boxes: list[torch.Tensor], shapes: Any) -> Any:
+        if self.output_size == (14, 14):  # of the mask head
+            drawn.append(len(boxes))
+        return forward(self, x, boxes, shapes)
+
+    monkeypatch.setattr(MultiScaleRoIAlign, "forward", counted)
+    settings = config(batch_size=3, rehearsal_share=1 / 3, outlines=False, iterations=2)
+    trained, _ = fine_tune(tiny_mask_rcnn(), Squares(), Squares(), settings, CPU)
+    assert drawn == [1, 1]
+    assert trained.roi_heads.has_mask()
 
 
 def test_the_seed_decides() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -63,7 +64,8 @@ def fine_tune(
     def losses_without_outlines(examples: Sequence[Example]) -> dict[str, Tensor]:
         """Of a batch whose first `chosen` images are selected; their outlines do not count."""
         share = chosen / len(examples)
-        taught = losses_of(examples[:chosen])
+        with _no_mask_head(network):
+            taught = losses_of(examples[:chosen])
         losses = {n: share * loss for n, loss in taught.items() if n not in OUTLINE_LOSSES}
         if chosen < len(examples):
             for name, loss in losses_of(examples[chosen:]).items():
@@ -104,6 +106,19 @@ def _optimizer(network: nn.Module, config: LearningConfig) -> torch.optim.Optimi
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
+
+
+@contextmanager
+def _no_mask_head(network: nn.Module) -> Iterator[None]:
+    """Where a torchvision network spares itself the mask loss, which would not be learnt from."""
+    if not isinstance(network, MaskRCNN):
+        yield
+        return
+    pool, network.roi_heads.mask_roi_pool = network.roi_heads.mask_roi_pool, None
+    try:
+        yield
+    finally:
+        network.roi_heads.mask_roi_pool = pool
 
 
 def _shares(
