@@ -24,6 +24,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from recordings import disc_frames
 from ros import Graph, ros_arguments
+from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -225,7 +226,8 @@ class Buffer:
 @pytest.fixture
 def buffer(ros_domain_id: int, request: pytest.FixtureRequest) -> Iterator[Buffer]:
     """Parametrise indirectly with parameters."""
-    arguments = ros_arguments(None, **getattr(request, "param", {}))
+    parameters = {"consumers": "none", **getattr(request, "param", {})}
+    arguments = ros_arguments(None, **parameters)
     with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
         yield Buffer(made)
 
@@ -432,12 +434,35 @@ def test_a_version_that_fails_on_the_last_frames_is_refused(
     assert swap.show() == "random"
 
 
+def test_frames_wait_for_nodes_that_are_not_there_yet(ros_domain_id: int) -> None:
+    """Where each has a process of its own: what goes out before they subscribe is lost to them."""
+    arguments = ros_arguments(None, consumers="late, observer")
+    with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
+        made.start()
+        node, frame = made.nodes["clip_buffer"], disc_frames(1)[0]
+        images = made.observe(ImageMessage, "/clip_buffer/output/image", LINK_QOS)
+        made.send(frame)
+        told = "frames wait until late subscribe to /clip_buffer/output/image"
+        made.wait(lambda: node.health.status("", "", {}).message == told, "the complaint")
+        assert node.facts()["in flight"] == 0 and not images
+        late = rclpy.create_node("late", context=made.context, use_global_arguments=False)
+        seen: list[Any] = []
+        late.create_subscription(ImageMessage, "/clip_buffer/output/image", seen.append, LINK_QOS)
+        made.executor.add_node(late)
+        made.wait(lambda: seen and images, "the frame")
+        assert stamp_ns(seen[0].header.stamp) == frame.stamp_ns
+        assert node.health.status("", "active", {}).message == "active"
+        late.destroy_node()
+        made.send(disc_frames(2)[1])
+        made.wait(lambda: len(images) == 2, "a frame although it left")
+
+
 def test_done_headers_reach_the_clip_buffer(graph: Graph) -> None:
     """The link from the selector back, over DDS rather than through the hub."""
     with Graph(
         graph.context.get_domain_id(),
         lambda c: [ClipBufferNode(context=c)],
-        ros_arguments(None),
+        ros_arguments(None, consumers="none"),
     ) as alone:
         alone.start()
         node = alone.nodes["clip_buffer"]
@@ -537,7 +562,8 @@ def test_a_frame_that_a_network_lost_is_given_up_while_others_go_on(
     ros_domain_id: int, weights: dict[str, Path]
 ) -> None:
     """Else it would take one of the few places in flight for ever; but not what ends a clip."""
-    arguments = ros_arguments(weights, stall_timeout_s=0.5, max_in_flight=16, **{"clip.length": 6})
+    parameters = {"consumers": "none", "max_in_flight": 16, "clip.length": 6}
+    arguments = ros_arguments(weights, stall_timeout_s=0.5, **parameters)
     with Graph(ros_domain_id, lambda context: [ClipBufferNode(context=context)], arguments) as made:
         made.start()
         buffer = made.nodes["clip_buffer"]

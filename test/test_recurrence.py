@@ -188,7 +188,8 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
     middle_around = rings[rings.any(axis=1)].mean(axis=0) if rings.any() else 0.0
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
-        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+        lengths = [max(float(np.linalg.norm(vector)), 1e-5) for vector in (a, b)]
+        return float(a @ b) / (lengths[0] * lengths[1])
 
     def similarity(a: np.ndarray, b: np.ndarray) -> float:
         a, b = a - middle, b - middle

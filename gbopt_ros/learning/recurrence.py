@@ -294,8 +294,11 @@ def _described(image: Image, features: NDArray[np.float32], rles: Sequence[Rle])
         area = mask.astype(np.uint8)
         cover = cv2.resize(area.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         mean = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
-        inside[number] = np.concatenate([mean, _colours(lab, area)])
-        around[number] = _colours(lab, _ring(area))
+        size = np.sqrt(np.count_nonzero(area))
+        begin, end = (share * size + more for share, more in zip(_RING, _RING_PIXELS, strict=True))
+        near = _window(area, margin=int(end) + 1)
+        inside[number] = np.concatenate([mean, _colours(lab[near], area[near])])
+        around[number] = _colours(lab[near], _ring(area[near], begin, end))
     return Description(inside, around)
 
 
@@ -305,10 +308,17 @@ def _colours(lab: Image, area: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.sqrt(counts / max(1.0, counts.sum()))
 
 
-def _ring(area: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W) 1 near a mask, where its outline certainly is over, else 0."""
-    size = np.sqrt(np.count_nonzero(area))
-    begin, end = (share * size + pixels for share, pixels in zip(_RING, _RING_PIXELS, strict=True))
+def _window(area: NDArray[np.uint8], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a mask and of `margin` pixels around it."""
+    left, top, width, height = cv2.boundingRect(area)
+    return (
+        slice(max(0, top - margin), top + height + margin),
+        slice(max(0, left - margin), left + width + margin),
+    )
+
+
+def _ring(area: NDArray[np.uint8], begin: float, end: float) -> NDArray[np.uint8]:
+    """(H, W) 1 where a mask is farther away than `begin`, but not than `end`, else 0; pixels."""
     distance = cv2.distanceTransform(1 - area, cv2.DIST_L2, cv2.DIST_MASK_5)
     return ((distance > begin) & (distance <= end)).astype(np.uint8)
 
@@ -320,7 +330,8 @@ def _directions(described: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-9))
+    # What is nothing but rounding, since all are the same, has no direction.
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-5))
 
 
 def _kernel(similarity: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -69,11 +69,20 @@ class Output(Generic[T]):
     @property
     def is_wanted(self) -> bool:
         """Somebody outside the process subscribed, or may do so later and is owed it."""
-        return self._latched or self._publisher.get_subscription_count() > 0
+        return self._latched or self.subscriptions > 0
+
+    @property
+    def topic(self) -> str:
+        return str(self._publisher.topic_name)
+
+    @property
+    def subscriptions(self) -> int:
+        """How many are matched by now, those within the process aside."""
+        return int(self._publisher.get_subscription_count())
 
     def publish(self, payload: T) -> None:
         if self._hub is not None:
-            self._hub.publish(self._publisher.topic_name, payload)
+            self._hub.publish(self.topic, payload)
         if self.is_wanted:
             self._publisher.publish(self._encode(payload))
 

@@ -49,6 +49,12 @@ class ClipBufferSettings(NodeSettings):
     max_in_flight: int = setting(
         4, "frames that the networks work on at a time; further ones wait", low=1, high=16
     )
+    consumers: str = setting(
+        "proposal, background, flow, selector",
+        "nodes that must have subscribed before the first frame goes out, where they have other "
+        "processes; none waits for nobody",
+        fixed=True,
+    )
     idle_timeout_s: float = setting(
         5.0, "without a frame the current clip ends after this, seconds on the wall", above=0.0
     )
@@ -75,6 +81,8 @@ class ClipBufferNode(PipelineNode):
 
     Frames in flight are those that went out and that the selector has not finished yet. While
     there are `max_in_flight` of them, arriving frames wait; beyond `queue` the oldest is dropped.
+    So they do until all `consumers` have loaded their networks and subscribed: what goes out
+    before would be lost to them.
     """
 
     STAGES = ("clip",)
@@ -100,6 +108,7 @@ class ClipBufferNode(PipelineNode):
         self._received = 0
         self._last_arrival = time.monotonic()
         self._in_flight.clear()
+        self._is_heard = self.hub is not None  # there, everyone is before frames come
         self._clip_ends: set[int] = set()  # stamps in flight that end a clip
         self._last_done = time.monotonic()
         self._last_done_sent = 0.0  # when what was finished went out, the latest of them
@@ -129,7 +138,7 @@ class ClipBufferNode(PipelineNode):
         )
 
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self.settings.max_in_flight
+        return self._is_heard and len(self._in_flight) < self.settings.max_in_flight
 
     def _on_image(self, message: Any) -> None:
         self._last_arrival = time.monotonic()
@@ -153,6 +162,8 @@ class ClipBufferNode(PipelineNode):
     def _watch(self) -> None:
         """End the clip of a camera that fell silent; give up frames that nobody finishes."""
         now = time.monotonic()
+        if not self._is_heard:
+            self._look_for_consumers()
         if now - self._last_arrival > self.settings.idle_timeout_s:
             self._last_arrival = now
             self._arrivals.put(_Arrival(None, -1, time.time_ns(), ClipEnd.GAP))
@@ -184,6 +195,26 @@ class ClipBufferNode(PipelineNode):
                 throttle_duration_sec=60.0,
             )
             self._arrivals.poke()
+
+    def _look_for_consumers(self) -> None:
+        """Let frames go out once everyone subscribes to them; who leaves later may come back."""
+        wanted = self.settings.consumers
+        names = [] if wanted == "none" else [name.strip() for name in wanted.split(",")]
+        subscribed = self.get_subscriptions_info_by_topic(self._images.topic)
+        there = {subscription.node_name for subscription in subscribed}
+        missing = [name for name in names if name not in there]
+        # A subscription is known of a little before it is matched.
+        if not missing and self._images.subscriptions >= len(names):
+            self._is_heard = True
+            self.health.recover("consumers")
+            self._arrivals.poke()
+        elif missing and self._received > 0:
+            complaint = f"frames wait until {', '.join(missing)} subscribe to {self._images.topic}"
+            self.health.warn(complaint, "consumers")
+            self.get_logger().warning(
+                f"{complaint}: are they configured? (parameter consumers)",
+                throttle_duration_sec=10.0,
+            )
 
     def _handle(self, arrival: _Arrival) -> None:
         if self._cut_by != self.config.clip:  # the parameters were changed
