@@ -198,9 +198,9 @@ class ClipBufferNode(PipelineNode):
 
     def _look_for_consumers(self) -> None:
         """Let frames go out once everyone subscribes to them; who leaves later may come back."""
-        wanted = self.settings.consumers
+        wanted, topic = self.settings.consumers, self._images.topic
         names = [] if wanted == "none" else [name.strip() for name in wanted.split(",")]
-        subscribed = self.get_subscriptions_info_by_topic(self._images.topic)
+        subscribed = self.get_subscriptions_info_by_topic(topic)
         there = {subscription.node_name for subscription in subscribed}
         missing = [name for name in names if name not in there]
         # A subscription is known of a little before it is matched.
@@ -209,7 +209,7 @@ class ClipBufferNode(PipelineNode):
             self.health.recover("consumers")
             self._arrivals.poke()
         elif missing and self._received > 0:
-            complaint = f"frames wait until {', '.join(missing)} subscribe to {self._images.topic}"
+            complaint = f"frames wait: {topic} is not subscribed by {', '.join(missing)}"
             self.health.warn(complaint, "consumers")
             self.get_logger().warning(
                 f"{complaint}: are they configured? (parameter consumers)",
