@@ -73,6 +73,7 @@ class Output(Generic[T]):
 
     @property
     def topic(self) -> str:
+        """Its full name."""
         return str(self._publisher.topic_name)
 
     @property

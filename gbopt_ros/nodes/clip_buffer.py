@@ -162,8 +162,9 @@ class ClipBufferNode(PipelineNode):
     def _watch(self) -> None:
         """End the clip of a camera that fell silent; give up frames that nobody finishes."""
         now = time.monotonic()
-        if not self._is_heard:
+        if not self._is_heard:  # nothing went out: no clip to end, and no frame to give up
             self._look_for_consumers()
+            return
         if now - self._last_arrival > self.settings.idle_timeout_s:
             self._last_arrival = now
             self._arrivals.put(_Arrival(None, -1, time.time_ns(), ClipEnd.GAP))
