@@ -30,8 +30,8 @@ from ros import TOPIC, Graph, ros_arguments
 from std_srvs.srv import Trigger
 
 from gbopt_ros.config import load_config
+from gbopt_ros.learning.looks import Observer
 from gbopt_ros.learning.model_store import ModelStore
-from gbopt_ros.learning.recurrence import Observer
 from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes.base import LINK_QOS

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from networks import CPU, SIDE, tiny_mask_rcnn
 
 from gbopt_ros.config import Config, ProposalConfig
+from gbopt_ros.learning import looks as looks_of_masks
 from gbopt_ros.learning import recurrence
-from gbopt_ros.learning.recurrence import Description, Look, Observer, revise, revised_confidences
+from gbopt_ros.learning.looks import COLOURS, Description, Look, Observer
+from gbopt_ros.learning.recurrence import revise, revised_confidences
 from gbopt_ros.learning.training_set import PoolEntry, SelectedPool
 from gbopt_ros.masks import decode, encode, encode_all, iou_matrix
 from gbopt_ros.rounds import sure_masks
 
-CHANNELS, COLOURS = 3, recurrence._COLOURS
+CHANNELS = 3
 CONFIG = ProposalConfig(max_proposals=4)
 
 
@@ -283,15 +285,16 @@ def test_what_surrounds_a_mask_begins_beyond_its_outline() -> None:
     everything = np.zeros((2, 200, 200), bool)
     everything[0, 80:120, 80:120] = everything[1] = True
     features = np.ones((1, 12, 12), np.float32)
-    found = recurrence._described(image, features, encode_all(everything))
+    found = looks_of_masks._described(image, features, encode_all(everything))
     lab = cv2.cvtColor(np.uint8([[[0, 255, 0]]]), cv2.COLOR_RGB2LAB)
-    green = cv2.calcHist([lab], [0, 1, 2], None, recurrence._BINS, [0, 256] * 3).ravel()
+    green = cv2.calcHist([lab], [0, 1, 2], None, looks_of_masks._BINS, [0, 256] * 3).ravel()
     np.testing.assert_allclose(found.around[0], green, atol=1e-6)  # 17 pixels, all of them green
     assert found.around[0] @ found.inside[0, 1:] == 0
     assert not found.around[1].any()
     corner = np.zeros((1, 200, 200), bool)
     corner[0, :40, :40] = True  # half of what surrounds it would be beyond the image
-    found = recurrence._described(np.full_like(image, (0, 255, 0)), features, encode_all(corner))
+    image[:] = (0, 255, 0)
+    found = looks_of_masks._described(image, features, encode_all(corner))
     np.testing.assert_allclose(found.around[0], green, atol=1e-6)
 
 
