@@ -455,16 +455,22 @@ class LearningConfig(Stage):
         choices=("oldest", "balanced"),
     )
     gate_margin: float = setting(
-        1.0, "seen AP points that a new version may lose on the probe set", low=0.0
+        1.0,
+        "seen AP points that a new version may lose on the probe set, against its parent and "
+        "against the network that learning began with",
+        low=0.0,
     )
     gate_worst: float = setting(
         5.0, "seen AP points; that a version lost them must be excluded at 95 %", above=0.0
     )
     gate_agreement: float = setting(
         0.5,
-        "share of the selected masks that the parent must propose, in every part of the set",
+        "share of the selected masks that the parent must propose, in every recording",
         low=0.0,
         high=1.0,
+    )
+    keep_versions: int = setting(
+        10, "newest versions that the store keeps, beside the first and the one in service", low=2
     )
     seed: int = setting(0, "order of the batches, augmentation", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -19,7 +19,8 @@ def aside_of(path: Path) -> Path:
 def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """A temporary name for what is to be `path`, which it becomes when the block ends.
 
-    Folders are made. After a failure `path` is as it was, and nothing else is left.
+    Folders are made. After a failure, one of power included, `path` is as it was; nothing else is
+    left but after that one.
 
     Args:
         errors: what a library raises, beside OSError, where a file cannot be written.
@@ -31,7 +32,9 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        sync(aside)
         os.replace(aside, path)
+        sync(path.parent)
     except BaseException as error:
         with suppress(OSError):
             aside.unlink()
@@ -39,6 +42,15 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
             raise
         reason = getattr(error, "strerror", None) or error
         raise GboptError(f"{path}: cannot be written: {reason}") from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:

@@ -8,20 +8,27 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros.config import Config
-from gbopt_ros.evaluation.coco_metrics import evaluate_network, paired_difference
+from gbopt_ros.evaluation.coco_metrics import (
+    CocoResult,
+    InstanceMetrics,
+    evaluate_network,
+    paired_difference,
+)
 from gbopt_ros.learning.adapt import adapt_background, collect_views, foreground_entropy
 from gbopt_ros.learning.batches import Pool
 from gbopt_ros.learning.finetune import fine_tune, selected_in_batch
-from gbopt_ros.learning.gate import GateDecision, check_forgetting, check_masks
+from gbopt_ros.learning.gate import GateDecision, all_passed, check_forgetting, check_masks
 from gbopt_ros.learning.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.learning.recurrence import revise
@@ -47,9 +54,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where the parent must propose the selected masks: parts of the training set, frames that a part
-# has at least, and how many of them are looked at.
-CHECKED_PARTS, FEWEST_OF_PART, CHECKED_IMAGES = 8, 3, 6
+# Where the parent must propose the selected masks: parts that a training set of one recording has,
+# and frames that each has at least; how many of these are looked at, fewer where parts are many.
+CHECKED_PARTS, FEWEST_OF_PART = 8, 6
+CHECKED_OF_PART, FEWEST_CHECKED, CHECKED_IMAGES = 6, 3, 300
 # On which the heads of a network with classes are fitted before it learns; on a few images the fit
 # was worse than the averages that need none.
 FEWEST_INITIAL_IMAGES, INITIAL_IMAGES = 16, 32
@@ -90,14 +98,19 @@ def learn(
             that the configuration names must be that first one or a version of the store.
         rehearsal: labelled seen data, mixed into every batch.
         probe: labelled seen data for the gate, not learnt from.
-        on_step: called after every optimiser step and, with step 0 and a loss that is NaN, before
-            the first, in place of progress bars; what it raises ends the training, with nothing
-            published.
+        on_step: called after every optimiser step, in place of progress bars, and with a loss that
+            is NaN now and then before the first and after the last; what it raises ends the round,
+            with nothing published.
 
     Raises:
         GboptError: there is nothing to learn from, a loss was not finite, or the store was begun
             with another network.
     """
+
+    def pause(step: int) -> None:
+        if on_step is not None:
+            on_step(step, math.nan)
+
     device = resolve_device(config.device)
     check_origin(store, config)
     current = store.current()
@@ -108,11 +121,12 @@ def learn(
     selected = training_set.labelled_images()
     if len(selected) == 0:
         raise GboptError("no selected mask to learn from: the training set is empty")
-    agreement, part = proposed_share(parent, selected, config)
+    parts = checked_parts([entry.recording for entry in selected.entries])
+    agreement, part = proposed_share(parent, selected, parts, config, partial(pause, 0))
     decision = check_masks(agreement, config.learning, selected.recordings(part))
     if not decision.passed:
         return _refused(decision, TrainingLog())
-    on_frame = (lambda: on_step(0, math.nan)) if on_step is not None else None
+    on_frame = partial(pause, 0) if on_step is not None else None
     of_batch = selected_in_batch(config.learning, rehearses=rehearsal is not None)
     draws = max(1, config.learning.iterations * of_batch)
     selected = sure_masks(selected, parent, config, draws, on_frame)
@@ -126,8 +140,13 @@ def learn(
     )
     decision = GateDecision(True, "no probe set to compare on")
     if probe is not None:
-        decision = _compare(parent, network, probe, config, progress=on_step is None)
+        older = {"its parent": parent}
+        if current is not None:
+            older["the network that learning began with"] = _first_network(store, config)
+        on_network = partial(pause, config.learning.iterations)
+        decision = _compare(older, network, probe, config, on_network, progress=on_step is None)
     decision = replace(decision, agreement=agreement)
+    pause(config.learning.iterations)
     if not decision.passed:
         return _refused(decision, training)
     facts = {
@@ -139,6 +158,7 @@ def learn(
         "learning": config.to_dict()["learning"],
     }
     version = store.publish(network, info.architecture, info.version, facts, info.config)
+    store.prune(config.learning.keep_versions)
     log.info("published %s: %s", version.version, decision.reason)
     return Learnt(decision, training, version)
 
@@ -272,25 +292,60 @@ def check_origin(store: ModelStore, config: Config) -> None:
         )
 
 
+def checked_parts(recordings: Sequence[str]) -> list[NDArray[np.intp]]:
+    """Indices of consecutive frames whose masks are checked together.
+
+    A part is of one recording: among many good ones a bad one would not show. Recordings of a few
+    frames go with their neighbours, since a single mask says little.
+
+    Args:
+        recordings: of every frame, frames of one recording in a row.
+    """
+    longest = max(FEWEST_OF_PART, math.ceil(len(recordings) / CHECKED_PARTS))
+    ends = [i for i in range(1, len(recordings)) if recordings[i] != recordings[i - 1]]
+    pieces = [
+        piece
+        for frames in np.split(np.arange(len(recordings)), ends)
+        for piece in np.array_split(frames, max(1, len(frames) // longest))
+    ]
+    parts: list[NDArray[np.intp]] = []
+    for piece in pieces:
+        if parts and len(parts[-1]) < FEWEST_OF_PART:
+            parts[-1] = np.concatenate([parts[-1], piece])
+        else:
+            parts.append(piece)
+    if len(parts) > 1 and len(parts[-1]) < FEWEST_OF_PART:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
 def proposed_share(
-    parent: DetectionNetwork, selected: Pool, config: Config
+    parent: DetectionNetwork,
+    selected: Pool,
+    parts: Sequence[NDArray[np.intp]],
+    config: Config,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[float, list[int]]:
     """The share of selected masks that the parent proposes, where it is lowest, and where that is.
 
-    The pool is cut into parts of consecutive frames, so that one bad round among good ones shows.
     In each part the masks of some images, spread evenly, are compared with the parent's proposals
     for these images; a mask is proposed where their IoU is at least 0.5.
+
+    Args:
+        parts: indices of the frames of each, see `checked_parts`.
+        on_frame: called before every image.
 
     Returns:
         The share, in [0, 1], and the indices of the frames of that part.
     """
     proposer = _for_evaluation(parent, config)
-    parts = max(1, min(CHECKED_PARTS, len(selected) // FEWEST_OF_PART))
+    most = min(CHECKED_OF_PART, max(FEWEST_CHECKED, CHECKED_IMAGES // len(parts)))
     shares: list[tuple[float, list[int]]] = []
-    for part in np.array_split(np.arange(len(selected)), parts):
-        chosen = part[np.linspace(0, len(part) - 1, min(len(part), CHECKED_IMAGES)).astype(int)]
+    for part in parts:
+        chosen = part[np.linspace(0, len(part) - 1, min(len(part), most)).astype(int)]
         proposed: list[bool] = []
         for index in chosen:
+            on_frame()
             labelled = selected[int(index)]
             (proposals,) = proposer.propose([labelled.image])
             overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
@@ -299,20 +354,45 @@ def proposed_share(
     return min(shares)
 
 
+def _first_network(store: ModelStore, config: Config) -> DetectionNetwork:
+    """What the first version was learnt from or, where that is not at hand, the first version."""
+    first = store.first()
+    path = proposal_weights(config)
+    if not path.is_file() or sha256_of(path) != first.manifest.get("origin"):
+        path = first.path
+    network, _ = load_mask_rcnn(path, config.proposal.detectron2_config)
+    return network
+
+
 def _compare(
-    parent: DetectionNetwork,
+    older: Mapping[str, DetectionNetwork],
     child: DetectionNetwork,
     probe: CocoDataset,
     config: Config,
+    on_network: Callable[[], None],
     progress: bool,
 ) -> GateDecision:
-    """The gate's decision on two networks by their masks on the probe set."""
-    (parent_metrics, parent_results), (child_metrics, child_results) = (
-        evaluate_network(_for_evaluation(network, config), probe, progress=progress)
-        for network in (parent, child)
-    )
-    _, standard_error = paired_difference(probe, parent_results, child_results)
-    return check_forgetting(parent_metrics.AP, child_metrics.AP, standard_error, config.learning)
+    """The gate's decision on a network by its masks on the probe set.
+
+    Args:
+        older: what it is compared with, by name; it must not have forgotten what any of them knew:
+            small losses against each parent would add up.
+        on_network: called before each network is run.
+    """
+
+    def judge(network: DetectionNetwork) -> tuple[InstanceMetrics, list[CocoResult]]:
+        on_network()
+        return evaluate_network(_for_evaluation(network, config), probe, progress=progress)
+
+    child_metrics, child_results = judge(child)
+    decisions = []
+    for name, network in older.items():
+        metrics, results = judge(network)
+        _, standard_error = paired_difference(probe, results, child_results)
+        decisions.append(
+            check_forgetting(metrics.AP, child_metrics.AP, standard_error, config.learning, name)
+        )
+    return all_passed(decisions)
 
 
 def _for_evaluation(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import pytest
 from networks import save_random_weights
 from recordings import disc_frames, disc_picture
 
+from gbopt_ros import rounds
 from gbopt_ros.cli.main import main
+from gbopt_ros.config import load_config
 from gbopt_ros.learning.model_store import ModelStore
+from gbopt_ros.learning.training_set import TrainingSet, read_replay
 from gbopt_ros.masks import boxes_xyxy, decode, encode
 from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS
 from gbopt_ros.sources import open_source, write_rosbag
-from gbopt_ros.sources.coco import CocoImage, load_coco, write_coco
+from gbopt_ros.sources.coco import CocoImage, load_coco, load_coco_dir, write_coco
 
 FRAMES = 6
 
@@ -247,7 +251,9 @@ def test_learn_publishes_and_models_rolls_back(
         ("v0001", "random"),
         ("v0002", "v0001"),
     ]
-    assert versions[0].manifest["gate"]["passed"]
+    first, second = (version.manifest["gate"] for version in versions)
+    assert first["passed"] and first["first_ap"] is None
+    assert second["passed"] and second["first_ap"] == first["parent_ap"]
     assert load_coco(replayed / "selected.json").images  # the replay is only read
     capsys.readouterr()
     assert main(["models", "rollback", str(store)]) == 0
@@ -271,10 +277,9 @@ def test_the_gate_refuses_a_worse_version(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gbopt_ros import rounds
     from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 
-    scores = iter([50.0, 40.0])  # of the parent and of its child
+    scores = iter([40.0, 50.0])  # of the new version and of its parent
     monkeypatch.setattr(
         rounds,
         "evaluate_network",
@@ -284,6 +289,63 @@ def test_the_gate_refuses_a_worse_version(
     assert status == 1
     assert "seen AP 40.00 against 50.00" in capsys.readouterr().err
     assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_losses_of_many_rounds_do_not_add_up(
+    replayed: Path,
+    rehearsal: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
+
+    # Of each new version, its parent and, from the second round on, the network before the first.
+    scores = iter([49.2, 50.0, 48.4, 49.2, 50.0])
+    monkeypatch.setattr(
+        rounds,
+        "evaluate_network",
+        lambda *_, **options: (InstanceMetrics(next(scores), 0, 0, 0, 0, 0), []),
+    )
+    monkeypatch.setattr(rounds, "paired_difference", lambda *_: (0.0, 0.3))
+    store = tmp_path / "store"
+    assert learn(replayed, store, weights, "--probe", str(rehearsal)) == 0
+    assert learn(replayed, store, weights, "--probe", str(rehearsal)) == 1
+    told = capsys.readouterr().err
+    assert "48.40 against 50.00 of the network that learning began with" in told
+    current = ModelStore(store).current()
+    assert current is not None and current.version == "v0001"
+
+
+def test_what_stops_a_round_stops_the_gate_too(
+    replayed: Path, rehearsal: Path, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is asked before each of two networks is judged, and before the version is published."""
+    config = load_config(
+        None,
+        [
+            f"proposal.weights={weights[PROPOSALS]}", "device=cpu", "learning.iterations=1",
+            "learning.batch_size=2", "learning.gate_agreement=0", "learning.gate_margin=100",
+        ],
+    )  # fmt: skip
+    probe = load_coco_dir(rehearsal)
+    with TrainingSet(tmp_path / "training", 10**9) as training_set:
+        training_set.add(read_replay(replayed))
+        asked: list[int] = []
+        for allowed in range(3):
+
+            def on_step(step: int, loss: float, allowed: int = allowed) -> None:
+                if step == 1 and math.isnan(loss):
+                    asked.append(allowed)
+                    if asked.count(allowed) > allowed:
+                        raise KeyboardInterrupt
+
+            store = ModelStore(tmp_path / "store")
+            with pytest.raises(KeyboardInterrupt):
+                rounds.learn(training_set, store, config, probe=probe, on_step=on_step)
+            assert store.current() is None
+    assert asked == [0, 1, 1, 2, 2, 2]
 
 
 def test_learn_needs_a_replay_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,12 +97,13 @@ def test_one_pool_fills_the_batch() -> None:
 
 
 def changed(settings: LearningConfig, rehearsal: Squares | None) -> set[str]:
-    """The parts of the heads that learning changes; `region` stands for the proposal network."""
+    """The parts of the heads that learning changes; `region` is of the region proposal network."""
     parent = tiny_mask_rcnn()
     before = state(parent)
     child, _ = fine_tune(parent, Squares(), rehearsal, settings, CPU)
     parts = {
         "region": "rpn.head.cls_logits.weight",
+        "region box": "rpn.head.bbox_pred.weight",
         "class": "roi_heads.box_predictor.cls_score.weight",
         "box": "roi_heads.box_predictor.bbox_pred.weight",
         "mask": "roi_heads.mask_predictor.mask_fcn_logits.weight",
@@ -117,10 +118,10 @@ def test_outlines_of_selected_masks_teach_only_if_they_shall(optimizer: str) -> 
     settings = config(
         batch_size=2, optimizer=optimizer, learning_rate=rate, weight_decay=0.0, iterations=3
     )
-    everything = {"region", "class", "box", "mask"}
+    everything = {"region", "region box", "class", "box", "mask"}
     assert changed(settings, None) == everything
     objects = replace(settings, outlines=False)
-    assert changed(objects, None) == {"region", "class"}
+    assert changed(objects, None) == {"region", "region box", "class"}
     assert changed(objects, Squares()) == everything
     assert changed(replace(objects, rehearsal_share=1.0), Squares()) == everything
 

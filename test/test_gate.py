@@ -8,7 +8,7 @@ import math
 import pytest
 
 from gbopt_ros.config import LearningConfig
-from gbopt_ros.learning.gate import check_forgetting, check_masks
+from gbopt_ros.learning.gate import all_passed, check_forgetting, check_masks
 
 CONFIG = LearningConfig(gate_margin=1.0, gate_worst=5.0, gate_agreement=0.5)
 
@@ -72,4 +72,24 @@ def test_decision_goes_into_a_manifest() -> None:
         "parent_ap": 40.0,
         "child_ap": 38.0,
         "standard_error": 0.5,
+        "first_ap": None,
     }
+
+
+def test_small_losses_do_not_add_up() -> None:
+    of_parent = check_forgetting(40.0, 39.2, 0.3, CONFIG)
+    of_first = check_forgetting(41.0, 39.2, 0.3, CONFIG, "the first")
+    assert of_parent.passed
+    decision = all_passed([of_parent, of_first])
+    assert not decision.passed
+    assert decision.reason == of_first.reason
+    assert "seen AP 39.20 against 41.00 of the first" in decision.reason
+    assert (decision.parent_ap, decision.child_ap, decision.first_ap) == (40.0, 39.2, 41.0)
+    assert not all_passed([of_first, of_parent]).passed
+
+
+def test_both_comparisons_are_told() -> None:
+    decisions = [check_forgetting(40.0, 40.5, 0.3, CONFIG, name) for name in ("this", "that")]
+    assert all_passed(decisions).passed
+    assert all_passed(decisions).reason == f"{decisions[0].reason}; {decisions[1].reason}"
+    assert all_passed(decisions[:1]) == decisions[0]

@@ -294,3 +294,38 @@ def test_pointer_to_a_version_that_is_gone(store: ModelStore, tmp_path: Path) ->
     (tmp_path / "models" / "current.json").write_text('{"version": "v0007"}')
     with pytest.raises(GboptError, match="v0007"):
         store.current()
+
+
+# ----------------------------------------------------------------------------------------- prune
+
+
+def test_the_newest_the_first_and_the_one_in_service_stay(store: ModelStore) -> None:
+    for number in range(6):
+        publish(store, parent=f"v{number:04d}" if number else "seed")
+    store.prune(2)
+    assert [v.version for v in store.versions()] == ["v0001", "v0005", "v0006"]
+    restored = [store.rollback(), store.rollback()]
+    assert [v and v.version for v in restored] == ["v0005", None]  # v0004 is gone
+    assert publish(store, parent="seed").version == "v0007"
+
+
+def test_a_version_in_service_is_not_pruned(store: ModelStore, tmp_path: Path) -> None:
+    for number in range(5):
+        publish(store, parent=f"v{number:04d}" if number else "seed")
+    store.rollback()
+    store.rollback()
+    store.prune(1)
+    assert [v.version for v in store.versions()] == ["v0001", "v0003", "v0005"]
+    store.prune(10)
+    assert len(store.versions()) == 3
+    assert not [name for name in listing(tmp_path / "models") if name.startswith(".")]
+
+
+def test_the_first_version_that_can_be_read(store: ModelStore, tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="no version"):
+        store.first()
+    publish(store)
+    publish(store, parent="v0001")
+    assert store.first().version == "v0001"
+    (tmp_path / "models" / "v0001" / "manifest.json").write_text("")
+    assert store.first().version == "v0002"

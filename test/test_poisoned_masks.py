@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from gbopt_ros.config import Config, load_config
@@ -11,11 +12,12 @@ from gbopt_ros.learning.gate import check_masks
 from gbopt_ros.perception.proposals import load_mask_rcnn
 from gbopt_ros.pipeline import load_proposal_network, proposal_weights
 from gbopt_ros.resources import find_resource
-from gbopt_ros.rounds import proposed_share
+from gbopt_ros.rounds import checked_parts, proposed_share
 from gbopt_ros.sources.coco import load_coco_dir
 from gbopt_ros.structures import LabelledImage
 
 IMAGES = 6
+EVERY = np.arange(IMAGES)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def test_intact_masks_are_proposals_of_the_parent(
     config: Config, chosen: list[LabelledImage]
 ) -> None:
     parent, _ = load_mask_rcnn(proposal_weights(config))
-    agreement, _ = proposed_share(parent, Pool(chosen), config)
+    agreement, _ = proposed_share(parent, Pool(chosen), [EVERY], config)
     assert agreement == 1.0
     assert check_masks(agreement, config.learning).passed
 
@@ -63,7 +65,7 @@ def test_masks_shuffled_between_images_are_refused(
         LabelledImage(image.image, other.rles, ())
         for image, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True)
     ]
-    agreement, _ = proposed_share(parent, Pool(shuffled), config)
+    agreement, _ = proposed_share(parent, Pool(shuffled), [EVERY], config)
     assert agreement < 0.3
     decision = check_masks(agreement, config.learning, ["monday", "tuesday"])
     assert not decision.passed
@@ -71,12 +73,59 @@ def test_masks_shuffled_between_images_are_refused(
     assert "masks do not belong to their images" in decision.reason
 
 
-def test_a_bad_round_among_good_ones_is_found(config: Config, chosen: list[LabelledImage]) -> None:
+@pytest.mark.parametrize("bad", [0, 17, 29])
+def test_a_bad_recording_among_many_good_ones_is_found(
+    config: Config, chosen: list[LabelledImage], bad: int
+) -> None:
     parent, _ = load_mask_rcnn(proposal_weights(config))
     shuffled = [
         LabelledImage(image.image, other.rles, ())
         for image, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True)
     ]
-    agreement, part = proposed_share(parent, Pool([*chosen, *chosen, *shuffled, *chosen]), config)
-    assert set(part) & set(range(2 * IMAGES, 3 * IMAGES))
+    names = [f"day-{number:02d}" for number in range(30) for _ in range(IMAGES)]
+    images = [*chosen * bad, *shuffled, *chosen * (29 - bad)]
+    parts = checked_parts(names)
+    assert [len(part) for part in parts] == [IMAGES] * 30
+    # Of the good ones every tenth: the parent proposes the masks of all of them again.
+    looked_at = [part for number, part in enumerate(parts) if number == bad or number % 10 == 5]
+    agreement, part = proposed_share(parent, Pool(images), looked_at, config)
+    assert {names[index] for index in part} == {f"day-{bad:02d}"}
     assert not check_masks(agreement, config.learning).passed
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ((240,), [30] * 8),
+        ((24,), [6] * 4),
+        ((7,), [7]),
+        ((1,), [1]),
+        ((6, 6, 60), [6, 6, 10, 10, 10, 10, 10, 10]),
+        ((2, 2, 2, 2), [8]),
+        ((3,) * 5, [6, 9]),
+        ((30, 2), [6, 6, 6, 6, 8]),
+        ((2, 30), [8, 6, 6, 6, 6]),
+    ],
+)
+def test_parts_are_of_one_recording_where_it_is_long_enough(
+    frames: tuple[int, ...], expected: list[int]
+) -> None:
+    parts = checked_parts([f"{i}" for i, count in enumerate(frames) for _ in range(count)])
+    assert [len(part) for part in parts] == expected
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(sum(frames)))
+
+
+def test_fewer_images_of_a_part_are_looked_at_where_there_are_many(
+    config: Config, chosen: list[LabelledImage]
+) -> None:
+    parent, _ = load_mask_rcnn(proposal_weights(config))
+    seen: list[None] = []
+    proposed_share(parent, Pool(chosen), [EVERY], config, lambda: seen.append(None))
+    assert len(seen) == 6
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        proposed_share(parent, Pool(chosen), [EVERY[:1]] * 200, config, interrupted)
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt

@@ -230,7 +230,7 @@ def test_labels_belong_to_their_images_whatever_another_writer_does(
 
     def replace_last() -> None:
         with TrainingSet(folder, PLENTY) as writer:
-            writer.add([selected(frames_dir, 2, instances=3, value=99)], collect=False)
+            writer.add([selected(frames_dir, 2, instances=3, value=99)], may_collect=lambda: False)
 
     def disturbed(self: TrainingSet, *query: Any) -> Any:
         if not writers:
@@ -516,19 +516,51 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         TrainingSet(tmp_path / "file" / "set", PLENTY)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "No such file"), (b"", "is empty"), (b"not an image", "no complete image")],
-)
-def test_an_image_that_is_damaged(
-    folder: Path, frames_dir: Path, content: bytes | None, words: str
+@pytest.mark.parametrize("content", [None, b"", b"half of it"])
+def test_a_damaged_image_is_left_out_and_mended_by_adding_it_again(
+    folder: Path, frames_dir: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
-        training_set.add([selected(frames_dir, 0)])
-        (path,) = (folder / "images").iterdir()
+        training_set.add([selected(frames_dir, 0), selected(frames_dir, 1)])
+        path = training_set.labelled_images().entries[0].path
         path.unlink() if content is None else path.write_bytes(content)
-        with pytest.raises(GboptError, match=words):
-            training_set.labelled_images()[0]
+        (left,) = training_set.labelled_images().entries
+        assert left.path != path
+        assert f"1 images are damaged and left out, such as {path}" in caplog.text
+        training_set.add([selected(frames_dir, 0)])
+        pool = training_set.labelled_images()
+        assert [int(pool[i].image[0, 0, 0]) for i in range(2)] == [0, 10]
+
+
+def test_an_image_that_is_damaged_while_it_is_learnt(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        pool = training_set.labelled_images()
+        pool.entries[0].path.write_bytes(b"not an image")
+        with pytest.raises(GboptError, match="no complete image"):
+            pool[0]
+
+
+def test_images_stay_for_a_training_that_began_while_they_were_added(
+    folder: Path, frames_dir: Path
+) -> None:
+    """It is asked about once the frames are in the set: the training knows those before."""
+    pools = []
+
+    def may_collect() -> bool:
+        with TrainingSet(folder, PLENTY) as other:
+            pools.append(other.labelled_images())
+        return False
+
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        before = training_set.labelled_images()
+        training_set.add([selected(frames_dir, 0, value=99)], may_collect=may_collect)
+        assert int(before[0].image[0, 0, 0]) == 0
+        assert int(pools[0][0].image[0, 0, 0]) == 99
+        training_set.collect_garbage()
+        with pytest.raises(GboptError):
+            before[0]
 
 
 # ----------------------------------------------------------------------------------------- replay

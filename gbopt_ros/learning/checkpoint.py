@@ -6,7 +6,6 @@ state of a generator, and training goes on the same on any number of loader proc
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,8 @@ class Checkpoint:
             "losses": {name: torch.tensor(v, dtype=torch.float64) for name, v in losses.items()},
         }
         # torch reports a full disk as RuntimeError.
-        with replacing(self._path, RuntimeError) as aside, aside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())  # days of training are worth it, should the power fail
+        with replacing(self._path, RuntimeError) as aside:
+            torch.save(content, aside)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -36,9 +36,10 @@ def fine_tune(
     and targets and gives named losses.
 
     Each batch holds `rehearsal_share` of rehearsal images; where one of the pools is None the
-    other fills the batch, so that the compute is the same. Without `outlines` the losses of boxes
-    and masks come from rehearsal images alone: masks as they were proposed are right about where
-    objects are far more often than about where they end.
+    other fills the batch, so that the compute is the same. Without `outlines` the losses of the box
+    and the mask head's outlines come from rehearsal images alone: masks as they were proposed are
+    right about where objects are far more often than about where they end. Region proposals are
+    taught their coarse boxes by selected masks all the same.
 
     Raises:
         GboptError: a loss is not finite.

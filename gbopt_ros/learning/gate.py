@@ -3,16 +3,17 @@
 Two checks around the training. The selected masks must be such as the parent proposes: masks that
 lie elsewhere (of other images, shifted, corrupt) teach nonsense and are refused before any
 training, which itself ends with an error where a loss is not finite. On labelled images of seen
-classes that are not learnt from, the probe set, the new version is compared with its parent image
-by image, and the uncertainty of the difference decides with it: a loss that may be noise does not
-block, and a probe set too small to exclude a disaster does not pass.
+classes that are not learnt from, the probe set, the new version is compared image by image with its
+parent and with the network that learning began with, since small losses would add up. The
+uncertainty of the difference decides with it: a loss that may be noise does not block, and a probe
+set too small to exclude a disaster does not pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gbopt_ros.config import LearningConfig
@@ -31,6 +32,7 @@ class GateDecision:
             the training set where it is lowest.
         parent_ap, child_ap: mask AP on the probe set, percent.
         standard_error: of child_ap - parent_ap over the choice of probe images, points.
+        first_ap: of the network that learning began with, where that is not the parent.
 
     What was not measured is None: the decision fell before, or there is no probe set.
     """
@@ -41,6 +43,7 @@ class GateDecision:
     parent_ap: float | None = None
     child_ap: float | None = None
     standard_error: float | None = None
+    first_ap: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,9 +76,13 @@ def check_masks(
 
 
 def check_forgetting(
-    parent_ap: float, child_ap: float, standard_error: float, config: LearningConfig
+    parent_ap: float,
+    child_ap: float,
+    standard_error: float,
+    config: LearningConfig,
+    parent: str = "its parent",
 ) -> GateDecision:
-    """Compare a version with its parent on the probe set.
+    """Compare a version with an older one on the probe set.
 
     It is refused where it lost more than `gate_margin` points and that it lost is certain at 95 %,
     and where a loss of `gate_worst` points cannot be excluded at 95 %.
@@ -83,11 +90,12 @@ def check_forgetting(
     Args:
         parent_ap, child_ap: mask AP, percent.
         standard_error: of their difference, from a paired comparison, points.
+        parent: what the older one is called.
     """
     difference = child_ap - parent_ap
     uncertainty = CONFIDENCE_Z * standard_error
     numbers = (
-        f"seen AP {child_ap:.2f} against {parent_ap:.2f} of its parent, "
+        f"seen AP {child_ap:.2f} against {parent_ap:.2f} of {parent}, "
         f"{difference:+.2f} ± {standard_error:.2f}, margin {config.gate_margin:.2f}"
     )
     measured = (parent_ap, child_ap, standard_error)
@@ -103,3 +111,15 @@ def check_forgetting(
         )
         return GateDecision(False, reason, None, *measured)
     return GateDecision(True, numbers, None, *measured)
+
+
+def all_passed(decisions: Sequence[GateDecision]) -> GateDecision:
+    """One decision of those on the parent and, after the first round, on the first network."""
+    parent, *others = decisions
+    reasons = [d.reason for d in decisions if d.passed == all(each.passed for each in decisions)]
+    return replace(
+        parent,
+        passed=all(decision.passed for decision in decisions),
+        reason="; ".join(reasons),
+        first_ap=others[0].parent_ap if others else None,
+    )

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from gbopt_ros.files import write_text
+from gbopt_ros.files import sync, write_text
 from gbopt_ros.perception.weights import (
     DETECTRON2,
     PROPOSALS,
@@ -60,7 +60,39 @@ class ModelStore:
         self._folder = root / "models"
 
     def versions(self) -> list[ModelVersion]:
-        """All published versions, oldest first."""
+        """All versions that are there, oldest first."""
+        return [self.get(name) for name in self._names()]
+
+    def first(self) -> ModelVersion:
+        """The oldest version; damaged ones do not count.
+
+        Raises:
+            GboptError: there is none.
+        """
+        for name in self._names():
+            with suppress(GboptError):
+                return self.get(name)
+        raise GboptError(f"{self._folder}: no version whose manifest can be read")
+
+    def prune(self, keep: int) -> None:
+        """Remove all versions but the newest, the one in service and the first.
+
+        The first stays as what later ones are compared with. Where the parent of a version was
+        removed, `rollback` returns to the network that learning began with.
+
+        Args:
+            keep: how many of the newest stay, 1 or more.
+        """
+        names, current = self._names(), self.current()
+        for name in names[1:-keep]:
+            if current is None or name != current.version:
+                gone = self._folder / f".old-{name}"
+                with suppress(OSError):
+                    os.replace(self._folder / name, gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Names of all published versions, oldest first."""
         if not self._folder.is_dir():
             return []
         found = [
@@ -68,7 +100,7 @@ class ModelStore:
             for path in self._folder.iterdir()
             if (number := _number(path.name)) is not None and (path / _MANIFEST).is_file()
         ]
-        return [self.get(name) for _, name in sorted(found)]
+        return [name for _, name in sorted(found)]
 
     def digests(self) -> set[str]:
         """SHA-256 of the weights of all versions but those whose manifest was damaged."""
@@ -143,7 +175,10 @@ class ModelStore:
                 "created": time.time(),
             }
             (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            for path in (folder / _MANIFEST, folder):
+                sync(path)
             os.replace(folder, self._folder / version)
+            sync(self._folder)
         except OSError as error:
             if (self._folder / version).exists():  # another process took the name meanwhile
                 return self.publish(network, architecture, parent, facts, config)

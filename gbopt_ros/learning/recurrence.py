@@ -143,16 +143,16 @@ def _look_alikes(
     middle = proposals.mean(axis=0)
     masks = np.concatenate([look.masks.inside for look in looks])
     own, known = (torch.from_numpy(_directions(rows - middle)) for rows in (masks, proposals))
-    found = []  # similarity and place of the nearest proposals of each clip
+    best = torch.empty((len(own), 0))
+    chosen = torch.empty((len(own), 0), dtype=torch.int64)
     for clip in np.unique(places):
         there = torch.from_numpy(np.flatnonzero(places == clip))
         alike, nearest = (own @ known[there].T).topk(min(_NEAREST, len(there)))
         alike[torch.from_numpy(owners == clip)] = -torch.inf
-        found.append((alike, there[nearest]))
-    alike = torch.cat([alike for alike, _ in found], dim=1)
-    alike, order = alike.topk(min(_COMPARED, alike.shape[1]))
-    chosen = torch.cat([nearest for _, nearest in found], dim=1).gather(1, order)
-    return chosen.numpy(), _kernel(alike.double().numpy())
+        best, chosen = torch.cat([best, alike], dim=1), torch.cat([chosen, there[nearest]], dim=1)
+        best, order = best.topk(min(_COMPARED, best.shape[1]))  # all clips' would take the memory
+        chosen = chosen.gather(1, order)
+    return chosen.numpy(), _kernel(best.double().numpy())
 
 
 def _more_agreed(

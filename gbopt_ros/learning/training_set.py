@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from gbopt_ros.masks import is_consistent
 from gbopt_ros.sources.coco import CocoImage, write_coco
 from gbopt_ros.sources.images import read_image
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S = 60.0  # that one process waits for another's transaction
 _SCHEMA = """
@@ -129,15 +132,18 @@ class TrainingSet:
         """Size of all images, bytes."""
         return int(self._query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
 
-    def add(self, frames: Iterable[SelectedFrame], *, collect: bool = True) -> int:
+    def add(
+        self, frames: Iterable[SelectedFrame], *, may_collect: Callable[[], bool] = lambda: True
+    ) -> int:
         """Add frames, replacing those of the same recording and index; returns how many.
 
         Frames without an instance are left out: nothing selected says nothing about the image. One
         that the set holds goes, too. All frames enter the set, or none does.
 
         Args:
-            collect: remove the images of evicted clips at once; without it they stay until
-                `collect_garbage`, for a training that still reads them.
+            may_collect: whether the images of evicted clips may go at once, asked when the frames
+                are in the set: a training that began before still reads them, and one that begins
+                later does not know them. Where not, they stay until `collect_garbage`.
 
         Raises:
             GboptError: an image cannot be read, the set cannot be written, or the byte limit is
@@ -156,11 +162,11 @@ class TrainingSet:
                         self._insert(frame)
                 self._evict()
         except Exception:
-            if added and collect:  # on a full disk, images that nothing names are in the way
+            if added and may_collect():  # on a full disk, images that nothing names are in the way
                 with suppress(GboptError):
                     self.collect_garbage()
             raise
-        if collect:
+        if may_collect():
             self.collect_garbage()
         return added
 
@@ -182,21 +188,22 @@ class TrainingSet:
         return removed
 
     def labelled_images(self) -> SelectedPool:
-        """All frames, as a pool for training."""
+        """All frames, as a pool for training; those whose image was damaged are left out."""
         query = """
-            SELECT id, file_name, height, width, recording, clip_id FROM frames
+            SELECT id, file_name, height, width, bytes, recording, clip_id FROM frames
             ORDER BY recording, frame_index
         """
+        entries, damaged = [], []
         with self._transaction("DEFERRED"):
-            entries = [
-                PoolEntry(
-                    self._images / file_name,
-                    *self._instances(frame, height, width),
-                    recording=recording,
-                    clip_id=clip_id,
-                )
-                for frame, file_name, height, width, recording, clip_id in self._query(query)
-            ]
+            for frame, name, height, width, size, recording, clip_id in self._query(query):
+                path = self._images / name
+                if not _has_size(path, size):
+                    damaged.append(path)
+                    continue
+                instances = self._instances(frame, height, width)
+                entries.append(PoolEntry(path, *instances, recording=recording, clip_id=clip_id))
+        if damaged:
+            log.warning("%d images are damaged and left out, such as %s", len(damaged), damaged[0])
         return SelectedPool(entries)
 
     def export_coco(self, path: Path) -> None:
@@ -244,7 +251,7 @@ class TrainingSet:
             raise GboptError(f"{frame.image_path}: cannot be read ({error.strerror})") from error
         name = hashlib.sha256(content).hexdigest()[:32] + frame.image_path.suffix
         target = self._images / name
-        if not target.is_file():
+        if not _has_size(target, len(content)):
             with replacing(target) as aside:
                 aside.write_bytes(content)
         cursor = self._database.execute(
@@ -415,6 +422,14 @@ class SelectedPool:
     def __getitem__(self, index: int) -> LabelledImage:
         entry = self._entries[index]
         return LabelledImage(read_image(entry.path), entry.rles)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    """Whether it is a file of so many bytes."""
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def least_confidence(confidences: Iterable[Sequence[float]], minimum: float) -> float:

@@ -55,7 +55,9 @@ class LearnerSettings(NodeSettings):
         "", "COCO folder of labelled seen data for the gate; empty: the seed network's", fixed=True
     )
     train_every_clips: int = setting(
-        50, "new clips after which training starts by itself; 0: only when called", low=0
+        50,
+        "new clips with masks after which training starts by itself; 0: only when called",
+        low=0,
     )
     max_buffered_frames: int = setting(
         96, "images that wait for their masks, and as many for their clip", low=1, fixed=True
@@ -115,6 +117,7 @@ class LearnerNode(PipelineNode):
         self._frames: dict[int, list[_Labelled]] = {}  # clip: its frames so far
         self._expected: dict[int, int] = {}  # clip: frames that its status told of
         self._clips_stored = self._clips_since = 0
+        self._news = 0  # frames that were stored of the clip so far
         self._cancel = threading.Event()
         self._last_progress = 0.0
         self._storing = self.worker("clips", self._add_clip, capacity=4)
@@ -206,12 +209,14 @@ class LearnerNode(PipelineNode):
                 for masks, image in clip.frames
                 if image is not None and masks.masks
             ]
-            collected.add(selected, collect=self._training.idle)
+            added = collected.add(selected, may_collect=lambda: self._training.idle)
             self._masks_stored = collected.instance_count
+        self._news += added
         if not clip.is_whole:
             return
         self._clips_stored += 1
-        self._clips_since += 1
+        self._clips_since += self._news > 0
+        self._news = 0
         self.health.done(time.monotonic() - start)
         self.health.count("clips stored")
         every = self.settings.train_every_clips
@@ -382,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         node = LearnerNode()
         os.nice(node.settings.niceness)
         torch.set_num_threads(node.settings.threads)
+        cv2.setNumThreads(node.settings.threads)
         return [node]
 
     return spin(make, arguments)
