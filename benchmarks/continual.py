@@ -1,17 +1,21 @@
 """Several rounds over a stream in which new kinds of object arrive, and a poisoned round.
 
+    python benchmarks/continual.py --out continual --home 101
     python benchmarks/continual.py --out continual
 
-Round r shows the kinds of the first r groups. Each round replays its recording with the current
-model, adds the selected masks to a training set with a byte budget that is smaller than the stream,
-learns, passes the gate and publishes. After it: unseen AP on stills of all kinds and on stills of
-the kinds seen so far, seen AP, and what the training set kept of which round.
+In a home another of its things arrives in every round; without --home round r shows the kinds of
+the first r groups, each time other objects of these kinds in other scenes. Each round replays its
+recording with the current model, adds the selected masks to a training set with a byte budget that
+is smaller than the stream, learns, passes the gate and publishes. After it: unseen AP on stills of
+everything and on stills of what was there so far, seen AP, and what the training set kept of which
+round.
 
 Then the last round again, poisoned: every image gets the masks of another scene. The gate must
 refuse that, for the round alone among good earlier ones ("round") and for the whole training set
 ("set"). Exit status 1 if it let one pass.
 
-Started again, a run goes on after the last complete round. Writes OUT/continual.json, .md and .svg.
+Started again, a run goes on after the last complete round. Writes OUT/NAME.json, .md and
+.svg, NAME `continual` or `continual-home-SEED`.
 """
 
 from __future__ import annotations
@@ -54,7 +58,8 @@ from gbopt_ros.resources import find_resource
 from gbopt_ros.rounds import learn
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import GboptError
-from gbopt_ros.world.dataset import WorldConfig, generate
+from gbopt_ros.world.dataset import HOME_SPLITS, WorldConfig, generate, home_config
+from gbopt_ros.world.home import HOME_THINGS
 from gbopt_ros.world.objects import UNSEEN
 
 matplotlib.use("Agg")
@@ -72,12 +77,12 @@ class Round:
     """One round of the stream.
 
     Attributes:
-        kinds: of object shown so far.
+        shown: the kinds of object, or the things of the home, that are there so far.
         recording: what it is learnt from.
-        stills: labelled stills of these kinds.
+        stills: labelled stills of these.
     """
 
-    kinds: tuple[str, ...]
+    shown: tuple[str, ...]
     recording: Recording
     stills: CocoDataset
 
@@ -92,9 +97,11 @@ class Stills:
     rehearsal: CocoDataset
 
     @classmethod
-    def load(cls, count: int | None = None) -> Stills:
+    def load(cls, count: int | None = None, unseen: Path | None = None) -> Stills:
+        """Those that come with the demo, `count` of each; `unseen` in place of its unseen ones."""
         names = ("unseen-test", "seen-val", "seen-probe", "rehearsal")
-        sets = [load_coco_dir(find_resource(f"demo/{name}")) for name in names]
+        folders = [find_resource(f"demo/{name}") for name in names]
+        sets = [load_coco_dir(folder) for folder in (unseen or folders[0], *folders[1:])]
         return cls(*(stills if count is None else first(stills, count) for stills in sets))
 
 
@@ -116,6 +123,35 @@ def stream(out: Path, seed: int, rounds: int) -> list[Round]:
             generate(folder, ["unseen-test"], config)
         stills = load_coco_dir(folder / "unseen-test")
         found.append(Round(shown, recording_of(folder), stills))
+    return found
+
+
+def stills_of_home(out: Path, seed: int) -> Path:
+    """Labelled stills of all things of a home, rendered where they are missing."""
+    folder = out / f"home-{seed}"
+    if not (folder / "unseen-test").exists():
+        generate(folder, ["unseen-test"], home_config(seed, cores()))
+    return folder / "unseen-test"
+
+
+def home_stream(out: Path, seed: int, rounds: int) -> list[Round]:
+    """The rounds of a home, another thing in each; what is missing of them is rendered."""
+    found = []
+    for number in range(1, rounds + 1):
+        things = HOME_THINGS - rounds + number
+        folder = out / f"home-{seed}" / f"round-{number}-of-{rounds}"
+        config = replace(
+            home_config(seed, cores()),
+            things=things,
+            count=_STILLS,
+            clips=_CLIPS,
+            first=(number - 1) * _CLIPS,
+        )
+        for split in HOME_SPLITS:
+            if not (folder / split).exists():
+                generate(folder, [split], config)
+        shown = tuple(f"thing {n}" for n in range(1, things + 1))
+        found.append(Round(shown, recording_of(folder), load_coco_dir(folder / "unseen-test")))
     return found
 
 
@@ -176,7 +212,7 @@ class Continual:
             weights = self._weights(store)
             result = {
                 "round": number,
-                "kinds": this.kinds,
+                "shown": this.shown,
                 "gate": learnt.decision.to_dict(),
                 "version": learnt.version.version if learnt.version else None,
                 "frames_added": added,
@@ -301,7 +337,7 @@ def markdown(
 ) -> str:
     """A row a round, percent, and what became of the poisoned ones."""
     header = [
-        "round", "new version", "unseen AP, all kinds", "kinds so far", "seed network there",
+        "round", "new version", "unseen AP, all", "shown so far", "seed network there",
         "seen AP", "frames kept, by round", "MB",
     ]  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---|---" + "|---:" * (len(header) - 2) + "|"]
@@ -327,9 +363,9 @@ def figure(before: dict[str, Any], results: Sequence[dict[str, Any]], path: Path
     )
     numbers = [0, *(r["round"] for r in results)]
     unseen.plot(numbers, [before["unseen"], *(r["unseen"] for r in results)], "o-", label="all")
-    unseen.plot(numbers[1:], [r["so_far"] for r in results], "s-", label="kinds so far")
+    unseen.plot(numbers[1:], [r["so_far"] for r in results], "s-", label="shown so far")
     unseen.plot(
-        numbers[1:], before["so_far"], "s--", color="0.6", label="kinds so far, seed network"
+        numbers[1:], before["so_far"], "s--", color="0.6", label="shown so far, seed network"
     )
     unseen.set_title("unseen AP", fontsize=10)
     unseen.legend(fontsize=8)
@@ -364,14 +400,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/continual"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--world-seed", type=int, default=50, help="of the stream's scenes")
+    parser.add_argument(
+        "--home", type=int, metavar="SEED", help="a home in place of a stream of other scenes"
+    )
     parser.add_argument("--max-bytes", type=int, default=4_000_000, help="of the training set")
     parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--quick", action="store_true", help="a smoke test: the gate's verdict is "
                         "shown, not judged")  # fmt: skip
     args = parser.parse_args()
-    if not 2 <= args.rounds <= len(UNSEEN):
-        parser.error(f"--rounds: expected 2 to {len(UNSEEN)}, got {args.rounds}")
+    most = len(UNSEEN) if args.home is None else HOME_THINGS - 1
+    if not 2 <= args.rounds <= most:
+        parser.error(f"--rounds: expected 2 to {most}, got {args.rounds}")
     if args.quick:
         args.set, args.max_bytes = [*args.set, *_QUICK], 150_000
     return args
@@ -395,8 +435,14 @@ def main() -> int:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """All rounds and the report; returns the gate's decisions on the poisoned ones."""
     config = load_config(args.config, [*args.set, f"learning.max_bytes={args.max_bytes}"])
-    stills = Stills.load(_QUICK_STILLS if args.quick else None)
-    rounds = few_rounds(stills) if args.quick else stream(args.out, args.world_seed, args.rounds)
+    if args.quick:
+        stills = Stills.load(_QUICK_STILLS)
+        rounds = few_rounds(stills)
+    elif args.home is not None:
+        stills = Stills.load(unseen=stills_of_home(args.out, args.home))
+        rounds = home_stream(args.out, args.home, args.rounds)
+    else:
+        stills, rounds = Stills.load(), stream(args.out, args.world_seed, args.rounds)
     inputs = [
         config,
         [sha256_of(weights(config)) for weights in (proposal_weights, background_weights)],
@@ -414,9 +460,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "config": config.to_dict(),
         "versions": versions(),
     }
-    write_text(args.out / "continual.json", json.dumps(report, indent=1) + "\n")
-    write_text(args.out / "continual.md", table)
-    figure(before, results, args.out / "continual.svg")
+    name = "continual" if args.home is None else f"continual-home-{args.home}"
+    write_text(args.out / f"{name}.json", json.dumps(report, indent=1) + "\n")
+    write_text(args.out / f"{name}.md", table)
+    figure(before, results, args.out / f"{name}.svg")
     print(table)
     return poisoned
 

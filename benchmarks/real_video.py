@@ -131,7 +131,14 @@ def judged_frames(folders: Sequence[Path]) -> CocoDataset:
     for folder in folders:
         (sequence,) = load_davis(folder)
         labels = sequence.labels()
-        for position in range(len(labels) - round(JUDGED * len(labels)), len(labels)):
+        judged = range(len(labels) - round(JUDGED * len(labels)), len(labels))
+        learnt = len(Beginning(folder).open())
+        if judged and sequence.frame_indices[judged[0]] < learnt:
+            raise GboptError(
+                f"{folder}: the last labels are of frames that are learnt from; "
+                f"label the frames after the first {learnt}"
+            )
+        for position in judged:
             label = labels[position]
             path = next(p for p in sorted(folder.glob(f"{sequence.masks[position].stem}.*"))
                         if p.suffix != ".png")  # fmt: skip

@@ -116,7 +116,10 @@ class TrainingMasks:
 
 
 def open_pool(folder: Path, config: Config) -> SelectedPool:
-    """The pool of a training set on disk, as `gbopt learn` draws from it."""
+    """The pool of a training set on disk, as `gbopt learn` draws from it.
+
+    But that looks at no more frames than its steps draw images.
+    """
     learning = config.learning
     with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
         return training_set.labelled_images().surest(learning.min_confidence)
@@ -266,7 +269,7 @@ class MaskMaker:
         return mended
 
     def _revised(self, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
-        """The frames with the confidences that `gbopt learn` gives their masks."""
+        """With the confidences that `gbopt learn` gives, where its steps draw every frame."""
         shown = [frame for frame in frames if frame.rles]
         pool = SelectedPool(
             [

@@ -286,6 +286,31 @@ def test_groups_hold_every_unseen_kind_once() -> None:
     assert {len(group) for group in found} <= {4, 5}
 
 
+def test_another_thing_of_the_home_arrives_in_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, WorldConfig]] = []
+
+    def generated(folder: Path, splits: list[str], config: WorldConfig) -> None:
+        made.extend((f"{folder.name}/{split}", config) for split in splits)
+        for split in splits:
+            (folder / split).mkdir(parents=True)
+
+    monkeypatch.setattr(continual, "generate", generated)
+    monkeypatch.setattr(continual, "load_coco_dir", lambda folder: folder)
+    rounds = continual.home_stream(tmp_path, 7, 3)
+    assert [len(each.shown) for each in rounds] == [6, 7, 8]
+    videos = [config for name, config in made if name.endswith("unseen-train")]
+    assert [(c.seed, c.home, c.things, c.first, c.clips) for c in videos] == [
+        (7, True, 6, 0, 8),
+        (7, True, 7, 8, 8),
+        (7, True, 8, 16, 8),
+    ]
+    count = len(made)
+    assert len(continual.home_stream(tmp_path, 7, 3)) == 3
+    assert len(made) == count == 6  # what is there is not rendered again
+
+
 def test_poisoned_frames_bear_the_masks_of_another_scene() -> None:
     frames = [
         SelectedFrame("r", i // 2, i, i, Path(f"{i}.jpg"), (4, 6), labelled(0, i + 1).rles,

@@ -92,6 +92,13 @@ def test_every_frame_that_is_learnt_must_be_labelled(sequence: Path) -> None:
         _ = real_video.Beginning(sequence).truth
 
 
+def test_no_frame_is_judged_that_was_learnt_from(sequence: Path) -> None:
+    for number in (7, 8, 9):
+        (sequence / f"{number:05d}.png").unlink()
+    with pytest.raises(GboptError, match="last labels are of frames that are learnt from"):
+        real_video.judged_frames([sequence])
+
+
 def test_sequences_need_names_of_their_own(sequence: Path, tmp_path: Path) -> None:
     arguments = [str(sequence), str(sequence), "--out", str(tmp_path / "out"), "--rows", "before"]
     with pytest.raises(GboptError, match="same name"):

@@ -21,7 +21,7 @@ from gbopt_ros.world.camera import HEIGHT, WIDTH
 from gbopt_ros.world.dataset import SPLITS, WorldConfig, generate
 from gbopt_ros.world.home import HOME_TABLES, HOME_THINGS, HOME_WALLS, Home
 from gbopt_ros.world.objects import PRIMITIVES, UNSEEN, draw_kind, unseen_kinds
-from gbopt_ros.world.rendering import Job, Still, render_still, run_parallel
+from gbopt_ros.world.rendering import Job, Still, VideoClip, render_still, run_parallel
 from gbopt_ros.world.scene import MIN_VISIBLE_PIXELS, Scene
 from gbopt_ros.world.simulator import Simulator
 
@@ -196,6 +196,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, painted: list[Job]) -> Non
         ({"count": 0}, "count"),
         ({"clips": 0}, "clips"),
         ({"frames_per_clip": -2}, "frames_per_clip"),
+        ({"things": 1}, "things: expected 2 to 8, got 1"),
+        ({"things": 9}, "things"),
+        ({"first": -1}, "first: expected 0 or more, got -1"),
         ({"jpeg_quality": 0}, "jpeg_quality: expected 1 to 100, got 0"),
         ({"jpeg_quality": 101}, "jpeg_quality: expected 1 to 100, got 101"),
     ],
@@ -305,6 +308,31 @@ def test_things_and_tables_of_a_home_come_again(pybullet: None) -> None:
     assert things <= known
     assert len(things) > HOME_THINGS / 2
     assert len(tables) <= HOME_TABLES
+    few = Home(7, things=2)
+    first_two = set()
+    for number in range(2):
+        look = few.thing(number)
+        kind = draw_kind(look, seen=False)
+        first_two.add((kind.name, float(look.uniform(*kind.target))))
+    for seed in range(4):
+        scene = Scene(sim, np.random.default_rng(seed), seen=False, settle_s=0, home=few)
+        assert {(body.kind.name, body.size) for body in scene.bodies} <= first_two
+
+
+def test_clips_of_other_numbers_show_other_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[Job] = []
+
+    def clips(_: object, jobs: list[Job], __: int) -> list[VideoClip]:
+        rendered.extend(jobs)
+        return [VideoClip((np.zeros((240, 320, 3), np.uint8),), ((),))] * len(jobs)
+
+    monkeypatch.setattr(world, "run_parallel", clips)
+    for first in (0, 2):
+        config = WorldConfig(clips=2, frames_per_clip=1, home=True, things=4, first=first)
+        generate(tmp_path / str(first), ["unseen-train"], config)
+    assert [(job.index, job.things) for job in rendered] == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
 def test_the_number_of_processes_changes_nothing(stills: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gbopt_ros.sources.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, wri
 from gbopt_ros.sources.rosbag import write_rosbag
 from gbopt_ros.structures import Frame, GboptError, Rle
 from gbopt_ros.world.camera import HEIGHT, WIDTH
+from gbopt_ros.world.home import HOME_THINGS
 from gbopt_ros.world.objects import unseen_kinds
 from gbopt_ros.world.rendering import (
     FRAMES_PER_SECOND,
@@ -80,6 +81,8 @@ class WorldConfig:
         kinds: names of the unseen kinds that the splits of unseen objects show, () for all.
         home: the splits of unseen objects show one home, always the same few things, tables and
             walls, in place of new ones in every scene.
+        things: how many of the home's things are there, the first ones.
+        first: number of the first clip; clips of other numbers show other scenes.
     """
 
     seed: int = 0
@@ -90,6 +93,8 @@ class WorldConfig:
     jpeg_quality: int = JPEG_QUALITY
     kinds: tuple[str, ...] = ()
     home: bool = False
+    things: int = HOME_THINGS
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -98,6 +103,10 @@ class WorldConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise GboptError(f"{name}: expected 1 or more, got {value}")
+        if not 2 <= self.things <= HOME_THINGS:
+            raise GboptError(f"things: expected 2 to {HOME_THINGS}, got {self.things}")
+        if self.first < 0:
+            raise GboptError(f"first: expected 0 or more, got {self.first}")
         if not 1 <= self.jpeg_quality <= 100:
             raise GboptError(f"jpeg_quality: expected 1 to 100, got {self.jpeg_quality}")
         unseen_kinds(self.kinds)
@@ -163,6 +172,7 @@ def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
             jpeg_quality=config.jpeg_quality,
             kinds=config.kinds,
             home=config.home,
+            things=config.things,
         )
         for index in indices
     ]
@@ -214,8 +224,9 @@ def video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[
             config.frames_per_clip,
             kinds=config.kinds,
             home=config.home,
+            things=config.things,
         )
-        for index in range(config.clips)
+        for index in range(config.first, config.first + config.clips)
     ]
     stamp, index = _START_NS, 0
     clips = run_parallel(render_clip, jobs, config.jobs)

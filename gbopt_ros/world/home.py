@@ -18,9 +18,13 @@ class Home:
 
     How things are arranged, the light, where the camera stands and its field of view are not the
     home's: every scene draws them.
+
+    Attributes:
+        things: how many of its things are there, the first ones, up to `HOME_THINGS`.
     """
 
     seed: int
+    things: int = HOME_THINGS
 
     def table(self, rng: np.random.Generator) -> np.random.Generator:
         """Of the size and the texture of one of its tables, which `rng` chooses."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from gbopt_ros.structures import GboptError, Image, Rle
 from gbopt_ros.world.camera import CameraPath
-from gbopt_ros.world.home import Home
+from gbopt_ros.world.home import HOME_THINGS, Home
 from gbopt_ros.world.motion import choose_movers
 from gbopt_ros.world.objects import unseen_kinds
 from gbopt_ros.world.scene import Scene
@@ -62,6 +62,7 @@ class Job:
         jpeg_quality: of a still, 1 to 100.
         kinds: names of the unseen kinds to show, () for all.
         home: unseen objects are those of one home, see `Home`.
+        things: how many of the home's there are.
     """
 
     seed: int
@@ -72,6 +73,7 @@ class Job:
     jpeg_quality: int = JPEG_QUALITY
     kinds: tuple[str, ...] = ()
     home: bool = False
+    things: int = HOME_THINGS
 
     def generator(self, attempt: int) -> np.random.Generator:
         key = zlib.crc32(self.split.encode())
@@ -110,7 +112,7 @@ def _compose_scene(job: Job, settle_s: float) -> tuple[Scene, np.random.Generato
     for attempt in range(_ATTEMPTS):
         rng = job.generator(attempt)
         kinds = unseen_kinds(job.kinds)
-        home = Home(job.seed) if job.home and not job.seen else None
+        home = Home(job.seed, job.things) if job.home and not job.seen else None
         scene = Scene(_worker.sim, rng, job.seen, _worker.pictures, settle_s, kinds, home)
         if scene.visible_count() >= _MIN_INSTANCES:
             return scene, rng

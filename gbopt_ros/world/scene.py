@@ -18,7 +18,7 @@ from gbopt_ros.world.camera import (
     pixel_projection,
     random_camera,
 )
-from gbopt_ros.world.home import HOME_PRINTS, HOME_THINGS, Home
+from gbopt_ros.world.home import HOME_PRINTS, Home
 from gbopt_ros.world.objects import UNSEEN, Body, Kind, draw_kind, spawn
 from gbopt_ros.world.optics import Optics
 from gbopt_ros.world.simulator import Simulator, random_light
@@ -210,7 +210,7 @@ def _place_objects(
     for _ in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
         look = rng
         if home:
-            number = int(rng.integers(HOME_THINGS))
+            number = int(rng.integers(home.things))
             if number in out:
                 continue
             out.add(number)
