@@ -1,7 +1,8 @@
 """The graph on a robot: one process for perception and selection, or one for each node.
 
-    ros2 launch gbopt_ros active_vision.launch.py camera:=/camera/color/image_raw
+    ros2 launch gbopt_ros active_vision.launch.py camera:=/image_raw profile:=/data/robot.yaml
 
+Do not start it twice in one namespace: nodes would have the same names, and two learners one store.
 The learner always has a process of its own, so that learning never stalls a frame.
 """
 
@@ -15,9 +16,16 @@ from launch_ros.actions import Node
 from gbopt_ros.nodes.wiring import CAMERA, NODES
 
 ARGUMENTS = (
-    DeclareLaunchArgument("camera", default_value="camera/image_raw", description="image topic"),
     DeclareLaunchArgument(
-        "transport", default_value="raw", choices=["raw", "compressed"], description="of the topic"
+        "camera",
+        default_value="camera/image_raw",
+        description="image topic; without a leading slash, in the namespace",
+    ),
+    DeclareLaunchArgument(
+        "transport",
+        default_value="raw",
+        choices=["raw", "compressed"],
+        description="type of the topic: Image or CompressedImage",
     ),
     DeclareLaunchArgument(
         "composed",
@@ -29,14 +37,19 @@ ARGUMENTS = (
         "learner",
         default_value="true",
         choices=["true", "false"],
-        description="collect masks, fine-tune, swap the network",
+        description="collect masks, fine-tune, swap the network; false: the last learnt version "
+        "does not serve either",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="of all nodes"),
     DeclareLaunchArgument(
-        "profile", default_value="", description="YAML of overrides, see config/"
+        "profile",
+        default_value="",
+        description="YAML of settings for all nodes, as gbopt replay --config takes; see config/",
     ),
     DeclareLaunchArgument(
-        "params_file", default_value="", description="ROS parameters of the nodes"
+        "params_file",
+        default_value="",
+        description="YAML of ROS parameters, such as store of the learner",
     ),
     DeclareLaunchArgument("log_level", default_value="info", description="of all nodes"),
 )

@@ -1,6 +1,9 @@
 """A recording into the graph; ends when the masks of all of it are out.
 
 ros2 launch gbopt_ros replay.launch.py bag:=/data/monday lockstep:=true learner:=false
+
+It starts the graph, too: do not start it beside another one. Without `learner:=false`, what is
+selected goes to the learner's store, the robot's own unless `params_file` names another.
 """
 
 from __future__ import annotations

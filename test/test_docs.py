@@ -1,4 +1,4 @@
-"""The README says what the code does: its verbs, paths, settings and messages exist."""
+"""The documentation says what the code does: its verbs, paths, settings and messages exist."""
 
 from __future__ import annotations
 
@@ -12,18 +12,37 @@ import pytest
 import yaml
 
 from gbopt_ros.cli.main import VERBS
-from gbopt_ros.config import Config, load_config
+from gbopt_ros.config import Config, load_config, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CODE = re.findall(r"`([^`\n]+)`", README)
+DOCS = ("README.md", "docs/networks.md", "docs/reproducing.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCS}
+README = TEXTS["README.md"]
+MEASURED = {"replay", "learn", "adapt"}  # verbs whose examples name the settings they are meant for
 
 
-def commands() -> list[list[str]]:
-    """Every `gbopt ...` of the code blocks, comments left out."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line.split(" #")[0] for block in blocks for line in block.splitlines()]
-    return [m[1].split() for line in lines if (m := re.search(r"\bgbopt (\S.*)", line))]
+def lines(text: str) -> list[str]:
+    """The lines of the shell blocks, those that go on joined, comments left out."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [
+        line.split(" #")[0] for block in blocks for line in block.replace("\\\n", "").splitlines()
+    ]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `gbopt ...` of the shell blocks, also where torchrun starts it."""
+    found = [re.search(r"\bgbopt(?:_ros\.cli)? (\S.*)", line) for line in lines(text)]
+    return [m[1].split() for m in found if m]
+
+
+def launches(text: str) -> list[tuple[str, list[str]]]:
+    """The file and the arguments' names of every `ros2 launch` of the shell blocks."""
+    found = [re.search(r"ros2 launch gbopt_ros (\S+)(.*)", line) for line in lines(text)]
+    return [(m[1], re.findall(r"(\w+):=", m[2])) for m in found if m]
+
+
+def code(text: str) -> str:
+    return " ".join(re.findall(r"`([^`\n]+)`", text))
 
 
 def test_the_table_of_verbs_is_complete() -> None:
@@ -31,28 +50,112 @@ def test_the_table_of_verbs_is_complete() -> None:
     assert sorted(rows) == sorted(VERBS)
 
 
-def test_it_shows_commands() -> None:
-    assert len(commands()) >= 5
+@pytest.mark.parametrize("name", DOCS)
+def test_it_shows_commands(name: str) -> None:
+    assert len(commands(TEXTS[name])) >= 4
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [c for text in TEXTS.values() for c in commands(text)], ids=" ".join
+)
 def test_commands_are_accepted(command: list[str]) -> None:
     parser = argparse.ArgumentParser(exit_on_error=False)
     importlib.import_module(f"gbopt_ros.cli.{command[0]}").add_arguments(parser)
-    parser.parse_args(command[1:])
+    args = parser.parse_args(command[1:])
+    profile = getattr(args, "config", None)
+    if command[0] in MEASURED:
+        assert profile is not None
+    load_config(ROOT / profile if profile is not None else None, getattr(args, "set", ()))
 
 
-def test_paths_exist() -> None:
+@pytest.mark.parametrize("name", DOCS)
+def test_outputs_are_written_once(name: str) -> None:
+    """Examples run one after the other: no replay is overwritten, a store is of one network."""
+    outputs = [
+        command[command.index("--out") + 1]
+        for command in commands(TEXTS[name])
+        if command[0] in ("replay", "learn", "pretrain", "dataset")
+    ]
+    assert len(set(outputs)) == len(outputs)
+
+
+def launch_arguments(file: str) -> set[str]:
+    text = (ROOT / "launch" / file).read_text(encoding="utf-8")
+    return set(re.findall(r"DeclareLaunchArgument\(\s*\"(\w+)\"", text))
+
+
+def test_launch_arguments_exist() -> None:
+    graph = launch_arguments("active_vision.launch.py")
+    known = {
+        "active_vision.launch.py": graph,
+        "replay.launch.py": graph - {"camera"} | launch_arguments("replay.launch.py"),
+    }
+    shown = [launch for text in TEXTS.values() for launch in launches(text)]
+    assert {file for file, _ in shown} == set(known)
+    for file, names in shown:
+        assert set(names) <= known[file]
+    table = README.partition("| launch argument |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set().union(
+        *known.values()
+    )
+
+
+def test_the_table_of_parameters_is_complete() -> None:
+    """What a node declares beside the settings of its stages, its defaults, and what may change."""
+    pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+    pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+    stages = {
+        "all": importlib.import_module("gbopt_ros.nodes.base").NodeSettings,
+        "clip_buffer": importlib.import_module("gbopt_ros.nodes.clip_buffer").ClipBufferSettings,
+        "selector": importlib.import_module("gbopt_ros.nodes.selector").SelectorSettings,
+        "learner": importlib.import_module("gbopt_ros.nodes.learner").LearnerSettings,
+    }
+    common = {known.name for known in settings(stages["all"])}
+    declared = {
+        (node, known.name, shown(known.default), "no" if known.fixed else "yes")
+        for node, stage in stages.items()
+        for known in settings(stage)
+        if node == "all" or known.name not in common
+    }
+    table = README.partition("| node | parameter |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `?(\w+)`? \| `(\w+)` \| `([^`]*)` \| (\w+) \|", table, re.MULTILINE)
+    assert set(rows) == declared
+    assert len(rows) == len(declared)
+
+
+def shown(default: object) -> str:
+    """A default as YAML has it."""
+    return str(default).lower() if isinstance(default, bool) else str(default) or '""'
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_paths_exist(name: str) -> None:
     paths = re.findall(
-        r"(?<![\w/-])(?:gbopt_ros|test|benchmarks|config|demo|docs|msg|srv)/[\w./-]*", README
+        r"(?<![\w/.-])(?:gbopt_ros|test|benchmarks|config|demo|docs|msg|srv)/[\w./-]*", TEXTS[name]
     )
     missing = {
         path
         for path in paths
-        if not (ROOT / path).exists() and not path.startswith("gbopt_ros/msg/")
+        if not (ROOT / path).exists() and not path.startswith(("gbopt_ros/msg/", "gbopt_ros/srv/"))
     }
-    assert len(paths) > 8
+    assert len(paths) > 4
     assert not missing
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_links_lead_somewhere(name: str) -> None:
+    """Relative ones, and the headings that they name."""
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", TEXTS[name]):
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), target
+        if heading:
+            assert heading in anchors(path.read_text(encoding="utf-8")), f"{target}#{heading}"
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def setting_keys(config: object, prefix: str = "") -> set[str]:
@@ -64,17 +167,19 @@ def setting_keys(config: object, prefix: str = "") -> set[str]:
     return keys
 
 
-def test_settings_exist() -> None:
+@pytest.mark.parametrize("name", DOCS)
+def test_settings_exist(name: str) -> None:
     stages = "|".join(f.name for f in fields(Config))
-    named = set(re.findall(rf"\b((?:{stages})\.\w+)\b", " ".join(CODE)))
-    named -= {name for name in named if name.endswith((".safetensors", ".json"))}
+    named = set(re.findall(rf"\b((?:{stages})\.\w+)\b", code(TEXTS[name])))
+    named -= {key for key in named if key.endswith((".safetensors", ".json"))}
     assert named
     assert named <= setting_keys(Config())
 
 
-def test_messages_exist() -> None:
-    for name in re.findall(r"gbopt_ros/msg/(\w+)", README):
-        assert (ROOT / "msg" / f"{name}.msg").is_file()
+@pytest.mark.parametrize("name", DOCS)
+def test_messages_exist(name: str) -> None:
+    for kind, message in re.findall(r"gbopt_ros/(msg|srv)/(\w+)", TEXTS[name]):
+        assert (ROOT / kind / f"{message}.{kind}").is_file()
 
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)
@@ -90,5 +195,6 @@ def test_profiles_load_and_hold_overrides_only(profile: Path) -> None:
     assert config != default
 
 
-def test_no_placeholder_is_left() -> None:
-    assert not re.findall(r"@\w+@", README)
+@pytest.mark.parametrize("name", DOCS)
+def test_no_placeholder_is_left(name: str) -> None:
+    assert not re.findall(r"@\w+@", TEXTS[name])

@@ -19,13 +19,20 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3, video or folder")
     parser.add_argument(
-        "--out", type=Path, default=Path("background.safetensors"), help="for background.weights"
+        "--out",
+        type=Path,
+        default=Path("background.safetensors"),
+        help="weights file, for background.weights (default: %(default)s)",
     )
     parser.add_argument(
         "--rehearse", type=Path, help="COCO folder of labelled seen data for every batch"
     )
     parser.add_argument("--probe", type=Path, help="COCO folder of labelled seen data for the gate")
-    parser.add_argument("--config", type=Path, help="YAML file with overrides")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as adapt.rounds=3"
     )

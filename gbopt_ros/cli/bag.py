@@ -21,12 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("out", type=Path, help="folder of the new rosbag2; must not exist")
     parser.add_argument(
-        "--storage", choices=tuple(STORAGES), default="mcap", help="storage plugin (%(default)s)"
+        "--storage",
+        choices=tuple(STORAGES),
+        default="mcap",
+        help="storage plugin (default: %(default)s)",
     )
     parser.add_argument(
         "--topic",
         metavar="T",
-        help=f"topic to write ({DEFAULT_TOPIC}, with /compressed appended under --compressed)",
+        help=f"topic to write (default: {DEFAULT_TOPIC}; with --compressed, /compressed after it)",
     )
     parser.add_argument(
         "--compressed",

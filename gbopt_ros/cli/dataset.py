@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     unseen_vis.add_argument("--out", type=Path, required=True, help="folder; must not exist")
     unseen_vis.add_argument(
-        "--seed", type=int, default=defaults.seed, help="of the split; default: %(default)s"
+        "--seed", type=int, default=defaults.seed, help="of the split (default: %(default)s)"
     )
     for split in ("train", "test"):
         unseen_vis.add_argument(
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=int,
             default=getattr(defaults, f"{split}_videos"),
             metavar="N",
-            help=f"videos of the {split} split; default: %(default)s, the paper's",
+            help=f"videos of the {split} split (default: %(default)s, the paper's)",
         )
     unseen_vis.add_argument(
         "--all-frames",

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, metavar="DIR", help="label images DIR/SEQUENCE/00000.png"
     )
     parser.add_argument(
-        "--subset", default="val", help="list of sequences in ImageSets/2017 (%(default)s)"
+        "--subset", default="val", help="list of sequences in ImageSets/2017 (default: %(default)s)"
     )
     parser.add_argument(
         "--sequences", nargs="+", metavar="NAME", help="measure these alone, not the whole subset"

@@ -7,17 +7,24 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="result folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-output"),
+        help="result folder (default: %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="a small part of it, in minutes")
     parser.add_argument(
         "--recording",
         choices=["auto", "home", "bundled"],
         default="auto",
         help="home: of the few things and tables of one home, rendered (extra sim); bundled: what "
-        "comes with the package, other things in every clip; auto, the default: home, but bundled "
-        "with --quick and where the simulator is not installed",
+        "comes with the package, other things in every clip; auto: home, but bundled with --quick "
+        "and where the simulator is not installed (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the learning")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the learning (default: %(default)s)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as selection.k=5"
     )

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         metavar="DIR",
-        help=f"folder of the image files (the folder `{IMAGES_NAME}` beside --gt)",
+        help=f"folder of the image files (default: the folder `{IMAGES_NAME}` beside --gt)",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", type=Path, metavar="W", help="weights of a proposal network")
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"such as proposal.max_proposals=15 (here {AP_DETECTIONS}, as AP is defined)",
+        help=f"such as proposal.max_proposals=15 (default here: {AP_DETECTIONS}, as AP is defined)",
     )
 
 

@@ -16,11 +16,14 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("replays", type=Path, nargs="*", help="output folders of gbopt replay")
     parser.add_argument(
-        "--out", type=Path, default=Path("gbopt-store"), help="model and training store"
+        "--out",
+        type=Path,
+        default=Path("gbopt-store"),
+        help="store of versions and training set (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
-        help="network that the store's versions start from",
+        help="network that the store's versions start from (default: the bundled seed network)",
     )
     parser.add_argument(
         "--rehearse", type=Path, help="COCO folder of labelled seen data for every batch"
@@ -31,9 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take it out of the training set first, such as one whose masks the gate refused; "
         "with no replay, nothing else is done",
     )  # fmt: skip
-    parser.add_argument("--config", type=Path, help="YAML file with overrides")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="learning.iterations=500"
+        "--config",
+        type=Path,
+        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="such as learning.iterations=500",
     )
 
 

@@ -14,9 +14,17 @@ from gbopt_ros.structures import GboptError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3, video or folder")
     parser.add_argument(
-        "--to", default="camera/image_raw", metavar="TOPIC", help="topic to publish on"
+        "--to",
+        default="camera/image_raw",
+        metavar="TOPIC",
+        help="topic to publish on (default: %(default)s)",
     )
-    parser.add_argument("--rate", type=float, default=1.0, help="times the recording's speed")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=1.0,
+        help="times the recording's speed, without --lockstep (default: %(default)s)",
+    )
     parser.add_argument(
         "--lockstep",
         action="store_true",
@@ -34,10 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help="begin when somebody subscribes to it: selector/output/masks waits for the learner",
     )
-    parser.add_argument("--loop", type=int, default=1, metavar="N", help="N times; 0: for ever")
-    parser.add_argument("--namespace", default="", help="of the graph")
     parser.add_argument(
-        "--patience", type=float, default=60.0, metavar="S", help="wait so long for the graph"
+        "--loop",
+        type=int,
+        default=1,
+        metavar="N",
+        help="play it N times; 0: for ever (default: %(default)s)",
+    )
+    parser.add_argument("--namespace", default="", help="of the graph (default: none)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="wait at most so many seconds for the graph (default: %(default)s)",
     )
     add_source_arguments(parser)
 

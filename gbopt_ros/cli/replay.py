@@ -18,9 +18,15 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3, video or folder")
-    parser.add_argument("--out", type=Path, help="result folder; default: replay-NAME")
-    parser.add_argument("--weights", help="proposal network; default: the bundled seed network")
-    parser.add_argument("--config", type=Path, help="YAML file with overrides")
+    parser.add_argument(
+        "--out", type=Path, help="result folder, must not exist (default: replay-NAME)"
+    )
+    parser.add_argument("--weights", help="proposal network (default: the bundled seed network)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as selection.k=5"
     )

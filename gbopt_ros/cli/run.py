@@ -25,14 +25,23 @@ _PATIENCE_S = 10.0  # for the learner to end
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--camera", default="camera/image_raw", metavar="TOPIC", help="image topic to subscribe to"
+        "--camera",
+        default="camera/image_raw",
+        metavar="TOPIC",
+        help="image topic to subscribe to (default: %(default)s)",
     )
-    parser.add_argument("--config", type=Path, help="YAML file with overrides")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as selection.k=5"
     )
     parser.add_argument("--no-learner", action="store_true", help="select masks, learn nothing")
-    parser.add_argument("--namespace", default="", help="of all nodes, such as robot1")
+    parser.add_argument(
+        "--namespace", default="", help="of all nodes, such as robot1 (default: none)"
+    )
     parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments for every node"
     )
