@@ -254,7 +254,7 @@ def test_learning_from_a_network_with_classes(
             on_step=lambda step, loss: None,
         )
     assert fitted_on == [2 if fewest == 2 else 0]
-    assert measured == [CLASSES, 2]
+    assert measured == [2, CLASSES]  # the new version, and its parent as it was
     assert learnt.version is not None
     assert learnt.version.manifest["parent"] == "coco-0a1b2c3d"
     network, info = load_mask_rcnn(learnt.version.path)
