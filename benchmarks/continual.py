@@ -412,6 +412,9 @@ def parse_arguments() -> argparse.Namespace:
     most = len(UNSEEN) if args.home is None else HOME_THINGS - 1
     if not 2 <= args.rounds <= most:
         parser.error(f"--rounds: expected 2 to {most}, got {args.rounds}")
+    other_scenes = args.quick or args.world_seed != parser.get_default("world_seed")
+    if args.home is not None and other_scenes:
+        parser.error("--home: has scenes of its own, give neither --quick nor --world-seed")
     if args.quick:
         args.set, args.max_bytes = [*args.set, *_QUICK], 150_000
     return args

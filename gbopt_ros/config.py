@@ -465,7 +465,7 @@ class LearningConfig(Stage):
     )
     gate_agreement: float = setting(
         0.5,
-        "share of the selected masks that the parent must propose, in every recording",
+        "share of the selected masks that the parent must propose, in every part of the set",
         low=0.0,
         high=1.0,
     )

@@ -16,6 +16,7 @@ from recordings import disc_frames, disc_picture
 from gbopt_ros import rounds
 from gbopt_ros.cli.main import main
 from gbopt_ros.config import load_config
+from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 from gbopt_ros.learning.model_store import ModelStore
 from gbopt_ros.learning.training_set import TrainingSet, read_replay
 from gbopt_ros.masks import boxes_xyxy, decode, encode
@@ -269,6 +270,16 @@ def test_learn_publishes_and_models_rolls_back(
     assert "SHA-256" in capsys.readouterr().err
 
 
+def judge_by(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """AP of the networks that the gate judges, one after the other."""
+    found = iter(scores)
+    monkeypatch.setattr(
+        rounds,
+        "evaluate_network",
+        lambda *_, **options: (InstanceMetrics(next(found), 0, 0, 0, 0, 0), []),
+    )
+
+
 def test_the_gate_refuses_a_worse_version(
     replayed: Path,
     rehearsal: Path,
@@ -277,14 +288,7 @@ def test_the_gate_refuses_a_worse_version(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
-
-    scores = iter([40.0, 50.0])  # of the new version and of its parent
-    monkeypatch.setattr(
-        rounds,
-        "evaluate_network",
-        lambda *_, **options: (InstanceMetrics(next(scores), 0, 0, 0, 0, 0), []),
-    )
+    judge_by(monkeypatch, 40.0, 50.0)  # the new version and its parent
     status = learn(replayed, tmp_path / "store", weights, "--probe", str(rehearsal))
     assert status == 1
     assert "seen AP 40.00 against 50.00" in capsys.readouterr().err
@@ -299,15 +303,8 @@ def test_losses_of_many_rounds_do_not_add_up(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
-
-    # Of each new version, its parent and, from the second round on, the network before the first.
-    scores = iter([49.2, 50.0, 48.4, 49.2, 50.0])
-    monkeypatch.setattr(
-        rounds,
-        "evaluate_network",
-        lambda *_, **options: (InstanceMetrics(next(scores), 0, 0, 0, 0, 0), []),
-    )
+    # Each new version, its parent and, from the second round on, the network before the first.
+    judge_by(monkeypatch, 49.2, 50.0, 48.4, 49.2, 50.0)
     monkeypatch.setattr(rounds, "paired_difference", lambda *_: (0.0, 0.3))
     store = tmp_path / "store"
     assert learn(replayed, store, weights, "--probe", str(rehearsal)) == 0

@@ -11,6 +11,7 @@ import pytest
 
 from gbopt_ros import config as config_module
 from gbopt_ros.config import Config, Setting, Stage, load_config, settings, stage_names
+from gbopt_ros.resources import find_resource
 from gbopt_ros.structures import GboptError
 
 
@@ -25,6 +26,15 @@ def write(folder: Path, text: str) -> Path:
 
 def test_defaults_alone() -> None:
     assert load_config() == Config()
+
+
+def test_a_robot_selects_and_learns_with_what_was_measured() -> None:
+    """Two profiles have the constants of the demo; they must not drift apart."""
+    demo, robot = (load_config(find_resource(f"config/{name}.yaml")) for name in ("demo", "robot"))
+    live = {"lag", "optimality_gap", "max_flow_runs"}
+    for stage, own in (("selection", live), ("learning", {"iterations"})):
+        of_demo, of_robot = (vars(getattr(config, stage)) for config in (demo, robot))
+        assert {key for key in of_demo if of_demo[key] != of_robot[key]} == own
 
 
 def test_empty_file_changes_nothing(tmp_path: Path) -> None:
