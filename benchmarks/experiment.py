@@ -4,12 +4,14 @@
     python benchmarks/experiment.py --out learning --jobs 2 --world-seed 7 --kinds duck,mug,teddy
     python benchmarks/experiment.py --out learning --jobs 2 --world-seed 9 --clips 128
     python benchmarks/experiment.py --out learning --jobs 2 --home 101
+    python benchmarks/experiment.py --out learning --jobs 2 --home 101 --rounds 2
 
 Every row starts from the seed network and takes the same number of steps on batches of the same
-size; the control fills its batches with rehearsal data alone. Every row and seed is kept below
-OUT/cache under a hash of its inputs: started again, a run goes on where it stopped. Writes
-OUT/NAME.json, .md and .svg, NAME from the world, the split and a hash of the settings. What each
-row is: docs/learning.md.
+size; the control fills its batches with rehearsal data alone. Rounds share these steps, and each
+but the first learns masks that the network of the one before selects. Every row and seed is kept
+below OUT/cache under a hash of its inputs: started again, a run goes on where it stopped. Writes
+OUT/NAME.json, .md and .svg, NAME from the world, the split, the rounds and a hash of the settings.
+What each row is: docs/learning.md.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tables
-from rows import CHOOSING, LABELS, LIMITS, ROWS, TERMS, MaskMaker, TrainingMasks
+from rows import CHOOSING, LABELS, LIMITS, ROWS, TERMS, MaskMaker, TrainingMasks, masks_with
 from stored import Stored, digest
 from tabletop import CLIPS, STILLS, Tabletop, bundled, cores, few, home, rendered
 from tqdm import tqdm
@@ -49,6 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(LABELS))
     parser.add_argument("--limits", action="store_true", help="ours with its errors mended by GT")
     parser.add_argument("--terms", action="store_true", help="the rows of Table 4 as well")
+    parser.add_argument("--rounds", type=int, default=1, help="in which every row learns")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--world-seed", type=int, help="another world, rendered where missing")
@@ -75,6 +80,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("--home: a world of its own, with test stills alone")
     if min(size) < 1:
         parser.error(f"--clips, --rehearsal: expected 1 or more, got {size[0]} and {size[1]}")
+    if args.rounds < 1:
+        parser.error(f"--rounds: expected 1 or more, got {args.rounds}")
     if args.jobs < 1:
         parser.error(f"--jobs: expected 1 or more, got {args.jobs}")
     more = [*(LIMITS if args.limits else ()), *(TERMS if args.terms else ())]
@@ -89,12 +96,16 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
     tabletop = data(args)
     stored = Stored(folder_of(args.out))
-    maker = MaskMaker([tabletop.train], tabletop.validation, tabletop.rehearsal, config, stored)
+    data_of = [tabletop.train], tabletop.validation, tabletop.rehearsal
+    maker = MaskMaker(*data_of, config, stored)
     masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
     for row, made in masks.items():
         if made.quality is not None:
             print(f"{LABELS[row]}: " + ", ".join(f"{k} {v:.1f}" for k, v in made.quality.items()))
-    cells = plan(args.rows, masks, config, args.seeds)
+    cells = [
+        replace(cell, rounds=args.rounds, select=partial(masks_with, *data_of, stored))
+        for cell in plan(args.rows, masks, config, args.seeds)
+    ]
 
     def report(done: dict[str, list[Result]]) -> None:
         write_tables(args, config, tabletop, masks, done)
@@ -137,7 +148,8 @@ def result_path(args: argparse.Namespace, config: Config) -> Path:
     if args.home is not None:
         world = f"home-{args.home}"
     settings = digest([config, args.kinds, args.clips, args.rehearsal, args.quick])[:6]
-    return args.out / f"{world}-{args.on}-{settings}"
+    rounds = f"-{args.rounds}-rounds" if args.rounds > 1 else ""
+    return args.out / f"{world}-{args.on}{rounds}-{settings}"
 
 
 def write_tables(
@@ -154,6 +166,7 @@ def write_tables(
         "kinds": args.kinds,
         "unseen_split": args.on,
         "seeds": args.seeds,
+        "rounds": args.rounds,
         "statements": tables.statements(done),
         "rows": tables.to_dict(done, masks),
         "config": config.to_dict(),

@@ -475,6 +475,18 @@ class MaskMaker:
         }
 
 
+def masks_with(
+    train: Sequence[Recording],
+    validation: Recording | None,
+    rehearsal: CocoDataset,
+    stored: Stored,
+    row: str,
+    config: Config,
+) -> TrainingMasks:
+    """What a row learns from, selected with the networks of a configuration; see `MaskMaker`."""
+    return MaskMaker(train, validation, rehearsal, config, stored).masks_of(row)
+
+
 def selection_of(row: str, config: SelectionConfig) -> SelectionConfig:
     """The objective of a row: parts of ours for the rows of Table 4."""
     alone = replace(config, lambda_flow=0.0, lambda_regularization=0.0)

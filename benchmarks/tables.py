@@ -72,12 +72,24 @@ def _pair(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean(values), "spread": spread(values)}
 
 
+def quality_of(cells: Sequence[Result], first: TrainingMasks) -> dict[str, float] | None:
+    """Quality of what was learnt last: of the masks that all seeds share, or its mean over them.
+
+    Args:
+        first: what all seeds learnt in their first round.
+    """
+    last = [cell["masks"][-1] for cell in cells if len(cell.get("masks", ())) > 1]
+    if not last or last[0] is None:
+        return None if first.quality is None else dict(first.quality)
+    return {key: mean([quality[key] for quality in last]) for key in last[0]}
+
+
 def to_dict(rows: Rows, masks: Mapping[str, TrainingMasks]) -> dict[str, Any]:
     """What is known of the rows, for JSON, without what was kept for pictures."""
     return {
         name: {
             "label": LABELS[name],
-            "masks": masks[name].quality,
+            "masks": quality_of(cells, masks[name]),
             "chosen": masks[name].facts,
             "cells": [{k: v for k, v in cell.items() if k != "shown"} for cell in cells],
         }
@@ -95,7 +107,7 @@ def markdown(rows: Rows, masks: Mapping[str, TrainingMasks]) -> str:
     for name, cells in rows.items():
         columns = [[cell["unseen"][m] for cell in cells] for m in METRICS]
         columns.append([cell["seen"]["AP"] for cell in cells])
-        quality = masks[name].quality
+        quality = quality_of(cells, masks[name])
         shown = [
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
         ]

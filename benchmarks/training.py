@@ -10,6 +10,7 @@ import platform
 import queue
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -33,11 +34,12 @@ from gbopt_ros.learning.finetune import fine_tune
 from gbopt_ros.learning.pools import CocoPool
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
-from gbopt_ros.perception.weights import sha256_of
+from gbopt_ros.perception.weights import save_weights, sha256_of
 from gbopt_ros.pipeline import evaluation_config, proposal_weights
 from gbopt_ros.structures import GboptError
 
 _POLL_S = 0.3
+_SEEDS_OF_ROUND = 1000  # between those of the same cell in two rounds
 # Settings of learning that no fine-tuning depends on, or that the digest of the masks holds.
 _ELSEWHERE = ("max_bytes", "policy", "recurrence", "min_confidence")
 
@@ -51,8 +53,12 @@ class Cell:
     """One fine-tuning and its evaluation.
 
     Attributes:
+        masks: of the first round.
         learns: False for the network as it was.
         shown: ids of unseen stills whose detections the result keeps.
+        rounds: they share the steps; each but the first learns masks that the network of the one
+            before selects.
+        select: gives the masks of the row with the networks of a configuration; for rounds.
     """
 
     row: str
@@ -61,6 +67,8 @@ class Cell:
     config: Config
     learns: bool = True
     shown: tuple[int, ...] = ()
+    rounds: int = 1
+    select: Callable[[str, Config], TrainingMasks] | None = None
 
     @property
     def steps(self) -> int:
@@ -80,24 +88,37 @@ class Cell:
             "masks": self.masks.digest,
             "evaluation": asdict(evaluation_config(self.config).proposal) | {"weights": ""},
             **({"shown": self.shown} if self.shown else {}),
+            **({"rounds": [self.rounds, self.row, self.config.to_dict()]} if self._selects else {}),
             **stills,
         }
+
+    @property
+    def _selects(self) -> bool:
+        return self.learns and self.rounds > 1
 
 
 def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
     """Metrics of a cell on unseen and on seen stills, percent, and the seconds that it took."""
     start = time.perf_counter()
     device = resolve_device(cell.config.device)
-    network, _ = load_mask_rcnn(proposal_weights(cell.config))
-    if cell.learns:
-        network, _ = fine_tune(
-            network,
-            cell.masks.pool(cell.config),
-            CocoPool(stills.rehearsal),
-            cell.config.learning,
-            device,
-            on_step=lambda *_: on_step(),
-        )
+    network, info = load_mask_rcnn(proposal_weights(cell.config))
+    masks = [cell.masks]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, config in enumerate(configs_of_rounds(cell) if cell.learns else ()):
+            if number:
+                path = Path(folder) / f"{number}.safetensors"
+                save_weights(path, network, info)
+                selecting = replace(config, proposal=replace(config.proposal, weights=str(path)))
+                assert cell.select is not None
+                masks.append(cell.select(cell.row, selecting))
+            network, _ = fine_tune(
+                network,
+                masks[-1].pool(config),
+                CocoPool(stills.rehearsal),
+                config.learning,
+                device,
+                on_step=lambda *_: on_step(),
+            )
     proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
     unseen, detections = evaluate_network(proposer, stills.unseen, progress=False)
     seen, _ = evaluate_network(proposer, stills.seen, progress=False)
@@ -107,7 +128,25 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
         "seen": seen.to_dict(),
         "seconds": time.perf_counter() - start,
         "shown": [found for found in detections if found["image_id"] in cell.shown],
+        "masks": [each.quality for each in masks],
     }
+
+
+def configs_of_rounds(cell: Cell) -> list[Config]:
+    """The configuration of every round: its share of the steps, and a seed of its own."""
+    learning = cell.config.learning
+    ends = [learning.iterations * number // cell.rounds for number in range(cell.rounds + 1)]
+    return [
+        replace(
+            cell.config,
+            learning=replace(
+                learning,
+                iterations=ends[number + 1] - ends[number],
+                seed=learning.seed + _SEEDS_OF_ROUND * number,
+            ),
+        )
+        for number in range(cell.rounds)
+    ]
 
 
 def run_stored(
@@ -216,6 +255,7 @@ def _run(cell: Cell) -> Result:
 def _run_in_processes(
     cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone, bar: tqdm
 ) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # in the processes; here it was read long ago
     context = multiprocessing.get_context("spawn")
     steps = context.Queue()
     running: dict[Future[Result], Cell] = {}

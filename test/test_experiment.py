@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import tables
 import tabletop
 import training
 
-from gbopt_ros.config import LearningConfig, load_config
+from gbopt_ros.config import Config, LearningConfig, load_config
 from gbopt_ros.learning.training_set import SelectedFrame
 from gbopt_ros.masks import boxes_xyxy, encode, encode_all
 from gbopt_ros.sources.coco import CocoDataset, CocoImage
@@ -127,6 +128,61 @@ def test_a_cell_is_known_by_what_it_learns_from_not_by_its_name() -> None:
 def test_what_no_training_depends_on_is_not_in_the_key() -> None:
     other = cell(gate_margin=9.0, max_bytes=5, policy="oldest", min_confidence=0.9)
     assert key(other) == key(cell())
+
+
+def test_rounds_are_known_by_all_that_their_selection_depends_on() -> None:
+    of = replace(cell(), rounds=2)
+    clip = replace(CONFIG.clip, length=CONFIG.clip.length + 1)
+    assert len({key(of), key(cell()), key(replace(of, rounds=3)), key(replace(of, row="gt"))}) == 4
+    assert key(replace(of, config=replace(of.config, clip=clip))) != key(of)
+    assert key(replace(cell("before"), rounds=2)) == key(cell("before"))
+
+
+def test_rounds_share_the_steps() -> None:
+    of = replace(cell(seed=5, iterations=8), rounds=3)
+    learning = [config.learning for config in training.configs_of_rounds(of)]
+    assert [each.iterations for each in learning] == [2, 3, 3]
+    assert len({each.seed for each in learning}) == 3
+    assert learning[0].seed == 5
+
+
+def test_each_round_learns_what_the_network_of_the_one_before_selects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Networks are numbers here: learning adds its steps to the parent's."""
+    saved: dict[str, int] = {}
+    selected_with: list[int] = []
+
+    def select(row: str, config: Config) -> rows.TrainingMasks:
+        assert row == "ours"
+        selected_with.append(saved[config.proposal.weights])
+        return rows.TrainingMasks(quality={"masks": 10.0 * len(selected_with)})
+
+    def fine_tune(parent: int, *arguments: object, **_: object) -> tuple[int, None]:
+        learning = arguments[2]
+        assert isinstance(learning, LearningConfig)
+        return parent + learning.iterations, None
+
+    monkeypatch.setattr(training, "load_mask_rcnn", lambda path: (saved.get(str(path), 100), None))
+    monkeypatch.setattr(
+        training, "save_weights", lambda path, network, _: saved.update({str(path): network})
+    )
+    monkeypatch.setattr(training, "fine_tune", fine_tune)
+    monkeypatch.setattr(training, "MaskRcnnProposals", lambda network, *_: network)
+    judged: list[int] = []
+
+    def evaluate(network: int, *_: object, **__: object) -> tuple[SimpleNamespace, list[object]]:
+        judged.append(network)
+        return SimpleNamespace(to_dict=dict), []
+
+    monkeypatch.setattr(training, "evaluate_network", evaluate)
+    one = CocoDataset((CocoImage(1, "a.png", 4, 6),), {1: labelled().rles}, Path())
+    stills = SimpleNamespace(unseen=one, seen=one, rehearsal=one)
+    of = replace(cell(iterations=7), rounds=3, select=select)
+    result = training.run_cell(of, stills, lambda: None)
+    assert selected_with == [102, 104]
+    assert judged == [107, 107]
+    assert result["masks"] == [None, {"masks": 10.0}, {"masks": 20.0}]
 
 
 def test_before_has_no_seed_and_no_steps() -> None:
