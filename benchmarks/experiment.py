@@ -37,9 +37,9 @@ from gbopt_ros.config import Config, load_config
 from gbopt_ros.files import write_text
 from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource
+from gbopt_ros.structures import GboptError
 
 _QUICK = (
-    "learning.iterations=1",
     "learning.batch_size=4",
     "adapt.rounds=1",
     "adapt.iterations=1",
@@ -87,13 +87,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     more = [*(LIMITS if args.limits else ()), *(TERMS if args.terms else ())]
     args.rows = list(dict.fromkeys([*args.rows, *more]))
     if args.quick:
-        args.seeds, args.set = [0], [*args.set, *_QUICK]
+        steps = f"learning.iterations={args.rounds}"
+        args.seeds, args.set = [0], [*args.set, *_QUICK, steps]
     return args
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the masks of every row, train what is not there yet, write the tables."""
     config = load_config(args.config, args.set)
+    steps = config.learning.iterations
+    if steps < args.rounds:
+        raise GboptError(f"--rounds: {args.rounds} cannot share {steps} steps; give fewer rounds")
     tabletop = data(args)
     stored = Stored(folder_of(args.out))
     data_of = [tabletop.train], tabletop.validation, tabletop.rehearsal
