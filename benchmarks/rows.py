@@ -291,7 +291,7 @@ class MaskMaker:
             return [entry.confidences for entry in found.entries]
 
         inputs = {
-            "networks": self._networks(self._config, "proposal"),
+            "networks": networks_of(self._config, "proposal"),
             "frames": [asdict(f) | {"image_path": f.image_path.name} for f in shown],
             "recordings": [recording.digest for recording in self._train],
         }
@@ -305,7 +305,7 @@ class MaskMaker:
         """The configuration with a background network taught as `gbopt adapt` does."""
         inputs = {
             "recording": recording.digest,
-            "networks": self._networks(config, "background", "flow"),
+            "networks": networks_of(config, "background", "flow"),
             "motion": config.motion,
             "adapt": config.adapt,
             "rehearsal": digest_of_stills(self._rehearsal),
@@ -319,7 +319,7 @@ class MaskMaker:
     def _replay_of(self, recording: Recording, config: Config, title: str) -> Path:
         inputs = {
             "recording": recording.digest,
-            "networks": self._networks(config),
+            "networks": networks_of(config),
             "motion": config.motion,
             "selection": config.selection,
             "outline": config.outline,
@@ -371,7 +371,7 @@ class MaskMaker:
         config = replace(
             self._config, proposal=replace(proposal, ensemble=ensemble or proposal.ensemble)
         )
-        networks = self._networks(config, "proposal")
+        networks = networks_of(config, "proposal")
         clips = [
             (recording, clip) for recording in recordings for clip in self._clips_of(recording)
         ]
@@ -391,7 +391,7 @@ class MaskMaker:
         return found
 
     def _tracklets(self, recordings: Sequence[Recording]) -> Masks:
-        networks = self._networks(self._config, "proposal", "flow")
+        networks = networks_of(self._config, "proposal", "flow")
         flow_network = make_flow(self._config.flow, self._config.device)
         proposals = self._proposals(recordings)
         clips = [
@@ -459,20 +459,21 @@ class MaskMaker:
             folder, digest_of_pool(open_pool(folder, self._config)), quality, facts
         )
 
-    def _networks(self, config: Config, *stages: str) -> dict[str, Any]:
-        """What decides the results of the networks, all of them where no stage is named."""
-        weights = {
-            "proposal": lambda: sha256_of(proposal_weights(config)),
-            "background": lambda: sha256_of(background_weights(config)),
-            "flow": lambda: sha256_of(Path(config.flow.weights)) if config.flow.weights else "",
-        }
-        return {
-            "clip": config.clip,
-            **{
-                stage: [asdict(getattr(config, stage)) | {"weights": weights[stage]()}]
-                for stage in stages or weights
-            },
-        }
+
+def networks_of(config: Config, *stages: str) -> dict[str, Any]:
+    """What decides the results of the networks, all of them where no stage is named."""
+    weights = {
+        "proposal": lambda: sha256_of(proposal_weights(config)),
+        "background": lambda: sha256_of(background_weights(config)),
+        "flow": lambda: sha256_of(Path(config.flow.weights)) if config.flow.weights else "",
+    }
+    return {
+        "clip": config.clip,
+        **{
+            stage: [asdict(getattr(config, stage)) | {"weights": weights[stage]()}]
+            for stage in stages or weights
+        },
+    }
 
 
 def masks_with(

@@ -23,7 +23,7 @@ from typing import Any
 
 import cv2
 import torch
-from rows import LABELS, TrainingMasks, inputs_of
+from rows import LABELS, TrainingMasks, inputs_of, networks_of
 from stored import Stored, digest
 from tabletop import Stills, cores
 from tqdm import tqdm
@@ -36,10 +36,10 @@ from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
 from gbopt_ros.perception.weights import save_weights, sha256_of
 from gbopt_ros.pipeline import evaluation_config, proposal_weights
+from gbopt_ros.rounds import config_of_round
 from gbopt_ros.structures import GboptError
 
 _POLL_S = 0.3
-_SEEDS_OF_ROUND = 1000  # between those of the same cell in two rounds
 # Settings of learning that no fine-tuning depends on, or that the digest of the masks holds.
 _ELSEWHERE = ("max_bytes", "policy", "recurrence", "min_confidence")
 
@@ -56,9 +56,9 @@ class Cell:
         masks: of the first round.
         learns: False for the network as it was.
         shown: ids of unseen stills whose detections the result keeps.
-        rounds: they share the steps; each but the first learns masks that the network of the one
-            before selects.
-        select: gives the masks of the row with the networks of a configuration; for rounds.
+        rounds: of `learning.iterations` steps each; all but the first learn masks that the network
+            of the one before selects. There is no gate between them.
+        select: gives the masks of a row with the networks of a configuration; for rounds.
     """
 
     row: str
@@ -72,7 +72,7 @@ class Cell:
 
     @property
     def steps(self) -> int:
-        return self.config.learning.iterations if self.learns else 0
+        return self.rounds * self.config.learning.iterations if self.learns else 0
 
     def inputs(self, stills: dict[str, str]) -> dict[str, Any]:
         """All that the result depends on; `stills` are the digests of `rows.inputs_of`."""
@@ -88,13 +88,20 @@ class Cell:
             "masks": self.masks.digest,
             "evaluation": asdict(evaluation_config(self.config).proposal) | {"weights": ""},
             **({"shown": self.shown} if self.shown else {}),
-            **({"rounds": [self.rounds, self.row, self.config.to_dict()]} if self._selects else {}),
+            **({"rounds": self._rounds()} if self.learns and self.rounds > 1 else {}),
             **stills,
         }
 
-    @property
-    def _selects(self) -> bool:
-        return self.learns and self.rounds > 1
+    def configs(self) -> list[Config]:
+        """The configuration of every round."""
+        return [config_of_round(self.config, number) for number in range(self.rounds)]
+
+    def _rounds(self) -> list[Any]:
+        """What later rounds depend on: all that selects, for a row that has masks."""
+        learnt = [asdict(config.learning) for config in self.configs()]
+        if self.masks.folder is None:
+            return learnt
+        return [*learnt, self.row, self.config.to_dict(), networks_of(self.config)]
 
 
 def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
@@ -104,7 +111,7 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
     network, info = load_mask_rcnn(proposal_weights(cell.config))
     masks = [cell.masks]
     with tempfile.TemporaryDirectory() as folder:
-        for number, config in enumerate(configs_of_rounds(cell) if cell.learns else ()):
+        for number, config in enumerate(cell.configs() if cell.learns else ()):
             if number:
                 path = Path(folder) / f"{number}.safetensors"
                 save_weights(path, network, info)
@@ -128,25 +135,8 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
         "seen": seen.to_dict(),
         "seconds": time.perf_counter() - start,
         "shown": [found for found in detections if found["image_id"] in cell.shown],
-        "masks": [each.quality for each in masks],
+        **({"masks": [each.quality for each in masks]} if len(masks) > 1 else {}),
     }
-
-
-def configs_of_rounds(cell: Cell) -> list[Config]:
-    """The configuration of every round: its share of the steps, and a seed of its own."""
-    learning = cell.config.learning
-    ends = [learning.iterations * number // cell.rounds for number in range(cell.rounds + 1)]
-    return [
-        replace(
-            cell.config,
-            learning=replace(
-                learning,
-                iterations=ends[number + 1] - ends[number],
-                seed=learning.seed + _SEEDS_OF_ROUND * number,
-            ),
-        )
-        for number in range(cell.rounds)
-    ]
 
 
 def run_stored(
@@ -255,7 +245,7 @@ def _run(cell: Cell) -> Result:
 def _run_in_processes(
     cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone, bar: tqdm
 ) -> None:
-    os.environ["TQDM_DISABLE"] = "1"  # in the processes; here it was read long ago
+    os.environ["TQDM_DISABLE"] = "1"  # for the processes; here tqdm has read it
     context = multiprocessing.get_context("spawn")
     steps = context.Queue()
     running: dict[Future[Result], Cell] = {}
@@ -274,6 +264,7 @@ def _run_in_processes(
                 "a training process died; is there enough memory? try fewer --jobs"
             ) from error
         finally:
+            del os.environ["TQDM_DISABLE"]
             pool.shutdown(wait=False, cancel_futures=True)
 
 

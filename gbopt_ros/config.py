@@ -421,7 +421,7 @@ def drop_steps(text: str) -> tuple[int, ...]:
 class LearningConfig(Stage):
     """Fine-tuning on selected masks with rehearsal (Section 4, Appendix D.1)."""
 
-    iterations: int = setting(300, "optimiser steps (paper: 1000)", low=1)
+    iterations: int = setting(300, "optimiser steps of a round (paper: 1000)", low=1)
     batch_size: int = setting(8, "images a step (paper: 16)", low=1)
     rehearsal_share: float = setting(
         0.5, "of each batch that comes from labelled seen data", low=0.0, high=1.0

@@ -1,4 +1,4 @@
-"""The main job on one recording: evaluate, replay, learn, evaluate again, report."""
+"""The main job on one recording: evaluate, select and learn twice, evaluate again, report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.pipeline import Cues, Pipeline, evaluation_config, proposal_weights
 from gbopt_ros.resources import find_resource
-from gbopt_ros.rounds import Learnt, learn
+from gbopt_ros.rounds import Learnt, config_of_round, learn
 from gbopt_ros.sources import open_source
 from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.structures import GboptError, Proposals, Rle, Selection
@@ -57,13 +57,16 @@ _SHOWN = {
     "bundled": "the recording that comes with the package, other things in every clip",
 }
 HOME_SEED = 101  # of the home that the demo learns in
+ROUNDS = 2  # each but the first selects with the network that the one before learnt
 _STRIP_CLIPS = 4  # clips shown in the report,
 _STRIP_FRAMES = 3  # frames of each,
 _STILLS = 6  # and stills
 _SHOWN_SCORE = 0.5  # of detections drawn on the stills
 _MARK = ".gbopt-demo"  # an empty file in a folder that a demo made
-_WRITTEN = {"home", "replay", "store", "overlay.mp4", "report.html", "results.json"}
-_QUICK = ("learning.iterations=30",)
+_REPLAYS = tuple(f"replay-{number}" for number in range(1, ROUNDS + 1))
+# By this demo or by one of an earlier version, which had one round.
+_WRITTEN = {"home", "replay", *_REPLAYS, "store", "overlay.mp4", "report.html", "results.json"}
+_QUICK = ("learning.iterations=15",)
 _QUICK_STILLS = 30
 _QUICK_SECONDS = 25.0  # of the recording
 
@@ -145,6 +148,32 @@ class _Replayed:
 
 
 @dataclass(frozen=True)
+class _Round:
+    """One selection and what was learnt from it."""
+
+    replayed: _Replayed
+    comparison: ThresholdComparison
+    learnt: Learnt
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `results.json` tells of it, percent."""
+        quality, version = self.comparison.selected, self.learnt.version
+        return {
+            "selected_masks": {
+                "precision": 100 * quality.precision,
+                "recall": 100 * quality.recall,
+                "thresholded_precision_at_equal_recall": 100
+                * precision_at_recall(self.comparison.curve, quality.recall),
+            },
+            "masks": sum(len(rles) for rles in self.replayed.selected.values()),
+            "masks_learnt": version.manifest["instances"] if version else None,
+            "flow_runs": self.replayed.flow_runs,
+            "gate": self.learnt.decision.to_dict(),
+            "model_version": version.version if version else None,
+        }
+
+
+@dataclass(frozen=True)
 class _Evaluation:
     """Metrics and detections on both splits."""
 
@@ -204,19 +233,13 @@ def run_demo(
     assets = _Assets.load(quick, rendered)
     with clock.step("evaluate the seed network"):
         before = _evaluate(proposal_weights(config), config, assets)
-    with clock.step("select masks in the recording"):
-        replayed = _replay(out / "replay", config, assets, quick)
-    shutil.copyfile(out / "replay" / "overlay.mp4", out / "overlay.mp4")
-    with clock.step("learn from the selected masks"):
-        learnt = _learn(out, config, assets)
+    rounds = _learn_in_rounds(out, config, assets, quick, clock)
+    shutil.copyfile(out / _REPLAYS[len(rounds) - 1] / "overlay.mp4", out / "overlay.mp4")
+    learnt = ModelStore(out / "store").current()
     with clock.step("evaluate the new network"):
-        after = (
-            _evaluate(learnt.version.path, config, assets) if learnt.version is not None else before
-        )
-    results = _results(config, assets, before, after, replayed, learnt, clock, home)
-    write_report(
-        out / "report.html", _report(config, assets, before, after, replayed, learnt, results)
-    )
+        after = _evaluate(learnt.path, config, assets) if learnt is not None else before
+    results = _results(config, assets, before, after, rounds, clock, home)
+    write_report(out / "report.html", _report(config, assets, before, after, rounds, results))
     write_text(out / "results.json", json.dumps(results, indent=2))
     return results
 
@@ -245,6 +268,25 @@ def _evaluate(weights: Path, config: Config, assets: _Assets) -> _Evaluation:
     return _Evaluation(unseen, seen, unseen_results, seen_results)
 
 
+def _learn_in_rounds(
+    out: Path, config: Config, assets: _Assets, quick: bool, clock: _Clock
+) -> list[_Round]:
+    """All rounds; one that the gate refused is the last, since the next would select the same."""
+    store, rounds = ModelStore(out / "store"), []
+    for number, folder in enumerate(_REPLAYS, start=1):
+        current = store.current()
+        weights = str(current.path) if current is not None else config.proposal.weights
+        selecting = replace(config, proposal=replace(config.proposal, weights=weights))
+        with clock.step(f"round {number}: select masks in the recording"):
+            replayed = _replay(out / folder, selecting, assets, quick)
+        with clock.step(f"round {number}: learn from the selected masks"):
+            learnt = _learn(out / folder, store, config_of_round(config, number - 1), assets)
+        rounds.append(_Round(replayed, _comparison(assets, replayed), learnt))
+        if learnt.version is None:
+            break
+    return rounds
+
+
 def _replay(out: Path, config: Config, assets: _Assets, quick: bool) -> _Replayed:
     source = open_source(assets.recording, end=_QUICK_SECONDS if quick else None)
     pipeline, replayed = Pipeline(config), _Replayed()
@@ -267,19 +309,12 @@ def _replay(out: Path, config: Config, assets: _Assets, quick: bool) -> _Replaye
     return replayed
 
 
-def _learn(out: Path, config: Config, assets: _Assets) -> Learnt:
+def _learn(replay: Path, store: ModelStore, config: Config, assets: _Assets) -> Learnt:
     learning = config.learning
-    with TrainingSet(
-        out / "store" / "training", learning.max_bytes, learning.policy
-    ) as training_set:
-        training_set.add(read_replay(out / "replay"))
-        return learn(
-            training_set,
-            ModelStore(out / "store"),
-            config,
-            rehearsal=assets.rehearsal,
-            probe=assets.probe,
-        )
+    with TrainingSet(store.root / "training", learning.max_bytes, learning.policy) as training_set:
+        # A replay's name is the folder's: of another name, round 1 would be learnt beside round 2.
+        training_set.add(replace(frame, recording=assets.name) for frame in read_replay(replay))
+        return learn(training_set, store, config, rehearsal=assets.rehearsal, probe=assets.probe)
 
 
 def _comparison(assets: _Assets, replayed: _Replayed) -> ThresholdComparison:
@@ -300,13 +335,10 @@ def _results(
     assets: _Assets,
     before: _Evaluation,
     after: _Evaluation,
-    replayed: _Replayed,
-    learnt: Learnt,
+    rounds: Sequence[_Round],
     clock: _Clock,
     home: int | None,
 ) -> dict[str, Any]:
-    comparison = _comparison(assets, replayed)
-    quality = comparison.selected
     changes = {
         "unseen": paired_difference(assets.unseen, before.unseen_results, after.unseen_results),
         "seen": paired_difference(assets.seen, before.seen_results, after.seen_results),
@@ -319,19 +351,9 @@ def _results(
             for split, (difference, error) in changes.items()
         },
         "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 2)},
-        "selected_masks": {
-            "precision": 100 * quality.precision,
-            "recall": 100 * quality.recall,
-            "thresholded_precision_at_equal_recall": 100
-            * precision_at_recall(comparison.curve, quality.recall),
-        },
-        "gate": learnt.decision.to_dict(),
-        "model_version": learnt.version.version if learnt.version else None,
+        "rounds": [each.to_dict() for each in rounds],
         "counts": {
-            "frames": len(replayed.selected),
-            "masks": sum(len(rles) for rles in replayed.selected.values()),
-            "masks_learnt": learnt.version.manifest["instances"] if learnt.version else 0,
-            "flow_runs": replayed.flow_runs,
+            "frames": len(rounds[-1].replayed.selected),
             "unseen_stills": len(assets.unseen),
             "seen_stills": len(assets.seen),
         },
@@ -341,6 +363,22 @@ def _results(
         "peak_memory_bytes": peak_memory(),
         "versions": versions(),
     }
+
+
+def told_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on each round, of what `results.json` has of it."""
+    told = []
+    for number, each in enumerate(rounds, start=1):
+        quality, gate = each["selected_masks"], each["gate"]
+        learnt = f", {each['masks_learnt']} learnt" if gate["passed"] else ""
+        told.append(
+            f"Round {number}: {each['masks']} masks selected{learnt}; precision "
+            f"{quality['precision']:.1f} % at a recall of {quality['recall']:.1f} %, where "
+            "proposals of the same network, thresholded, have "
+            f"{quality['thresholded_precision_at_equal_recall']:.1f} %. Gate: "
+            f"{'passed' if gate['passed'] else 'refused'}; {gate['reason']}."
+        )
+    return told
 
 
 def change_in_words(change: dict[str, float]) -> str:
@@ -353,26 +391,20 @@ def _report(
     assets: _Assets,
     before: _Evaluation,
     after: _Evaluation,
-    replayed: _Replayed,
-    learnt: Learnt,
+    rounds: Sequence[_Round],
     results: dict[str, Any],
 ) -> ReportContent:
-    changes = results["ap_change"]
-    quality = results["selected_masks"]
-    counts = results["counts"]
+    changes, counts, last = results["ap_change"], results["counts"], rounds[-1]
     return ReportContent(
         title="What was learnt from a recording without labels",
         summary=(
             f"From {counts['frames']} frames of video with no label ({_SHOWN[assets.name]}), "
-            f"{counts['masks']} masks were selected, the surest {counts['masks_learnt']} learnt. "
-            "On still images of objects of unseen classes, mask AP went from "
-            f"{before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
+            f"masks were selected and learnt, {len(rounds)} times. On still images of objects of "
+            f"unseen classes, mask AP went from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
             f"({change_in_words(changes['unseen'])}); on seen classes it changed by "
             f"{change_in_words(changes['seen'])}. ± is the standard error over the stills.",
-            f"The selected masks have a precision of {quality['precision']:.1f} % at a recall of "
-            f"{quality['recall']:.1f} %; proposals as they are, thresholded to that recall, have "
-            f"{quality['thresholded_precision_at_equal_recall']:.1f} %.",
-            f"Gate: {'passed' if learnt.decision.passed else 'refused'}; {learnt.decision.reason}.",
+            *told_of_rounds(results["rounds"]),
+            "What is shown of a selection below is of the last round.",
         ),
         tables=tuple(
             MetricsTable(title, {"before": old, "after": new}, note)
@@ -381,23 +413,34 @@ def _report(
                 ("Seen classes", before.seen, after.seen, "held-out stills"),
             )
         ),
-        clips=tuple(replayed.strips),
+        clips=tuple(last.replayed.strips),
         stills=_triplets(assets, before, after),
-        comparison=_comparison(assets, replayed),
-        losses=learnt.log.losses,
-        energies=tuple(replayed.energies),
+        comparison=last.comparison,
+        losses=_joined(each.learnt.log.losses for each in rounds),
+        energies=tuple(last.replayed.energies),
         facts={
             "Seconds": results["seconds"],
             "Counts": results["counts"],
             "Model": {
-                "version": results["model_version"] or "none published",
+                "versions": ", ".join(
+                    each["model_version"] or "refused" for each in results["rounds"]
+                ),
                 "seed": config.learning.seed,
-                "optimiser steps": config.learning.iterations,
+                "optimiser steps a round": config.learning.iterations,
                 "peak memory, MB": round(results["peak_memory_bytes"] / 1e6),
             },
             "Versions": results["versions"],
         },
     )
+
+
+def _joined(losses: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """The losses of all rounds, one after the other."""
+    joined: dict[str, list[float]] = {}
+    for of_round in losses:
+        for name, values in of_round.items():
+            joined.setdefault(name, []).extend(values)
+    return joined
 
 
 def _triplets(assets: _Assets, before: _Evaluation, after: _Evaluation) -> tuple[StillTriplet, ...]:

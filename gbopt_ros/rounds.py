@@ -64,6 +64,7 @@ FEWEST_INITIAL_IMAGES, INITIAL_IMAGES = 16, 32
 # Frames among which those are found that a frame is compared with. Odd: every second, fourth, ...
 # frame of a long recording is then found at all places of these clips.
 ADAPTED_CLIP = 63
+_SEED_STEP = 1000
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,15 @@ def learn(
     store.prune(config.learning.keep_versions)
     log.info("published %s: %s", version.version, decision.reason)
     return Learnt(decision, training, version)
+
+
+def config_of_round(config: Config, number: int) -> Config:
+    """The configuration of one of several rounds, counted from 0.
+
+    No two rounds draw the same batches, nor does a round with another small seed.
+    """
+    seed = config.learning.seed + _SEED_STEP * number
+    return replace(config, learning=replace(config.learning, seed=seed))
 
 
 def sure_masks(

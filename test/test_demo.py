@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from gbopt_ros import demo
 from gbopt_ros.cli.main import main
-from gbopt_ros.demo import HOME_SEED, _Assets, _prepare
+from gbopt_ros.config import Config
+from gbopt_ros.demo import (
+    HOME_SEED,
+    _Assets,
+    _Clock,
+    _joined,
+    _learn_in_rounds,
+    _prepare,
+    _Replayed,
+    demo_config,
+)
 from gbopt_ros.evaluation.coco_metrics import METRICS
+from gbopt_ros.learning.gate import GateDecision
+from gbopt_ros.learning.model_store import ModelStore
+from gbopt_ros.learning.trainer import TrainingLog
+from gbopt_ros.learning.training_set import TrainingSet
+from gbopt_ros.masks import encode_all
+from gbopt_ros.perception.proposals import load_mask_rcnn
+from gbopt_ros.pipeline import proposal_weights
 from gbopt_ros.resources import find_resource
+from gbopt_ros.rounds import Learnt, config_of_round
 from gbopt_ros.sources.coco import load_coco
+from gbopt_ros.structures import Proposals, Rle
 from gbopt_ros.world import simulator
 from gbopt_ros.world.dataset import HOME_SPLITS, RECORDING_NAME, SPLITS, home_config
 
@@ -20,12 +42,19 @@ RESULTS = {
     "unseen": {when: dict.fromkeys(METRICS, 30.0) for when in ("before", "after")},
     "seen": {when: dict.fromkeys(METRICS, 50.0) for when in ("before", "after")},
     "ap_change": {s: {"difference": 1.0, "standard_error": 0.5} for s in ("unseen", "seen")},
-    "selected_masks": {
-        "precision": 60.0,
-        "recall": 50.0,
-        "thresholded_precision_at_equal_recall": 40.0,
-    },
-    "gate": {"reason": "passed"},
+    "rounds": [
+        {
+            "selected_masks": {
+                "precision": 60.0,
+                "recall": 50.0,
+                "thresholded_precision_at_equal_recall": 40.0,
+            },
+            "masks": 50,
+            "masks_learnt": learnt,
+            "gate": {"passed": passed, "reason": "so it is"},
+        }
+        for passed, learnt in ((True, 40), (False, None))
+    ],
 }
 
 
@@ -61,6 +90,93 @@ def test_which_recording(
     told = capsys.readouterr().out
     assert ("no simulator" in told) == (not options and not has_simulator)
     assert "unseen +1.0 ± 0.5" in told
+    assert "Round 1: 50 masks selected, 40 learnt; precision 60.0 % at a recall of 50.0 %" in told
+    assert "Round 2: 50 masks selected; precision" in told
+    assert "Gate: refused; so it is." in told
+
+
+@pytest.mark.parametrize("refused", [None, 1, 2])
+def test_a_round_selects_with_what_the_one_before_learnt(
+    refused: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A round that the gate refuses is the last, and what is in service stays so."""
+    config = demo_config(False, seed=7)
+    network, info = load_mask_rcnn(proposal_weights(config))
+    assets = _Assets.load(True, None)
+    first = assets.recording_truth.images[0]
+    true = assets.recording_truth.rles_by_image[first.id]
+    nothing = Proposals((first.height, first.width), (), np.zeros(0), np.zeros((0, 4)))
+    selected_with: list[tuple[str, str]] = []
+
+    def replay(out: Path, selecting: Config, *_: object) -> _Replayed:
+        selected_with.append((out.name, Path(selecting.proposal.weights).parent.name))
+        index = first.extra["frame_index"]
+        return _Replayed({index: nothing}, {index: true})
+
+    def learn_from(replay: Path, store: ModelStore, learning: Config, *_: object) -> Learnt:
+        number = len(selected_with)
+        assert replay.name == f"replay-{number}"
+        assert learning == config_of_round(config, number - 1)
+        decision = GateDecision(number != refused, "as the test says")
+        log = TrainingLog({"total": [float(number)]})
+        version = None
+        if decision.passed:
+            version = store.publish(network, info.architecture, "", {"instances": 5})
+        return Learnt(decision, log, version)
+
+    monkeypatch.setattr(demo, "_replay", replay)
+    monkeypatch.setattr(demo, "_learn", learn_from)
+    rounds = _learn_in_rounds(tmp_path, config, assets, False, _Clock())
+    told = [each.to_dict() for each in rounds]
+    assert [each["model_version"] for each in told] == {
+        None: ["v0001", "v0002"], 1: [None], 2: ["v0001", None]
+    }[refused]  # fmt: skip
+    assert [each["masks_learnt"] for each in told] == [
+        5 if each["model_version"] else None for each in told
+    ]
+    assert all(each["selected_masks"]["recall"] == 100 for each in told)
+    assert selected_with == [("replay-1", ""), ("replay-2", "v0001")][: len(rounds)]
+    assert _joined(each.learnt.log.losses for each in rounds) == {
+        "total": [1.0, 2.0][: len(rounds)]
+    }
+
+
+def test_what_an_earlier_round_selected_is_not_learnt_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first frame has another mask in the second round, the second frame none any more."""
+    mask = np.zeros((2, 20, 30), bool)
+    mask[0, 5:15, 5:20] = mask[1, 8:18, 2:9] = True
+    first, other = encode_all(mask)
+    learnt: list[list[tuple[int, tuple[Rle, ...]]]] = []
+
+    def fake_learn(training_set: TrainingSet, *_: object, **__: object) -> None:
+        entries = training_set.labelled_images().entries
+        learnt.append([(int(cv2.imread(str(e.path))[0, 0, 0]), e.rles) for e in entries])
+
+    monkeypatch.setattr(demo, "learn", fake_learn)
+    assets, config = _Assets.load(True, None), demo_config(True, seed=0)
+    store = ModelStore(tmp_path / "store")
+    for number, annotated in ((1, {1: first, 2: first}), (2, {1: other})):
+        folder = tmp_path / f"replay-{number}"
+        (folder / "frames").mkdir(parents=True)
+        for i in (1, 2):
+            cv2.imwrite(str(folder / "frames" / f"{i}.png"), np.full((20, 30, 3), i, np.uint8))
+        image = {"height": 20, "width": 30, "clip_id": 0}
+        content = {
+            "info": {"recording": "tabletop"},
+            "images": [
+                image | {"id": i, "file_name": f"{i}.png", "frame_index": i, "stamp_ns": i}
+                for i in (1, 2)
+            ],
+            "annotations": [
+                {"id": i, "image_id": i, "segmentation": rle, "score": 0.5, "confidence": 0.5}
+                for i, rle in annotated.items()
+            ],
+        }
+        (folder / "selected.json").write_text(json.dumps(content))
+        demo._learn(folder, store, config, assets)
+    assert learnt == [[(1, (first,)), (2, (first,))], [(1, (other,))]]
 
 
 def test_a_home_without_simulator_replaces_nothing(

@@ -132,16 +132,20 @@ def test_what_no_training_depends_on_is_not_in_the_key() -> None:
 
 def test_rounds_are_known_by_all_that_their_selection_depends_on() -> None:
     of = replace(cell(), rounds=2)
+    of = replace(of, masks=replace(of.masks, folder=Path("set")))
     clip = replace(CONFIG.clip, length=CONFIG.clip.length + 1)
     assert len({key(of), key(cell()), key(replace(of, rounds=3)), key(replace(of, row="gt"))}) == 4
     assert key(replace(of, config=replace(of.config, clip=clip))) != key(of)
     assert key(replace(cell("before"), rounds=2)) == key(cell("before"))
+    control = replace(cell("control"), rounds=2)
+    assert key(replace(control, config=replace(of.config, clip=clip))) == key(control)
 
 
-def test_rounds_share_the_steps() -> None:
+def test_every_round_has_all_steps_and_a_seed_of_its_own() -> None:
     of = replace(cell(seed=5, iterations=8), rounds=3)
-    learning = [config.learning for config in training.configs_of_rounds(of)]
-    assert [each.iterations for each in learning] == [2, 3, 3]
+    learning = [config.learning for config in of.configs()]
+    assert [each.iterations for each in learning] == [8, 8, 8]
+    assert of.steps == 24 and replace(cell("before"), rounds=3).steps == 0
     assert len({each.seed for each in learning}) == 3
     assert learning[0].seed == 5
 
@@ -178,10 +182,10 @@ def test_each_round_learns_what_the_network_of_the_one_before_selects(
     monkeypatch.setattr(training, "evaluate_network", evaluate)
     one = CocoDataset((CocoImage(1, "a.png", 4, 6),), {1: labelled().rles}, Path())
     stills = SimpleNamespace(unseen=one, seen=one, rehearsal=one)
-    of = replace(cell(iterations=7), rounds=3, select=select)
+    of = replace(cell(iterations=2), rounds=3, select=select)
     result = training.run_cell(of, stills, lambda: None)
     assert selected_with == [102, 104]
-    assert judged == [107, 107]
+    assert judged == [106, 106]
     assert result["masks"] == [None, {"masks": 10.0}, {"masks": 20.0}]
 
 
@@ -221,6 +225,7 @@ def test_what_is_left_is_told_with_the_time_that_done_cells_took() -> None:
         ["--rehearsal", "9"],
         ["--clips", "0", "--world-seed", "7"],
         ["--jobs", "0"],
+        ["--rounds", "0"],
         ["--rows", "nothing"],
         ["--on", "train"],
     ],
@@ -323,6 +328,19 @@ def test_the_table() -> None:
     assert plain["ours"]["chosen"] == {"threshold": 0.5}
     assert [cell["seen"]["AP"] for cell in plain["ours"]["cells"]] == [57.5, 58.0]
     assert all("shown" not in cell for cell in plain["ours"]["cells"])
+
+
+def test_in_rounds_the_masks_are_those_of_the_last_one() -> None:
+    first = {"precision": 50.0, "recall": 60.0, "mean_iou": 80.0}
+    cells = [
+        cell | {"masks": [first, first | {"precision": precision}]}
+        for cell, precision in zip(TABLE["ours"], (70.0, 80.0), strict=True)
+    ]
+    assert tables.quality_of(cells, rows.TrainingMasks(quality=first)) == first | {"precision": 75}
+    control = [cell | {"masks": [None, None]} for cell in TABLE["control"]]
+    assert tables.quality_of(control, rows.TrainingMasks()) is None
+    text = tables.markdown({"ours": cells}, {"ours": rows.TrainingMasks(quality=first)})
+    assert "| 75.0 | 60.0 | 80.0 | 2 |" in text
 
 
 @pytest.mark.parametrize("names", [["before", "control", "ours"], ["before", "ours"], ["before"]])

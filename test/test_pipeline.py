@@ -273,9 +273,9 @@ def test_the_demo_measures_the_masks_that_it_writes(tmp_path: Path) -> None:
     assert len(replayed.proposals[3]) == 0
 
 
-@pytest.mark.parametrize("beside", ["replay/selected.json", "results.json", "overlay.mp4"])
+@pytest.mark.parametrize("beside", ["replay-1/selected.json", "results.json", "overlay.mp4"])
 def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, beside: str) -> None:
-    """`gbopt demo --out .` where `gbopt replay --out replay` has run must not empty the folder."""
+    """`gbopt demo --out .` where `gbopt replay --out replay-1` has run must not empty it."""
     own = tmp_path / "thesis" / "draft.txt"
     for path in (own, tmp_path / beside):
         path.parent.mkdir(exist_ok=True)
@@ -287,13 +287,13 @@ def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, beside: str) -> No
 
 def test_the_demo_leaves_a_replay_of_the_users_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (out / "replay").mkdir(parents=True)
+    (out / "replay-1").mkdir(parents=True)
     with pytest.raises(GboptError, match="something else than a demo"):
         _prepare(out)
-    assert (out / "replay").is_dir()
+    assert (out / "replay-1").is_dir()
 
 
-@pytest.mark.parametrize("left", ["replay/frames", ".replay.broken-off/frames"])
+@pytest.mark.parametrize("left", ["replay-1/frames", ".replay-1.broken-off/frames"])
 def test_a_demo_that_was_ended_is_started_again(tmp_path: Path, left: str) -> None:
     out = tmp_path / "out"
     _prepare(out)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.demo import HOME_SEED, change_in_words, demo_config, run_demo
+    from gbopt_ros.demo import HOME_SEED, change_in_words, demo_config, run_demo, told_of_rounds
     from gbopt_ros.evaluation.coco_metrics import METRICS
     from gbopt_ros.world.simulator import has_pybullet
 
@@ -55,11 +55,5 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.quick:
         print("--quick shows that everything works; so few frames, stills and steps tell no more")
-    quality = results["selected_masks"]
-    print(
-        f"selected masks: precision {quality['precision']:.1f} % at recall "
-        f"{quality['recall']:.1f} %; thresholded proposals at that recall: "
-        f"{quality['thresholded_precision_at_equal_recall']:.1f} %"
-    )
-    print(f"gate: {results['gate']['reason']}")
+    print(*told_of_rounds(results["rounds"]), sep="\n")
     print(f"report: {args.out / 'report.html'}   overlay: {args.out / 'overlay.mp4'}")

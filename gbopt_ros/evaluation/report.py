@@ -204,7 +204,11 @@ def _losses(losses: Mapping[str, Sequence[float]]) -> str:
     if not drawn:
         return ""
     caption = "Thin: every step. Bold: moving average over a twentieth of the run."
-    return _section("Learning", "Losses of the fine-tuning.", _chart(loss_chart(drawn), caption))
+    return _section(
+        "Learning",
+        "Losses of the fine-tuning, round after round.",
+        _chart(loss_chart(drawn), caption),
+    )
 
 
 def _energies(energies: Sequence[ClipEnergies]) -> str:
