@@ -271,7 +271,10 @@ def _evaluate(weights: Path, config: Config, assets: _Assets) -> _Evaluation:
 def _learn_in_rounds(
     out: Path, config: Config, assets: _Assets, quick: bool, clock: _Clock
 ) -> list[_Round]:
-    """All rounds; one that the gate refused is the last, since the next would select the same."""
+    """All rounds; one that the gate refused is the last, since the next would select the same.
+
+    So is one after which nothing is selected any more: what it learnt is not lost for that.
+    """
     store, rounds = ModelStore(out / "store"), []
     for number, folder in enumerate(_REPLAYS, start=1):
         current = store.current()
@@ -279,6 +282,9 @@ def _learn_in_rounds(
         selecting = replace(config, proposal=replace(config.proposal, weights=weights))
         with clock.step(f"round {number}: select masks in the recording"):
             replayed = _replay(out / folder, selecting, assets, quick)
+        if rounds and not any(replayed.selected.values()):
+            log.warning("round %d: no mask was selected, nothing more is learnt", number)
+            break
         with clock.step(f"round {number}: learn from the selected masks"):
             learnt = _learn(out / folder, store, config_of_round(config, number - 1), assets)
         rounds.append(_Round(replayed, _comparison(assets, replayed), learnt))

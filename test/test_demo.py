@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from gbopt_ros.demo import (
     _prepare,
     _Replayed,
     demo_config,
+    run_demo,
+    told_of_rounds,
 )
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.learning.gate import GateDecision
@@ -95,11 +98,14 @@ def test_which_recording(
     assert "Gate: refused; so it is." in told
 
 
-@pytest.mark.parametrize("refused", [None, 1, 2])
+@pytest.mark.parametrize(("refused", "empty"), [(None, None), (1, None), (2, None), (None, 2)])
 def test_a_round_selects_with_what_the_one_before_learnt(
-    refused: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    refused: int | None, empty: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A round that the gate refuses is the last, and what is in service stays so."""
+    """A round that the gate refuses is the last, as is one before a round that selects nothing.
+
+    What is in service stays so.
+    """
     config = demo_config(False, seed=7)
     network, info = load_mask_rcnn(proposal_weights(config))
     assets = _Assets.load(True, None)
@@ -111,7 +117,7 @@ def test_a_round_selects_with_what_the_one_before_learnt(
     def replay(out: Path, selecting: Config, *_: object) -> _Replayed:
         selected_with.append((out.name, Path(selecting.proposal.weights).parent.name))
         index = first.extra["frame_index"]
-        return _Replayed({index: nothing}, {index: true})
+        return _Replayed({index: nothing}, {index: () if len(selected_with) == empty else true})
 
     def learn_from(replay: Path, store: ModelStore, learning: Config, *_: object) -> Learnt:
         number = len(selected_with)
@@ -129,16 +135,48 @@ def test_a_round_selects_with_what_the_one_before_learnt(
     rounds = _learn_in_rounds(tmp_path, config, assets, False, _Clock())
     told = [each.to_dict() for each in rounds]
     assert [each["model_version"] for each in told] == {
-        None: ["v0001", "v0002"], 1: [None], 2: ["v0001", None]
-    }[refused]  # fmt: skip
+        (None, None): ["v0001", "v0002"],
+        (1, None): [None],
+        (2, None): ["v0001", None],
+        (None, 2): ["v0001"],
+    }[refused, empty]
     assert [each["masks_learnt"] for each in told] == [
         5 if each["model_version"] else None for each in told
     ]
     assert all(each["selected_masks"]["recall"] == 100 for each in told)
-    assert selected_with == [("replay-1", ""), ("replay-2", "v0001")][: len(rounds)]
+    assert selected_with == [("replay-1", ""), ("replay-2", "v0001")][: 1 if refused == 1 else 2]
     assert _joined(each.learnt.log.losses for each in rounds) == {
         "total": [1.0, 2.0][: len(rounds)]
     }
+
+
+def test_a_small_demo_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The report and `results.json` tell of both rounds, and the last version is in service."""
+    monkeypatch.setattr(demo, "_QUICK_STILLS", 2)
+    monkeypatch.setattr(demo, "_QUICK_SECONDS", 0.35)  # 4 frames, 2 clips
+    small = ("clip.length=2", "learning.iterations=1", "learning.batch_size=2")
+    # Of two probe images none can exclude a loss.
+    config = demo_config(True, 0, (*small, "learning.gate_worst=100", "learning.gate_margin=100"))
+    results = run_demo(tmp_path, config, quick=True)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert results["counts"] == {"frames": 4, "unseen_stills": 2, "seen_stills": 2}
+    assert [each["model_version"] for each in results["rounds"]] == ["v0001", "v0002"]
+    for number, told in enumerate(results["rounds"], start=1):
+        replay = json.loads((tmp_path / f"replay-{number}" / "selected.json").read_text())
+        assert told["masks"] == len(replay["annotations"]) >= told["masks_learnt"] > 0
+    current = ModelStore(tmp_path / "store").current()
+    assert current is not None and current.version == "v0002"
+    assert current.manifest["parent"] == "v0001"
+    assert results["unseen"]["before"] != results["unseen"]["after"]
+    for split, change in results["ap_change"].items():
+        gain = results[split]["after"]["AP"] - results[split]["before"]["AP"]
+        assert change["difference"] == pytest.approx(gain)
+    overlay = (tmp_path / "overlay.mp4").read_bytes()
+    assert overlay == (tmp_path / "replay-2" / "overlay.mp4").read_bytes()
+    report = (tmp_path / "report.html").read_text()
+    for sentence in told_of_rounds(results["rounds"]):
+        assert html.escape(sentence) in report
+    assert "v0001, v0002" in report
 
 
 def test_what_an_earlier_round_selected_is_not_learnt_again(
