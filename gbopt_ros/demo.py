@@ -275,7 +275,8 @@ def _learn_in_rounds(
 
     So is one after which nothing is selected any more: what it learnt is not lost for that.
     """
-    store, rounds = ModelStore(out / "store"), []
+    store = ModelStore(out / "store")
+    rounds: list[_Round] = []
     for number, folder in enumerate(_REPLAYS, start=1):
         current = store.current()
         weights = str(current.path) if current is not None else config.proposal.weights
@@ -318,8 +319,7 @@ def _replay(out: Path, config: Config, assets: _Assets, quick: bool) -> _Replaye
 def _learn(replay: Path, store: ModelStore, config: Config, assets: _Assets) -> Learnt:
     learning = config.learning
     with TrainingSet(store.root / "training", learning.max_bytes, learning.policy) as training_set:
-        # A replay's name is the folder's: of another name, round 1 would be learnt beside round 2.
-        training_set.add(replace(frame, recording=assets.name) for frame in read_replay(replay))
+        training_set.add(read_replay(replay))  # in place of what an earlier round selected
         return learn(training_set, store, config, rehearsal=assets.rehearsal, probe=assets.probe)
 
 

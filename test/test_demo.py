@@ -167,6 +167,9 @@ def test_a_small_demo_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path:
     current = ModelStore(tmp_path / "store").current()
     assert current is not None and current.version == "v0002"
     assert current.manifest["parent"] == "v0001"
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as training_set:
+        entries = training_set.labelled_images().entries
+        assert {entry.recording.split("/")[0] for entry in entries} == {"replay-2"}
     assert results["unseen"]["before"] != results["unseen"]["after"]
     for split, change in results["ap_change"].items():
         gain = results[split]["after"]["AP"] - results[split]["before"]["AP"]

@@ -145,6 +145,24 @@ def test_a_frame_replaces_the_one_before(folder: Path, frames_dir: Path) -> None
     assert_consistent(folder)
 
 
+def test_a_recording_keeps_its_latest_masks_under_whatever_name(
+    folder: Path, frames_dir: Path
+) -> None:
+    """As a replay of the same recording into another folder adds them."""
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, value=i) for i in range(3)])
+        again = [
+            selected(frames_dir, 0, recording="replay-2", value=0, instances=3),
+            selected(frames_dir, 1, recording="replay-2", value=1, instances=0),
+        ]
+        assert training_set.add(again) == 1
+        pool = training_set.labelled_images()
+        assert [entry.recording for entry in pool.entries] == ["cups", "replay-2"]
+        assert values(training_set) == [2, 0]
+        assert pool[1].rles == again[0].rles
+    assert_consistent(folder)
+
+
 def test_a_recording_is_taken_out(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, recording="bad", value=i) for i in range(2)])
@@ -370,7 +388,9 @@ def test_no_policy_exceeds_the_bytes(
             start = 0
             for clip, (recording, length) in enumerate(clips):
                 frames = [
-                    selected(scratch, start + i, clip=clip, recording=str(recording), value=i)
+                    selected(
+                        scratch, start + i, clip=clip, recording=str(recording), value=start + i
+                    )
                     for i in range(length)
                 ]
                 start += length

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS instances (
     confidence REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS instances_of_frame ON instances (frame);
+CREATE INDEX IF NOT EXISTS frames_of_image ON frames (file_name);
 """
 
 
@@ -137,8 +138,10 @@ class TrainingSet:
     ) -> int:
         """Add frames, replacing those of the same recording and index; returns how many.
 
-        Frames without an instance are left out: nothing selected says nothing about the image. One
-        that the set holds goes, too. All frames enter the set, or none does.
+        They replace those of the same image, too: a recording that is selected in again, by a
+        newer network, keeps its latest masks under whatever name. Frames without an instance are
+        left out: nothing selected says nothing about the image. One that the set holds goes, too.
+        All frames enter the set, or none does.
 
         Args:
             may_collect: whether the images of evicted clips may go at once, asked when the frames
@@ -153,13 +156,15 @@ class TrainingSet:
         try:
             with self._transaction():
                 for frame in frames:
+                    image = _read(frame.image_path)
                     self._database.execute(
-                        "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
-                        (frame.recording, frame.frame_index),
+                        "DELETE FROM frames WHERE (recording = ? AND frame_index = ?) "
+                        "OR (file_name = ? AND recording != ?)",  # a recording may stand still
+                        (frame.recording, frame.frame_index, image.name, frame.recording),
                     )
                     if frame.rles:
                         added += 1
-                        self._insert(frame)
+                        self._insert(frame, image)
                 self._evict()
         except Exception:
             if added and may_collect():  # on a full disk, images that nothing names are in the way
@@ -244,16 +249,11 @@ class TrainingSet:
         rles = tuple(Rle(size=[height, width], counts=counts) for counts, _ in rows)
         return rles, tuple(confidence for _, confidence in rows)
 
-    def _insert(self, frame: SelectedFrame) -> None:
-        try:
-            content = frame.image_path.read_bytes()
-        except OSError as error:
-            raise GboptError(f"{frame.image_path}: cannot be read ({error.strerror})") from error
-        name = hashlib.sha256(content).hexdigest()[:32] + frame.image_path.suffix
-        target = self._images / name
-        if not _has_size(target, len(content)):
+    def _insert(self, frame: SelectedFrame, image: _ImageFile) -> None:
+        target = self._images / image.name
+        if not _has_size(target, len(image.content)):
             with replacing(target) as aside:
-                aside.write_bytes(content)
+                aside.write_bytes(image.content)
         cursor = self._database.execute(
             "INSERT INTO frames (recording, clip_id, frame_index, stamp_ns, file_name, height, "
             "width, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -262,9 +262,9 @@ class TrainingSet:
                 frame.clip_id,
                 frame.frame_index,
                 frame.stamp_ns,
-                name,
+                image.name,
                 *frame.size,
-                len(content),
+                len(image.content),
             ),
         )
         self._database.executemany(
@@ -422,6 +422,21 @@ class SelectedPool:
     def __getitem__(self, index: int) -> LabelledImage:
         entry = self._entries[index]
         return LabelledImage(read_image(entry.path), entry.rles)
+
+
+class _ImageFile(NamedTuple):
+    """An image file, named after what is in it: equal images have one name."""
+
+    name: str
+    content: bytes
+
+
+def _read(path: Path) -> _ImageFile:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+    return _ImageFile(hashlib.sha256(content).hexdigest()[:32] + path.suffix, content)
 
 
 def _has_size(path: Path, size: int) -> bool:
