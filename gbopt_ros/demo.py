@@ -273,7 +273,7 @@ def _learn_in_rounds(
 ) -> list[_Round]:
     """All rounds; one that the gate refused is the last, since the next would select the same.
 
-    So is one after which nothing is selected any more: what it learnt is not lost for that.
+    A round in which nothing is selected ends them, too; what those before it learnt stays.
     """
     store = ModelStore(out / "store")
     rounds: list[_Round] = []
@@ -384,6 +384,8 @@ def told_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{quality['thresholded_precision_at_equal_recall']:.1f} %. Gate: "
             f"{'passed' if gate['passed'] else 'refused'}; {gate['reason']}."
         )
+    if rounds[-1]["gate"]["passed"] and len(rounds) < ROUNDS:
+        told.append(f"Round {len(rounds) + 1}: no mask was selected, nothing was learnt.")
     return told
 
 
@@ -405,8 +407,9 @@ def _report(
         title="What was learnt from a recording without labels",
         summary=(
             f"From {counts['frames']} frames of video with no label ({_SHOWN[assets.name]}), "
-            f"masks were selected and learnt, {len(rounds)} times. On still images of objects of "
-            f"unseen classes, mask AP went from {before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
+            f"masks were selected and learnt ({len(rounds)} of {ROUNDS} rounds). On still images "
+            "of objects of unseen classes, mask AP went from "
+            f"{before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
             f"({change_in_words(changes['unseen'])}); on seen classes it changed by "
             f"{change_in_words(changes['seen'])}. ± is the standard error over the stills.",
             *told_of_rounds(results["rounds"]),

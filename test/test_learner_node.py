@@ -173,7 +173,7 @@ def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
     play(graph, 8)
     graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
     assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
-    later = [replace(frame, stamp_ns=frame.stamp_ns + 10**11) for frame in disc_frames(8)]
+    later = [replace(frame, stamp_ns=frame.stamp_ns + 10**11) for frame in disc_frames(16)[8:]]
     play_frames(graph, later)
     graph.wait(lambda: learner.health.counted("clips stored") == 4, "all clips to be stored")
     graph.wait(lambda: len(masks) == 16, "all masks")
@@ -181,6 +181,26 @@ def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
     with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
         assert len(stored) == sum(bool(m.masks) for m in masks)
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
+
+
+def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> None:
+    """With its latest masks, as a recording of the session that showed it last."""
+    learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    recordings: list[list[str]] = []
+    for session in (1, 2):
+        frames = disc_frames(8)
+        play_frames(graph, [replace(f, stamp_ns=f.stamp_ns + session * 10**11) for f in frames])
+        graph.wait(
+            lambda: learner.health.counted("clips stored") == 2 * len(recordings) + 2, "the clips"
+        )
+        with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+            entries = stored.labelled_images().entries
+            recordings.append([entry.recording for entry in entries])
+        assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
+    graph.wait(lambda: len(masks) == 16, "all masks")
+    assert len(recordings[1]) == sum(bool(m.masks) for m in masks[8:]) > 0
+    assert len(set(recordings[1])) == 1 and set(recordings[1]) != set(recordings[0])
 
 
 def test_a_version_that_the_gate_refuses_is_not_announced(

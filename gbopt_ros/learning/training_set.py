@@ -152,16 +152,20 @@ class TrainingSet:
             GboptError: an image cannot be read, the set cannot be written, or the byte limit is
                 too small for a single clip (policy "oldest") or frame ("balanced").
         """
-        added = 0
+        added = replaced = 0
         try:
             with self._transaction():
                 for frame in frames:
                     image = _read(frame.image_path)
                     self._database.execute(
-                        "DELETE FROM frames WHERE (recording = ? AND frame_index = ?) "
-                        "OR (file_name = ? AND recording != ?)",  # a recording may stand still
-                        (frame.recording, frame.frame_index, image.name, frame.recording),
+                        "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
+                        (frame.recording, frame.frame_index),
                     )
+                    # Not in this one: where nothing moves, frames of a recording are equal.
+                    replaced += self._database.execute(
+                        "DELETE FROM frames WHERE file_name = ? AND recording != ?",
+                        (image.name, frame.recording),
+                    ).rowcount
                     if frame.rles:
                         added += 1
                         self._insert(frame, image)
@@ -171,6 +175,8 @@ class TrainingSet:
                 with suppress(GboptError):
                     self.collect_garbage()
             raise
+        if replaced:
+            log.info("%d frames were there already; their masks are replaced", replaced)
         if may_collect():
             self.collect_garbage()
         return added

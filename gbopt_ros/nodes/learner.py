@@ -207,7 +207,7 @@ class LearnerNode(PipelineNode):
             selected = [
                 self._selected_frame(clip.session, masks, image, Path(folder))
                 for masks, image in clip.frames
-                if image is not None and masks.masks
+                if image is not None
             ]
             added = collected.add(selected, may_collect=lambda: self._training.idle)
             self._masks_stored = collected.instance_count
