@@ -22,7 +22,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,10 +102,8 @@ def run(args: argparse.Namespace) -> None:
     for row, made in masks.items():
         if made.quality is not None:
             print(f"{LABELS[row]}: " + ", ".join(f"{k} {v:.1f}" for k, v in made.quality.items()))
-    cells = [
-        replace(cell, rounds=args.rounds, select=partial(masks_with, *sources, stored))
-        for cell in plan(args.rows, masks, config, args.seeds)
-    ]
+    select = partial(masks_with, *sources, stored)
+    cells = plan(args.rows, masks, config, args.seeds, rounds=args.rounds, select=select)
 
     def report(done: dict[str, list[Result]]) -> None:
         write_tables(args, config, tabletop, masks, done)
@@ -132,11 +129,15 @@ def plan(
     masks: dict[str, TrainingMasks],
     config: Config,
     seeds: Sequence[int],
-    shown: tuple[int, ...] = (),
+    **same: Any,
 ) -> list[Cell]:
-    """The cells, all rows of the first seed first; the network before learning has no seed."""
+    """The cells, all rows of the first seed first; the network before learning has no seed.
+
+    Args:
+        same: what is the same for all, by the names of `Cell`.
+    """
     return [
-        Cell(row, seed, masks[row], seeded, learns=row != "before", shown=shown)
+        Cell(row, seed, masks[row], seeded, learns=row != "before", **same)
         for number, (seed, seeded) in enumerate(zip(seeds, seeds_of(config, seeds), strict=True))
         for row in rows
         if row != "before" or number == 0

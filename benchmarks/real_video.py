@@ -7,10 +7,11 @@ first 60 % of its frames, one network learns from those of all sequences, and is
 30 %, which no row learns from. Rows are those of `experiment.py`: labels of the sequences decide in
 `gt` and `truth` alone, thresholds are chosen on Tabletop. Labels of real recordings are incomplete:
 what they leave out counts as a false positive in AP, so look at AR as well, and `gt` and `truth`
-learn what is labelled, not what is an object.
+learn what is labelled, not what is an object. --rounds is that of `experiment.py`.
 
-Writes OUT/real-video.json, .md and .jpg: the middle judged frame of each sequence before, after
-and as labelled. Started again, a run goes on where it stopped.
+Writes OUT/real-video.json, .md and .jpg, or OUT/real-video-2-rounds.json and so on: the middle
+judged frame of each sequence before, after and as labelled. Started again, a run goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tables
 from experiment import plan
-from rows import CHOOSING, LABELS, ROWS, MaskMaker, TrainingMasks
+from rows import CHOOSING, LABELS, ROWS, MaskMaker, TrainingMasks, masks_with
 from stored import Stored, digest, digest_of_files
 from tabletop import BUNDLED_SEED, Stills, cores, validation_recording
 from tqdm import tqdm
@@ -85,11 +86,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("sequences", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/real-video"))
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--rounds", type=int, default=1, help="of selecting and learning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.rounds < 1:
+        parser.error(f"--rounds: expected 1 or more, got {args.rounds}")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -106,22 +111,25 @@ def run(args: argparse.Namespace) -> None:
     beginnings = [Beginning(folder) for folder in args.sequences]
     if len({beginning.name for beginning in beginnings}) < len(beginnings):
         raise GboptError("two sequences have the same name: rename the folder of one")
-    maker = MaskMaker(
-        beginnings,
-        validation,
-        stills.rehearsal,
-        config,
-        stored,
-    )
+    sources = beginnings, validation, stills.rehearsal
+    maker = MaskMaker(*sources, config, stored)
     masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
     shown = middle_frames(stills.unseen)
-    cells = plan(args.rows, masks, config, args.seeds, tuple(image.id for image in shown))
+    cells = plan(
+        args.rows,
+        masks,
+        config,
+        args.seeds,
+        shown=tuple(image.id for image in shown),
+        rounds=args.rounds,
+        select=partial(masks_with, *sources, stored),
+    )
 
     def report(done: dict[str, list[Result]]) -> None:
         write(args, config, stills, masks, done, shown)
 
     run_stored(cells, stills, stored, args.jobs, report)
-    print((args.out / "real-video.md").read_text(encoding="utf-8"))
+    print(result_path(args).with_suffix(".md").read_text(encoding="utf-8"))
 
 
 def judged_frames(folders: Sequence[Path]) -> CocoDataset:
@@ -162,6 +170,12 @@ def middle_frames(judged: CocoDataset) -> list[CocoImage]:
     return [images[len(images) // 2] for images in by_sequence.values()]
 
 
+def result_path(args: argparse.Namespace) -> Path:
+    """Where the tables go, without suffix."""
+    rounds = f"-{args.rounds}-rounds" if args.rounds > 1 else ""
+    return Path(args.out / f"real-video{rounds}")
+
+
 def write(
     args: argparse.Namespace,
     config: Config,
@@ -171,11 +185,12 @@ def write(
     shown: Sequence[CocoImage],
 ) -> None:
     """The table, the numbers behind it, and the figure."""
-    path = args.out / "real-video"
+    path = result_path(args)
     result = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(config),
         "sequences": [folder.resolve().name for folder in args.sequences],
+        "rounds": args.rounds,
         "judged_frames": [image.file_name for image in stills.unseen.images],
         "statements": tables.statements(done),
         "rows": tables.to_dict(done, masks),

@@ -74,6 +74,15 @@ def test_it_learns_from_the_beginning_alone(
     figure = cv2.imread(str(out / "real-video.jpg"))
     assert figure.shape == (24 + 180, 4 * 320, 3)
 
+    rounds = [*arguments, "--rounds=2", "--rows", "before", "ours"]
+    real_video.run(real_video.parse_arguments(rounds))
+    twice = json.loads((out / "real-video-2-rounds.json").read_text())
+    assert twice["rounds"] == 2 and result["rounds"] == 1
+    assert twice["rows"]["before"]["cells"] == result["rows"]["before"]["cells"]  # as it was
+    assert twice["rows"]["ours"]["cells"] != result["rows"]["ours"]["cells"]
+    replays = [p for p in (out / "cache").iterdir() if p.name.startswith("replay-")]
+    assert len(replays) == 3  # one more with the network of the first round
+
 
 def test_void_is_no_object() -> None:
     label = np.zeros((4, 6), np.uint8)
