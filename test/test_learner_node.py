@@ -25,6 +25,7 @@ import torch
 from detectron2_networks import needs_detectron2, tiny_detectron2, write_config
 from networks import save_random_weights
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from recordings import disc_frames
 from ros import TOPIC, Graph, ros_arguments
 from std_srvs.srv import Trigger
@@ -184,11 +185,17 @@ def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
 
 
 def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> None:
-    """With its latest masks, as a recording of the session that showed it last."""
+    """With its latest masks, of the session that showed it last; not at all if that has none."""
     learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
     masks = graph.observe(SelectedMasks, "/selector/output/masks")
     recordings: list[list[str]] = []
-    for session in (1, 2):
+    for session in (1, 2, 3):
+        if session == 3:  # so that no score is good enough
+            strict = [
+                Parameter("selection.score_weight", value=1e6),
+                Parameter("selection.neutral_score", value=0.999),
+            ]
+            assert all(r.successful for r in graph.nodes["selector"].set_parameters(strict))
         frames = disc_frames(8)
         play_frames(graph, [replace(f, stamp_ns=f.stamp_ns + session * 10**11) for f in frames])
         graph.wait(
@@ -198,9 +205,10 @@ def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> No
             entries = stored.labelled_images().entries
             recordings.append([entry.recording for entry in entries])
         assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
-    graph.wait(lambda: len(masks) == 16, "all masks")
-    assert len(recordings[1]) == sum(bool(m.masks) for m in masks[8:]) > 0
+    graph.wait(lambda: len(masks) == 24, "all masks")
+    assert len(recordings[1]) == sum(bool(m.masks) for m in masks[8:16]) > 0
     assert len(set(recordings[1])) == 1 and set(recordings[1]) != set(recordings[0])
+    assert not any(m.masks for m in masks[16:]) and recordings[2] == []
 
 
 def test_a_version_that_the_gate_refuses_is_not_announced(
