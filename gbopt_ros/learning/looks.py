@@ -22,10 +22,11 @@ from gbopt_ros.structures import Image, Rle
 if TYPE_CHECKING:
     from gbopt_ros.perception.proposals import DetectionNetwork
 
-_LEVEL = 2  # of the feature pyramid, of stride 16
 _BINS = (4, 16, 16)  # of L, a and b
 COLOURS = int(np.prod(_BINS))
 # Chosen on homes 103 and 104, world 11 and the bundled recording, see docs/learning.md.
+_LEVELS = 1, 2  # of the feature pyramid, of strides 8 and 16
+LEVELS = len(_LEVELS)
 _RING = 0.05, 0.35  # where surroundings begin and end, in roots of the mask's area,
 _RING_PIXELS = 1, 3  # and in pixels that are added to it
 
@@ -35,7 +36,8 @@ class Description:
     """What M masks of an image look like.
 
     Attributes:
-        inside: (M, D) float32, features and, in the last `COLOURS` columns, colours.
+        inside: (M, `LEVELS` * C + `COLOURS`) float32, the features of each level of the pyramid,
+            then colours.
         around: (M, COLOURS) float32, a histogram of the colours that surround it; all 0 of a mask
             that nothing of the image surrounds.
     """
@@ -89,10 +91,8 @@ class Observer:
         """
         with _features_of(self._network.backbone) as seen:
             (proposals,) = self._proposer.propose([image])
-        features, stride = seen[-1]
-        scale = self._scale(image) / stride
-        height, width = (max(1, round(pixels * scale)) for pixels in image.shape[:2])
-        features = features[:, :height, :width]  # the rest is padding
+        scale = self._scale(image)
+        features = [_without_padding(*level, image, scale) for level in seen]
         candidates = proposals.rles if remember else ()
         overlap = mask_ops.iou_matrix(candidates, rles)
         return Look(
@@ -109,26 +109,42 @@ class Observer:
         return min(transform.min_size[-1] / short, transform.max_size / long) or 1.0
 
 
-def _described(image: Image, features: NDArray[np.float32], rles: Sequence[Rle]) -> Description:
+def _without_padding(
+    features: NDArray[np.float32], stride: float, image: Image, scale: float
+) -> NDArray[np.float32]:
+    """(C, h, w) features of the image alone, which the network saw at a scale."""
+    height, width = (max(1, round(pixels * scale / stride)) for pixels in image.shape[:2])
+    return features[:, :height, :width]
+
+
+def _described(
+    image: Image, features: Sequence[NDArray[np.float32]], rles: Sequence[Rle]
+) -> Description:
     """The mean features of each mask, and histograms of the colours in it and around it.
 
     Args:
-        features: (C, h, w), of the whole image.
+        features: (C, h, w) of each level, of the whole image.
     """
-    channels, height, width = features.shape
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    inside = np.empty((len(rles), channels + COLOURS), np.float32)
+    inside = np.empty((len(rles), sum(map(len, features)) + COLOURS), np.float32)
     around = np.empty((len(rles), COLOURS), np.float32)
     for number, mask in enumerate(mask_ops.decode_all(rles, image.shape[:2])):
         area = mask.astype(np.uint8)
-        cover = cv2.resize(area.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        mean = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
+        means = [_mean(level, area) for level in features]
         size = np.sqrt(np.count_nonzero(area))
         begin, end = (share * size + more for share, more in zip(_RING, _RING_PIXELS, strict=True))
         near = _window(area, margin=int(end) + 1)
-        inside[number] = np.concatenate([mean, _colours(lab[near], area[near])])
+        inside[number] = np.concatenate([*means, _colours(lab[near], area[near])])
         around[number] = _colours(lab[near], _ring(area[near], begin, end))
     return Description(inside, around)
+
+
+def _mean(features: NDArray[np.float32], area: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(C,) of features (C, h, w) over a mask of 0 and 1, as much as it covers of each cell."""
+    _, height, width = features.shape
+    cover = cv2.resize(area.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    mean: NDArray[np.float32] = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
+    return mean
 
 
 def _colours(lab: Image, area: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -154,12 +170,15 @@ def _ring(area: NDArray[np.uint8], begin: float, end: float) -> NDArray[np.uint8
 
 @contextmanager
 def _features_of(backbone: nn.Module) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
-    """A list that receives (C, h, w) features and their stride when the network sees an image."""
+    """A list that has (C, h, w) features and the stride of each level of the last image seen."""
     seen: list[tuple[NDArray[np.float32], float]] = []
 
     def receive(_: nn.Module, inputs: tuple[Tensor], pyramid: dict[str, Tensor]) -> None:
-        level = list(pyramid.values())[: _LEVEL + 1][-1]
-        seen.append((download(level[0].float()), inputs[0].shape[-1] / level.shape[-1]))
+        levels = list(pyramid.values())
+        seen[:] = [
+            (download(level[0].float()), inputs[0].shape[-1] / level.shape[-1])
+            for level in (levels[min(number, len(levels) - 1)] for number in _LEVELS)
+        ]
 
     hook = backbone.register_forward_hook(receive)
     try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gbopt_ros.config import ProposalConfig
-from gbopt_ros.learning.looks import COLOURS, Look, Observer
+from gbopt_ros.learning.looks import COLOURS, LEVELS, Look, Observer
 from gbopt_ros.learning.training_set import SelectedPool
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other clips' masks meet
 _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
 _COMPARED = 60  # and of those of all clips
-_ALIKE, _LENGTH = 0.4, 0.15  # of the kernel, in cosine similarity: where it begins, how it grows
-_PRIOR = 0.5  # weight of the average beside look-alikes, one that looks the same having 1
-_AGREEMENT = 2.0  # what the log-odds of agreement count for, in those of a confidence,
-_SURROUNDINGS = 8.0  # what the similarity of surroundings counts against,
+_ALIKE, _RISE = 0.2, 1.5  # of the kernel: similarity from which on it grows, and its power
+_PRIOR = 2.0  # weight of the average beside look-alikes, one that looks the same having 1
+_AGREEMENT = 1.5  # what the log-odds of agreement count for, in those of a confidence,
+_SURROUNDINGS = 16.0  # what the similarity of surroundings counts against,
 _MOST_OF_SURROUNDINGS = 2.0  # and how much at most: what is never moved may be an object still
 _SURE = 1e-3  # confidences are kept from 0 and 1 by this much
 
@@ -189,9 +189,14 @@ def _more_alike(
 
 
 def _directions(described: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Unit vectors whose products are the mean of the cosines of the features and the colours."""
-    halves = np.split(described, [described.shape[1] - COLOURS], axis=1)
-    return np.concatenate([_units(half) for half in halves], axis=1) * np.float32(np.sqrt(0.5))
+    """Unit vectors whose products are half the cosine of the colours, half that of the features.
+
+    The latter is the mean over the levels of the pyramid.
+    """
+    features, colours = np.split(described, [described.shape[1] - COLOURS], axis=1)
+    levels = np.split(features, LEVELS, axis=1)
+    parts = [_units(level) * np.float32(LEVELS**-0.5) for level in levels] + [_units(colours)]
+    return np.concatenate(parts, axis=1) * np.float32(np.sqrt(0.5))
 
 
 def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -200,9 +205,8 @@ def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _kernel(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of proposals: about 1 of what looks the same, 0 of what is not alike."""
-    rising = np.exp((similarity - 1) / _LENGTH) - np.exp((_ALIKE - 1) / _LENGTH)
-    return np.maximum(rising, 0.0)
+    """Weights of proposals: 1 of what looks the same, 0 of what is not alike."""
+    return np.maximum((similarity - _ALIKE) / (1 - _ALIKE), 0.0) ** _RISE
 
 
 def _logit(probability: NDArray[np.floating]) -> NDArray[np.float64]:
