@@ -43,7 +43,8 @@ from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.coco_metrics import evaluate_network
 from gbopt_ros.files import aside_of, make_folder, write_text
 from gbopt_ros.learning.model_store import ModelStore
-from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet, read_replay
+from gbopt_ros.learning.replayed import read_replay
+from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet
 from gbopt_ros.outputs import ReplayWriter, versions
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals

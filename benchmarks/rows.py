@@ -20,13 +20,13 @@ from tqdm import tqdm
 from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.learning.recurrence import revise
+from gbopt_ros.learning.replayed import read_replay
 from gbopt_ros.learning.training_set import (
     PoolEntry,
     SelectedFrame,
     SelectedPool,
     TrainingSet,
     least_confidence,
-    read_replay,
 )
 from gbopt_ros.masks import boxes_xyxy
 from gbopt_ros.outputs import ReplayWriter

@@ -37,7 +37,8 @@ from gbopt_ros.evaluation.report import (
 from gbopt_ros.evaluation.results import CocoResult
 from gbopt_ros.files import write_text
 from gbopt_ros.learning.model_store import ModelStore
-from gbopt_ros.learning.training_set import TrainingSet, read_replay
+from gbopt_ros.learning.replayed import read_replay
+from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.outputs import ReplayWriter, peak_memory, versions
 from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals

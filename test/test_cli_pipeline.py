@@ -18,7 +18,8 @@ from gbopt_ros.cli.main import main
 from gbopt_ros.config import load_config
 from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 from gbopt_ros.learning.model_store import ModelStore
-from gbopt_ros.learning.training_set import TrainingSet, read_replay
+from gbopt_ros.learning.replayed import read_replay
+from gbopt_ros.learning.training_set import TrainingSet
 from gbopt_ros.masks import boxes_xyxy, decode, encode
 from gbopt_ros.perception.weights import BACKGROUND, PROPOSALS
 from gbopt_ros.sources import open_source, write_rosbag

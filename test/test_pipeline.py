@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ClipConfig, Config, MotionConfig, OutlineConfig
 from gbopt_ros.demo import _prepare, _Replayed
-from gbopt_ros.learning.training_set import read_replay
+from gbopt_ros.learning.replayed import read_replay
 from gbopt_ros.outputs import ReplayWriter
 from gbopt_ros.perception.device import has_idle_core
 from gbopt_ros.perception.flow import DisFlow

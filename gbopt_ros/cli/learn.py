@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from gbopt_ros.learning.model_store import ModelStore
-    from gbopt_ros.learning.training_set import TrainingSet, read_replay
+    from gbopt_ros.learning.replayed import read_replay
+    from gbopt_ros.learning.training_set import TrainingSet
     from gbopt_ros.rounds import learn
     from gbopt_ros.sources.coco import load_coco_dir
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gbopt_ros.config import TrackConfig
 from gbopt_ros.evaluation.overlay import colour
 from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array
-from gbopt_ros.learning.training_set import SelectedFrame, read_replay
+from gbopt_ros.learning.replayed import read_replay
+from gbopt_ros.learning.training_set import SelectedFrame
 from gbopt_ros.sources.davis import DavisSequence, read_label_images, write_label_image
 from gbopt_ros.sources.images import read_image
 from gbopt_ros.structures import FlowNetwork, GboptError
