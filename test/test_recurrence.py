@@ -85,12 +85,12 @@ def test_what_is_new_keeps_its_confidence_however_much_recurs() -> None:
     def anywhere(inside: np.ndarray) -> Description:
         return Description(inside, np.abs(some(len(inside)))[:, :COLOURS])
 
-    kinds = np.abs(some(8))
+    kinds = np.abs(some(14))  # eight things and six prints
     looks = [
         Look(
             clip,
             anywhere(kinds[rng.permutation(8)[:3]] + 0.2 * some(3)),
-            anywhere(np.concatenate([kinds + 0.2 * some(8), np.abs(some(6))])),
+            anywhere(kinds + 0.2 * some(14)),
             np.array([0.9] * 8 + [0.1] * 6, np.float32),
         )
         for clip in range(300)
@@ -120,6 +120,25 @@ def test_what_is_found_elsewhere_becomes_surer_and_what_stays_with_its_place_les
     looks[0] = replace(looks[0], masks=described(0, 1, around=(3, 3)))  # the mug is on the print
     mug, picture = revised_confidences(looks, [np.array([0.5, 0.5])] * 4)[0]
     assert mug > 0.8 and picture < 0.2
+
+
+def test_the_kernel_is_as_wide_as_tells_agreement_best() -> None:
+    rng = np.random.default_rng(0)
+    clips, numbers = np.repeat(np.arange(6), 20), np.arange(120)
+
+    def length(vectors: np.ndarray, agreements: np.ndarray) -> float:
+        directions = torch.from_numpy(recurrence._units(vectors.astype(np.float32)))
+        chosen, similarity = recurrence._most_alike(directions, clips, directions, clips)
+        counts = similarity > -np.inf  # three of each other clip, best first
+        assert (counts.sum(axis=1) == 15).all() and counts[:, :15].all()
+        assert (np.diff(similarity[:, :15]) <= 0).all()
+        assert (clips[chosen] != clips[:, None])[counts].all()
+        return recurrence._best_length(chosen, similarity, agreements.astype(np.float32))
+
+    two = rng.normal(0, 1, (2, 8))[numbers % 2] + rng.normal(0, 1, (120, 8))
+    assert length(two, numbers % 2) >= 0.3  # what is a little alike is of the same kind
+    ten = rng.normal(0, 1, (1, 8)) + 0.7 * rng.normal(0, 1, (10, 8))
+    assert length(ten[numbers % 10] + 0.05 * rng.normal(0, 1, (120, 8)), numbers % 10 == 0) <= 0.15
 
 
 def test_a_scene_that_stays_as_it_is_says_nothing_of_surroundings() -> None:
@@ -209,27 +228,55 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
             return None
         return cosine(mask - middle_around, proposal - middle_around)
 
-    found = []  # of each mask: its clip, and weight, agreement and surroundings of its look-alikes
-    for own in looks:
-        for mask, ring in zip(own.masks.inside, own.masks.around, strict=True):
-            alike = []
-            for clip in {one.clip for one in looks} - {own.clip}:
-                there = [
-                    (
-                        similarity(mask, one.proposals.inside[number]),
-                        float(one.agreement[number]),
-                        around(ring, one.proposals.around[number]),
-                    )
-                    for one in looks
-                    if one.clip == clip
-                    for number in range(len(one.proposals))
-                ]
-                alike += sorted(there, key=lambda row: -row[0])[:3]
-            alike = [
-                (max(0.0, (s - 0.2) / 0.8) ** 1.5, a, ring)
-                for s, a, ring in sorted(alike, key=lambda row: -row[0])[:60]
+    def look_alikes(own: Look, mask: np.ndarray, ring: np.ndarray) -> list[tuple]:
+        """Similarity, agreement and surroundings of each."""
+        alike = []
+        for clip in {one.clip for one in looks} - {own.clip}:
+            there = [
+                (
+                    similarity(mask, one.proposals.inside[number]),
+                    float(one.agreement[number]),
+                    around(ring, one.proposals.around[number]),
+                )
+                for one in looks
+                if one.clip == clip
+                for number in range(len(one.proposals))
             ]
-            found.append((own.clip, alike))
+            alike += sorted(there, key=lambda row: -row[0])[:3]
+        return sorted(alike, key=lambda row: -row[0])[:60]
+
+    def kernel(similarity: float, length: float) -> float:
+        least = np.exp((0.2 - 1) / length)
+        return max(0.0, (np.exp((similarity - 1) / length) - least) / (1 - least))
+
+    def mean(pairs: list[tuple[float, float]]) -> float:
+        return sum(w * value for w, value in pairs) / max(sum(w for w, _ in pairs), 1e-9)
+
+    def expected(weighted: list[list[tuple]]) -> tuple[list[float], float]:
+        overall = mean([(w, a) for alike in weighted for w, a, _ in alike])
+        return [
+            (sum(w * a for w, a, _ in alike) + 2 * overall) / (sum(w for w, _, _ in alike) + 2)
+            for alike in weighted
+        ], overall
+
+    def loss(length: float) -> float:
+        """Of the agreements of proposals, told from those of other clips."""
+        told, _ = expected([[(kernel(s, length), a, r) for s, a, r in one] for one in of_proposals])
+        pairs = zip(agreements, np.clip(told, 1e-3, 1 - 1e-3), strict=True)
+        return -float(np.mean([a * np.log(p) + (1 - a) * np.log(1 - p) for a, p in pairs]))
+
+    agreements = [float(a) for own in looks for a in own.agreement]
+    of_proposals = [
+        look_alikes(own, inside, ring)
+        for own in looks
+        for inside, ring in zip(own.proposals.inside, own.proposals.around, strict=True)
+    ]
+    length = min((0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 3.0), key=loss)
+    found = [  # of each mask: its clip, and weight, agreement and surroundings of its look-alikes
+        (own.clip, [(kernel(s, length), a, r) for s, a, r in look_alikes(own, mask, ring)])
+        for own in looks
+        for mask, ring in zip(own.masks.inside, own.masks.around, strict=True)
+    ]
     if not found:
         return [[] for _ in looks]
 
@@ -237,14 +284,11 @@ def by_the_formula(looks: list[Look], confidences: list[np.ndarray]) -> list[lis
         p = min(max(p, 1e-3), 1 - 1e-3)
         return float(np.log(p / (1 - p)))
 
-    def mean(pairs: list[tuple[float, float]]) -> float:
-        return sum(w * value for w, value in pairs) / max(sum(w for w, _ in pairs), 1e-9)
-
-    overall = mean([(w, a) for _, alike in found for w, a, _ in alike])
+    told, overall = expected([alike for _, alike in found])
     revised = []
-    for (clip, alike), confidence in zip(found, np.concatenate(confidences), strict=True):
-        weight = sum(w for w, _, _ in alike)
-        agreed = (sum(w * a for w, a, _ in alike) + 2 * overall) / (weight + 2)
+    for (clip, alike), agreed, confidence in zip(
+        found, told, np.concatenate(confidences), strict=True
+    ):
         others = [row for c, rows in found if c == clip for row in rows]
         there = mean([(w, s) for w, _, s in others if s is not None])
         seen = [(w, s) for w, _, s in alike if s is not None]

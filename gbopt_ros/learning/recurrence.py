@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from gbopt_ros.config import ProposalConfig
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 _REMEMBERED = 5  # frames of a clip, spread evenly, whose proposals the other clips' masks meet
 _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
 _COMPARED = 60  # and of those of all clips
-_ALIKE, _RISE = 0.2, 1.5  # of the kernel: similarity from which on it grows, and its power
+_ALIKE = 0.2  # similarity from which on the kernel grows, exponentially, by one of these lengths
+_LENGTHS = 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 3.0
 _PRIOR = 2.0  # weight of the average beside look-alikes, one that looks the same having 1
 _AGREEMENT = 1.5  # what the log-odds of agreement count for, in those of a confidence,
 _SURROUNDINGS = 16.0  # what the similarity of surroundings counts against,
@@ -100,7 +102,9 @@ def revised_confidences(
         d = (sum of w (s - S)) / (sum of w + p), of those whose surroundings are seen,
 
     where R is the mean of a, weighted by w, over all masks, and S that of s over the masks of the
-    same clip. The log-odds of a mask change by e (logit r - logit R) - m d, the latter within
+    same clip. How steeply w rises with similarity is what tells best, by the same r, the agreements
+    of the proposals from those of other clips: steeply where most of what is a little alike is
+    something else. The log-odds of a mask change by e (logit r - logit R) - m d, the latter within
     bounds, which is nothing where nothing looks like it; p, e and m are constants.
 
     S is the clip's own so that nothing is lost where a scene stays as it is from clip to clip:
@@ -120,8 +124,11 @@ def revised_confidences(
     places = np.repeat(clips, [len(look.proposals) for look in looks])
     if len(owners) == 0 or np.all(places == places[:1]):
         return [np.asarray(values, np.float32) for values in confidences]
-    chosen, weights = _look_alikes(looks, owners, places)
-    agreement = np.concatenate([look.agreement for look in looks])[chosen]
+    masks, proposals = _directions(looks)
+    agreements = np.concatenate([look.agreement for look in looks])
+    length = _best_length(*_most_alike(proposals, places, proposals, places), agreements)
+    chosen, similarity = _most_alike(masks, owners, proposals, places)
+    weights, agreement = _kernel(similarity, length), agreements[chosen]
     alike, are_seen = _surroundings(looks, chosen)
     agreed = _AGREEMENT * _more_agreed(weights, agreement)
     stayed = _SURROUNDINGS * _more_alike(weights * are_seen, alike, owners)
@@ -131,37 +138,54 @@ def revised_confidences(
     return np.split(revised, np.cumsum([len(look.masks) for look in looks])[:-1])
 
 
-def _look_alikes(
-    looks: Sequence[Look], owners: NDArray[np.intp], places: NDArray[np.intp]
+def _most_alike(
+    described: Tensor, owners: NDArray[np.intp], proposals: Tensor, places: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """(M, K) of each mask, which proposals of other clips look most like it, and their weights.
+    """(M, K) which proposals of other clips look most like each of M, and their similarity.
 
     Args:
-        owners, places: (M,) and (N,) the clips of all masks and of all proposals.
+        described, proposals: (M, D) and (N, D) unit vectors, see `_directions`.
+        owners, places: (M,) and (N,) the clips that they are of.
     """
-    proposals = np.concatenate([look.proposals.inside for look in looks])
-    middle = proposals.mean(axis=0)
-    masks = np.concatenate([look.masks.inside for look in looks])
-    own, known = (torch.from_numpy(_directions(rows - middle)) for rows in (masks, proposals))
-    best = torch.empty((len(own), 0))
-    chosen = torch.empty((len(own), 0), dtype=torch.int64)
+    best = torch.empty((len(described), 0))
+    chosen = torch.empty((len(described), 0), dtype=torch.int64)
     for clip in np.unique(places):
         there = torch.from_numpy(np.flatnonzero(places == clip))
-        alike, nearest = (own @ known[there].T).topk(min(_NEAREST, len(there)))
+        alike, nearest = (described @ proposals[there].T).topk(min(_NEAREST, len(there)))
         alike[torch.from_numpy(owners == clip)] = -torch.inf
         best, chosen = torch.cat([best, alike], dim=1), torch.cat([chosen, there[nearest]], dim=1)
         best, order = best.topk(min(_COMPARED, best.shape[1]))  # all clips' would take the memory
         chosen = chosen.gather(1, order)
-    return chosen.numpy(), _kernel(best.double().numpy())
+    return chosen.numpy(), best.double().numpy()
+
+
+def _best_length(
+    chosen: NDArray[np.intp], similarity: NDArray[np.float64], agreements: NDArray[np.float32]
+) -> float:
+    """Of the kernel that tells the agreements of proposals best from those of their look-alikes."""
+    losses = []
+    for length in _LENGTHS:
+        told, _ = _expected(_kernel(similarity, length), agreements[chosen])
+        told = np.clip(told, _SURE, 1 - _SURE)
+        losses.append(-np.mean(agreements * np.log(told) + (1 - agreements) * np.log1p(-told)))
+    return _LENGTHS[int(np.argmin(losses))]
+
+
+def _expected(
+    weights: NDArray[np.float64], agreement: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], float]:
+    """(M,) the agreement that look-alikes (M, K) tell, and the average one."""
+    total, weighted = weights.sum(axis=1), (weights * agreement).sum(axis=1)
+    average = weighted.sum() / max(total.sum(), 1e-9)
+    return (weighted + _PRIOR * average) / (total + _PRIOR), average
 
 
 def _more_agreed(
     weights: NDArray[np.float64], agreement: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """(M,) by how much the log-odds of agreement exceed those of all masks."""
-    total, weighted = weights.sum(axis=1), (weights * agreement).sum(axis=1)
-    average = weighted.sum() / max(total.sum(), 1e-9)
-    return _logit((weighted + _PRIOR * average) / (total + _PRIOR)) - _logit(average)
+    expected, average = _expected(weights, agreement)
+    return _logit(expected) - _logit(average)
 
 
 def _surroundings(
@@ -188,15 +212,23 @@ def _more_alike(
     return (weighted - total * average[owners]) / (total + _PRIOR)
 
 
-def _directions(described: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Unit vectors whose products are half the cosine of the colours, half that of the features.
+def _directions(looks: Sequence[Look]) -> tuple[Tensor, Tensor]:
+    """Unit vectors (M, D) of masks and (N, D) of proposals; a product says how alike two are.
 
-    The latter is the mean over the levels of the pyramid.
+    It is half the cosine of the colours and half that of the features, which is the mean over the
+    levels of the pyramid.
     """
-    features, colours = np.split(described, [described.shape[1] - COLOURS], axis=1)
-    levels = np.split(features, LEVELS, axis=1)
-    parts = [_units(level) * np.float32(LEVELS**-0.5) for level in levels] + [_units(colours)]
-    return np.concatenate(parts, axis=1) * np.float32(np.sqrt(0.5))
+    proposals = np.concatenate([look.proposals.inside for look in looks])
+    masks = np.concatenate([look.masks.inside for look in looks])
+    middle = proposals.mean(axis=0)
+
+    def directions(described: NDArray[np.float32]) -> Tensor:
+        features, colours = np.split(described - middle, [described.shape[1] - COLOURS], axis=1)
+        levels = [_units(level) for level in np.split(features, LEVELS, axis=1)]
+        parts = [*(level * np.float32(LEVELS**-0.5) for level in levels), _units(colours)]
+        return torch.from_numpy(np.concatenate(parts, axis=1) * np.float32(np.sqrt(0.5)))
+
+    return directions(masks), directions(proposals)
 
 
 def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -204,11 +236,12 @@ def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-5))
 
 
-def _kernel(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
+def _kernel(similarity: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     """Weights of proposals: 1 of what looks the same, 0 of what is not alike."""
-    return np.maximum((similarity - _ALIKE) / (1 - _ALIKE), 0.0) ** _RISE
+    least = np.exp((_ALIKE - 1) / length)
+    return np.maximum((np.exp((similarity - 1) / length) - least) / (1 - least), 0.0)
 
 
-def _logit(probability: NDArray[np.floating]) -> NDArray[np.float64]:
+def _logit(probability: NDArray[np.floating] | float) -> NDArray[np.float64]:
     sure = np.clip(np.asarray(probability, np.float64), _SURE, 1 - _SURE)
     return np.log(sure) - np.log1p(-sure)
