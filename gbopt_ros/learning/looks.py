@@ -141,10 +141,10 @@ def _described(
 
 def _mean(features: NDArray[np.float32], area: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(C,) of features (C, h, w) over a mask of 0 and 1, as much as it covers of each cell."""
-    _, height, width = features.shape
+    channels, height, width = features.shape
     cover = cv2.resize(area.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    mean: NDArray[np.float32] = (features * cover).sum(axis=(1, 2)) / max(float(cover.sum()), 1e-6)
-    return mean
+    total: NDArray[np.float32] = features.reshape(channels, -1) @ cover.ravel()
+    return total / max(float(cover.sum()), 1e-6)
 
 
 def _colours(lab: Image, area: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ _NEAREST = 3  # of a clip's proposals, those that look most like a mask,
 _COMPARED = 60  # and of those of all clips
 _ALIKE = 0.2  # similarity from which on the kernel grows, exponentially, by one of these lengths
 _LENGTHS = 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 3.0
+_ASKED = 2000  # proposals that tell which, at most: all of a large set's would take minutes
 _PRIOR = 2.0  # weight of the average beside look-alikes, one that looks the same having 1
 _AGREEMENT = 1.5  # what the log-odds of agreement count for, in those of a confidence,
 _SURROUNDINGS = 16.0  # what the similarity of surroundings counts against,
@@ -102,10 +103,10 @@ def revised_confidences(
         d = (sum of w (s - S)) / (sum of w + p), of those whose surroundings are seen,
 
     where R is the mean of a, weighted by w, over all masks, and S that of s over the masks of the
-    same clip. How steeply w rises with similarity is what tells best, by the same r, the agreements
-    of the proposals from those of other clips: steeply where most of what is a little alike is
-    something else. The log-odds of a mask change by e (logit r - logit R) - m d, the latter within
-    bounds, which is nothing where nothing looks like it; p, e and m are constants.
+    same clip. How steeply w rises with similarity is chosen by the looks alone, so that r, of
+    proposals in place of masks, tells their agreement best: steeply where most of what is a little
+    alike is something else. The log-odds of a mask change by e (logit r - logit R) - m d, the latter
+    within bounds, which is nothing where nothing looks like it; p, e and m are constants.
 
     S is the clip's own so that nothing is lost where a scene stays as it is from clip to clip:
     surroundings tell masks of one scene apart, not scenes.
@@ -126,7 +127,9 @@ def revised_confidences(
         return [np.asarray(values, np.float32) for values in confidences]
     masks, proposals = _directions(looks)
     agreements = np.concatenate([look.agreement for look in looks])
-    length = _best_length(*_most_alike(proposals, places, proposals, places), agreements)
+    asked = np.linspace(0, len(places) - 1, min(_ASKED, len(places))).astype(int)
+    others = _most_alike(proposals[asked], places[asked], proposals, places)
+    length = _best_length(agreements[asked], agreements[others[0]], others[1])
     chosen, similarity = _most_alike(masks, owners, proposals, places)
     weights, agreement = _kernel(similarity, length), agreements[chosen]
     alike, are_seen = _surroundings(looks, chosen)
@@ -143,8 +146,10 @@ def _most_alike(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """(M, K) which proposals of other clips look most like each of M, and their similarity.
 
+    It is minus infinity of the proposals of its own clip that fill the rows of a few clips.
+
     Args:
-        described, proposals: (M, D) and (N, D) unit vectors, see `_directions`.
+        described, proposals: (M, D) and (N, D), see `_directions`.
         owners, places: (M,) and (N,) the clips that they are of.
     """
     best = torch.empty((len(described), 0))
@@ -160,14 +165,22 @@ def _most_alike(
 
 
 def _best_length(
-    chosen: NDArray[np.intp], similarity: NDArray[np.float64], agreements: NDArray[np.float32]
+    agreement: NDArray[np.float32],
+    of_others: NDArray[np.float32],
+    similarity: NDArray[np.float64],
 ) -> float:
-    """Of the kernel that tells the agreements of proposals best from those of their look-alikes."""
+    """The length of the kernel that tells agreements best, by their cross-entropy.
+
+    Args:
+        agreement: (N,) of proposals.
+        of_others: (N, K) of their look-alikes in other clips.
+        similarity: (N, K) of these.
+    """
     losses = []
     for length in _LENGTHS:
-        told, _ = _expected(_kernel(similarity, length), agreements[chosen])
+        told, _ = _expected(_kernel(similarity, length), of_others)
         told = np.clip(told, _SURE, 1 - _SURE)
-        losses.append(-np.mean(agreements * np.log(told) + (1 - agreements) * np.log1p(-told)))
+        losses.append(-np.mean(agreement * np.log(told) + (1 - agreement) * np.log1p(-told)))
     return _LENGTHS[int(np.argmin(losses))]
 
 
@@ -213,10 +226,10 @@ def _more_alike(
 
 
 def _directions(looks: Sequence[Look]) -> tuple[Tensor, Tensor]:
-    """Unit vectors (M, D) of masks and (N, D) of proposals; a product says how alike two are.
+    """Vectors (M, D) of masks and (N, D) of proposals whose products say how alike two are.
 
-    It is half the cosine of the colours and half that of the features, which is the mean over the
-    levels of the pyramid.
+    That is half the cosine of the colours and half that of the features, the mean over the levels
+    of the pyramid, all of them measured from the mean of the proposals.
     """
     proposals = np.concatenate([look.proposals.inside for look in looks])
     masks = np.concatenate([look.masks.inside for look in looks])
