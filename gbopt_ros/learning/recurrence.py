@@ -105,8 +105,8 @@ def revised_confidences(
     where R is the mean of a, weighted by w, over all masks, and S that of s over the masks of the
     same clip. How steeply w rises with similarity is chosen by the looks alone, so that r, of
     proposals in place of masks, tells their agreement best: steeply where most of what is a little
-    alike is something else. The log-odds of a mask change by e (logit r - logit R) - m d, the latter
-    within bounds, which is nothing where nothing looks like it; p, e and m are constants.
+    alike is something else. The log-odds of a mask change by e (logit r - logit R) - m d, the
+    latter within bounds, which is nothing where nothing looks like it; p, e and m are constants.
 
     S is the clip's own so that nothing is lost where a scene stays as it is from clip to clip:
     surroundings tell masks of one scene apart, not scenes.
