@@ -108,7 +108,7 @@ def revised_confidences(
     alike is something else. The log-odds of a mask change by e (logit r - logit R) - m d, the
     latter within bounds, which is nothing where nothing looks like it; p, e and m are constants.
 
-    S is the clip's own so that nothing is lost where a scene stays as it is from clip to clip:
+    S is the clip's own so that little is lost where a scene stays as it is from clip to clip:
     surroundings tell masks of one scene apart, not scenes.
 
     Args:
