@@ -65,6 +65,7 @@ LABELS = {
 ROWS = tuple(LABELS)[:9]
 LIMITS = tuple(LABELS)[9:11]  # what holds ours back: each of its two errors mended by ground truth
 TERMS = tuple(LABELS)[11:]  # the paper's Table 4, outlines as proposed
+SELECTED = ("ours", "adapted", *LIMITS, *TERMS)  # by selection in clips
 CHOOSING = ("threshold", "tracklets")  # rows with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
@@ -156,8 +157,8 @@ class MaskMaker:
         """
         if row in ("before", "control"):
             return TrainingMasks()
-        if row in ("ours", "adapted", *LIMITS, *TERMS):
-            return self._selected(row)
+        if row in SELECTED:
+            return self._collected(self.selected(row), {})
         make: dict[str, Callable[[], tuple[Masks, dict[str, float]]]] = {
             "threshold": self._thresholded,
             "distillation": self._distilled,
@@ -183,6 +184,31 @@ class MaskMaker:
             for frame in clip.frames
         ]
         return self._collected(frames, facts)
+
+    def selected(self, row: str) -> list[SelectedFrame]:
+        """The frames of a row of `SELECTED`: ours, by the replay that `gbopt replay` does."""
+        config = replace(self._config, selection=selection_of(row, self._config.selection))
+        if row in TERMS:
+            config = replace(
+                config, motion=MotionConfig(weight=0.0), outline=OutlineConfig(method="network")
+            )
+        # The name of the folder would make two rows of equal masks two training sets.
+        frames = []
+        for recording in self._train:
+            used = self._adapted_to(recording, config) if row == "adapted" else config
+            replay = self._replay_of(recording, used, f"select: {LABELS[row]}")
+            frames += [replace(frame, recording=recording.name) for frame in read_replay(replay)]
+        if row in TERMS:  # what was selected, all of it
+            frames = [replace(f, confidences=(1.0,) * len(f.rles)) for f in frames]
+        elif config.learning.recurrence:
+            frames = self._revised(frames)
+        if row in LIMITS:
+            frames = self._mended(row, frames)
+        return frames
+
+    def candidates(self) -> Masks:
+        """The proposals that selection chooses from, of every frame."""
+        return self._proposals(self._train)
 
     # The methods. Each gives the masks of every frame and what was chosen on the way.
 
@@ -215,27 +241,6 @@ class MaskMaker:
         }
         truth = self._truth(self._train)
         return {key: _as_proposals(size, truth[key]) for key, size in sizes.items()}, {}
-
-    def _selected(self, row: str) -> TrainingMasks:
-        """Ours, by the replay that `gbopt replay` does."""
-        config = replace(self._config, selection=selection_of(row, self._config.selection))
-        if row in TERMS:
-            config = replace(
-                config, motion=MotionConfig(weight=0.0), outline=OutlineConfig(method="network")
-            )
-        # The name of the folder would make two rows of equal masks two training sets.
-        frames = []
-        for recording in self._train:
-            used = self._adapted_to(recording, config) if row == "adapted" else config
-            replay = self._replay_of(recording, used, f"select: {LABELS[row]}")
-            frames += [replace(frame, recording=recording.name) for frame in read_replay(replay)]
-        if row in TERMS:  # what was selected, all of it
-            frames = [replace(f, confidences=(1.0,) * len(f.rles)) for f in frames]
-        elif config.learning.recurrence:
-            frames = self._revised(frames)
-        if row in LIMITS:
-            frames = self._mended(row, frames)
-        return self._collected(frames, {})
 
     def _mended(self, row: str, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
         """What is learnt from these frames, less its wrong masks or with proposals of the missed.

@@ -53,6 +53,16 @@ class Recording:
         return {im.extra["frame_index"]: labels.rles_by_image[im.id] for im in labels.images}
 
     @cached_property
+    def names(self) -> dict[int, tuple[str, ...]]:
+        """The names of these instances; empty where they have none."""
+        labels = load_coco(self.labels)
+        return {
+            image.extra["frame_index"]: labels.names_by_image[image.id]
+            for image in labels.images
+            if image.id in labels.names_by_image
+        }
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what it shows and of its labels."""
         return digest([digest_of_files(self.path, self.labels), self.start, self.end])

@@ -22,7 +22,7 @@ from gbopt_ros.world.dataset import SPLITS, WorldConfig, generate
 from gbopt_ros.world.home import HOME_TABLES, HOME_THINGS, HOME_WALLS, Home
 from gbopt_ros.world.objects import PRIMITIVES, UNSEEN, draw_kind, unseen_kinds
 from gbopt_ros.world.rendering import Job, Still, VideoClip, render_still, run_parallel
-from gbopt_ros.world.scene import MIN_VISIBLE_PIXELS, Scene
+from gbopt_ros.world.scene import MIN_VISIBLE_PIXELS, Scene, Visible
 from gbopt_ros.world.simulator import Simulator
 
 
@@ -96,7 +96,8 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         for job in jobs:
             asked.append(job)
             grey = np.full((HEIGHT, WIDTH, 3), job.index % 256, np.uint8)
-            yield Still(cv2.imencode(".jpg", grey)[1].tobytes(), encode_all(mask))
+            shown = (Visible("mug", encode_all(mask)[0]),)
+            yield Still(cv2.imencode(".jpg", grey)[1].tobytes(), shown)
 
     monkeypatch.setattr(world, "run_parallel", paint)
     monkeypatch.setattr(world, "require_pybullet", lambda: None)
@@ -110,6 +111,7 @@ def test_a_split_of_stills_is_a_coco_folder(tmp_path: Path, painted: list[Job]) 
     assert [image.id for image in data.images] == [1, 2, 3, 4]
     assert [data.load_image(image)[0, 0, 0] for image in data.images] == [0, 1, 2, 3]
     assert all(areas(rles).tolist() == [200] for rles in data.rles_by_image.values())
+    assert data.names_by_image == {number: ("mug",) for number in (1, 2, 3, 4)}
 
 
 def test_kinds_reach_the_scenes(tmp_path: Path, painted: list[Job]) -> None:
@@ -148,7 +150,7 @@ def test_a_split_appears_when_it_is_complete(
     class Crash(BaseException):
         pass
 
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         assert not (tmp_path / "seen-val").exists()
         raise Crash
 
@@ -276,6 +278,8 @@ def test_stills_are_labelled(stills: Path) -> None:
     data = load_coco_dir(stills)
     assert_sound(data)
     assert all(len(rles) >= 2 for rles in data.rles_by_image.values())
+    kinds = {kind.name for kind in UNSEEN}
+    assert all(set(names) <= kinds for names in data.names_by_image.values())
     images = [data.load_image(image) for image in data.images]
     assert all(image.std() > 5 for image in images)
     assert not np.array_equal(images[0], images[1])
@@ -285,6 +289,11 @@ def test_stills_of_a_home_show_its_few_things(pybullet: None, tmp_path: Path) ->
     generate(tmp_path, ["unseen-test", "seen-val"], WorldConfig(seed=7, count=1, home=True))
     data = load_coco_dir(tmp_path / "unseen-test")
     assert_sound(data)
+    looks = [Home(7).thing(number) for number in range(HOME_THINGS)]
+    things = [f"{draw_kind(look, seen=False).name} {i}" for i, look in enumerate(looks)]
+    (names,) = data.names_by_image.values()
+    assert len(set(names)) == len(names) >= 2
+    assert set(names) <= set(things)
     generate(tmp_path / "none", ["unseen-test", "seen-val"], WorldConfig(seed=7, count=1))
     assert files(tmp_path / "seen-val") == files(tmp_path / "none" / "seen-val")
     assert files(tmp_path / "unseen-test") != files(tmp_path / "none" / "unseen-test")
@@ -348,7 +357,7 @@ def test_seed_and_quality(stills: Path) -> None:
     rough, fine = run_parallel(render_still, jobs, 1)
     assert fine.jpeg == (stills / "images" / "000002.jpg").read_bytes()
     assert len(rough.jpeg) < 0.7 * len(fine.jpeg)
-    assert rough.rles == fine.rles
+    assert rough.objects == fine.objects
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """COCO instance datasets: a folder with `annotations.json` and `images/`, read and written.
 
-Every annotation is of the one category "object". Reading accepts polygons, uncompressed and
-compressed run-length encodings; writing always gives compressed ones.
+Every annotation is of the one category "object", and may have a `name` of its own. Reading accepts
+polygons, uncompressed and compressed run-length encodings; writing always gives compressed ones.
 """
 
 from __future__ import annotations
@@ -53,12 +53,15 @@ class CocoDataset:
         rles_by_image: RLEs of the instances of each image id; an image without any has ().
         image_dir: folder of the image files, None where only the labels are at hand.
         crowd_by_image: RLEs of the `iscrowd` regions, for image ids that have some.
+        names_by_image: names of the instances of each image id, "" of one that has none; empty
+            where nothing has a name.
     """
 
     images: tuple[CocoImage, ...]
     rles_by_image: dict[int, tuple[Rle, ...]]
     image_dir: Path | None = None
     crowd_by_image: dict[int, tuple[Rle, ...]] = field(default_factory=dict)
+    names_by_image: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,10 +93,13 @@ class CocoDataset:
         """The dataset as a class-agnostic COCO dictionary."""
         annotations: list[dict[str, Any]] = []
         for image in self.images:
-            for crowd, by_image in ((0, self.rles_by_image), (1, self.crowd_by_image)):
-                for rle in by_image.get(image.id, ()):
-                    number = len(annotations) + 1
-                    annotations.append(_annotation(number, image.id, rle, crowd))
+            rles = self.rles_by_image.get(image.id, ())
+            names = self.names_by_image.get(image.id, ("",) * len(rles))
+            described = [(rle, 0, name) for rle, name in zip(rles, names, strict=True)]
+            described += [(rle, 1, "") for rle in self.crowd_by_image.get(image.id, ())]
+            for rle, crowd, name in described:
+                number = len(annotations) + 1
+                annotations.append(_annotation(number, image.id, rle, crowd, name))
         return {
             "images": [
                 {
@@ -110,7 +116,7 @@ class CocoDataset:
         }
 
 
-def _annotation(number: int, image_id: int, rle: Rle, crowd: int) -> dict[str, Any]:
+def _annotation(number: int, image_id: int, rle: Rle, crowd: int, name: str) -> dict[str, Any]:
     encoded = {"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}
     return {
         "id": number,
@@ -120,6 +126,7 @@ def _annotation(number: int, image_id: int, rle: Rle, crowd: int) -> dict[str, A
         "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
         "area": int(coco_mask.area(encoded)),
         "iscrowd": crowd,
+        **({"name": name} if name else {}),
     }
 
 
@@ -132,6 +139,7 @@ def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> Coc
     if len(by_id) != len(images):
         raise GboptError(f"{path}: image ids must be distinct")
     instances: dict[int, list[Rle]] = {image.id: [] for image in images}
+    names: dict[int, list[str]] = {image.id: [] for image in images}
     crowds: dict[int, list[Rle]] = {}
     for entry in content["annotations"]:
         if not isinstance(entry, dict) or "image_id" not in entry or "segmentation" not in entry:
@@ -145,11 +153,14 @@ def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> Coc
             crowds.setdefault(image.id, []).append(rle)
         else:
             instances[image.id].append(rle)
+            names[image.id].append(str(entry.get("name", "")))
+    has_names = any(name for of_image in names.values() for name in of_image)
     return CocoDataset(
         images,
         {key: tuple(rles) for key, rles in instances.items()},
         None if image_dir is None else Path(image_dir),
         {key: tuple(rles) for key, rles in crowds.items()},
+        {key: tuple(found) for key, found in names.items()} if has_names else {},
     )
 
 
@@ -177,6 +188,7 @@ def write_coco(
     images: Sequence[CocoImage],
     rles_by_image: Mapping[int, Sequence[Rle]],
     crowd_by_image: Mapping[int, Sequence[Rle]] | None = None,
+    names_by_image: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
     """Write a COCO instance file atomically. Raises GboptError if it cannot be written."""
     path = Path(path)
@@ -184,6 +196,7 @@ def write_coco(
         tuple(images),
         {key: tuple(rles) for key, rles in rles_by_image.items()},
         crowd_by_image={key: tuple(rles) for key, rles in (crowd_by_image or {}).items()},
+        names_by_image={key: tuple(names) for key, names in (names_by_image or {}).items()},
     )
     write_text(path, json.dumps(dataset.to_coco(), separators=(",", ":")))
 

@@ -1,7 +1,8 @@
 """The splits of the Tabletop benchmark and how they are written.
 
 A split of stills is a COCO folder, `annotations.json` and `images/`. A split of video is one
-rosbag2 `recording/` and `annotations.json`, whose images carry `stamp_ns` and `frame_index`.
+rosbag2 `recording/` and `annotations.json`, whose images carry `stamp_ns` and `frame_index`. Every
+annotation carries the `name` of its object: its kind, in a home with its number there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from gbopt_ros.sources.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, write_coco
 from gbopt_ros.sources.rosbag import write_rosbag
-from gbopt_ros.structures import Frame, GboptError, Rle
+from gbopt_ros.structures import Frame, GboptError
 from gbopt_ros.world.camera import HEIGHT, WIDTH
 from gbopt_ros.world.home import HOME_THINGS
 from gbopt_ros.world.objects import unseen_kinds
@@ -31,6 +32,7 @@ from gbopt_ros.world.rendering import (
     render_still,
     run_parallel,
 )
+from gbopt_ros.world.scene import Visible
 from gbopt_ros.world.simulator import require_pybullet
 
 RECORDING_NAME = "recording"
@@ -177,27 +179,27 @@ def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
         for index in indices
     ]
     images: list[CocoImage] = []
-    rles: dict[int, tuple[Rle, ...]] = {}
+    objects: dict[int, tuple[Visible, ...]] = {}
     (folder / IMAGES_NAME).mkdir()
     stills = run_parallel(render_still, jobs, config.jobs)
     for job, still in zip(jobs, tqdm(stills, name, len(jobs), unit="image"), strict=True):
         image = CocoImage(job.index + 1, f"{job.index:06d}.jpg", HEIGHT, WIDTH)
         (folder / IMAGES_NAME / image.file_name).write_bytes(still.jpeg)
         images.append(image)
-        rles[image.id] = still.rles
-    write_coco(folder / ANNOTATIONS_NAME, images, rles)
+        objects[image.id] = still.objects
+    _write_labels(folder, images, objects)
 
 
 def _write_video(folder: Path, name: str, config: WorldConfig) -> None:
     images: list[CocoImage] = []
-    rles: dict[int, tuple[Rle, ...]] = {}
+    objects: dict[int, tuple[Visible, ...]] = {}
 
     def frames() -> Iterator[Frame]:
-        for frame, labels in video_frames(name, config):
+        for frame, visible in _video_frames(name, config):
             extra = {"stamp_ns": frame.stamp_ns, "frame_index": frame.index}
             file_name = f"{frame.index:06d}.jpg"
             images.append(CocoImage(frame.index + 1, file_name, HEIGHT, WIDTH, extra))
-            rles[frame.index + 1] = labels
+            objects[frame.index + 1] = visible
             yield frame
 
     write_rosbag(
@@ -209,11 +211,22 @@ def _write_video(folder: Path, name: str, config: WorldConfig) -> None:
         jpeg_quality=config.jpeg_quality,
         frame_id=FRAME_ID,
     )
-    write_coco(folder / ANNOTATIONS_NAME, images, rles)
+    _write_labels(folder, images, objects)
 
 
-def video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[Rle, ...]]]:
-    """The frames of a video split with the visible masks of each, scene after scene."""
+def _write_labels(
+    folder: Path, images: Sequence[CocoImage], objects: Mapping[int, Sequence[Visible]]
+) -> None:
+    write_coco(
+        folder / ANNOTATIONS_NAME,
+        images,
+        {key: [shown.rle for shown in seen] for key, seen in objects.items()},
+        names_by_image={key: [shown.name for shown in seen] for key, seen in objects.items()},
+    )
+
+
+def _video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[Visible, ...]]]:
+    """The frames of a video split with the objects that each shows, scene after scene."""
     seen = SPLITS[name].seen
     jobs = [
         Job(
@@ -231,7 +244,7 @@ def video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[
     stamp, index = _START_NS, 0
     clips = run_parallel(render_clip, jobs, config.jobs)
     for clip in tqdm(clips, name, len(jobs), unit="clip"):
-        for image, labels in zip(clip.images, clip.rles, strict=True):
-            yield Frame(image, stamp, index, FRAME_ID), labels
+        for image, visible in zip(clip.images, clip.objects, strict=True):
+            yield Frame(image, stamp, index, FRAME_ID), visible
             stamp, index = stamp + _FRAME_NS, index + 1
         stamp += _GAP_NS - _FRAME_NS

@@ -80,6 +80,7 @@ class Body:
     body: int
     kind: Kind
     size: float  # largest side, metres
+    name: str  # its kind's, in a home with its number there
 
 
 def unseen_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
@@ -112,6 +113,7 @@ def spawn(
     kind: Kind,
     position: tuple[float, float, float],
     look: np.random.Generator,
+    name: str,
 ) -> Body:
     """Load an object of random pose; its size and colour come from `look`.
 
@@ -142,7 +144,7 @@ def spawn(
             angularDamping=0.5,
         )
     _paint(sim, look, kind, body)
-    return Body(body, kind, size)
+    return Body(body, kind, size, name)
 
 
 def _random_orientation(sim: Simulator, rng: np.random.Generator) -> list[float]:

@@ -18,12 +18,12 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from gbopt_ros.structures import GboptError, Image, Rle
+from gbopt_ros.structures import GboptError, Image
 from gbopt_ros.world.camera import CameraPath
 from gbopt_ros.world.home import HOME_THINGS, Home
 from gbopt_ros.world.motion import choose_movers
 from gbopt_ros.world.objects import unseen_kinds
-from gbopt_ros.world.scene import Scene
+from gbopt_ros.world.scene import Scene, Visible
 from gbopt_ros.world.simulator import Simulator
 from gbopt_ros.world.textures import Texture
 
@@ -39,18 +39,18 @@ Rendered = TypeVar("Rendered")
 
 @dataclass(frozen=True)
 class Still:
-    """A rendered still: JPEG bytes and visible masks."""
+    """A rendered still: JPEG bytes, and the objects that it shows."""
 
     jpeg: bytes
-    rles: tuple[Rle, ...]
+    objects: tuple[Visible, ...]
 
 
 @dataclass(frozen=True)
 class VideoClip:
-    """T rendered frames, (240, 320, 3) uint8 RGB each, and their visible masks."""
+    """T rendered frames, (240, 320, 3) uint8 RGB each, and the objects that each shows."""
 
     images: tuple[Image, ...]
-    rles: tuple[tuple[Rle, ...], ...]
+    objects: tuple[tuple[Visible, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ def _compose_scene(job: Job, settle_s: float) -> tuple[Scene, np.random.Generato
 def render_still(job: Job) -> Still:
     """Worker side: one labelled still."""
     scene, rng = _compose_scene(job, settle_s=0.7)
-    image, rles = scene.render(scene.camera, rng)
+    image, objects = scene.render(scene.camera, rng)
     quality = [cv2.IMWRITE_JPEG_QUALITY, job.jpeg_quality]
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), quality)
-    return Still(encoded.tobytes(), rles)
+    return Still(encoded.tobytes(), objects)
 
 
 def render_clip(job: Job) -> VideoClip:
@@ -135,17 +135,17 @@ def render_clip(job: Job) -> VideoClip:
     scene, rng = _compose_scene(job, settle_s=1.5)
     path = CameraPath(rng, scene.camera)
     movers = choose_movers(sim, rng, scene.bodies, scene.camera.pixels_per_metre, FRAMES_PER_SECOND)
-    images, labels = [], []
+    images, shown = [], []
     substeps = round(1 / FRAMES_PER_SECOND / sim.STEP_S)
     for frame in range(job.frames):
-        image, rles = scene.render(path.at(frame), rng)
+        image, objects = scene.render(path.at(frame), rng)
         images.append(image)
-        labels.append(rles)
+        shown.append(objects)
         for substep in range(1, substeps + 1):
             for mover in movers:
                 mover.place(sim, frame / FRAMES_PER_SECOND + substep * sim.STEP_S)
             sim.bullet.stepSimulation()
-    return VideoClip(tuple(images), tuple(labels))
+    return VideoClip(tuple(images), tuple(shown))
 
 
 def run_parallel(

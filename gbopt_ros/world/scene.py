@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,6 +31,13 @@ MIN_OBJECTS, MAX_OBJECTS = 3, 9
 _BODY_BITS = (1 << 24) - 1  # higher bits of the segmentation hold the link
 _SETTLE_S = 0.7
 _LAMP_DISTANCE_M, _LAMP_FOV, _LAMP_PIXELS = 6.0, 10.0, 384  # sees 1 m around the origin
+
+
+class Visible(NamedTuple):
+    """What an image shows of an object: the object's name and its visible mask."""
+
+    name: str
+    rle: Rle
 
 
 class Scene:
@@ -71,15 +79,15 @@ class Scene:
         sim.step(settle_s)
         self._remove_fallen()
 
-    def render(self, camera: Camera, rng: np.random.Generator) -> tuple[Image, tuple[Rle, ...]]:
-        """(240, 320, 3) uint8 RGB and the visible mask of each object of at least 60 pixels."""
+    def render(self, camera: Camera, rng: np.random.Generator) -> tuple[Image, tuple[Visible, ...]]:
+        """(240, 320, 3) uint8 RGB, and each object of which at least 60 pixels are visible."""
         size = (HEIGHT * SUPERSAMPLING, WIDTH * SUPERSAMPLING)
         rendered, ids = self._rasterise(camera.matrices(self._sim), size)
         picture = self._backdrop(camera, size)
         on_object = ids >= 0
         picture[on_object] = rendered[on_object] / np.float32(255)
         picture = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-        return self._optics(picture, rng), encode_all(self._instance_masks(ids))
+        return self._optics(picture, rng), self._visible(ids)
 
     def _remove_fallen(self) -> None:
         """Take away what was squeezed through the table: it would be drawn over it."""
@@ -180,10 +188,11 @@ class Scene:
         _, ids = self._rasterise(matrices, size)
         return (ids >= 0).astype(np.float32), pixel_projection(matrices, size)
 
-    def _instance_masks(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """(M, 240, 320) bool: a pixel belongs to the body that covers most of it, if any does."""
-        bodies = [body.body for body in self.bodies if np.any(ids == body.body)]
-        layers = [np.isin(ids, bodies, invert=True), *(ids == body for body in bodies)]
+    def _visible(self, ids: NDArray[np.int32]) -> tuple[Visible, ...]:
+        """The objects in (240, 320): a pixel belongs to the one that covers most of it, if any."""
+        bodies = [body for body in self.bodies if np.any(ids == body.body)]
+        layers = [np.isin(ids, [b.body for b in bodies], invert=True)]
+        layers += [ids == b.body for b in bodies]
         coverage = np.stack(
             [
                 cv2.resize(layer.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
@@ -192,7 +201,9 @@ class Scene:
         )
         winner = coverage.argmax(axis=0)
         masks = winner[None] == np.arange(1, len(layers))[:, None, None]
-        return masks[masks.sum(axis=(1, 2)) >= MIN_VISIBLE_PIXELS]
+        seen = np.flatnonzero(masks.sum(axis=(1, 2)) >= MIN_VISIBLE_PIXELS)
+        rles = encode_all(masks[seen])
+        return tuple(Visible(bodies[i].name, rle) for i, rle in zip(seen, rles, strict=True))
 
 
 def _place_objects(
@@ -208,7 +219,7 @@ def _place_objects(
     bodies: list[Body] = []
     out: set[int] = set()  # things of the home that are on the table, or found no place on it
     for _ in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
-        look = rng
+        look, number = rng, None
         if home:
             number = int(rng.integers(home.things))
             if number in out:
@@ -216,13 +227,15 @@ def _place_objects(
             out.add(number)
             look = home.thing(number)
         kind = draw_kind(look, seen, unseen)
+        name = kind.name if number is None else f"{kind.name} {number}"
         radius = 0.4 * sum(kind.target) / 2
         spot = _free_spot(rng, spots, radius, area, kind.stands)
         if spot is None:
             continue
         below = [s for s in spots if np.hypot(s[0] - spot[0], s[1] - spot[1]) < s[2] + radius]
         base = max((s[3] for s in below), default=0.0)
-        body = spawn(sim, rng, kind, (spot[0], spot[1], base + 0.55 * kind.target[1]), look)
+        place = spot[0], spot[1], base + 0.55 * kind.target[1]
+        body = spawn(sim, rng, kind, place, look, name)
         spots.append((*spot, radius, base + body.size))
         bodies.append(body)
     return tuple(bodies)

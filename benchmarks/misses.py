@@ -1,0 +1,249 @@
+"""What ours learns wrong and what it misses, home by home and thing by thing.
+
+    python benchmarks/misses.py --out learning --homes 101 102 103 104
+
+Masks are selected, and revised by what comes again, as in a first round of `experiment.py --home`;
+nothing is trained. Masks and objects are matched one to one from an IoU of 0.5 on (Hungarian
+method). The tables, in percent: how well confidences rank right masks above wrong ones before and
+after what comes again; what is wrong with the masks that are learnt; how far each view of an object
+came; and the same thing by thing, first what is missed most though it is proposed. Writes
+OUT/misses.json and .md; started again, a run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import closest_pairs
+from pycocotools import mask as coco_mask
+from rows import FrameKey, MaskMaker
+from scipy.stats import mannwhitneyu
+from stored import Stored
+from tabletop import Recording, Tabletop, cores, home
+from training import exit_status, folder_of, machine
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.evaluation.mask_quality import mask_precision_recall
+from gbopt_ros.files import write_text
+from gbopt_ros.learning.training_set import SelectedFrame, least_confidence
+from gbopt_ros.masks import iou_matrix
+from gbopt_ros.outputs import versions
+from gbopt_ros.resources import find_resource
+from gbopt_ros.structures import GboptError, Rle
+
+FATES = {  # of a view of an object, from the best one on
+    "learnt": "learnt",
+    "unsure": "left out as unsure",
+    "unselected": "not selected",
+    "unproposed": "not proposed",
+}
+ERRORS = {  # of a mask that is learnt
+    "right": "right",
+    "near": "IoU from 0.3",
+    "part": "part of an object",
+    "none": "on none",
+}
+_NEAR_IOU = 0.3
+_PART_SHARE = 0.5  # of a mask's area on one object
+
+Masks = Mapping[FrameKey, Sequence[Rle]]
+
+
+def fates(
+    truth: Sequence[Rle], learnt: Sequence[Rle], selected: Sequence[Rle], proposed: Sequence[Rle]
+) -> list[str]:
+    """How far each object of a frame came, one of `FATES`: the best of the masks that fit it."""
+    found = [{j for _, j in closest_pairs(masks, truth)} for masks in (learnt, selected, proposed)]
+    return [
+        next((fate for fate, those in zip(FATES, found, strict=False) if j in those), "unproposed")
+        for j in range(len(truth))
+    ]
+
+
+def errors(masks: Sequence[Rle], truth: Sequence[Rle]) -> list[str]:
+    """What each mask of a frame is, one of `ERRORS`."""
+    right = {i for i, _ in closest_pairs(masks, truth)}
+    nearest = iou_matrix(masks, truth).max(axis=1, initial=0.0)
+    within = np.zeros((len(masks), 1))
+    if masks and truth:  # as crowds are matched: intersection over the mask's own area
+        within = np.asarray(coco_mask.iou(list(masks), list(truth), [1] * len(truth)))
+    kinds = []
+    for i, share in enumerate(within.max(axis=1, initial=0.0)):
+        if i in right:
+            kinds.append("right")
+        elif nearest[i] >= _NEAR_IOU:
+            kinds.append("near")
+        else:
+            kinds.append("part" if share >= _PART_SHARE else "none")
+    return kinds
+
+
+def area_under_roc(confidences: Sequence[float], right: Sequence[bool]) -> float | None:
+    """How often a right mask is surer than a wrong one, a tie being half; None without both."""
+    values, are_right = np.asarray(confidences), np.asarray(right, bool)
+    if are_right.all() or not are_right.any():
+        return None
+    wins = mannwhitneyu(values[are_right], values[~are_right]).statistic
+    return float(wins / (np.count_nonzero(are_right) * np.count_nonzero(~are_right)))
+
+
+def examined(tabletop: Tabletop, config: Config, stored: Stored) -> dict[str, Any]:
+    """All numbers of a home, shares in percent."""
+    recording = tabletop.train
+    if not recording.names:
+        raise GboptError(
+            f"{recording.labels}: objects have no names, as an earlier version wrote it; remove "
+            f"{recording.labels.parent.parent}, and it is rendered again"
+        )
+    makers = [
+        MaskMaker([recording], None, tabletop.rehearsal, each, stored)
+        for each in (config, without_recurrence(config))
+    ]
+    frames, unrevised = (maker.selected("ours") for maker in makers)
+    proposals, minimum = makers[0].candidates(), config.learning.min_confidence
+    learnt = sure(frames, minimum)
+    by_thing: dict[str, list[str]] = {}
+    kinds: list[str] = []
+    for frame in frames:
+        key, truth = _key(frame), recording.truth[frame.frame_index]
+        kinds += errors(learnt[key], truth)
+        reached = fates(truth, learnt[key], frame.rles, proposals[key].rles)
+        for name, fate in zip(recording.names[frame.frame_index], reached, strict=True):
+            by_thing.setdefault(name, []).append(fate)
+    most_missed_first = sorted(by_thing.items(), key=lambda item: -missed(item[1]))
+    return {
+        "confidences": {
+            "selected": _quality(recording, sure(unrevised, 0.0), unrevised),
+            "before": _quality(recording, sure(unrevised, minimum), unrevised),
+            "revised": _quality(recording, learnt, frames),
+        },
+        "errors": _shares(kinds, ERRORS),
+        "fates": _shares([fate for reached in by_thing.values() for fate in reached], FATES),
+        "things": {
+            name: {"views": len(reached), "missed": missed(reached), **_shares(reached, FATES)}
+            for name, reached in most_missed_first
+        },
+    }
+
+
+def sure(frames: Sequence[SelectedFrame], minimum: float) -> dict[FrameKey, list[Rle]]:
+    """The masks of every frame that are sure enough to be learnt."""
+    least = least_confidence((frame.confidences for frame in frames), minimum)
+    return {
+        _key(frame): [
+            rle for rle, value in zip(frame.rles, frame.confidences, strict=True) if value >= least
+        ]
+        for frame in frames
+    }
+
+
+def _key(frame: SelectedFrame) -> FrameKey:
+    return frame.recording, frame.frame_index
+
+
+def _quality(
+    recording: Recording, masks: Masks, frames: Sequence[SelectedFrame]
+) -> dict[str, float | None]:
+    """Precision and recall of masks, and how well confidences rank all that were selected."""
+    truth = {_key(frame): recording.truth[frame.frame_index] for frame in frames}
+    found = mask_precision_recall(truth, masks)
+    right = [kind == "right" for frame in frames for kind in errors(frame.rles, truth[_key(frame)])]
+    confidences = [value for frame in frames for value in frame.confidences]
+    return {
+        "area": area_under_roc(confidences, right),
+        "precision": 100 * found.precision,
+        "recall": 100 * found.recall,
+    }
+
+
+def _shares(values: Sequence[str], kinds: Mapping[str, str]) -> dict[str, float]:
+    return {kind: 100 * values.count(kind) / max(1, len(values)) for kind in kinds}
+
+
+def missed(reached: Sequence[str]) -> int:
+    """Views that had a proposal and are not learnt."""
+    return sum(fate in ("unsure", "unselected") for fate in reached)
+
+
+def markdown(homes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The tables; of the things of a home those that hold most of what it misses."""
+    lines = _table(
+        ["home", "all selected: precision / recall", "confidence: area", "precision / recall",
+         "with what comes again: area", "precision / recall"],
+        [
+            [name, _pair(of["selected"]), f"{of['before']['area']:.2f}", _pair(of["before"]),
+             f"{of['revised']['area']:.2f}", _pair(of["revised"])]
+            for name, of in ((name, found["confidences"]) for name, found in homes.items())
+        ],
+    )  # fmt: skip
+    lines += _table(
+        ["home", *(f"learnt masks: {label}" for label in ERRORS.values()),
+         *(f"objects: {label}" for label in FATES.values())],
+        [
+            [name, *(f"{found['errors'][kind]:.1f}" for kind in ERRORS),
+             *(f"{found['fates'][fate]:.1f}" for fate in FATES)]
+            for name, found in homes.items()
+        ],
+    )  # fmt: skip
+    lines += _table(
+        ["home", "thing", "views", "proposed", "selected", "learnt"],
+        [
+            [name, thing, str(of["views"]), f"{100 - of['unproposed']:.0f}",
+             f"{of['learnt'] + of['unsure']:.0f}", f"{of['learnt']:.0f}"]
+            for name, found in homes.items()
+            for thing, of in found["things"].items()
+        ],
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _pair(quality: Mapping[str, float]) -> str:
+    return f"{quality['precision']:.1f} / {quality['recall']:.1f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [*("| " + " | ".join(cells) + " |" for cells in lines), ""]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output/learning"))
+    parser.add_argument("--homes", type=int, nargs="+", default=[101, 102, 103, 104])
+    parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> None:
+    config, stored = load_config(args.config, args.set), Stored(folder_of(args.out))
+    homes: dict[str, dict[str, Any]] = {}
+    for seed in args.homes:
+        tabletop = home(args.out, seed, cores(), choose=False)
+        homes[str(seed)] = examined(tabletop, config, stored)
+    result = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(config),
+        "homes": homes,
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
+    write_text(args.out / "misses.json", json.dumps(result, indent=2) + "\n")
+    write_text(args.out / "misses.md", markdown(homes))
+    print(markdown(homes))
+
+
+def without_recurrence(config: Config) -> Config:
+    return replace(config, learning=replace(config.learning, recurrence=False))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(run, parse_arguments()))
