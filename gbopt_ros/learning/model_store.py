@@ -77,8 +77,7 @@ class ModelStore:
     def prune(self, keep: int) -> None:
         """Remove all versions but the newest, the one in service and the first.
 
-        The first stays as what later ones are compared with. Where the parent of a version was
-        removed, `rollback` returns to the network that learning began with.
+        The first stays as what later ones are compared with.
 
         Args:
             keep: how many of the newest stay, 1 or more.
@@ -191,11 +190,12 @@ class ModelStore:
         return self.get(version)
 
     def rollback(self) -> ModelVersion | None:
-        """Put the parent of the current version back into service.
+        """Put the parent of the current version back into service, or what is left before it.
 
         Returns:
-            The version now served; None where the parent is the network that the first version
-            was fine-tuned from, which lies outside the store.
+            The version now served, where the parent was pruned the newest one that is older; None
+            where the parent is the network that the first version was fine-tuned from, which lies
+            outside the store.
 
         Raises:
             GboptError: there is no current version, or its parent is damaged.
@@ -203,16 +203,15 @@ class ModelStore:
         current = self.current()
         if current is None:
             raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
-        parent = str(current.manifest["parent"])
-        number = _number(parent)
+        parent, own = (_number(name) or 0 for name in (current.manifest["parent"], current.version))
         # A network from another store may bear a name that this store gave later, too.
-        older = number is not None and number < (_number(current.version) or 0)
-        if not older or not (self._folder / parent / _MANIFEST).is_file():
+        before = [name for name in self._names() if (_number(name) or 0) <= parent < own]
+        if not before:
             (self._folder / _CURRENT).unlink()
             return None
-        restored = self.get(parent)
+        restored = self.get(before[-1])
         self.verify(restored)
-        self._serve(parent)
+        self._serve(restored.version)
         return restored
 
     def _next_name(self) -> str:
