@@ -1,7 +1,14 @@
-"""Tables and the figure of the experiment."""
+"""Tables and the figure of the experiment, and of several runs of it together.
+
+    python benchmarks/tables.py RUN.json OTHER.json --figure together.svg
+
+The same seeds give other networks on other processors, so runs on several machines say more.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -183,3 +190,33 @@ def figure(rows: Rows, path: Path) -> None:
     chart.savefig(aside)
     pyplot.close(chart)
     aside.replace(path)
+
+
+def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, TrainingMasks]]:
+    """The rows of several runs as those of one, and what they learnt first; `before` once."""
+    rows: dict[str, list[Result]] = {}
+    masks: dict[str, TrainingMasks] = {}
+    for number, path in enumerate(files):
+        for name, row in json.loads(path.read_text(encoding="utf-8"))["rows"].items():
+            if name == "before" and name in rows:
+                continue
+            masks.setdefault(name, TrainingMasks(quality=row["masks"], facts=row["chosen"]))
+            # Rows are compared run by run, seed by seed.
+            cells = [{**cell, "seed": f"{number}: {cell['seed']}"} for cell in row["cells"]]
+            rows.setdefault(name, []).extend(cells)
+    return rows, masks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The table of several runs of one experiment.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
+    parser.add_argument("--figure", type=Path, metavar="SVG")
+    args = parser.parse_args()
+    rows, masks = together(args.runs)
+    print(markdown(rows, masks), end="")
+    if args.figure:
+        figure(rows, args.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -330,6 +330,24 @@ def test_the_table() -> None:
     assert all("shown" not in cell for cell in plain["ours"]["cells"])
 
 
+def test_several_runs_together(tmp_path: Path) -> None:
+    quality = {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}
+    masks = dict.fromkeys(TABLE, rows.TrainingMasks()) | {
+        "ours": rows.TrainingMasks(quality=quality)
+    }
+    again = TABLE | {"ours": results([35.0, 37.0], [58.0, 58.0])}
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    for path, run in zip(paths, (TABLE, again), strict=True):
+        path.write_text(json.dumps({"rows": tables.to_dict(run, masks)}))
+    joined, learnt = tables.together(paths)
+    assert {name: len(cells) for name, cells in joined.items()} == {
+        "before": 1, "control": 4, "threshold": 4, "ours": 4, "gt": 4,
+    }  # fmt: skip
+    assert tables.differences(joined, "ours", "control") == [3.0, 4.0, -1.0, 0.0]
+    assert tables.differences(joined, "ours", "before") == [4.0, 6.0, 0.0, 2.0]
+    assert learnt["ours"].quality == quality and learnt["control"].quality is None
+
+
 def test_in_rounds_the_masks_are_those_of_the_last_one() -> None:
     first = {"precision": 50.0, "recall": 60.0, "mean_iou": 80.0}
     cells = [
