@@ -193,7 +193,7 @@ def figure(rows: Rows, path: Path) -> None:
 
 
 def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, TrainingMasks]]:
-    """The rows of several runs as those of one, and what they learnt first; `before` once."""
+    """The rows of several runs as those of one, `before` once, and what they learnt first."""
     rows: dict[str, list[Result]] = {}
     masks: dict[str, TrainingMasks] = {}
     for number, path in enumerate(files):
@@ -204,7 +204,7 @@ def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, 
             # Rows are compared run by run, seed by seed.
             cells = [{**cell, "seed": f"{number}: {cell['seed']}"} for cell in row["cells"]]
             rows.setdefault(name, []).extend(cells)
-    return rows, masks
+    return {name: rows[name] for name in LABELS if name in rows}, masks
 
 
 def main() -> None:

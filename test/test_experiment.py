@@ -336,13 +336,14 @@ def test_several_runs_together(tmp_path: Path) -> None:
         "ours": rows.TrainingMasks(quality=quality)
     }
     again = TABLE | {"ours": results([35.0, 37.0], [58.0, 58.0])}
+    few = {name: TABLE[name] for name in ("before", "control", "ours")}
     paths = [tmp_path / "first.json", tmp_path / "second.json"]
-    for path, run in zip(paths, (TABLE, again), strict=True):
+    for path, run in zip(paths, (few, again), strict=True):
         path.write_text(json.dumps({"rows": tables.to_dict(run, masks)}))
     joined, learnt = tables.together(paths)
-    assert {name: len(cells) for name, cells in joined.items()} == {
-        "before": 1, "control": 4, "threshold": 4, "ours": 4, "gt": 4,
-    }  # fmt: skip
+    assert [(name, len(cells)) for name, cells in joined.items()] == [
+        ("before", 1), ("control", 4), ("threshold", 2), ("ours", 4), ("gt", 2),
+    ]  # fmt: skip
     assert tables.differences(joined, "ours", "control") == [3.0, 4.0, -1.0, 0.0]
     assert tables.differences(joined, "ours", "before") == [4.0, 6.0, 0.0, 2.0]
     assert learnt["ours"].quality == quality and learnt["control"].quality is None
