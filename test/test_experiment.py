@@ -23,7 +23,7 @@ import training
 from gbopt_ros.config import Config, LearningConfig, load_config
 from gbopt_ros.learning.training_set import SelectedFrame
 from gbopt_ros.masks import boxes_xyxy, encode, encode_all
-from gbopt_ros.sources.coco import CocoDataset, CocoImage
+from gbopt_ros.sources.coco import CocoDataset, CocoImage, write_coco
 from gbopt_ros.structures import LabelledImage, Proposals
 from gbopt_ros.world.dataset import WorldConfig
 from gbopt_ros.world.objects import UNSEEN
@@ -265,6 +265,21 @@ def test_the_rows_of_table_4() -> None:
     assert constraint == replace(config, lambda_flow=0.0, lambda_regularization=0.0)
     assert rows.selection_of("L_F", config) == replace(config, lambda_regularization=0.0)
     assert rows.selection_of("L_p", config) == rows.selection_of("ours", config) == config
+
+
+def test_instances_and_names_of_a_recording_by_frame(tmp_path: Path) -> None:
+    instances = labelled().rles + labelled(columns=2).rles
+    images = [
+        CocoImage(number, f"{number}.jpg", 4, 6, {"frame_index": number + 6}) for number in (1, 2)
+    ]
+    path = tmp_path / "annotations.json"
+    rles, names = {1: instances, 2: instances[1:]}, {1: ("mug 0", "duck 1"), 2: ("duck 1",)}
+    write_coco(path, images, rles, names_by_image=names)
+    recording = tabletop.Recording(tmp_path, path)
+    assert recording.truth == {7: instances, 8: instances[1:]}
+    assert recording.names == {7: names[1], 8: names[2]}
+    write_coco(path, images, rles)
+    assert tabletop.Recording(tmp_path, path).names == {}
 
 
 # ------------------------------------------------------------------------------------------ tables
