@@ -3,11 +3,12 @@
     python benchmarks/misses.py --out learning --homes 101 102 103 104
 
 Masks are selected, and revised by what comes again, as in a first round of `experiment.py --home`;
-nothing is trained. Masks and objects are matched one to one from an IoU of 0.5 on (Hungarian
-method). The tables, in percent: how well confidences rank right masks above wrong ones before and
-after what comes again; what is wrong with the masks that are learnt; how far each view of an object
-came; and the same thing by thing, first what is missed most though it is proposed. Writes
-OUT/misses.json and .md; started again, a run goes on where it stopped.
+nothing is trained. A mask fits an object from an IoU of 0.5 on, one to one (Hungarian method). The
+tables: how well confidences rank right masks above wrong ones before and after what comes again
+(area under the ROC curve), with precision and recall, percent, as in `experiment.py`; what is wrong
+with the masks that are learnt, and how far each view of an object came, percent; and the same thing
+by thing, first what is missed most though it is proposed. Writes OUT/misses.json and .md anew;
+frames, masks and confidences are kept as those of `experiment.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from baselines import closest_pairs
 from pycocotools import mask as coco_mask
-from rows import FrameKey, MaskMaker
+from rows import FrameKey, MaskMaker, sure
 from scipy.stats import mannwhitneyu
 from stored import Stored
 from tabletop import Recording, Tabletop, cores, home
@@ -33,37 +34,45 @@ from training import exit_status, folder_of, machine
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall
 from gbopt_ros.files import write_text
-from gbopt_ros.learning.training_set import SelectedFrame, least_confidence
+from gbopt_ros.learning.training_set import SelectedFrame
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.outputs import versions
 from gbopt_ros.resources import find_resource
 from gbopt_ros.structures import GboptError, Rle
 
-FATES = {  # of a view of an object, from the best one on
+FATES = {  # of a view of an object, by the best of the masks that fit it
     "learnt": "learnt",
     "unsure": "left out as unsure",
-    "unselected": "not selected",
-    "unproposed": "not proposed",
+    "unselected": "proposed, not selected",
+    "unfit": "nothing fits",
 }
 ERRORS = {  # of a mask that is learnt
     "right": "right",
-    "near": "IoU from 0.3",
+    "near": "IoU from 0.3, or a second one",
     "part": "part of an object",
-    "none": "on none",
+    "none": "mostly on none",
 }
 _NEAR_IOU = 0.3
 _PART_SHARE = 0.5  # of a mask's area on one object
 
-Masks = Mapping[FrameKey, Sequence[Rle]]
+
+class View(NamedTuple):
+    """An object in a frame: how far it came, one of `FATES`, and whether a proposal fits it."""
+
+    fate: str
+    proposed: bool
 
 
-def fates(
+def views(
     truth: Sequence[Rle], learnt: Sequence[Rle], selected: Sequence[Rle], proposed: Sequence[Rle]
-) -> list[str]:
-    """How far each object of a frame came, one of `FATES`: the best of the masks that fit it."""
+) -> list[View]:
+    """The objects of a frame. Outlines of selected masks are other ones than those of proposals."""
     found = [{j for _, j in closest_pairs(masks, truth)} for masks in (learnt, selected, proposed)]
     return [
-        next((fate for fate, those in zip(FATES, found, strict=False) if j in those), "unproposed")
+        View(
+            next((fate for fate, those in zip(FATES, found, strict=False) if j in those), "unfit"),
+            j in found[-1],
+        )
         for j in range(len(truth))
     ]
 
@@ -108,40 +117,25 @@ def examined(tabletop: Tabletop, config: Config, stored: Stored) -> dict[str, An
         for each in (config, without_recurrence(config))
     ]
     frames, unrevised = (maker.selected("ours") for maker in makers)
-    proposals, minimum = makers[0].candidates(), config.learning.min_confidence
-    learnt = sure(frames, minimum)
-    by_thing: dict[str, list[str]] = {}
+    proposals = makers[0].candidates()
+    by_thing: dict[str, list[View]] = {}
     kinds: list[str] = []
-    for frame in frames:
-        key, truth = _key(frame), recording.truth[frame.frame_index]
-        kinds += errors(learnt[key], truth)
-        reached = fates(truth, learnt[key], frame.rles, proposals[key].rles)
-        for name, fate in zip(recording.names[frame.frame_index], reached, strict=True):
-            by_thing.setdefault(name, []).append(fate)
+    for frame, learnt in zip(frames, sure(frames, config), strict=True):
+        truth = recording.truth[frame.frame_index]
+        kinds += errors(learnt.rles, truth)
+        seen = views(truth, learnt.rles, frame.rles, proposals[_key(frame)].rles)
+        for name, view in zip(recording.names[frame.frame_index], seen, strict=True):
+            by_thing.setdefault(name, []).append(view)
     most_missed_first = sorted(by_thing.items(), key=lambda item: -missed(item[1]))
     return {
         "confidences": {
-            "selected": _quality(recording, sure(unrevised, 0.0), unrevised),
-            "before": _quality(recording, sure(unrevised, minimum), unrevised),
-            "revised": _quality(recording, learnt, frames),
+            "selected": _quality(recording, unrevised),
+            "before": _quality(recording, sure(unrevised, config)) | _area(recording, unrevised),
+            "revised": _quality(recording, sure(frames, config)) | _area(recording, frames),
         },
         "errors": _shares(kinds, ERRORS),
-        "fates": _shares([fate for reached in by_thing.values() for fate in reached], FATES),
-        "things": {
-            name: {"views": len(reached), "missed": missed(reached), **_shares(reached, FATES)}
-            for name, reached in most_missed_first
-        },
-    }
-
-
-def sure(frames: Sequence[SelectedFrame], minimum: float) -> dict[FrameKey, list[Rle]]:
-    """The masks of every frame that are sure enough to be learnt."""
-    least = least_confidence((frame.confidences for frame in frames), minimum)
-    return {
-        _key(frame): [
-            rle for rle, value in zip(frame.rles, frame.confidences, strict=True) if value >= least
-        ]
-        for frame in frames
+        "objects": _reached([view for seen in by_thing.values() for view in seen]),
+        "things": {name: _reached(seen) for name, seen in most_missed_first},
     }
 
 
@@ -149,18 +143,31 @@ def _key(frame: SelectedFrame) -> FrameKey:
     return frame.recording, frame.frame_index
 
 
-def _quality(
-    recording: Recording, masks: Masks, frames: Sequence[SelectedFrame]
-) -> dict[str, float | None]:
-    """Precision and recall of masks, and how well confidences rank all that were selected."""
+def _quality(recording: Recording, frames: Sequence[SelectedFrame]) -> dict[str, float]:
+    """Precision and recall of the masks of frames, percent."""
     truth = {_key(frame): recording.truth[frame.frame_index] for frame in frames}
-    found = mask_precision_recall(truth, masks)
-    right = [kind == "right" for frame in frames for kind in errors(frame.rles, truth[_key(frame)])]
+    found = mask_precision_recall(truth, {_key(frame): frame.rles for frame in frames})
+    return {"precision": 100 * found.precision, "recall": 100 * found.recall}
+
+
+def _area(recording: Recording, frames: Sequence[SelectedFrame]) -> dict[str, float | None]:
+    """How well confidences rank the masks of frames."""
+    right = [
+        kind == "right"
+        for frame in frames
+        for kind in errors(frame.rles, recording.truth[frame.frame_index])
+    ]
     confidences = [value for frame in frames for value in frame.confidences]
+    return {"area": area_under_roc(confidences, right)}
+
+
+def _reached(seen: Sequence[View]) -> dict[str, float]:
+    """How many views there are and are missed, and percentages of them."""
     return {
-        "area": area_under_roc(confidences, right),
-        "precision": 100 * found.precision,
-        "recall": 100 * found.recall,
+        "views": len(seen),
+        "missed": missed(seen),
+        "proposed": 100 * sum(view.proposed for view in seen) / len(seen),
+        **_shares([view.fate for view in seen], FATES),
     }
 
 
@@ -168,41 +175,46 @@ def _shares(values: Sequence[str], kinds: Mapping[str, str]) -> dict[str, float]
     return {kind: 100 * values.count(kind) / max(1, len(values)) for kind in kinds}
 
 
-def missed(reached: Sequence[str]) -> int:
-    """Views that had a proposal and are not learnt."""
-    return sum(fate in ("unsure", "unselected") for fate in reached)
+def missed(seen: Sequence[View]) -> int:
+    """Views that are proposed and not learnt."""
+    return sum(view.proposed and view.fate != "learnt" for view in seen)
 
 
 def markdown(homes: Mapping[str, Mapping[str, Any]]) -> str:
-    """The tables; of the things of a home those that hold most of what it misses."""
+    """The tables, those of things from the one on that is missed most."""
     lines = _table(
         ["home", "all selected: precision / recall", "confidence: area", "precision / recall",
          "with what comes again: area", "precision / recall"],
         [
-            [name, _pair(of["selected"]), f"{of['before']['area']:.2f}", _pair(of["before"]),
-             f"{of['revised']['area']:.2f}", _pair(of["revised"])]
+            [name, _pair(of["selected"]), _decimals(of["before"]["area"]), _pair(of["before"]),
+             _decimals(of["revised"]["area"]), _pair(of["revised"])]
             for name, of in ((name, found["confidences"]) for name, found in homes.items())
         ],
     )  # fmt: skip
     lines += _table(
         ["home", *(f"learnt masks: {label}" for label in ERRORS.values()),
-         *(f"objects: {label}" for label in FATES.values())],
+         *(f"objects: {label}" for label in FATES.values()), "no proposal fits"],
         [
             [name, *(f"{found['errors'][kind]:.1f}" for kind in ERRORS),
-             *(f"{found['fates'][fate]:.1f}" for fate in FATES)]
+             *(f"{found['objects'][fate]:.1f}" for fate in FATES),
+             f"{100 - found['objects']['proposed']:.1f}"]
             for name, found in homes.items()
         ],
     )  # fmt: skip
     lines += _table(
         ["home", "thing", "views", "proposed", "selected", "learnt"],
         [
-            [name, thing, str(of["views"]), f"{100 - of['unproposed']:.0f}",
+            [name, thing, str(of["views"]), f"{of['proposed']:.0f}",
              f"{of['learnt'] + of['unsure']:.0f}", f"{of['learnt']:.0f}"]
             for name, found in homes.items()
             for thing, of in found["things"].items()
         ],
     )  # fmt: skip
     return "\n".join(lines)
+
+
+def _decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _pair(quality: Mapping[str, float]) -> str:

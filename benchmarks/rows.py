@@ -248,13 +248,10 @@ class MaskMaker:
         Which masks are right is decided as in `gt`.
         """
         truth, proposals = self._truth(self._train), self._proposals(self._train)
-        minimum = self._config.learning.min_confidence
-        least = least_confidence((frame.confidences for frame in frames), minimum)
         mended = []
-        for frame in frames:
+        for frame in sure(frames, self._config):
             key = frame.recording, frame.frame_index
-            sure = [i for i, value in enumerate(frame.confidences) if value >= least]
-            learnt = [(frame.rles[i], frame.scores[i]) for i in sure]
+            learnt = list(zip(frame.rles, frame.scores, strict=True))
             pairs = baselines.closest_pairs([rle for rle, _ in learnt], truth[key])
             if row == "right":
                 learnt = [learnt[i] for i, _ in pairs]
@@ -443,15 +440,7 @@ class MaskMaker:
         folder = self._stored.path("set", inputs)
         with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
             training_set.add(frames)
-        least = least_confidence((f.confidences for f in frames), learning.min_confidence)
-        learnt = {
-            (f.recording, f.frame_index): [
-                rle
-                for rle, confidence in zip(f.rles, f.confidences, strict=True)
-                if confidence >= least
-            ]
-            for f in frames
-        }
+        learnt = {(f.recording, f.frame_index): f.rles for f in sure(frames, self._config)}
         found = mask_precision_recall(self._truth(self._train), learnt)
         quality = {
             "precision": 100 * found.precision,
@@ -463,6 +452,24 @@ class MaskMaker:
         return TrainingMasks(
             folder, digest_of_pool(open_pool(folder, self._config)), quality, facts
         )
+
+
+def sure(frames: Sequence[SelectedFrame], config: Config) -> list[SelectedFrame]:
+    """The frames with the masks alone that are sure enough to be learnt."""
+    minimum = config.learning.min_confidence
+    least = least_confidence((frame.confidences for frame in frames), minimum)
+    kept = []
+    for frame in frames:
+        chosen = [i for i, value in enumerate(frame.confidences) if value >= least]
+        kept.append(
+            replace(
+                frame,
+                rles=tuple(frame.rles[i] for i in chosen),
+                scores=tuple(frame.scores[i] for i in chosen),
+                confidences=tuple(frame.confidences[i] for i in chosen),
+            )
+        )
+    return kept
 
 
 def networks_of(config: Config, *stages: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from training import Result
 
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.files import aside_of
+from gbopt_ros.structures import GboptError
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
 Rows = Mapping[str, Sequence[Result]]
 _OURS = ("ours", "adapted")
+_SAME = ("world", "unseen_split", "rounds", "config")  # in all runs of one experiment
 
 
 def mean(values: Sequence[float]) -> float:
@@ -108,7 +111,7 @@ def markdown(rows: Rows, masks: Mapping[str, TrainingMasks]) -> str:
     """The table, percent, and what follows from it."""
     header = [
         "", *(f"unseen {m}" for m in METRICS), "seen AP",
-        "mask precision", "recall", "mean IoU", "seeds",
+        "mask precision", "recall", "mean IoU", "runs",
     ]  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     for name, cells in rows.items():
@@ -143,7 +146,10 @@ def sentences(rows: Rows) -> list[str]:
             )
         for other in ("before", "threshold", "distillation", "tracklets"):
             if gained := differences(rows, row, other):
-                said.append(f"{name} minus {LABELS[other]}: {_signed(gained)} AP, unseen classes.")
+                said.append(
+                    f"{name} minus {LABELS[other]}: {_signed(gained)} AP on unseen classes, in "
+                    f"{len(gained)} pairs of runs."
+                )
         if changed := differences(rows, row, "before", "seen"):
             said.append(f"{name}, seen AP after learning: {_signed(changed)}.")
     bound = differences(rows, "gt", "control")
@@ -193,30 +199,67 @@ def figure(rows: Rows, path: Path) -> None:
 
 
 def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, TrainingMasks]]:
-    """The rows of several runs as those of one, `before` once, and what they learnt first."""
+    """The rows of several runs as those of one, `before` once, and the quality of their masks.
+
+    Raises:
+        GboptError: a file is no result of the experiment, or that of another one.
+    """
+    runs = [_read(path) for path in files]
+    for path, run in zip(files, runs, strict=True):
+        if other := [key for key in _SAME if run[key] != runs[0][key]]:
+            raise GboptError(f"{path}: another {', '.join(other)} than in {files[0]}")
     rows: dict[str, list[Result]] = {}
     masks: dict[str, TrainingMasks] = {}
-    for number, path in enumerate(files):
-        for name, row in json.loads(path.read_text(encoding="utf-8"))["rows"].items():
-            if name == "before" and name in rows:
-                continue
-            masks.setdefault(name, TrainingMasks(quality=row["masks"], facts=row["chosen"]))
-            # Rows are compared run by run, seed by seed.
-            cells = [{**cell, "seed": f"{number}: {cell['seed']}"} for cell in row["cells"]]
-            rows.setdefault(name, []).extend(cells)
-    return {name: rows[name] for name in LABELS if name in rows}, masks
+    for name in LABELS:
+        found = [
+            (number, run["rows"][name]) for number, run in enumerate(runs) if name in run["rows"]
+        ]
+        if not found:
+            continue
+        # Rows are compared run by run, seed by seed.
+        cells = [
+            cell | {"seed": f"{n}: {cell['seed']}"} for n, row in found for cell in row["cells"]
+        ]
+        rows[name] = cells[:1] if name == "before" else cells
+        known = [row["masks"] for _, row in found for _ in row["cells"] if row["masks"]]
+        quality = {key: mean([each[key] for each in known]) for key in known[0]} if known else None
+        # That of the last round, which a cell of its own would give as that of its seed.
+        for cell in cells:
+            cell.pop("masks", None)
+        masks[name] = TrainingMasks(quality=quality)
+    return rows, masks
 
 
-def main() -> None:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("rows", *_SAME) if key not in run]
+    except (OSError, ValueError, TypeError) as error:
+        raise GboptError(f"{path}: expected a result of experiment.py: {error}") from error
+    if missing:
+        raise GboptError(f"{path}: expected a result of experiment.py, it has no {missing[0]!r}")
+    return run
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The table of several runs of one experiment.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     parser.add_argument("--figure", type=Path, metavar="SVG")
-    args = parser.parse_args()
-    rows, masks = together(args.runs)
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    args = parse_arguments()
+    try:
+        rows, masks = together(args.runs)
+    except GboptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(markdown(rows, masks), end="")
     if args.figure:
         figure(rows, args.figure)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -44,3 +44,10 @@ def test_without_names_nothing_is_said_of_them(tmp_path: Path) -> None:
     annotations = json.loads((tmp_path / "labels.json").read_text())["annotations"]
     assert [entry["id"] for entry in annotations] == [1, 2, 3]
     assert not any("name" in entry for entry in annotations)
+
+
+def test_a_name_of_null_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    write_coco(path, IMAGES, RLES, names_by_image={1: ("mug", "duck")})
+    path.write_text(path.read_text().replace('"mug"', "null"))
+    assert load_coco(path).names_by_image == {1: ("", "duck"), 2: ("",)}

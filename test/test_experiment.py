@@ -24,7 +24,7 @@ from gbopt_ros.config import Config, LearningConfig, load_config
 from gbopt_ros.learning.training_set import SelectedFrame
 from gbopt_ros.masks import boxes_xyxy, encode, encode_all
 from gbopt_ros.sources.coco import CocoDataset, CocoImage, write_coco
-from gbopt_ros.structures import LabelledImage, Proposals
+from gbopt_ros.structures import GboptError, LabelledImage, Proposals
 from gbopt_ros.world.dataset import WorldConfig
 from gbopt_ros.world.objects import UNSEEN
 
@@ -267,6 +267,21 @@ def test_the_rows_of_table_4() -> None:
     assert rows.selection_of("L_p", config) == rows.selection_of("ours", config) == config
 
 
+def test_what_is_below_the_minimum_is_left_out_but_never_most() -> None:
+    rles = labelled().rles
+    frame = SelectedFrame("r", 0, 0, 0, Path("0.jpg"), (4, 6), rles * 2, (0.7, 0.8), (0.9, 0.4))
+    other = replace(frame, frame_index=1, rles=rles, scores=(0.6,), confidences=(0.6,))
+
+    def kept(minimum: float) -> list[SelectedFrame]:
+        config = replace(CONFIG, learning=LearningConfig(min_confidence=minimum))
+        return rows.sure([frame, other], config)
+
+    first = replace(frame, rles=rles, scores=(0.7,), confidences=(0.9,))
+    assert kept(0.5) == [first, other]
+    assert kept(0.0) == [frame, other]
+    assert kept(0.95) == [first, other]  # from the median on
+
+
 def test_instances_and_names_of_a_recording_by_frame(tmp_path: Path) -> None:
     instances = labelled().rles + labelled(columns=2).rles
     images = [
@@ -345,23 +360,44 @@ def test_the_table() -> None:
     assert all("shown" not in cell for cell in plain["ours"]["cells"])
 
 
+def write_run(path: Path, run: dict, precision: float, **others: object) -> Path:
+    quality = {"precision": precision, "recall": 60.0, "mean_iou": 80.0}
+    learnt = {"ours": rows.TrainingMasks(quality=quality)}
+    cells = {name: [cell | {"masks": [quality]} for cell in run[name]] for name in run}
+    known = tables.to_dict(cells, dict.fromkeys(run, rows.TrainingMasks()) | learnt)
+    result = {"world": "home-5", "unseen_split": "test", "rounds": 2, "config": {}, "rows": known}
+    path.write_text(json.dumps(result | others))
+    return path
+
+
 def test_several_runs_together(tmp_path: Path) -> None:
-    quality = {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}
-    masks = dict.fromkeys(TABLE, rows.TrainingMasks()) | {
-        "ours": rows.TrainingMasks(quality=quality)
-    }
-    again = TABLE | {"ours": results([35.0, 37.0], [58.0, 58.0])}
     few = {name: TABLE[name] for name in ("before", "control", "ours")}
-    paths = [tmp_path / "first.json", tmp_path / "second.json"]
-    for path, run in zip(paths, (few, again), strict=True):
-        path.write_text(json.dumps({"rows": tables.to_dict(run, masks)}))
-    joined, learnt = tables.together(paths)
+    again = TABLE | {"ours": results([35.0], [58.0])}
+    first = write_run(tmp_path / "first.json", few, 50.0)
+    second = write_run(tmp_path / "second.json", again, 80.0)
+    joined, learnt = tables.together([first, second])
     assert [(name, len(cells)) for name, cells in joined.items()] == [
-        ("before", 1), ("control", 4), ("threshold", 2), ("ours", 4), ("gt", 2),
+        ("before", 1), ("control", 4), ("threshold", 2), ("ours", 3), ("gt", 2),
     ]  # fmt: skip
-    assert tables.differences(joined, "ours", "control") == [3.0, 4.0, -1.0, 0.0]
-    assert tables.differences(joined, "ours", "before") == [4.0, 6.0, 0.0, 2.0]
-    assert learnt["ours"].quality == quality and learnt["control"].quality is None
+    assert tables.differences(joined, "ours", "control") == [3.0, 4.0, -1.0]
+    assert tables.differences(joined, "ours", "before") == [4.0, 6.0, 0.0]
+    assert tables.differences(joined, "ours", "threshold") == [-1.5]
+    quality = tables.quality_of(joined["ours"], learnt["ours"])
+    assert quality == {"precision": 60.0, "recall": 60.0, "mean_iou": 80.0}  # of three cells
+    assert learnt["control"].quality is None
+
+
+def test_runs_of_two_experiments_are_not_joined(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first.json", TABLE, 50.0)
+    other = write_run(tmp_path / "other.json", TABLE, 50.0, world="home-6", rounds=1)
+    with pytest.raises(GboptError, match=r"other\.json: another world, rounds than in .*first"):
+        tables.together([first, other])
+    other.write_text("{}")
+    with pytest.raises(GboptError, match="no 'rows'"):
+        tables.together([other])
+    other.write_text("{")
+    with pytest.raises(GboptError, match="expected a result"):
+        tables.together([other])
 
 
 def test_in_rounds_the_masks_are_those_of_the_last_one() -> None:

@@ -32,17 +32,18 @@ OBJECTS = area(0, 10), area(20, 30), area(40, 50), area(60, 70)
 
 
 def test_a_view_is_as_far_as_the_best_mask_that_fits_it() -> None:
-    found = misses.fates(OBJECTS, OBJECTS[:1], OBJECTS[:2], OBJECTS[:3])
-    assert found == ["learnt", "unsure", "unselected", "unproposed"]
-    assert misses.fates(OBJECTS, (), (), ()) == ["unproposed"] * 4
-    assert misses.fates((), OBJECTS, OBJECTS, OBJECTS) == []
+    found = misses.views(OBJECTS, OBJECTS[:1], OBJECTS[:2], OBJECTS[1:3])
+    assert found == [("learnt", False), ("unsure", True), ("unselected", True), ("unfit", False)]
+    assert misses.missed(found) == 2  # nothing is missed that is not proposed
+    assert misses.views(OBJECTS, (), (), ()) == [("unfit", False)] * 4
+    assert misses.views((), OBJECTS, OBJECTS, OBJECTS) == []
 
 
 def test_a_mask_fits_one_object_alone() -> None:
     halves = area(0, 10), area(10, 20)
     both = [area(0, 20)]
-    reached = misses.fates(halves, both, both, both)
-    assert sorted(reached) == ["learnt", "unproposed"]
+    seen = misses.views(halves, both, both, both)
+    assert sorted(view.fate for view in seen) == ["learnt", "unfit"]
 
 
 def test_what_is_wrong_with_a_mask() -> None:
@@ -76,15 +77,6 @@ def frame(index: int, *masks: tuple[Rle, float]) -> SelectedFrame:
     )
 
 
-def test_what_is_below_the_minimum_is_left_out_but_never_most() -> None:
-    frames = [frame(0, (OBJECTS[0], 0.9), (OBJECTS[1], 0.4)), frame(1, (OBJECTS[2], 0.6))]
-    assert misses.sure(frames, 0.5) == {
-        ("recording", 0): [OBJECTS[0]],
-        ("recording", 1): [OBJECTS[2]],
-    }
-    assert misses.sure(frames, 0.95)["recording", 0] == [OBJECTS[0]]  # from the median on
-
-
 @pytest.fixture
 def tabletop(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Two frames of four objects, the last of which is never proposed; masks as given here."""
@@ -100,8 +92,10 @@ def tabletop(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
         def selected(self, row: str) -> list[SelectedFrame]:
             assert row == "ours"
-            flat = [replace(f, confidences=(0.5,) * len(f.rles)) for f in frames]
-            return frames if self.revises else flat
+            unrevised = (0.6, 0.6, 0.4), (0.6, 0.6, 0.6)
+            if self.revises:
+                return frames
+            return [replace(f, confidences=c) for f, c in zip(frames, unrevised, strict=True)]
 
         def candidates(self) -> dict:
             proposals = SimpleNamespace(rles=OBJECTS[:3])
@@ -117,22 +111,27 @@ def tabletop(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_home_is_examined(tabletop: SimpleNamespace, tmp_path: Path) -> None:
     found = misses.examined(tabletop, CONFIG, Stored(tmp_path))
-    assert found["fates"] == {
-        "learnt": 37.5, "unsure": 12.5, "unselected": 25.0, "unproposed": 25.0,
+    assert found["objects"] == {
+        "views": 8, "missed": 3, "proposed": 75.0,
+        "learnt": 37.5, "unsure": 12.5, "unselected": 25.0, "unfit": 25.0,
     }  # fmt: skip
     assert found["errors"] == {"right": 75.0, "near": 0.0, "part": 0.0, "none": 25.0}
     assert list(found["things"]) == ["mug 2", "domino 1", "mug 0", "arm 3"]
     assert [thing["missed"] for thing in found["things"].values()] == [2, 1, 0, 0]
     assert found["things"]["domino 1"]["learnt"] == 50.0
     told = found["confidences"]
-    assert told["before"] == pytest.approx({"area": 0.5, "precision": 200 / 3, "recall": 50.0})
-    assert told["selected"] == told["before"]
+    assert told["selected"] == pytest.approx({"precision": 200 / 3, "recall": 50.0})
+    assert told["before"] == {"area": 0.75, "precision": 80.0, "recall": 50.0}
     assert told["revised"] == {"area": 7 / 8, "precision": 75.0, "recall": 37.5}
     table = misses.markdown({"5": found})
-    assert "| 5 | 66.7 / 50.0 | 0.50 | 66.7 / 50.0 | 0.88 | 75.0 / 37.5 |" in table
-    assert "| 5 | 75.0 | 0.0 | 0.0 | 25.0 | 37.5 | 12.5 | 25.0 | 25.0 |" in table
+    assert "| 5 | 66.7 / 50.0 | 0.75 | 80.0 / 50.0 | 0.88 | 75.0 / 37.5 |" in table
+    assert "| 5 | 75.0 | 0.0 | 0.0 | 25.0 | 37.5 | 12.5 | 25.0 | 25.0 | 25.0 |" in table
     assert "| 5 | domino 1 | 2 | 100 | 100 | 50 |" in table
     assert "| 5 | arm 3 | 2 | 0 | 0 | 0 |" in table
+    told["before"]["area"] = None  # masks that are all right, or all wrong
+    assert "| 5 | 66.7 / 50.0 |  | 80.0 / 50.0 | 0.88 | 75.0 / 37.5 |" in misses.markdown(
+        {"5": found}
+    )
 
 
 def test_a_home_of_an_earlier_version_is_to_be_rendered_again(

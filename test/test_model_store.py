@@ -309,6 +309,17 @@ def test_the_newest_the_first_and_the_one_in_service_stay(store: ModelStore) -> 
     assert publish(store, parent="seed").version == "v0007"
 
 
+def test_what_was_rolled_back_from_is_no_ancestor(store: ModelStore) -> None:
+    publish(store)
+    assert store.rollback() is None
+    for number in range(1, 6):
+        publish(store, parent=f"v{number:04d}" if number > 1 else "seed")
+    assert store.current().manifest["ancestors"] == ["v0002", "v0003", "v0004", "v0005"]
+    store.prune(2)
+    restored = [store.rollback() for _ in range(2)]
+    assert [v and v.version for v in restored] == ["v0005", None]  # v0001 is there, and bad
+
+
 def test_a_version_in_service_is_not_pruned(store: ModelStore, tmp_path: Path) -> None:
     for number in range(5):
         publish(store, parent=f"v{number:04d}" if number else "seed")

@@ -279,10 +279,33 @@ def test_stills_are_labelled(stills: Path) -> None:
     assert_sound(data)
     assert all(len(rles) >= 2 for rles in data.rles_by_image.values())
     kinds = {kind.name for kind in UNSEEN}
+    assert data.names_by_image.keys() == data.rles_by_image.keys()
     assert all(set(names) <= kinds for names in data.names_by_image.values())
     images = [data.load_image(image) for image in data.images]
     assert all(image.std() > 5 for image in images)
     assert not np.array_equal(images[0], images[1])
+
+
+def test_a_mask_has_the_name_of_its_object(pybullet: None) -> None:
+    """Where an object is taken away, its name is gone, and the others keep their masks."""
+    sim, rng = Simulator(), np.random.default_rng(1)
+    scene = Scene(sim, rng, seen=False, settle_s=0, home=Home(7))
+
+    def shown() -> dict[str, np.ndarray]:
+        _, visible = scene.render(scene.camera, rng)
+        masks = decode_all([rle for _, rle in visible], (HEIGHT, WIDTH))
+        return {name: mask for (name, _), mask in zip(visible, masks, strict=True)}
+
+    before = shown()
+    assert len(before) >= 3
+    for taken in [body for body in scene.bodies if body.name in before]:
+        place, pose = sim.bullet.getBasePositionAndOrientation(taken.body)
+        sim.bullet.resetBasePositionAndOrientation(taken.body, (0, 0, -50), pose)
+        after = shown()
+        sim.bullet.resetBasePositionAndOrientation(taken.body, place, pose)
+        assert before.keys() - after.keys() == {taken.name}
+        for name in before.keys() & after.keys():  # nothing but pixels at an edge may go
+            assert (before[name] & ~after[name]).sum() < 0.05 * before[name].sum()
 
 
 def test_stills_of_a_home_show_its_few_things(pybullet: None, tmp_path: Path) -> None:

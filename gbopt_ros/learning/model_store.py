@@ -43,8 +43,9 @@ class ModelVersion:
     Attributes:
         version: its name, `v0001` and so on.
         path: the weights file.
-        manifest: `version`, `parent`, `sha256`, `created` (seconds since the epoch) and what
-            the publisher added.
+        manifest: `version`, `parent`, `ancestors` (versions of the store that it was learnt from,
+            oldest first), `sha256`, `created` (seconds since the epoch) and what the publisher
+            added.
     """
 
     version: str
@@ -167,6 +168,7 @@ class ModelStore:
             manifest = facts | {
                 "version": version,
                 "parent": parent,
+                "ancestors": self._lineage(parent),
                 "backend": DETECTRON2 if architecture == DETECTRON2 else "torchvision",
                 "architecture": architecture,
                 "config": config,
@@ -190,29 +192,35 @@ class ModelStore:
         return self.get(version)
 
     def rollback(self) -> ModelVersion | None:
-        """Put the parent of the current version back into service, or what is left before it.
+        """Put the parent of the current version back into service, or its parent if it was pruned.
 
         Returns:
-            The version now served, where the parent was pruned the newest one that is older; None
-            where the parent is the network that the first version was fine-tuned from, which lies
-            outside the store.
+            The version now served, the newest ancestor that is left; None where none is, and the
+            network that the first version was fine-tuned from, which lies outside the store.
 
         Raises:
-            GboptError: there is no current version, or its parent is damaged.
+            GboptError: there is no current version, or that ancestor is damaged.
         """
         current = self.current()
         if current is None:
             raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
-        parent, own = (_number(name) or 0 for name in (current.manifest["parent"], current.version))
-        # A network from another store may bear a name that this store gave later, too.
-        before = [name for name in self._names() if (_number(name) or 0) <= parent < own]
-        if not before:
-            (self._folder / _CURRENT).unlink()
-            return None
-        restored = self.get(before[-1])
-        self.verify(restored)
-        self._serve(restored.version)
-        return restored
+        left = set(self._names())
+        for name in reversed(current.manifest.get("ancestors", ())):
+            if name in left:
+                restored = self.get(name)
+                self.verify(restored)
+                self._serve(name)
+                return restored
+        (self._folder / _CURRENT).unlink()
+        return None
+
+    def _lineage(self, name: str) -> list[str]:
+        """A version of the store and what it was learnt from, oldest first; of no other network."""
+        if name not in self._names():
+            return []
+        with suppress(GboptError):
+            return [*self.get(name).manifest.get("ancestors", ()), name]
+        return [name]  # damaged
 
     def _next_name(self) -> str:
         names = (p.name for p in (self._folder.iterdir() if self._folder.is_dir() else ()))

@@ -53,8 +53,8 @@ class CocoDataset:
         rles_by_image: RLEs of the instances of each image id; an image without any has ().
         image_dir: folder of the image files, None where only the labels are at hand.
         crowd_by_image: RLEs of the `iscrowd` regions, for image ids that have some.
-        names_by_image: names of the instances of each image id, "" of one that has none; empty
-            where nothing has a name.
+        names_by_image: a name of each of `rles_by_image`, "" of one that has none; empty where
+            nothing has a name.
     """
 
     images: tuple[CocoImage, ...]
@@ -153,7 +153,7 @@ def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> Coc
             crowds.setdefault(image.id, []).append(rle)
         else:
             instances[image.id].append(rle)
-            names[image.id].append(str(entry.get("name", "")))
+            names[image.id].append(str(entry.get("name") or ""))
     has_names = any(name for of_image in names.values() for name in of_image)
     return CocoDataset(
         images,

@@ -220,8 +220,8 @@ def _write_labels(
     write_coco(
         folder / ANNOTATIONS_NAME,
         images,
-        {key: [shown.rle for shown in seen] for key, seen in objects.items()},
-        names_by_image={key: [shown.name for shown in seen] for key, seen in objects.items()},
+        {key: [o.rle for o in visible] for key, visible in objects.items()},
+        names_by_image={key: [o.name for o in visible] for key, visible in objects.items()},
     )
 
 
