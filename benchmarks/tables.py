@@ -147,8 +147,8 @@ def sentences(rows: Rows) -> list[str]:
         for other in ("before", "threshold", "distillation", "tracklets"):
             if gained := differences(rows, row, other):
                 said.append(
-                    f"{name} minus {LABELS[other]}: {_signed(gained)} AP on unseen classes, in "
-                    f"{len(gained)} pairs of runs."
+                    f"{name} minus {LABELS[other]}: {_signed(gained)} AP on unseen classes "
+                    f"(pairs of runs: {len(gained)})."
                 )
         if changed := differences(rows, row, "before", "seen"):
             said.append(f"{name}, seen AP after learning: {_signed(changed)}.")
