@@ -5,10 +5,11 @@
 Masks are selected, and revised by what comes again, as in a first round of `experiment.py --home`;
 nothing is trained. A mask fits an object from an IoU of 0.5 on, one to one (Hungarian method). The
 tables: how well confidences rank right masks above wrong ones before and after what comes again
-(area under the ROC curve), with precision and recall, percent, as in `experiment.py`; what is wrong
-with the masks that are learnt, and how far each view of an object came, percent; and the same thing
-by thing, first what is missed most though it is proposed. Writes OUT/misses.json and .md anew;
-frames, masks and confidences are kept as those of `experiment.py`.
+(area under the ROC curve), with precision and recall, percent, as in `experiment.py`; how many masks
+of each confidence are right; what is wrong with the masks that are learnt, and how far each view of
+an object came, percent; and the same thing by thing, first what is missed most though it is
+proposed. Writes OUT/misses.json and .md anew; frames, masks and confidences are kept as those of
+`experiment.py`.
 """
 
 from __future__ import annotations
@@ -130,8 +131,8 @@ def examined(tabletop: Tabletop, config: Config, stored: Stored) -> dict[str, An
     return {
         "confidences": {
             "selected": _quality(recording, unrevised),
-            "before": _quality(recording, sure(unrevised, config)) | _area(recording, unrevised),
-            "revised": _quality(recording, sure(frames, config)) | _area(recording, frames),
+            "before": _quality(recording, sure(unrevised, config)) | _ranking(recording, unrevised),
+            "revised": _quality(recording, sure(frames, config)) | _ranking(recording, frames),
         },
         "errors": _shares(kinds, ERRORS),
         "objects": _reached([view for seen in by_thing.values() for view in seen]),
@@ -150,15 +151,25 @@ def _quality(recording: Recording, frames: Sequence[SelectedFrame]) -> dict[str,
     return {"precision": 100 * found.precision, "recall": 100 * found.recall}
 
 
-def _area(recording: Recording, frames: Sequence[SelectedFrame]) -> dict[str, float | None]:
-    """How well confidences rank the masks of frames."""
+def _ranking(recording: Recording, frames: Sequence[SelectedFrame]) -> dict[str, Any]:
+    """How well confidences rank the masks of frames, and the share of right ones in each tenth."""
     right = [
         kind == "right"
         for frame in frames
         for kind in errors(frame.rles, recording.truth[frame.frame_index])
     ]
     confidences = [value for frame in frames for value in frame.confidences]
-    return {"area": area_under_roc(confidences, right)}
+    return {"area": area_under_roc(confidences, right), "tenths": tenths(confidences, right)}
+
+
+def tenths(confidences: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
+    """Number of masks and percentage of right ones for confidences from 0, 0.1, ... 0.9 on."""
+    places = np.minimum((np.asarray(confidences) * 10).astype(int), 9)
+    found = [np.asarray(right, bool)[places == tenth] for tenth in range(10)]
+    return [
+        {"masks": len(those), "right": 100 * float(those.mean()) if len(those) else 0.0}
+        for those in found
+    ]
 
 
 def _reached(seen: Sequence[View]) -> dict[str, float]:
@@ -189,6 +200,17 @@ def markdown(homes: Mapping[str, Mapping[str, Any]]) -> str:
             [name, _pair(of["selected"]), _decimals(of["before"]["area"]), _pair(of["before"]),
              _decimals(of["revised"]["area"]), _pair(of["revised"])]
             for name, of in ((name, found["confidences"]) for name, found in homes.items())
+        ],
+    )  # fmt: skip
+    lines += _table(
+        ["home: right masks (all) from a confidence of",
+         *(f"{tenth / 10}" for tenth in range(10))],
+        [
+            [name,
+             *(f"{of['right']:.0f} % ({of['masks']})" if of["masks"] else "" for of in told)]
+            for name, told in (
+                (name, found["confidences"]["revised"]["tenths"]) for name, found in homes.items()
+            )
         ],
     )  # fmt: skip
     lines += _table(

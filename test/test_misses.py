@@ -121,12 +121,20 @@ def test_a_home_is_examined(tabletop: SimpleNamespace, tmp_path: Path) -> None:
     assert found["things"]["domino 1"]["learnt"] == 50.0
     told = found["confidences"]
     assert told["selected"] == pytest.approx({"precision": 200 / 3, "recall": 50.0})
-    assert told["before"] == {"area": 0.75, "precision": 80.0, "recall": 50.0}
-    assert told["revised"] == {"area": 7 / 8, "precision": 75.0, "recall": 37.5}
+    ranked = {key: told["before"].pop(key) for key in ("area", "tenths")}
+    assert ranked["area"] == 0.75 and told["before"] == {"precision": 80.0, "recall": 50.0}
+    assert [each["masks"] for each in ranked["tenths"]] == [0, 0, 0, 0, 1, 0, 5, 0, 0, 0]
+    assert ranked["tenths"][6]["right"] == 80.0
+    told["before"] |= ranked
+    assert told["revised"]["area"] == 7 / 8
+    assert (told["revised"]["precision"], told["revised"]["recall"]) == (75.0, 37.5)
     table = misses.markdown({"5": found})
     assert "| 5 | 66.7 / 50.0 | 0.75 | 80.0 / 50.0 | 0.88 | 75.0 / 37.5 |" in table
     assert "| 5 | 75.0 | 0.0 | 0.0 | 25.0 | 37.5 | 12.5 | 25.0 | 25.0 | 25.0 |" in table
     assert "| 5 | domino 1 | 2 | 100 | 100 | 50 |" in table
+    assert (
+        "|  |  | 0 % (1) |  | 100 % (1) |  | 0 % (1) | 100 % (1) | 100 % (1) | 100 % (1) |" in table
+    )
     assert "| 5 | arm 3 | 2 | 0 | 0 | 0 |" in table
     told["before"]["area"] = None  # masks that are all right, or all wrong
     assert "| 5 | 66.7 / 50.0 |  | 80.0 / 50.0 | 0.88 | 75.0 / 37.5 |" in misses.markdown(
