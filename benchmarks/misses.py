@@ -2,14 +2,14 @@
 
     python benchmarks/misses.py --out learning --homes 101 102 103 104
 
-Masks are selected, and revised by what comes again, as in a first round of `experiment.py --home`;
-nothing is trained. A mask fits an object from an IoU of 0.5 on, one to one (Hungarian method). The
-tables: how well confidences rank right masks above wrong ones before and after what comes again
-(area under the ROC curve), with precision and recall, percent, as in `experiment.py`; how many of the
-masks of each confidence are right; what is wrong with those that are learnt, and how far each view of
-an object came, percent; and the same thing by thing, first what is missed most though it is
-proposed. Writes OUT/misses.json and .md anew; frames, masks and confidences are kept as those of
-`experiment.py`.
+Masks are selected, and revised by what comes again, as in a first round of `experiment.py
+--home`; nothing is trained. A mask fits an object from an IoU of 0.5 on, one to one (Hungarian
+method). The tables: how well confidences rank right masks above wrong ones before and after what
+comes again (area under the ROC curve), with precision and recall, percent, as in `experiment.py`;
+how many of the masks of each confidence are right; what is wrong with those that are learnt, and
+how far each view of an object came, percent; and the same thing by thing, first what is missed
+most though it is proposed. Writes OUT/misses.json and .md anew; frames, masks and confidences are
+kept as those of `experiment.py`.
 """
 
 from __future__ import annotations
