@@ -320,6 +320,27 @@ def test_what_was_rolled_back_from_is_no_ancestor(store: ModelStore) -> None:
     assert [v and v.version for v in restored] == ["v0005", None]  # v0001 is there, and bad
 
 
+@pytest.mark.parametrize(
+    ("parent", "restored"), [("v0001", "v0001"), ("seed", None), ("v0007", None)]
+)
+@pytest.mark.parametrize("listed", [None, "damaged"])
+def test_a_manifest_without_ancestors_has_its_parent(
+    store: ModelStore, parent: str, restored: str | None, listed: str | None
+) -> None:
+    publish(store)
+    second = publish(store, "v0001")
+    path = second.path.parent / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"parent": parent, "ancestors": listed}
+    if listed is None:
+        del manifest["ancestors"]
+    path.write_text(json.dumps(manifest))
+    third = publish(store, "v0002")
+    assert third.manifest["ancestors"] == ([restored] if restored else []) + ["v0002"]
+    assert store.rollback().version == "v0002"
+    after = store.rollback()
+    assert (after and after.version) == restored
+
+
 def test_a_version_in_service_is_not_pruned(store: ModelStore, tmp_path: Path) -> None:
     for number in range(5):
         publish(store, parent=f"v{number:04d}" if number else "seed")

@@ -205,7 +205,7 @@ class ModelStore:
         if current is None:
             raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
         left = set(self._names())
-        for name in reversed(current.manifest.get("ancestors", ())):
+        for name in reversed(_ancestors(current)):
             if name in left:
                 restored = self.get(name)
                 self.verify(restored)
@@ -219,7 +219,7 @@ class ModelStore:
         if name not in self._names():
             return []
         with suppress(GboptError):
-            return [*self.get(name).manifest.get("ancestors", ()), name]
+            return [*_ancestors(self.get(name)), name]
         return [name]  # damaged
 
     def _next_name(self) -> str:
@@ -228,6 +228,17 @@ class ModelStore:
 
     def _serve(self, version: str) -> None:
         write_text(self._folder / _CURRENT, json.dumps({"version": version}))
+
+
+def _ancestors(version: ModelVersion) -> list[str]:
+    """What its manifest lists, the parent alone where that lists none; oldest first.
+
+    A parent from another store may bear a name that this store gave later: it is left out.
+    """
+    listed = version.manifest.get("ancestors")
+    names = listed if isinstance(listed, list) else [version.manifest["parent"]]
+    own = _number(version.version) or 0
+    return [name for name in map(str, names) if 0 < (_number(name) or 0) < own]
 
 
 def _number(name: str) -> int | None:
