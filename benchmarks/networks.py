@@ -39,17 +39,17 @@ from torchvision.models.optical_flow import raft_large
 from torchvision.models.resnet import Bottleneck
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.files import write_text
+from gbopt_ros.io.files import write_text
+from gbopt_ros.models.background_fpn import build_background
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+from gbopt_ros.models.raft import RaftFlow, load_raft
 from gbopt_ros.perception.background import FpnBackground
-from gbopt_ros.perception.background_fpn import build_background
 from gbopt_ros.perception.ensemble import load_proposals
-from gbopt_ros.perception.flow import finer
-from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
+from gbopt_ros.perception.flow import high_detail_flow
 from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.perception.raft import RaftFlow, load_raft
-from gbopt_ros.pipeline import Cues, Pipeline
-from gbopt_ros.structures import Clip, FlowNetwork, Frame, Image
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.structures import Clip, Cues, FlowNetwork, Frame, Image
 
 T = TypeVar("T")
 Span = tuple[str, float, float]
@@ -153,7 +153,8 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         timed("flow", lambda: flow.flow(images[:-1], images[1:])),
     )
     backgrounds = timed(
-        "motion", lambda: clip_with_motion(frames, cues.backgrounds, finer(flow), config.motion)
+        "motion",
+        lambda: clip_with_motion(frames, cues.backgrounds, high_detail_flow(flow), config.motion),
     )
     cues = replace(cues, backgrounds=backgrounds)
     pipeline.config = replace(config, motion=replace(config.motion, weight=0.0))

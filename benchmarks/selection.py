@@ -34,16 +34,16 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, SelectionConfig, load_config
-from gbopt_ros.perception.flow import finer
+from gbopt_ros.io.resources import find_resource
+from gbopt_ros.io.sources import open_source
+from gbopt_ros.perception.flow import high_detail_flow
 from gbopt_ros.perception.motion import clip_with_motion
-from gbopt_ros.pipeline import Cues, Pipeline
-from gbopt_ros.resources import find_resource
+from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.selection import FixedLagSelector, best_combinations, select_clip
 from gbopt_ros.selection.combinations import combinations_of_atoms
-from gbopt_ros.selection.graph import LayeredGraph
+from gbopt_ros.selection.lattice import Lattice
 from gbopt_ros.selection.path import lazy_shortest_path, node_min_marginals
-from gbopt_ros.sources import open_source
-from gbopt_ros.structures import Clip, Combination, Frame, Image, Proposals
+from gbopt_ros.structures import Clip, Combination, Cues, Frame, Image, Proposals
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "test")]
 import literal  # noqa: E402
@@ -91,7 +91,7 @@ def recorded(
 
     pipeline = Pipeline(config)
     stream = map(scaled, itertools.islice(open_source(source), frames))
-    flow, found = finer(pipeline.flow_network), []
+    flow, found = high_detail_flow(pipeline.flow_network), []
     for clip in pipeline.clips(stream):
         cues = pipeline.perceive(clip)
         moved = clip_with_motion(clip.frames, cues.backgrounds, flow, config.motion)
@@ -151,7 +151,7 @@ def literal_algorithm(clips: Sequence[Recorded], config: Config) -> dict[str, An
     clip, cues = clips[0]
     settings = replace(config.selection, exhaustive=True)
     network = Pipeline(config).flow_network
-    graph = LayeredGraph(network, settings)
+    graph = Lattice(network, settings)
     for frame, p, b, flow in zip(
         clip.frames, cues.proposals, cues.backgrounds, [None, *cues.flows], strict=True
     ):
@@ -462,7 +462,7 @@ def main() -> int:
     parser.add_argument("source", type=Path, nargs="?", help="default: the demo recording")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--config", type=Path, default=find_resource("config/demo.yaml"))
+    parser.add_argument("--config", type=Path, help="YAML profile (default: none)")
     parser.add_argument("--set", action="append", default=["selection.k=10"], metavar="KEY=VALUE")
     parser.add_argument("--frames", type=int, default=60, help="of the recording")
     parser.add_argument("--exhaustive", type=int, default=2, help="clips to evaluate in full")

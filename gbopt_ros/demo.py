@@ -17,13 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, evaluate_network, paired_difference
+from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, paired_difference
+from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.evaluation.mask_quality import (
     mask_precision_recall,
     precision_at_recall,
     threshold_curve,
 )
-from gbopt_ros.evaluation.overlay import draw_masks
 from gbopt_ros.evaluation.report import (
     ClipEnergies,
     ClipStrip,
@@ -35,29 +35,35 @@ from gbopt_ros.evaluation.report import (
     write_report,
 )
 from gbopt_ros.evaluation.results import CocoResult
-from gbopt_ros.files import write_text
-from gbopt_ros.learning.model_store import ModelStore
-from gbopt_ros.learning.replayed import read_replay
-from gbopt_ros.learning.training_set import TrainingSet
-from gbopt_ros.outputs import ReplayWriter, peak_memory, versions
-from gbopt_ros.perception.device import resolve_device
+from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
+from gbopt_ros.io.files import write_text
+from gbopt_ros.io.overlay import draw_masks
+from gbopt_ros.io.resources import find_resource
+from gbopt_ros.io.selection_format import ReplayWriter, peak_memory, read_replay, versions
+from gbopt_ros.io.sources import open_source
+from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.round import Learnt, config_of_round, learn
+from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.models.device import resolve_device
+from gbopt_ros.perception.load import proposal_weights
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.pipeline import Cues, Pipeline, evaluation_config, proposal_weights
-from gbopt_ros.resources import find_resource
-from gbopt_ros.rounds import Learnt, config_of_round, learn
-from gbopt_ros.sources import open_source
-from gbopt_ros.sources.coco import CocoDataset, load_coco, load_coco_dir
-from gbopt_ros.structures import GboptError, Proposals, Rle, Selection
-from gbopt_ros.world.dataset import HOME_SPLITS, RECORDING_NAME, generate, home_config
-from gbopt_ros.world.simulator import require_pybullet
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.simulation.dataset import (
+    ENVIRONMENT_SPLITS,
+    RECORDING_NAME,
+    environment_config,
+    generate,
+)
+from gbopt_ros.simulation.simulator import require_pybullet
+from gbopt_ros.structures import Cues, GboptError, Proposals, Rle, Selection
 
 log = logging.getLogger(__name__)
 
 _SHOWN = {
-    "home": "of a simulated home, in which the same few things come again",
+    "environment": "of a simulated environment, in which the same few things come again",
     "bundled": "the recording that comes with the package, other things in every clip",
 }
-HOME_SEED = 101  # of the home that the demo learns in
+ENVIRONMENT_SEED = 101  # of the environment that the demo learns in
 ROUNDS = 2  # each but the first selects with the network that the one before learnt
 _STRIP_CLIPS = 4  # clips shown in the report,
 _STRIP_FRAMES = 3  # frames of each,
@@ -66,7 +72,15 @@ _SHOWN_SCORE = 0.5  # of detections drawn on the stills
 _MARK = ".gbopt-demo"  # an empty file in a folder that a demo made
 _REPLAYS = tuple(f"replay-{number}" for number in range(1, ROUNDS + 1))
 # By this demo or by one of an earlier version, which had one round.
-_WRITTEN = {"home", "replay", *_REPLAYS, "store", "overlay.mp4", "report.html", "results.json"}
+_WRITTEN = {
+    "environment",
+    "replay",
+    *_REPLAYS,
+    "store",
+    "overlay.mp4",
+    "report.html",
+    "results.json",
+}
 _QUICK = ("learning.iterations=15",)
 _QUICK_STILLS = 30
 _QUICK_SECONDS = 25.0  # of the recording
@@ -82,33 +96,36 @@ class _Assets:
     unseen: CocoDataset
     seen: CocoDataset
     rehearsal: CocoDataset
-    probe: CocoDataset
+    validation: CocoDataset
 
     @classmethod
-    def load(cls, quick: bool, home: Path | None) -> _Assets:
-        """Seen data, and a recording and stills of unseen objects: a rendered home's or our own."""
-        if home is None:
+    def load(cls, quick: bool, environment: Path | None) -> _Assets:
+        """Seen data, and a recording and stills of unseen objects: a rendered environment's or our own."""
+        if environment is None:
             recording, unseen = (find_resource(f"demo/{n}") for n in ("recording", "unseen-test"))
             labels = recording.with_suffix(".json")
         else:
-            recording, unseen = home / "unseen-train" / RECORDING_NAME, home / "unseen-test"
-            labels = home / "unseen-train" / "annotations.json"
+            recording, unseen = (
+                environment / "unseen-train" / RECORDING_NAME,
+                environment / "unseen-test",
+            )
+            labels = environment / "unseen-train" / "annotations.json"
 
         def few(dataset: CocoDataset) -> CocoDataset:
             return replace(dataset, images=dataset.images[:_QUICK_STILLS]) if quick else dataset
 
-        seen, rehearsal, probe = (
+        seen, rehearsal, validation = (
             load_coco_dir(find_resource(f"demo/{name}"))
-            for name in ("seen-val", "rehearsal", "seen-probe")
+            for name in ("seen-test", "rehearsal", "validation")
         )
         return cls(
-            name="bundled" if home is None else "home",
+            name="bundled" if environment is None else "environment",
             recording=recording,
             recording_truth=load_coco(labels),
             unseen=few(load_coco_dir(unseen)),
             seen=few(seen),
             rehearsal=rehearsal,
-            probe=few(probe),
+            validation=few(validation),
         )
 
 
@@ -199,13 +216,12 @@ class _Clock:
 
 
 def demo_config(quick: bool, seed: int, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration of the demo: `config/demo.yaml`, the seed, and overrides."""
-    fixed = [f"learning.seed={seed}", *(_QUICK if quick else ())]
-    return load_config(find_resource("config/demo.yaml"), [*fixed, *overrides])
+    """The configuration of the demo: the defaults, the seed, and overrides."""
+    return load_config(None, [f"learning.seed={seed}", *(_QUICK if quick else ()), *overrides])
 
 
 def run_demo(
-    out: Path, config: Config, *, quick: bool = False, home: int | None = None
+    out: Path, config: Config, *, quick: bool = False, environment: int | None = None
 ) -> dict[str, Any]:
     """Run everything and write `report.html`, `overlay.mp4`, `results.json` and the stores.
 
@@ -214,23 +230,25 @@ def run_demo(
         config: from `demo_config`.
         quick: part of the recording and of the stills, few steps: shows that it works, its
             numbers mean little.
-        home: the seed of a home, which is rendered; the bundled recording without one.
+        environment: the seed of an environment, which is rendered; the bundled recording without one.
 
     Returns:
         What `results.json` holds.
 
     Raises:
         GboptError: `out` holds something else, or cannot be written, or there is no simulator to
-            render a home with.
+            render an environment with.
     """
-    if home is not None:
+    if environment is not None:
         require_pybullet()  # before a demo that is there is replaced
     _prepare(out)
     clock, rendered = _Clock(), None
-    if home is not None:
-        rendered = out / "home"
-        with clock.step("render a home"):
-            generate(rendered, HOME_SPLITS, home_config(home, os.cpu_count() or 1))
+    if environment is not None:
+        rendered = out / "environment"
+        with clock.step("render an environment"):
+            generate(
+                rendered, ENVIRONMENT_SPLITS, environment_config(environment, os.cpu_count() or 1)
+            )
     assets = _Assets.load(quick, rendered)
     with clock.step("evaluate the seed network"):
         before = _evaluate(proposal_weights(config), config, assets)
@@ -239,7 +257,7 @@ def run_demo(
     learnt = ModelStore(out / "store").current()
     with clock.step("evaluate the new network"):
         after = _evaluate(learnt.path, config, assets) if learnt is not None else before
-    results = _results(config, assets, before, after, rounds, clock, home)
+    results = _results(config, assets, before, after, rounds, clock, environment)
     write_report(out / "report.html", _report(config, assets, before, after, rounds, results))
     write_text(out / "results.json", json.dumps(results, indent=2))
     return results
@@ -321,7 +339,9 @@ def _learn(replay: Path, store: ModelStore, config: Config, assets: _Assets) -> 
     learning = config.learning
     with TrainingSet(store.root / "training", learning.max_bytes, learning.policy) as training_set:
         training_set.add(read_replay(replay))  # in place of what an earlier round selected
-        return learn(training_set, store, config, rehearsal=assets.rehearsal, probe=assets.probe)
+        return learn(
+            training_set, store, config, rehearsal=assets.rehearsal, validation=assets.validation
+        )
 
 
 def _comparison(assets: _Assets, replayed: _Replayed) -> ThresholdComparison:
@@ -344,7 +364,7 @@ def _results(
     after: _Evaluation,
     rounds: Sequence[_Round],
     clock: _Clock,
-    home: int | None,
+    environment: int | None,
 ) -> dict[str, Any]:
     changes = {
         "unseen": paired_difference(assets.unseen, before.unseen_results, after.unseen_results),
@@ -365,7 +385,7 @@ def _results(
             "seen_stills": len(assets.seen),
         },
         "recording": assets.name,
-        "home": home,
+        "environment": environment,
         "seed": config.learning.seed,
         "peak_memory_bytes": peak_memory(),
         "versions": versions(),

@@ -8,7 +8,7 @@ says otherwise, times are nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 from typing import Protocol, TypedDict
@@ -50,7 +50,7 @@ class Frame:
         frame_id: coordinate frame of the ROS header, "" where the source has none.
     """
 
-    image: Image
+    image: Image = field(repr=False)
     stamp_ns: int
     index: int
     frame_id: str = ""
@@ -84,7 +84,7 @@ class Clip:
     """T consecutive frames of one size with strictly increasing stamps, T >= 1."""
 
     clip_id: int
-    frames: tuple[Frame, ...]
+    frames: tuple[Frame, ...] = field(repr=False)
     end: ClipEnd = ClipEnd.STREAM
 
     def __post_init__(self) -> None:
@@ -107,6 +107,25 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The logistic model of a mask's confidence that was fitted for a proposal network.
+
+    log-odds = bias + margin * log(1 + 10,000 m) + score * logit(s), with m the margin of the mask
+    and s its network score, see `selection.confidence`.
+    """
+
+    bias: float
+    margin: float
+    score: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _require(
+                bool(np.isfinite(value)), f"Calibration.{name}: expected a number, got {value}"
+            )
+
+
+@dataclass(frozen=True)
 class Proposals:
     """The N candidate masks of one frame, best score first.
 
@@ -118,12 +137,14 @@ class Proposals:
         rles: N COCO RLEs.
         scores: (N,) float32 in [0, 1], descending.
         boxes: (N, 4) float32, xyxy pixels, as the network predicted them.
+        calibration: how confidences follow for this network; None where it was not fitted.
     """
 
     size: tuple[int, int]
-    rles: tuple[Rle, ...]
-    scores: NDArray[np.float32]
-    boxes: NDArray[np.float32]
+    rles: tuple[Rle, ...] = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)
+    boxes: NDArray[np.float32] = field(repr=False)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rles)
@@ -149,6 +170,21 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.rles)
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What the three networks say of a clip of T frames.
+
+    Attributes:
+        proposals: T times the candidates of a frame.
+        backgrounds: T arrays (H, W) float32, probability that a pixel belongs to no object.
+        flows: T - 1 arrays (H, W, 2) float32, pixels (x, y), between consecutive frames.
+    """
+
+    proposals: Sequence[Proposals] = field(repr=False)
+    backgrounds: Sequence[NDArray[np.float32]] = field(repr=False)
+    flows: Sequence[NDArray[np.float32]] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -207,11 +243,11 @@ class FrameSelection:
 
     frame: Frame
     indices: tuple[int, ...]
-    rles: tuple[Rle, ...]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    margins: NDArray[np.float64]
-    confidences: NDArray[np.float32]
+    rles: tuple[Rle, ...] = field(repr=False)
+    boxes: NDArray[np.float32] = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)
+    margins: NDArray[np.float64] = field(repr=False)
+    confidences: NDArray[np.float32] = field(repr=False)
     energy: FrameEnergy
 
     def __post_init__(self) -> None:
@@ -245,7 +281,7 @@ class Selection:
     """
 
     clip_id: int
-    frames: tuple[FrameSelection, ...]
+    frames: tuple[FrameSelection, ...] = field(repr=False)
     energy: float
     lower_bound: float
     optimal: bool
@@ -267,13 +303,13 @@ class LabelledImage:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         rles: M COCO RLEs.
-        ignored: COCO RLEs of regions that may hold an object or not; learning neither rewards
-            nor penalises a detection there.
+        ignore_regions: COCO RLEs of regions that may hold an object or not; learning neither
+            rewards nor penalises a detection there.
     """
 
-    image: Image
-    rles: tuple[Rle, ...]
-    ignored: tuple[Rle, ...] = ()
+    image: Image = field(repr=False)
+    rles: tuple[Rle, ...] = field(repr=False)
+    ignore_regions: tuple[Rle, ...] = field(default=(), repr=False)
 
 
 class ProposalNetwork(Protocol):

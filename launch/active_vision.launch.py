@@ -74,7 +74,7 @@ def start(context: LaunchContext) -> list[Node]:
         arguments += ["--params-file", value["params_file"]]
     executables = [name for name in NODES if name != "learner"]
     if value["composed"] == "true":
-        executables = ["graph"]
+        executables = ["composed"]
     if value["learner"] == "true":
         executables.append("learner")
     return [

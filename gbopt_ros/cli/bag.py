@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.sources import write_rosbag
-from gbopt_ros.sources.images import COMPRESSIONS
-from gbopt_ros.sources.options import add_source_arguments, source_from_args
-from gbopt_ros.sources.rosbag import STORAGES
+from gbopt_ros.cli.source_options import add_source_arguments, source_from_args
+from gbopt_ros.io.sources import write_rosbag
+from gbopt_ros.io.sources.images import COMPRESSIONS
+from gbopt_ros.io.sources.rosbag_writer import STORAGES
 
 DEFAULT_TOPIC = "/camera/color/image_raw"
 

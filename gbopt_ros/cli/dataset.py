@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gbopt_ros.sources.unseen_vis import MANIFEST_NAME, UnseenVisConfig, build_unseen_vis
+from gbopt_ros.io.datasets.unseen_vis import MANIFEST_NAME, UnseenVisConfig, build_unseen_vis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

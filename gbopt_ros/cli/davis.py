@@ -28,9 +28,9 @@ from gbopt_ros.evaluation.davis_results import (
     write_proposals,
 )
 from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
-from gbopt_ros.files import make_folder, write_text
-from gbopt_ros.sources.davis import DavisSequence, load_davis
-from gbopt_ros.structures import FlowNetwork, GboptError
+from gbopt_ros.io.datasets.davis import DavisSequence, load_davis
+from gbopt_ros.io.files import make_folder, write_text
+from gbopt_ros.structures import GboptError
 
 Proposals = Callable[[DavisSequence, tuple[int, int]], NDArray[np.uint8]]
 """Gives the (T, H, W) uint8 proposals of a sequence whose labels have (height, width)."""
@@ -128,21 +128,12 @@ def _of_replays(
             f"no replay of {', '.join(missing)}; the replays are of {', '.join(replays)}. Replay "
             "these too, or name the --sequences to measure"
         )
-    network = _flow_network(config)
 
     def proposals(sequence: DavisSequence, size: tuple[int, int]) -> NDArray[np.uint8]:
         replay = replays[sequence.name]
-        return replay_proposals(replay, link_replay(replay, config.tracks, network), sequence, size)
+        return replay_proposals(replay, link_replay(replay, config.tracks), sequence, size)
 
     return proposals
-
-
-def _flow_network(config: Config) -> FlowNetwork | None:
-    if not config.tracks.warp:
-        return None
-    from gbopt_ros.perception.flow import make_flow
-
-    return make_flow(config.flow, config.device)
 
 
 def _row(metrics: DavisMetrics) -> dict[str, list[float]]:

@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of it, in minutes")
     parser.add_argument(
         "--recording",
-        choices=["auto", "home", "bundled"],
+        choices=["auto", "environment", "bundled"],
         default="auto",
-        help="home: of the few things and tables of one home, rendered (extra sim); bundled: what "
-        "comes with the package, other things in every clip; auto: home, but bundled with --quick "
+        help="environment: of the few things and tables of one environment, rendered (extra sim); bundled: what "
+        "comes with the package, other things in every clip; auto: environment, but bundled with --quick "
         "and where the simulator is not installed (default: %(default)s)",
     )
     parser.add_argument(
@@ -31,18 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.demo import HOME_SEED, change_in_words, demo_config, run_demo, told_of_rounds
+    from gbopt_ros.demo import (
+        ENVIRONMENT_SEED,
+        change_in_words,
+        demo_config,
+        run_demo,
+        told_of_rounds,
+    )
     from gbopt_ros.evaluation.coco_metrics import METRICS
-    from gbopt_ros.world.simulator import has_pybullet
+    from gbopt_ros.simulation.simulator import has_pybullet
 
     config = demo_config(args.quick, args.seed, tuple(args.set))
     recording = args.recording
     if recording == "auto":
-        recording = "home" if has_pybullet() and not args.quick else "bundled"
+        recording = "environment" if has_pybullet() and not args.quick else "bundled"
         if recording == "bundled" and not args.quick:
             print("no simulator (extra sim): the bundled recording, in which nothing comes again")
-    home = HOME_SEED if recording == "home" else None
-    results = run_demo(args.out, config, quick=args.quick, home=home)
+    environment = ENVIRONMENT_SEED if recording == "environment" else None
+    results = run_demo(args.out, config, quick=args.quick, environment=environment)
     print(f"\n{'':16}" + "".join(f"{name:>8}" for name in METRICS))
     for split in ("unseen", "seen"):
         for when in ("before", "after"):

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gbopt_ros.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
+from gbopt_ros.io.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.structures import GboptError
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
@@ -98,7 +98,7 @@ OPTIONAL = (
 )  # fmt: skip
 
 _DETECTRON2 = """
-import detectron2, gbopt_ros.perception.detectron2_backend
+import detectron2, gbopt_ros.models.detectron2_backend
 try:
     from detectron2 import _C
     extension = "with its compiled extension, which is not needed"
@@ -296,7 +296,7 @@ def check_weights(name: str, network: str) -> Finding:
     except GboptError:
         return Finding(label, ABSENT, name, meaning, remedy)
     try:
-        weights: Any = importlib.import_module("gbopt_ros.perception.weights")
+        weights: Any = importlib.import_module("gbopt_ros.models.weights")
         info, _ = weights.read_weights(path, network)
     except Exception as error:
         return Finding(label, BROKEN, first_line(error), meaning, remedy)

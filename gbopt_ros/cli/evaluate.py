@@ -12,16 +12,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gbopt_ros.config import Config, load_config
-from gbopt_ros.evaluation.coco_metrics import (
-    AP_DETECTIONS,
-    InstanceMetrics,
-    evaluate_instances,
-    evaluate_network,
-)
+from gbopt_ros.evaluation.coco_metrics import AP_DETECTIONS, InstanceMetrics, evaluate_instances
+from gbopt_ros.evaluation.evaluate import evaluate_network
 from gbopt_ros.evaluation.results import CocoResult, load_results
 from gbopt_ros.evaluation.tables import markdown_table, metric_rows, text_table
-from gbopt_ros.files import make_folder, write_text
-from gbopt_ros.sources.coco import IMAGES_NAME, CocoDataset, load_coco
+from gbopt_ros.io.datasets.coco import IMAGES_NAME, CocoDataset, load_coco
+from gbopt_ros.io.files import make_folder, write_text
 from gbopt_ros.structures import GboptError
 
 
@@ -83,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure_network(
     args: argparse.Namespace, gt: CocoDataset
 ) -> tuple[InstanceMetrics, list[CocoResult], str]:
-    from gbopt_ros.perception.device import resolve_device
+    from gbopt_ros.models.device import resolve_device
     from gbopt_ros.perception.ensemble import load_proposals
 
     config = _load_config(args.config, args.set)

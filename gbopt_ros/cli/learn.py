@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rehearse", type=Path, help="COCO folder of labelled seen data for every batch"
     )
-    parser.add_argument("--probe", type=Path, help="COCO folder of labelled seen data for the gate")
+    parser.add_argument(
+        "--validation", type=Path, help="COCO folder of labelled seen data for the gate"
+    )
     parser.add_argument(
         "--forget", action="append", default=[], metavar="RECORDING",
         help="take it out of the training set first, such as one whose masks the gate refused; "
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+        help="YAML file with overrides, such as config/robot.yaml (default: none)",
     )
     parser.add_argument(
         "--set",
@@ -49,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.learning.model_store import ModelStore
-    from gbopt_ros.learning.replayed import read_replay
-    from gbopt_ros.learning.training_set import TrainingSet
-    from gbopt_ros.rounds import learn
-    from gbopt_ros.sources.coco import load_coco_dir
+    from gbopt_ros.io.datasets.coco import load_coco_dir
+    from gbopt_ros.io.selection_format import read_replay
+    from gbopt_ros.learning.data.training_set import TrainingSet
+    from gbopt_ros.learning.round import learn
+    from gbopt_ros.learning.store.model_store import ModelStore
 
     if not args.replays and not args.forget:
         raise GboptError("nothing to do: name output folders of `gbopt replay`, or use --forget")
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if args.weights:
         config = replace(config, proposal=replace(config.proposal, weights=args.weights))
     rehearsal = load_coco_dir(args.rehearse) if args.rehearse else None
-    probe = load_coco_dir(args.probe) if args.probe else None
+    validation = load_coco_dir(args.validation) if args.validation else None
     if rehearsal is None and args.replays:
         log.warning("no --rehearse data: the network may forget the classes that it knows")
     learning = config.learning
@@ -73,7 +75,9 @@ def run(args: argparse.Namespace) -> None:
         for folder in args.replays:
             added = training_set.add(read_replay(folder))
             log.info("%s: %d frames with masks", folder, added)
-        learnt = learn(training_set, ModelStore(args.out), config, rehearsal=rehearsal, probe=probe)
+        learnt = learn(
+            training_set, ModelStore(args.out), config, rehearsal=rehearsal, validation=validation
+        )
     if learnt.version is None:
         raise GboptError(f"the new version was refused by the gate: {learnt.decision.reason}")
     print(learnt.version.path)

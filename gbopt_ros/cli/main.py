@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 VERBS = (
-    "demo", "bag", "adapt", "replay", "learn", "evaluate", "davis", "dataset", "run", "play",
+    "demo", "bag", "replay", "learn", "evaluate", "davis", "dataset", "run", "play",
     "pretrain", "world", "models", "doctor",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from gbopt_ros.perception.catalogue import CATALOGUE
+    from gbopt_ros.models.catalogue import CATALOGUE
 
     parser.add_argument("action", choices=("pull", "list", "verify", "rollback"))
     parser.add_argument(
@@ -33,14 +33,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _pull(name: str, url: str) -> None:
-    from gbopt_ros.perception.catalogue import pull
+    from gbopt_ros.models.catalogue import pull
 
     path, digest = pull(name, url)
     print(f"{path}\nsha256 {digest}")
 
 
 def _store(action: str, folder: Path) -> None:
-    from gbopt_ros.learning.model_store import ModelStore
+    from gbopt_ros.learning.store.model_store import ModelStore
 
     store = ModelStore(folder)
     if action == "rollback":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.sources.options import add_source_arguments, source_from_args
+from gbopt_ros.cli.source_options import add_source_arguments, source_from_args
 from gbopt_ros.structures import GboptError
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gbopt_ros.config import load_config
-from gbopt_ros.resources import find_resource
+from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torchvision.models.detection import MaskRCNN
 
-    from gbopt_ros.learning.trainer import TrainingLog
+    from gbopt_ros.learning.training.trainer import TrainingLog
 
 NETWORKS = ("proposals", "background")
 PAPER = "config/paper.yaml"
@@ -56,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.files import make_folder, write_text
-    from gbopt_ros.learning.pools import CocoPool
-    from gbopt_ros.learning.pretrain import pretrain_background, pretrain_proposals
-    from gbopt_ros.perception.background_fpn import build_background
-    from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
-    from gbopt_ros.perception.proposals import load_mask_rcnn
-    from gbopt_ros.perception.weights import WeightsInfo, save_weights
-    from gbopt_ros.sources.coco import load_coco_dir
+    from gbopt_ros.io.datasets.coco import load_coco_dir
+    from gbopt_ros.io.files import make_folder, write_text
+    from gbopt_ros.learning.data.datasets import CocoInstances
+    from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
+    from gbopt_ros.models.background_fpn import build_background
+    from gbopt_ros.models.detection import load_mask_rcnn
+    from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+    from gbopt_ros.models.weights import WeightsInfo, save_weights
 
     profile = find_resource(PAPER) if args.coco and not args.config else args.config
     config = load_config(profile, args.set)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     if "background" in wanted:
         build_background(config.pretrain.background_architecture)
     device, rank = _join_processes(config.device)
-    pool = CocoPool(load_coco_dir(args.coco or args.data))
+    pool = CocoInstances(load_coco_dir(args.coco or args.data))
     make_folder(args.out)
     checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}
 
@@ -116,7 +116,7 @@ def _join_processes(device_name: str) -> tuple[torch.device, int]:
     """The device of this process and its rank, 0 where it was not started by torchrun."""
     import torch
 
-    from gbopt_ros.perception.device import resolve_device
+    from gbopt_ros.models.device import resolve_device
 
     device = resolve_device(device_name)
     if "LOCAL_RANK" not in os.environ:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gbopt_ros.cli.source_options import add_source_arguments, source_from_args
 from gbopt_ros.config import load_config
-from gbopt_ros.sources.options import add_source_arguments, source_from_args
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+        help="YAML file with overrides, such as config/robot.yaml (default: none)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as selection.k=5"
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         config = replace(config, proposal=replace(config.proposal, weights=args.weights))
     source = source_from_args(args, args.source)
 
-    from gbopt_ros.outputs import ReplayWriter
+    from gbopt_ros.io.selection_format import ReplayWriter
     from gbopt_ros.pipeline import Pipeline
 
     pipeline = Pipeline(config)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        help="YAML file with overrides, such as config/demo.yaml (default: none)",
+        help="YAML file with overrides, such as config/robot.yaml (default: none)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as selection.k=5"
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.set)
 
-    from gbopt_ros.nodes import graph
+    from gbopt_ros.nodes import composed
     from gbopt_ros.nodes.wiring import CAMERA
 
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="gbopt-") as profile:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.no_learner:
             learner = _Learner([*common, *args.ros_args])
         try:
-            status = graph.main(["--ros-args", *common, *camera, *args.ros_args])
+            status = composed.main(["--ros-args", *common, *camera, *args.ros_args])
         finally:
             if learner is not None:
                 learner.end()

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from gbopt_ros.world.dataset import SPLITS, WorldConfig, generate
+from gbopt_ros.simulation.dataset import SPLITS, WorldConfig, generate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated unseen kinds, such as duck,mug (default: all)",
     )
     parser.add_argument(
-        "--home",
+        "--environment",
         action="store_true",
         help="unseen objects are always the same few, on the same few tables",
     )
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         args.frames_per_clip,
         args.jpeg_quality,
         tuple(_names(args.kinds)),
-        args.home,
+        args.environment,
     )
     generate(args.out, _names(args.splits), config)
 

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tqdm import tqdm
 
-from gbopt_ros.evaluation.results import CocoResult, check_results, results_of
+from gbopt_ros.evaluation.results import CocoResult, check_results
+from gbopt_ros.io.datasets.coco import CATEGORY, CocoDataset
 from gbopt_ros.masks import is_consistent
-from gbopt_ros.sources.coco import CATEGORY, CocoDataset
-from gbopt_ros.structures import GboptError, ProposalNetwork, Proposals
+from gbopt_ros.structures import GboptError
 
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR3", "AR5")
 AP_DETECTIONS = 100  # masks an image that AP is computed over
@@ -74,31 +73,6 @@ def evaluate_instances(
     )
 
 
-def evaluate_network(
-    network: ProposalNetwork, dataset: CocoDataset, batch: int = 8, progress: bool = True
-) -> tuple[InstanceMetrics, list[CocoResult]]:
-    """The metrics of a network's proposals on the images of a dataset, and the proposals.
-
-    Args:
-        network: to be comparable it should propose 100 masks an image, as AP is defined.
-        dataset: with its image folder.
-        batch: images in memory at a time.
-
-    Raises:
-        GboptError: no instance, or an image is missing or not as described.
-    """
-    _check_labels(dataset)
-    proposals: dict[int, Proposals] = {}
-    with tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar:
-        for start in range(0, len(dataset), batch):
-            entries = dataset.images[start : start + batch]
-            found = network.propose([dataset.load_image(entry) for entry in entries])
-            proposals |= {e.id: p for e, p in zip(entries, found, strict=True)}
-            bar.update(len(entries))
-    results = results_of(proposals)
-    return evaluate_instances(dataset, results), results
-
-
 def paired_difference(
     gt: CocoDataset,
     results_a: Sequence[CocoResult | Mapping[str, Any]],
@@ -144,7 +118,7 @@ def paired_difference(
 
 def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -> COCOeval:
     """Per-image matches of results and instances at every IoU."""
-    _check_labels(gt)
+    check_labels(gt)
     check_results(gt, results)
     labelled, detected = COCO(), COCO()
     labelled.dataset = gt.to_coco()
@@ -176,7 +150,7 @@ def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -
     return evaluation
 
 
-def _check_labels(gt: CocoDataset) -> None:
+def check_labels(gt: CocoDataset) -> None:
     # A subset of a dataset may carry the labels of images that are not in it.
     if not any(gt.rles_by_image.get(image.id) for image in gt.images):
         raise GboptError(

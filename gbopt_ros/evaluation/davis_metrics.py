@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from gbopt_ros.sources.davis import VOID, LabelImage
+from gbopt_ros.io.datasets.davis import VOID, LabelImage
 from gbopt_ros.structures import BoolMask, GboptError
 
 MAX_PROPOSALS = 20

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import TrackConfig
-from gbopt_ros.evaluation.overlay import colour
 from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array
-from gbopt_ros.learning.replayed import read_replay
-from gbopt_ros.learning.training_set import SelectedFrame
-from gbopt_ros.sources.davis import DavisSequence, read_label_images, write_label_image
-from gbopt_ros.sources.images import read_image
-from gbopt_ros.structures import FlowNetwork, GboptError
+from gbopt_ros.io.datasets.davis import DavisSequence, read_label_images, write_label_image
+from gbopt_ros.io.overlay import colour
+from gbopt_ros.io.selection_format import SelectedFrame, read_replay
+from gbopt_ros.structures import GboptError
 
 
 @dataclass(frozen=True)
@@ -52,32 +48,12 @@ def load_replay(folder: Path) -> Replay:
     return Replay(folder, frames[0].recording.rpartition("/")[2], frames)
 
 
-def link_replay(
-    replay: Replay, config: TrackConfig, flow_network: FlowNetwork | None
-) -> tuple[Track, ...]:
-    """Tracks of the selected masks, frames counted by their position in the replay.
-
-    Args:
-        flow_network: moves masks from frame to frame; None compares them where they are.
-    """
+def link_replay(replay: Replay, config: TrackConfig) -> tuple[Track, ...]:
+    """Tracks of the selected masks, frames counted by their position in the replay."""
     linker = TrackLinker(config)
-    flows = _flows_back(replay, flow_network)
-    for frame, flow in zip(replay.frames, flows, strict=True):
-        linker.add(frame.rles, frame.confidences, flow)
+    for frame in replay.frames:
+        linker.add(frame.rles, frame.confidences)
     return linker.tracks()
-
-
-def _flows_back(
-    replay: Replay, network: FlowNetwork | None
-) -> Iterator[NDArray[np.float32] | None]:
-    """(H, W, 2) from each frame to the one before, None for the first."""
-    yield None
-    for before, frame in pairwise(replay.frames):
-        if network is None:
-            yield None
-        else:
-            images = read_image(frame.image_path), read_image(before.image_path)
-            yield network.flow([images[0]], [images[1]])[0]
 
 
 def replay_proposals(

@@ -24,7 +24,7 @@ from gbopt_ros.evaluation.report_content import (
     ThresholdComparison,
 )
 from gbopt_ros.evaluation.report_style import STYLE
-from gbopt_ros.files import write_text
+from gbopt_ros.io.files import write_text
 from gbopt_ros.structures import GboptError, Image
 
 __all__ = [

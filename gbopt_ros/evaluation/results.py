@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 
 from pycocotools import mask as coco_mask
 
+from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.masks import is_consistent
-from gbopt_ros.sources.coco import CocoDataset
 from gbopt_ros.structures import GboptError, Proposals, Rle
 
 logger = logging.getLogger(__name__)

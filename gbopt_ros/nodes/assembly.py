@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gbopt_ros.nodes.flow import has_flow
 from gbopt_ros.nodes.messages import Stamped, VersionedProposals, stamp_ns
 from gbopt_ros.nodes.synchroniser import make_synchroniser
-from gbopt_ros.structures import Clip, Frame, Image, Proposals
+from gbopt_ros.structures import Clip, Cues, Frame, Image
 
 _SYNCHRONISED = 32  # frames that wait for a missing partner
 
@@ -31,12 +31,13 @@ class FrameCues:
 
 
 @dataclass(frozen=True)
-class ClipCues:
-    """A clip, whole or begun, with everything that its selection needs.
+class AssembledClip:
+    """A clip, whole or still growing, with everything that its selection needs.
 
     Attributes:
         message: the `ClipFrames` that told of it.
         is_whole: no frame follows.
+        clip, cues: what the selection takes.
         headers: of its T frames, as the camera sent them.
         versions: of the networks that proposed on each frame.
     """
@@ -44,10 +45,8 @@ class ClipCues:
     message: Any
     is_whole: bool
     clip: Clip
+    cues: Cues
     headers: list[Any]
-    proposals: list[Proposals]
-    backgrounds: list[NDArray[np.float32]]
-    flows: list[NDArray[np.float32]]
     versions: list[str]
 
 
@@ -56,9 +55,9 @@ class ClipAssembly:
 
     Args:
         complete: called with each clip once all of it is there, in the order of the clips.
-        begun: called with each clip up to a frame once that much of it is there.
+        partial_clip: called with each clip up to a frame once that much of it is there.
         finished: called with the header of each frame that is there with its flow from the frame
-            before, unless it ends a clip that is complete or announced, or `begun` was called.
+            before, unless it ends a clip that is complete or announced, or `partial_clip` was called.
         lost: called with the `ClipFrames` of a clip that can never be complete.
         capacity: frames held at most.
 
@@ -72,13 +71,13 @@ class ClipAssembly:
 
     def __init__(
         self,
-        complete: Callable[[ClipCues], None],
-        begun: Callable[[ClipCues], None],
+        complete: Callable[[AssembledClip], None],
+        partial_clip: Callable[[AssembledClip], None],
         finished: Callable[[Any], None],
         lost: Callable[[Any], None],
         capacity: int,
     ) -> None:
-        self._complete, self._begun = complete, begun
+        self._complete, self._partial = complete, partial_clip
         self._finished, self._lost = finished, lost
         self._capacity = capacity
         self.finished_frames, self.last_progress = 0, time.monotonic()
@@ -120,7 +119,7 @@ class ClipAssembly:
             self._clips.append(message)
         self._check()
 
-    def add_begun_clip(self, message: Any) -> None:
+    def add_partial_clip(self, message: Any) -> None:
         """Announce a clip up to a frame that is on its way, and that does not end it."""
         with self._lock:
             self._let_go_of_namesake(message)
@@ -173,7 +172,7 @@ class ClipAssembly:
                 if stamp in last_frames or stamp not in self._frames:
                     continue
                 if so_far is not None and self._is_complete(so_far):
-                    calls.append(partial(self._begun, self._cues(so_far, is_whole=False)))
+                    calls.append(partial(self._partial, self._cues(so_far, is_whole=False)))
                 else:
                     header = self._frames[stamp].image.header
                     calls.append(partial(self._finished, header))
@@ -196,7 +195,7 @@ class ClipAssembly:
             stamp in self._flows for stamp in stamps[:-1]
         )
 
-    def _take(self, message: Any) -> ClipCues:
+    def _take(self, message: Any) -> AssembledClip:
         """The clip; frames before it are let go, its own may be shared with the next clip."""
         first = stamp_ns(message.stamps[0])
         while next(iter(self._frames)) != first:
@@ -205,21 +204,23 @@ class ClipAssembly:
         self._taken = message.clip_id, {stamp_ns(stamp) for stamp in message.stamps}
         return self._cues(message, is_whole=True)
 
-    def _cues(self, message: Any, *, is_whole: bool) -> ClipCues:
+    def _cues(self, message: Any, *, is_whole: bool) -> AssembledClip:
         stamps = [stamp_ns(stamp) for stamp in message.stamps]
         held = [self._frames[stamp] for stamp in stamps]
         frames = [
             Frame(cues.image.value, stamp, index, cues.image.header.frame_id)
             for cues, stamp, index in zip(held, stamps, message.frame_indices, strict=True)
         ]
-        return ClipCues(
+        return AssembledClip(
             message=message,
             is_whole=is_whole,
             clip=Clip(message.clip_id, tuple(frames)),
+            cues=Cues(
+                [cues.proposals.proposals for cues in held],
+                [cues.background for cues in held],
+                [self._flows[stamp] for stamp in stamps[:-1]],
+            ),
             headers=[cues.image.header for cues in held],
-            proposals=[cues.proposals.proposals for cues in held],
-            backgrounds=[cues.background for cues in held],
-            flows=[self._flows[stamp] for stamp in stamps[:-1]],
             versions=[cues.proposals.version for cues in held],
         )
 

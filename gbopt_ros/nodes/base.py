@@ -23,10 +23,10 @@ from rclpy.logging import get_logger
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from gbopt_ros.config import Config, Stage, load_config, setting
+from gbopt_ros.config import Config, ConfigSection, load_config, setting
 from gbopt_ros.nodes import parameters
 from gbopt_ros.nodes.health import Health
-from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import IMAGE, Codec, Stamped
 from gbopt_ros.nodes.wiring import NODES, remap_arguments
 from gbopt_ros.nodes.worker import Worker
@@ -50,7 +50,7 @@ _SIGNAL_LATENCY_S = 0.2
 
 
 @dataclass(frozen=True)
-class NodeSettings(Stage):
+class NodeSettings(ConfigSection):
     """The parameters of a node itself, beside those of the stages that it runs."""
 
     autostart: bool = setting(True, "configure and activate without being asked", fixed=True)
@@ -60,11 +60,13 @@ class NodeSettings(Stage):
 class Output(Generic[T]):
     """A stream out of a node: by reference within the process, as messages to everyone else."""
 
-    def __init__(self, hub: Hub | None, publisher: Any, encode: Callable[[T], Any]) -> None:
-        self._hub, self._publisher, self._encode = hub, publisher, encode
+    def __init__(
+        self, bus: IntraProcessBus | None, publisher: Any, encode: Callable[[T], Any]
+    ) -> None:
+        self._bus, self._publisher, self._encode = bus, publisher, encode
         # A late subscriber of a latched topic gets messages that nobody was there for.
         durability = publisher.qos_profile.durability
-        self._latched = hub is None and durability == DurabilityPolicy.TRANSIENT_LOCAL
+        self._latched = bus is None and durability == DurabilityPolicy.TRANSIENT_LOCAL
 
     @property
     def is_wanted(self) -> bool:
@@ -82,8 +84,8 @@ class Output(Generic[T]):
         return int(self._publisher.get_subscription_count())
 
     def publish(self, payload: T) -> None:
-        if self._hub is not None:
-            self._hub.publish(self.topic, payload)
+        if self._bus is not None:
+            self._bus.publish(self.topic, payload)
         if self.is_wanted:
             self._publisher.publish(self._encode(payload))
 
@@ -96,16 +98,16 @@ class PipelineNode(LifecycleNode):
 
     Args:
         name: of the node.
-        hub: joins the nodes of one process; None sends everything through the middleware.
+        bus: joins the nodes of one process; None sends everything through the middleware.
         options: of rclpy's node, such as `context`, `namespace`, `parameter_overrides`.
     """
 
-    STAGES: ClassVar[tuple[str, ...]] = ()
+    SECTIONS: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[type[NodeSettings]] = NodeSettings
 
-    def __init__(self, name: str, hub: Hub | None = None, **options: Any) -> None:
+    def __init__(self, name: str, bus: IntraProcessBus | None = None, **options: Any) -> None:
         super().__init__(name, **options)
-        self.hub = hub
+        self.bus = bus
         self.health = Health()
         self.active = False
         self._entities: list[Callable[[], object]] = []
@@ -141,7 +143,7 @@ class PipelineNode(LifecycleNode):
 
     def output(self, name: str, codec: Codec[T], qos: QoSProfile) -> Output[T]:
         publisher = self.publisher(codec.message_type, name, qos)
-        return Output(self.hub, publisher, codec.encode)
+        return Output(self.bus, publisher, codec.encode)
 
     def input(
         self, name: str, codec: Codec[T], qos: QoSProfile, callback: Callable[[T], None]
@@ -152,9 +154,9 @@ class PipelineNode(LifecycleNode):
             if self.active:
                 callback(payload)
 
-        if self.hub is not None:
+        if self.bus is not None:
             topic = self.resolve_topic_name(name)
-            self._entities.append(self.hub.subscribe(topic, when_active))
+            self._entities.append(self.bus.subscribe(topic, when_active))
         else:
             self.subscription(
                 codec.message_type, name, qos, lambda message: when_active(codec.decode(message))
@@ -320,7 +322,7 @@ class PipelineNode(LifecycleNode):
         return parameters.with_values(self.SETTINGS(), "", self._values())
 
     def _declare_stages(self, config: Config) -> Config:
-        for stage in self.STAGES:
+        for stage in self.SECTIONS:
             parameters.declare(self, f"{stage}.", getattr(config, stage))
         device = next(s for s in parameters.settings(Config) if s.name == "device")
         self.declare_parameter("device", config.device, parameters.descriptor(device))
@@ -333,7 +335,7 @@ class PipelineNode(LifecycleNode):
     def _with_parameters(self, config: Config, values: dict[str, Any]) -> Config:
         changed = {
             stage: parameters.with_values(getattr(config, stage), f"{stage}.", values)
-            for stage in self.STAGES
+            for stage in self.SECTIONS
         }
         return replace(config, **changed, device=values.get("device", config.device))
 

@@ -15,12 +15,12 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_srvs.srv import Trigger
 
 from gbopt_ros.config import setting
+from gbopt_ros.io.clip_cutter import ClipCutter
+from gbopt_ros.io.sources.images import image_from_compressed_message, image_from_message
 from gbopt_ros.msg import ClipFrames
 from gbopt_ros.nodes.base import LINK_QOS, NodeSettings, PipelineNode, spin
-from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import CLIPS, HEADERS, IMAGE, Stamped, make_time, stamp_ns
-from gbopt_ros.sources.clips import ClipCutter
-from gbopt_ros.sources.images import image_from_compressed_message, image_from_message
 from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
 
 TRANSPORTS = {
@@ -85,19 +85,19 @@ class ClipBufferNode(PipelineNode):
     before would be lost to them.
     """
 
-    STAGES = ("clip",)
+    SECTIONS = ("clip",)
     SETTINGS = ClipBufferSettings
 
-    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
+    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         self._lock = threading.Lock()
         self._in_flight: dict[int, float] = {}  # stamp, when it went out
         self._received = 0
-        super().__init__("clip_buffer", hub, **options)
+        super().__init__("clip_buffer", bus, **options)
 
     def configure(self) -> None:
         self._images = self.output("~/output/image", IMAGE, LINK_QOS)
         self._clips = self.output("~/output/clips", CLIPS, LINK_QOS)
-        self._begun = self.output("~/output/begun_clip", CLIPS, LINK_QOS)
+        self._begun = self.output("~/output/partial_clip", CLIPS, LINK_QOS)
         self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
         message_type, self._decode = TRANSPORTS[self.settings.image_transport]
         self.subscription(message_type, "~/input/image", qos_profile_sensor_data, self._on_image)
@@ -108,7 +108,7 @@ class ClipBufferNode(PipelineNode):
         self._received = 0
         self._last_arrival = time.monotonic()
         self._in_flight.clear()
-        self._is_heard = self.hub is not None  # there, everyone is before frames come
+        self._is_heard = self.bus is not None  # there, everyone is before frames come
         self._clip_ends: set[int] = set()  # stamps in flight that end a clip
         self._last_done = time.monotonic()
         self._last_done_sent = 0.0  # when what was finished went out, the latest of them

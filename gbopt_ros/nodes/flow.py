@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
-from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import MAP, Stamped
 from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.structures import FlowNetwork
 
 
 def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
@@ -21,10 +22,11 @@ def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
 class FlowNode(FrameNode):
     """Publishes `~/output/flow`: pixels (x, y), under the header of the first of two images."""
 
-    STAGES = ("flow",)
+    SECTIONS = ("flow",)
+    _network: FlowNetwork | None = None
 
-    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
-        super().__init__("flow", hub, **options)
+    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
+        super().__init__("flow", bus, **options)
 
     def load(self) -> None:
         self._network = make_flow(self.config.flow, self.config.device)
@@ -32,6 +34,7 @@ class FlowNode(FrameNode):
         self._last: Stamped[Any] | None = None
 
     def process(self, image: Stamped[Any]) -> None:
+        assert self._network is not None
         last, self._last = self._last, image
         if last is not None and has_flow(last, image):
             (flow,) = self._network.flow([last.value], [image.value])
@@ -41,7 +44,7 @@ class FlowNode(FrameNode):
         self._last = None
 
     def cleanup(self) -> None:
-        self.__dict__.pop("_network", None)
+        self._network = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,8 +19,14 @@ import torch
 from std_srvs.srv import Trigger
 
 from gbopt_ros.config import setting
-from gbopt_ros.learning.model_store import ModelStore, ModelVersion
-from gbopt_ros.learning.training_set import SelectedFrame, TrainingSet
+from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
+from gbopt_ros.io.resources import find_resource
+from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.round import learn
+from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import (
     ClipStatus,
     Metric,
@@ -30,12 +36,7 @@ from gbopt_ros.msg import (
 )
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
-from gbopt_ros.perception.proposals import load_mask_rcnn
-from gbopt_ros.perception.weights import sha256_of
-from gbopt_ros.pipeline import proposal_weights
-from gbopt_ros.resources import find_resource
-from gbopt_ros.rounds import check_origin, learn
-from gbopt_ros.sources.coco import CocoDataset, load_coco_dir
+from gbopt_ros.perception.load import proposal_weights
 from gbopt_ros.structures import GboptError, Image
 
 _JPEG_QUALITY = 95
@@ -51,7 +52,7 @@ class LearnerSettings(NodeSettings):
     rehearse: str = setting(
         "", "COCO folder of labelled seen data; empty: the seed network's own", fixed=True
     )
-    probe: str = setting(
+    validation: str = setting(
         "", "COCO folder of labelled seen data for the gate; empty: the seed network's", fixed=True
     )
     train_every_clips: int = setting(
@@ -88,7 +89,8 @@ class _Cancelled(Exception):
 class LearnerNode(PipelineNode):
     """Runs in a process of its own. Two threads: one stores clips, one trains."""
 
-    STAGES = ("proposal", "learning")
+    SECTIONS = ("proposal", "learning")
+    _masks_stored = 0
     SETTINGS = LearnerSettings
 
     def __init__(self, **options: Any) -> None:
@@ -97,9 +99,10 @@ class LearnerNode(PipelineNode):
     def configure(self) -> None:
         self._root = Path(self.settings.store).expanduser()
         self._store = ModelStore(self._root)
-        check_origin(self._store, self.config)
+        if self.config.proposal.weights:
+            self._store.check_origin(proposal_weights(self.config))
         self._rehearsal = self._labelled(self.settings.rehearse, "demo/rehearsal")
-        self._probe = self._labelled(self.settings.probe, "demo/seen-probe")
+        self._validation = self._labelled(self.settings.validation, "demo/validation")
         with self._training_set() as collected:  # a store that cannot be used is told now
             self._masks_stored = collected.instance_count
         self._updates = self.publisher(ModelUpdate, "~/output/model_update", LATCHED_QOS)
@@ -132,7 +135,7 @@ class LearnerNode(PipelineNode):
         self._storing.close(drain=True)
 
     def facts(self) -> dict[str, object]:
-        return {"masks stored": self.__dict__.get("_masks_stored", 0)}
+        return {"masks stored": self._masks_stored}
 
     def _labelled(self, folder: str, bundled: str) -> CocoDataset | None:
         if folder:
@@ -265,7 +268,7 @@ class LearnerNode(PipelineNode):
                     self._store,
                     self.config,
                     rehearsal=self._rehearsal,
-                    probe=self._probe,
+                    validation=self._validation,
                     on_step=self._on_step,
                 )
                 collected.collect_garbage()

@@ -18,12 +18,20 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from gbopt_ros import masks as mask_ops
+from gbopt_ros.io.sources.images import image_fields, image_from_message
 from gbopt_ros.msg import ClipFrames, SelectedMask, SelectedMasks
 from gbopt_ros.msg import Proposal as ProposalMessage
 from gbopt_ros.msg import Proposals as ProposalsMessage
 from gbopt_ros.msg import Rle as RleMessage
-from gbopt_ros.sources.images import image_fields, image_from_message
-from gbopt_ros.structures import BoolMask, FrameSelection, GboptError, Image, Proposals, Rle
+from gbopt_ros.structures import (
+    BoolMask,
+    Calibration,
+    FrameSelection,
+    GboptError,
+    Image,
+    Proposals,
+    Rle,
+)
 
 T = TypeVar("T")
 _NANO = 1_000_000_000
@@ -141,6 +149,7 @@ def encode_proposals(stamped: Stamped[VersionedProposals]) -> Any:
         height=proposals.size[0],
         width=proposals.size[1],
         model_version=stamped.value.version,
+        calibration=list(vars(proposals.calibration).values()) if proposals.calibration else [],
         proposals=candidates,
     )
 
@@ -154,8 +163,9 @@ def decode_proposals(message: Any) -> Stamped[VersionedProposals]:
             tuple(decode_rle(candidate.mask) for candidate in candidates),
             np.array([candidate.score for candidate in candidates], np.float32),
             np.array([candidate.box for candidate in candidates], np.float32).reshape(-1, 4),
+            Calibration(*message.calibration) if len(message.calibration) else None,
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise GboptError(f"proposals cannot be used: {error}") from error
     return Stamped(message.header, VersionedProposals(proposals, message.model_version))
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gbopt_ros.models.device import resolve_device
+from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ModelUpdate
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode, spin
-from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
 from gbopt_ros.nodes.worker import Worker
-from gbopt_ros.perception.device import resolve_device
 from gbopt_ros.perception.ensemble import load_proposals
-from gbopt_ros.perception.weights import sha256_of
-from gbopt_ros.pipeline import load_proposal_network, proposal_weights
+from gbopt_ros.perception.load import load_proposal_network, proposal_weights
 from gbopt_ros.structures import GboptError, ProposalNetwork
 
 _SMOKE_FRAMES = 2  # that a new network must get through before it serves
@@ -30,14 +30,15 @@ class ProposalNode(FrameNode):
     exchanged between two frames. Where any of that fails the old network goes on serving.
     """
 
-    STAGES = ("proposal",)
+    SECTIONS = ("proposal",)
+    _network: ProposalNetwork | None = None
 
-    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
+    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         self._recent: deque[Any] = deque(maxlen=_SMOKE_FRAMES)
-        super().__init__("proposal", hub, **options)
+        super().__init__("proposal", bus, **options)
 
     def load(self) -> None:
-        self._network: ProposalNetwork = load_proposal_network(self.config)
+        self._network = load_proposal_network(self.config)
         self._sha256 = sha256_of(proposal_weights(self.config))
         self._output = self.output("~/output/proposals", PROPOSALS, LINK_QOS)
 
@@ -54,21 +55,23 @@ class ProposalNode(FrameNode):
 
     def process(self, image: Stamped[Any]) -> None:
         network = self._network
+        assert network is not None
         (proposals,) = network.propose([image.value])
         self._recent.append(image.value)
         versioned = VersionedProposals(proposals, network.version)
         self._output.publish(Stamped(image.header, versioned))
 
     def facts(self) -> dict[str, object]:
-        network: ProposalNetwork | None = self.__dict__.get("_network")
-        return {"model version": network.version if network is not None else ""}
+        return {"model version": self._network.version if self._network is not None else ""}
 
     def cleanup(self) -> None:
-        self.__dict__.pop("_network", None)
+        self._network = None
         self._recent.clear()
 
     def _exchange(self, update: Any) -> None:
-        if (update.version, update.sha256) == (self._network.version, self._sha256):
+        serving = self._network
+        assert serving is not None
+        if (update.version, update.sha256) == (serving.version, self._sha256):
             self.health.recover("refused model")
             return
         try:
@@ -77,14 +80,16 @@ class ProposalNode(FrameNode):
             self.health.count("updates refused")
             self.health.fail(f"model {update.version} refused: {error}", "refused model")
             self.get_logger().error(
-                f"model {update.version} refused, {self._network.version} serves on: {error}"
+                f"model {update.version} refused, {serving.version} serves on: {error}"
             )
             return
-        before, self._network = self._network.version, network
+        self._network = network
         self._sha256 = update.sha256
         self.health.count("updates")
         self.health.recover("refused model")
-        self.get_logger().info(f"model {network.version} serves now, {before} served before")
+        self.get_logger().info(
+            f"model {network.version} serves now, {serving.version} served before"
+        )
 
     def _load(self, update: Any) -> ProposalNetwork:
         path = Path(update.path)

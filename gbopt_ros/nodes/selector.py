@@ -14,10 +14,10 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import setting
-from gbopt_ros.evaluation.overlay import ColourTracker, draw_masks
+from gbopt_ros.io.overlay import ColourTracker, draw_masks
 from gbopt_ros.msg import ClipStatus, SelectedMasks
 from gbopt_ros.nodes import detections
-from gbopt_ros.nodes.assembly import ClipAssembly, ClipCues
+from gbopt_ros.nodes.assembly import AssembledClip, ClipAssembly
 from gbopt_ros.nodes.base import (
     LINK_CAPACITY,
     LINK_QOS,
@@ -26,8 +26,7 @@ from gbopt_ros.nodes.base import (
     PipelineNode,
     spin,
 )
-from gbopt_ros.nodes.clip_stream import ClipStream
-from gbopt_ros.nodes.hub import Hub
+from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import (
     CLIPS,
     HEADERS,
@@ -42,11 +41,10 @@ from gbopt_ros.nodes.messages import (
     stamp_ns,
 )
 from gbopt_ros.nodes.target import Target
-from gbopt_ros.perception.flow import finer, make_flow
-from gbopt_ros.perception.motion import clip_with_motion
-from gbopt_ros.selection import redraw_outlines, select_clip
+from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.selection import StreamSelector, make_selector
 from gbopt_ros.srv import SetTarget
-from gbopt_ros.structures import FrameSelection, Selection
+from gbopt_ros.structures import FlowNetwork, FrameSelection, Selection
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,16 @@ class SelectorNode(PipelineNode):
     the announcement is here before the cues of that image.
     """
 
-    STAGES = ("motion", "selection", "outline", "flow")
+    SECTIONS = ("motion", "selection", "outline", "flow")
     SETTINGS = SelectorSettings
+    _flow_network: FlowNetwork | None = None
+    _held: ClipAssembly | None = None
 
-    def __init__(self, hub: Hub | None = None, **options: Any) -> None:
-        super().__init__("selector", hub, **options)
+    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
+        super().__init__("selector", bus, **options)
 
     def configure(self) -> None:
         self._flow_network = make_flow(self.config.flow, self.config.device)
-        self._finer_flow = finer(self._flow_network)
         self._target = Target()
         self._done = self.output("~/output/done", HEADERS, LINK_QOS)
         self._masks = self.publisher(SelectedMasks, "~/output/masks", RESULT_QOS)
@@ -107,7 +106,7 @@ class SelectorNode(PipelineNode):
         self.input("~/input/flow", MAP, LINK_QOS, lambda m: self._assembly.add_flow(m))
         self.input("~/input/clips", CLIPS, LINK_QOS, self._on_clip)
         self.input(
-            "~/input/begun_clip", CLIPS, LINK_QOS, lambda m: self._assembly.add_begun_clip(m)
+            "~/input/partial_clip", CLIPS, LINK_QOS, lambda m: self._assembly.add_partial_clip(m)
         )
         self.service(SetTarget, "~/set_target", self._on_set_target)
         self.timer(1.0, self._give_up)
@@ -119,9 +118,9 @@ class SelectorNode(PipelineNode):
         self._published: set[tuple[int, int]] = set()
         self._current, self._new = -1, 0  # a clip, and how many of its frames were published
         self._last_clip = -1
-        lag = self.config.selection.lag
-        self._is_streaming = lag >= 0
-        self._stream = ClipStream(self._flow_network, max(lag, 0))
+        assert self._flow_network is not None
+        self._selector = make_selector(self._flow_network, self.config)
+        self._is_streaming = isinstance(self._selector, StreamSelector)
         self._colours = ColourTracker()
         self._lost_lock = threading.Lock()
         self._lost_clips = 0
@@ -131,22 +130,24 @@ class SelectorNode(PipelineNode):
             capacity=self.settings.queue + (LINK_CAPACITY if self._is_streaming else 0),
             on_drop=self._on_drop,
         )
-        self._assembly = ClipAssembly(
+        self._held = ClipAssembly(
             self._jobs.put,
-            self._on_begun,
+            self._on_partial,
             self._done.publish,
             self._on_lost,
             self.settings.max_buffered_frames,
         )
 
+    @property
+    def _assembly(self) -> ClipAssembly:
+        assert self._held is not None
+        return self._held
+
     def cleanup(self) -> None:
-        self.__dict__.pop("_flow_network", None)
-        self.__dict__.pop("_finer_flow", None)
-        self.__dict__.pop("_assembly", None)
+        self._flow_network = self._held = None
 
     def facts(self) -> dict[str, object]:
-        assembly: ClipAssembly | None = self.__dict__.get("_assembly")
-        return {"frames held": len(assembly) if assembly is not None else 0}
+        return {"frames held": len(self._held) if self._held is not None else 0}
 
     def _on_clip(self, message: Any) -> None:
         age = (time.time_ns() - stamp_ns(message.received)) / 1e9
@@ -180,17 +181,17 @@ class SelectorNode(PipelineNode):
 
         self._assembly.give_up_oldest(is_lost)
 
-    def _on_begun(self, cues: ClipCues) -> None:
+    def _on_partial(self, clip: AssembledClip) -> None:
         if self._is_streaming:
-            self._jobs.put(cues)
+            self._jobs.put(clip)
         else:
-            self._done.publish(cues.headers[-1])
+            self._done.publish(clip.headers[-1])
 
-    def _on_drop(self, cues: ClipCues) -> None:
-        if cues.is_whole:
-            self._on_lost(cues.message)
+    def _on_drop(self, clip: AssembledClip) -> None:
+        if clip.is_whole:
+            self._on_lost(clip.message)
         else:  # what comes later of the clip holds these frames too
-            self._done.publish(cues.headers[-1])
+            self._done.publish(clip.headers[-1])
 
     def _on_lost(self, message: Any) -> None:
         """A clip that is not selected: its frames may go, and it is counted."""
@@ -205,62 +206,42 @@ class SelectorNode(PipelineNode):
         self._target = Target.from_request(request)
         return f"segmask shows {self._target}"
 
-    def _handle(self, cues: ClipCues) -> None:
+    def _handle(self, clip: AssembledClip) -> None:
         start = time.monotonic()
+        self._selector.config = self.config
         try:
-            if self._is_streaming:
-                frames = tuple(self._stream.advance(cues, self.config))
-            else:
-                selection = self._select(cues)
-                frames = selection.frames
+            frames = self._selector.advance(clip.clip, clip.cues, is_whole=clip.is_whole)
             seconds = time.monotonic() - start
-            self._publish_new(cues, frames)
-            if cues.is_whole:
-                if self._is_streaming:
-                    selection = self._stream.finish(cues.versions[-1])
-                self._end_clip(cues, selection, seconds)
+            self._publish_new(clip, frames)
+            if clip.is_whole:
+                self._end_clip(clip, self._selector.finish(clip.versions[-1]), seconds)
         finally:
-            if cues.is_whole:
-                self._announced.pop(cues.clip.clip_id, None)
-            self._done.publish(cues.headers[-1])
+            if clip.is_whole:
+                self._announced.pop(clip.clip.clip_id, None)
+            self._done.publish(clip.headers[-1])
 
-    def _select(self, cues: ClipCues) -> Selection:
-        backgrounds = clip_with_motion(
-            cues.clip.frames, cues.backgrounds, self._finer_flow, self.config.motion
-        )
-        return select_clip(
-            cues.clip,
-            cues.proposals,
-            backgrounds,
-            cues.flows,
-            self._flow_network,
-            self.config.selection,
-            cues.versions[-1],
-        )
-
-    def _publish_new(self, cues: ClipCues, frames: Sequence[FrameSelection]) -> None:
+    def _publish_new(self, clip: AssembledClip, frames: Sequence[FrameSelection]) -> None:
         """Publish frames but for those that were published with the clip before."""
-        if cues.clip.clip_id <= self._last_clip:  # the clip buffer was started again
+        if clip.clip.clip_id <= self._last_clip:  # the clip buffer was started again
             self._published.clear()
             self._last_clip = -1
-        if cues.clip.clip_id != self._current:
-            self._current, self._new = cues.clip.clip_id, 0
-        told = zip(cues.headers, cues.versions, strict=True)
-        of_index = dict(zip(cues.message.frame_indices, told, strict=True))
+        if clip.clip.clip_id != self._current:
+            self._current, self._new = clip.clip.clip_id, 0
+        told = zip(clip.headers, clip.versions, strict=True)
+        of_index = dict(zip(clip.message.frame_indices, told, strict=True))
         for frame in frames:
             key = frame.frame.index, frame.frame.stamp_ns
             if key not in self._published:
                 header, version = of_index[frame.frame.index]
-                drawn = redraw_outlines(frame, self.config.outline)
-                self._publish(drawn, header, cues.clip.clip_id, version)
+                self._publish(frame, header, clip.clip.clip_id, version)
                 self._published.add(key)
                 self._new += 1
 
-    def _end_clip(self, cues: ClipCues, selection: Selection, seconds: float) -> None:
-        self._last_clip = cues.clip.clip_id
+    def _end_clip(self, clip: AssembledClip, selection: Selection, seconds: float) -> None:
+        self._last_clip = clip.clip.clip_id
         self._published = {(f.frame.index, f.frame.stamp_ns) for f in selection.frames}
-        latency = (time.time_ns() - stamp_ns(cues.message.received)) / 1e9
-        self._status.publish(self._status_message(cues, selection, latency, seconds))
+        latency = (time.time_ns() - stamp_ns(clip.message.received)) / 1e9
+        self._status.publish(self._status_message(clip, selection, latency, seconds))
         self._current = -1
         self.health.done(latency)
         self.health.count("masks", selection.mask_count)
@@ -284,11 +265,11 @@ class SelectorNode(PipelineNode):
             self._detections.publish(detections.detection_array(message))
 
     def _status_message(
-        self, cues: ClipCues, selection: Selection, latency: float, seconds: float
+        self, clip: AssembledClip, selection: Selection, latency: float, seconds: float
     ) -> Any:
         return ClipStatus(
-            header=cues.message.header,
-            clip_id=cues.clip.clip_id,
+            header=clip.message.header,
+            clip_id=clip.clip.clip_id,
             model_version=selection.model_version,
             frames=len(selection),
             published=self._new,
@@ -299,7 +280,7 @@ class SelectorNode(PipelineNode):
             flow_runs=selection.flow_runs,
             latency=latency,
             selection_time=seconds,
-            dropped_frames=cues.message.dropped,
+            dropped_frames=clip.message.dropped,
             dropped_clips=self._lost_clips,
         )
 

@@ -19,7 +19,7 @@ WIRING: dict[str, dict[str, str]] = {
     "selector": {
         "~/input/image": _IMAGE,
         "~/input/clips": "clip_buffer/output/clips",
-        "~/input/begun_clip": "clip_buffer/output/begun_clip",
+        "~/input/partial_clip": "clip_buffer/output/partial_clip",
         "~/input/proposals": "proposal/output/proposals",
         "~/input/background": "background/output/probability",
         "~/input/flow": "flow/output/flow",

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gbopt_ros.config import BackgroundConfig
-from gbopt_ros.perception.background_fpn import SemanticFpn, build_background
-from gbopt_ros.perception.device import download, frames_a_pass, half_precision, to_device, upload
-from gbopt_ros.perception.weights import BACKGROUND, WeightsInfo, load_network
+from gbopt_ros.models.background_fpn import SemanticFpn, build_background
+from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
+from gbopt_ros.models.weights import BACKGROUND, WeightsInfo, load_network
 from gbopt_ros.structures import Image
 
 

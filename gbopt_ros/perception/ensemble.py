@@ -8,10 +8,11 @@ outlines is better than each.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
-from gbopt_ros.perception.proposals import MaskRcnnProposals, load_mask_rcnn
-from gbopt_ros.structures import BoolMask, Image, ProposalNetwork, Proposals
+from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import BoolMask, Calibration, Image, ProposalNetwork, Proposals
 
 if TYPE_CHECKING:
-    from gbopt_ros.perception.proposals import DetectionNetwork
+    from gbopt_ros.models.detection import DetectionNetwork
+
+log = logging.getLogger(__name__)
 
 SCALES = {"none": (1.0,), "mirror": (1.0,), "scales": (0.8, 1.0, 1.25)}
 _SAME_IOU = 0.5  # of masks of two views that show one object
@@ -38,9 +42,14 @@ def load_proposals(path: Path, config: ProposalConfig, device: torch.device) -> 
         GboptError: the file is missing, corrupt or of another architecture.
     """
     network, info = load_mask_rcnn(path, config.detectron2_config)
-    if config.ensemble == "none":
-        return MaskRcnnProposals(network, info.version, config, device)
-    return EnsembleProposals(network, info.version, config, device)
+    if info.calibration is None:
+        log.warning(
+            "%s: no calibration in it, confidences are the network's scores; "
+            "`gbopt calibrate` fits one",
+            path,
+        )
+    kind = MaskRcnnProposals if config.ensemble == "none" else EnsembleProposals
+    return kind(network, info.version, config, device, info.calibration)
 
 
 class EnsembleProposals:
@@ -52,11 +61,18 @@ class EnsembleProposals:
     Args:
         network: class-agnostic Mask R-CNN; moved to `device` and put in evaluation mode.
         version: name of the weights.
+        calibration: of confidences, copied to all proposals.
     """
 
     def __init__(
-        self, network: DetectionNetwork, version: str, config: ProposalConfig, device: torch.device
+        self,
+        network: DetectionNetwork,
+        version: str,
+        config: ProposalConfig,
+        device: torch.device,
+        calibration: Calibration | None = None,
     ) -> None:
+        self._calibration = calibration
         self._max_proposals = config.max_proposals
         self._score_threshold = config.score_threshold
         # The threshold is for merged scores: a view below it may still agree with one above.
@@ -85,6 +101,7 @@ class EnsembleProposals:
                 views.append((_decode(plain[i]), plain[i].scores))
                 views.append((_decode(flipped[i])[:, :, ::-1], flipped[i].scores))
             found = merge_views(views, image.shape[:2], self._max_proposals)
+            found = replace(found, calibration=self._calibration)
             merged.append(_above(found, self._score_threshold))
         return merged
 
@@ -146,7 +163,12 @@ def _without_duplicates(
 def _above(proposals: Proposals, threshold: float) -> Proposals:
     """Those with a score above the threshold."""
     n = int((proposals.scores > threshold).sum())
-    return Proposals(proposals.size, proposals.rles[:n], proposals.scores[:n], proposals.boxes[:n])
+    return replace(
+        proposals,
+        rles=proposals.rles[:n],
+        scores=proposals.scores[:n],
+        boxes=proposals.boxes[:n],
+    )
 
 
 def _decode(proposals: Proposals) -> NDArray[np.bool_]:
@@ -155,8 +177,8 @@ def _decode(proposals: Proposals) -> NDArray[np.bool_]:
 
 def _at_scale(network: DetectionNetwork, scale: float) -> DetectionNetwork:
     """The same weights behind another input size."""
-    scaled = copy.copy(network)
-    scaled._modules = dict(network._modules)
+    scaled: Any = copy.copy(network)
+    scaled._modules = dict(scaled._modules)
     scaled.transform = copy.copy(network.transform)
     scaled.transform.min_size = tuple(round(scale * side) for side in network.transform.min_size)
     scaled.transform.max_size = round(scale * network.transform.max_size)

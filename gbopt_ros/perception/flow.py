@@ -67,13 +67,13 @@ def make_flow(config: FlowConfig, device: str) -> FlowNetwork:
     if config.backend == "dis" or (config.backend == "auto" and not config.weights):
         return DisFlow()
     # Not above: a node that needs no more than DIS starts several times faster without torch.
-    from gbopt_ros.perception.device import resolve_device
-    from gbopt_ros.perception.raft import RaftFlow, load_raft
+    from gbopt_ros.models.device import resolve_device
+    from gbopt_ros.models.raft import RaftFlow, load_raft
 
     raft = load_raft(Path(config.weights), config.backend)
     return RaftFlow(raft, config, resolve_device(device))
 
 
-def finer(network: FlowNetwork) -> FlowNetwork:
+def high_detail_flow(network: FlowNetwork) -> FlowNetwork:
     """A slower network of the same kind with more detail, where there is one, else the same."""
     return DisFlow(fine=True) if isinstance(network, DisFlow) else network

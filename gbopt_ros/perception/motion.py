@@ -8,14 +8,13 @@ compared, and the log-odds of an object that their motion gives are added to tho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import MotionConfig
-from gbopt_ros.perception.parallax import motion_evidence, residual_motion
+from gbopt_ros.perception.plane_residual import motion_evidence, plane_residual
 from gbopt_ros.structures import FlowNetwork, Frame, Image
 
 _SHORT_SIDE = 240  # pixels, of the images that are compared at most: the evidence was fitted there
@@ -60,14 +59,6 @@ def last_with_motion(
     last = len(frames) - 1
     found = motion_between(frames, {last: background}, flow_network, config.baseline_s)
     return _with(background, found.get(last), config)
-
-
-def recent(frames: Sequence[Frame], baseline_s: float) -> list[Frame]:
-    """Those that frames to come may be compared with, as small as they are compared."""
-    newest = frames[-1].stamp_ns if frames else 0
-    near = [t for t, f in enumerate(frames) if newest - f.stamp_ns < baseline_s * 1e9]
-    kept = frames[max(0, min(near, default=0) - 1) :]
-    return [replace(frame, image=_smaller(frame.image)) for frame in kept]
 
 
 def partners(frames: Sequence[Frame], t: int, baseline_s: float) -> list[int]:
@@ -117,7 +108,7 @@ def motion_between(
         flows.update(zip(missing, flow_network.flow(first, second), strict=True))
         for t in block:
             background = resized(backgrounds[t], flows[t, others[t][0]].shape)
-            residuals = [residual_motion(flows[t, o], flows[o, t], background) for o in others[t]]
+            residuals = [plane_residual(flows[t, o], flows[o, t], background) for o in others[t]]
             evidence[t] = motion_evidence(np.fmax.reduce(residuals))
         # The rest was the last that its frames are asked of.
         flows = {pair: flow.copy() for pair, flow in flows.items() if max(pair) > block[-1]}

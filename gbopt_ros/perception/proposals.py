@@ -4,71 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
-from gbopt_ros.perception.best_class import load_torchvision
-from gbopt_ros.perception.catalogue import find_weights
-from gbopt_ros.perception.device import download, frames_a_pass, half_precision, to_device, upload
-from gbopt_ros.perception.mask_rcnn import build_mask_rcnn
-from gbopt_ros.perception.weights import (
-    DETECTRON2,
-    PROPOSALS,
-    WeightsInfo,
-    architecture_of,
-    is_foreign,
-    load_network,
-)
-from gbopt_ros.structures import GboptError, Image, Proposals
-
-if TYPE_CHECKING:
-    from gbopt_ros.perception.detectron2_backend import Detectron2MaskRcnn
-
-    DetectionNetwork: TypeAlias = MaskRCNN | Detectron2MaskRcnn  # one interface, torchvision's
-
-_TORCH_SUFFIXES = (".pth", ".pt")
-
-
-def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNetwork, WeightsInfo]:
-    """The network of a weights file, float32, on the CPU, in evaluation mode.
-
-    Args:
-        path: our own safetensors, a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or
-            2, with any number of classes (`.pth` or safetensors), or a name of the catalogue that
-            was pulled. A network with classes proposes through the best class of each box.
-        detectron2_config: makes a file that does not say what it is a checkpoint of detectron2;
-            its YAML. What `gbopt learn` publishes says it.
-
-    Raises:
-        GboptError: the file is missing, corrupt, or does not fit its architecture, or detectron2
-            is needed and cannot be imported.
-    """
-    path = find_weights(path)
-    if detectron2_config or architecture_of(path) == DETECTRON2:
-        try:
-            from gbopt_ros.perception.detectron2_backend import load_detectron2
-        except ImportError as error:
-            raise GboptError(
-                f"{path}: this network takes detectron2, which cannot be imported ({error}); "
-                "`gbopt doctor` says how to get it"
-            ) from error
-        return load_detectron2(path, detectron2_config)
-    if path.suffix in _TORCH_SUFFIXES or is_foreign(path):
-        found = load_torchvision(path)
-        if found is not None:
-            return found
-        if path.suffix in _TORCH_SUFFIXES:
-            raise GboptError(
-                f"{path}: not a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or 2; "
-                "if it is detectron2's, name its configuration too: proposal.detectron2_config"
-            )
-    return load_network(path, PROPOSALS, build_mask_rcnn)
+from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
+from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
+from gbopt_ros.structures import Calibration, Image, Proposals
 
 
 class MaskRcnnProposals:
@@ -78,10 +23,16 @@ class MaskRcnnProposals:
         network: Mask R-CNN, class-agnostic or with `BestClassHeads`; moved to `device` and put in
             evaluation mode.
         version: name of the weights.
+        calibration: of confidences, copied to all proposals.
     """
 
     def __init__(
-        self, network: DetectionNetwork, version: str, config: ProposalConfig, device: torch.device
+        self,
+        network: DetectionNetwork,
+        version: str,
+        config: ProposalConfig,
+        device: torch.device,
+        calibration: Calibration | None = None,
     ) -> None:
         self._network = to_device(network, device).eval()
         self._network.roi_heads.score_thresh = config.score_threshold
@@ -90,7 +41,7 @@ class MaskRcnnProposals:
         self._network.roi_heads.mask_thresh = config.mask_threshold  # read by detectron2's alone
         self._config = config
         self._device = device
-        self._version = version
+        self._version, self._calibration = version, calibration
 
     @classmethod
     def from_file(
@@ -98,7 +49,7 @@ class MaskRcnnProposals:
     ) -> MaskRcnnProposals:
         """Raises GboptError if the file is missing, corrupt or of another architecture."""
         network, info = load_mask_rcnn(path, config.detectron2_config)
-        return cls(network, info.version, config, device)
+        return cls(network, info.version, config, device, info.calibration)
 
     @property
     def version(self) -> str:
@@ -127,4 +78,5 @@ class MaskRcnnProposals:
         # A mask that nowhere reaches the threshold is no candidate.
         keep = np.flatnonzero(masks.any(axis=(1, 2)))
         order = keep[np.lexsort((keep, -scores[keep]))]
-        return Proposals(size, mask_ops.encode_all(masks[order]), scores[order], boxes[order])
+        rles = mask_ops.encode_all(masks[order])
+        return Proposals(size, rles, scores[order], boxes[order], self._calibration)

@@ -1,4 +1,4 @@
-"""Stage 2: the cheapest path through the layered graph of combinations (Section 3.3, App. B.2).
+"""Stage 2: the cheapest path through the lattice of combinations (Section 3.3, App. B.2).
 
 Layer t holds the K_t combinations of frame t; a path takes one of each. L_p is negative, so the
 condition of Dijkstra's algorithm that the paper names does not hold; dynamic programming over
@@ -22,7 +22,7 @@ Edge = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PathResult:
-    """The cheapest path that is known, and what is known of the graph.
+    """The cheapest path that is known, and what is known of the lattice.
 
     Attributes:
         path: T combination indices.

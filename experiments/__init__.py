@@ -1,0 +1,1 @@
+"""Tables of results: the paper's experiments and ours, and the methods they are compared with."""

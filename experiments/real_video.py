@@ -1,0 +1,235 @@
+"""Learning from real video without a label: what becomes of frames that were not learnt from.
+
+    python benchmarks/real_video.py ../shared/real/ycbv-* ../shared/real/davis-* --out real --jobs 2
+
+Every SEQUENCE is a folder of frames with a PNG of labels beside each. Masks are chosen in the
+first 60 % of its frames, one network learns from those of all sequences, and is judged on the last
+30 %, which no row learns from. Rows are those of `experiment.py`: labels of the sequences decide in
+`gt` and `truth` alone, thresholds are chosen on Tabletop. Labels of real recordings are incomplete:
+what they leave out counts as a false positive in AP, so look at AR as well, and `gt` and `truth`
+learn what is labelled, not what is an object. --rounds is that of `experiment.py`.
+
+Writes OUT/real-video.json, .md and .jpg, or OUT/real-video-2-rounds.json and so on: the middle
+judged frame of each sequence before, after and as labelled. Started again, a run goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from experiments import tables
+from experiments.cache import Cache, digest, digest_of_files
+from experiments.comparison import plan
+from experiments.methods import CHOOSING, LABELS, ROWS, MaskMaker, TrainingMasks, masks_with
+from experiments.tabletop import BUNDLED_SEED, Stills, cores, validation_recording
+from experiments.training import Result, exit_status, folder_of, machine, run_stored
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
+from gbopt_ros.io.datasets.davis import VOID, LabelImage, load_davis
+from gbopt_ros.io.files import write_text
+from gbopt_ros.io.overlay import draw_masks
+from gbopt_ros.io.resources import find_resource
+from gbopt_ros.io.selection_format import versions
+from gbopt_ros.io.sources import open_source
+from gbopt_ros.masks import encode_all
+from gbopt_ros.structures import Frame, GboptError, Image, Rle
+
+LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
+PICTURED = ("before", "threshold", "ours")  # rows of the figure
+_SHOWN_SCORE = 0.5
+_TILE = (320, 180)  # width and height of a picture in the figure
+_TITLE_HEIGHT = 24
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first frames of a labelled sequence, a `rows.Recording`."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def digest(self) -> str:
+        return digest([digest_of_files(self.folder), LEARNT])
+
+    @cached_property
+    def truth(self) -> dict[int, tuple[Rle, ...]]:
+        (sequence,) = load_davis(self.folder)
+        labels = dict(zip(sequence.frame_indices, sequence.labels(), strict=True))
+        learnt = [frame.index for frame in self.open()]
+        if missing := [index for index in learnt if index not in labels]:
+            raise GboptError(f"{self.folder}: frame {missing[0]} has no label image beside it")
+        return {index: instances(labels[index]) for index in learnt}
+
+    def open(self) -> list[Frame]:
+        frames = list(open_source(self.folder))
+        return frames[: round(LEARNT * len(frames))]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sequences", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output/real-video"))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--rounds", type=int, default=1, help="of selecting and learning")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--config", type=Path, help="YAML profile (default: none)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args(arguments)
+    if args.rounds < 1:
+        parser.error(f"--rounds: expected 1 or more, got {args.rounds}")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    config, stored = load_config(args.config, args.set), Cache(folder_of(args.out))
+    stills = Stills(
+        judged_frames(args.sequences),
+        load_coco_dir(find_resource("demo/seen-test")),
+        load_coco_dir(find_resource("demo/rehearsal")),
+    )
+    validation = None
+    if not set(CHOOSING).isdisjoint(args.rows):
+        folder = args.out / f"world-{BUNDLED_SEED}"
+        validation = validation_recording(folder, BUNDLED_SEED, (), cores())
+    beginnings = [Beginning(folder) for folder in args.sequences]
+    if len({beginning.name for beginning in beginnings}) < len(beginnings):
+        raise GboptError("two sequences have the same name: rename the folder of one")
+    sources = beginnings, validation, stills.rehearsal
+    maker = MaskMaker(*sources, config, stored)
+    masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
+    shown = middle_frames(stills.unseen)
+    cells = plan(
+        args.rows,
+        masks,
+        config,
+        args.seeds,
+        shown=tuple(image.id for image in shown),
+        rounds=args.rounds,
+        select=partial(masks_with, *sources, stored),
+    )
+
+    def report(done: dict[str, list[Result]]) -> None:
+        write(args, config, stills, masks, done, shown)
+
+    run_stored(cells, stills, stored, args.jobs, report)
+    print(result_path(args).with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def judged_frames(folders: Sequence[Path]) -> CocoDataset:
+    """The last frames of every sequence with their labels."""
+    images: list[CocoImage] = []
+    rles: dict[int, tuple[Rle, ...]] = {}
+    for folder in folders:
+        (sequence,) = load_davis(folder)
+        labels = sequence.labels()
+        judged = range(len(labels) - round(JUDGED * len(labels)), len(labels))
+        learnt = len(Beginning(folder).open())
+        if judged and sequence.frame_indices[judged[0]] < learnt:
+            raise GboptError(
+                f"{folder}: the last labels are of frames that are learnt from; "
+                f"label the frames after the first {learnt}"
+            )
+        for position in judged:
+            label = labels[position]
+            path = next(p for p in sorted(folder.glob(f"{sequence.masks[position].stem}.*"))
+                        if p.suffix != ".png")  # fmt: skip
+            image = CocoImage(len(images) + 1, f"{folder.resolve().name}/{path.name}", *label.shape)
+            images.append(image)
+            rles[image.id] = instances(label)
+    return CocoDataset(tuple(images), rles, folders[0].resolve().parent)
+
+
+def instances(label: LabelImage) -> tuple[Rle, ...]:
+    """The objects of a label image; what is void is none."""
+    values = np.setdiff1d(label, [0, VOID])
+    return encode_all(label[None] == values[:, None, None])
+
+
+def middle_frames(judged: CocoDataset) -> list[CocoImage]:
+    """One judged frame of every sequence."""
+    by_sequence: dict[str, list[CocoImage]] = {}
+    for image in judged.images:
+        by_sequence.setdefault(image.file_name.split("/")[0], []).append(image)
+    return [images[len(images) // 2] for images in by_sequence.values()]
+
+
+def result_path(args: argparse.Namespace) -> Path:
+    """Where the tables go, without suffix."""
+    rounds = f"-{args.rounds}-rounds" if args.rounds > 1 else ""
+    return Path(args.out / f"real-video{rounds}")
+
+
+def write(
+    args: argparse.Namespace,
+    config: Config,
+    stills: Stills,
+    masks: dict[str, TrainingMasks],
+    done: dict[str, list[Result]],
+    shown: Sequence[CocoImage],
+) -> None:
+    """The table, the numbers behind it, and the figure."""
+    path = result_path(args)
+    result = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(config),
+        "sequences": [folder.resolve().name for folder in args.sequences],
+        "rounds": args.rounds,
+        "judged_frames": [image.file_name for image in stills.unseen.images],
+        "statements": tables.statements(done),
+        "rows": tables.to_dict(done, masks),
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
+    write_text(path.with_suffix(".md"), tables.markdown(done, masks))
+    pictured = [row for row in PICTURED if row in done]
+    rows = [picture(stills.unseen, image, [done[row][0] for row in pictured]) for image in shown]
+    figure = cv2.cvtColor(np.vstack([titles(pictured), *rows]), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(path.with_suffix(".jpg")), figure, [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def titles(pictured: Sequence[str]) -> Image:
+    """What the columns of the figure show."""
+    strip = np.full((_TITLE_HEIGHT, (len(pictured) + 1) * _TILE[0], 3), 255, np.uint8)
+    said = [f"{LABELS[row]}, from score {_SHOWN_SCORE}" for row in pictured]
+    for column, title in enumerate((*said, "labelled")):
+        place = (column * _TILE[0] + 8, _TITLE_HEIGHT - 8)
+        cv2.putText(strip, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
+def picture(judged: CocoDataset, image: CocoImage, results: Sequence[Result]) -> Image:
+    """A judged frame as the networks of the results see it, and as labelled, side by side."""
+    pixels = judged.load_image(image)
+    drawn = [
+        [found["segmentation"] for found in result["shown"]
+         if found["image_id"] == image.id and found["score"] >= _SHOWN_SCORE]
+        for result in results
+    ]  # fmt: skip
+    return np.hstack(
+        [
+            cv2.resize(draw_masks(pixels, rles), _TILE, interpolation=cv2.INTER_AREA)
+            for rles in (*drawn, judged.rles_by_image[image.id])
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(run, parse_arguments()))

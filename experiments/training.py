@@ -1,0 +1,293 @@
+"""Fine-tuning and judging the cells of the experiment, a row and a seed each, in processes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import platform
+import queue
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from experiments.cache import Cache, digest
+from experiments.methods import LABELS, TrainingMasks, inputs_of, networks_of
+from experiments.tabletop import Stills, cores
+from gbopt_ros.config import Config
+from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
+from gbopt_ros.learning.data.datasets import CocoInstances
+from gbopt_ros.learning.round import config_of_round
+from gbopt_ros.learning.training.fine_tuning import fine_tune
+from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.models.device import resolve_device
+from gbopt_ros.models.weights import save_weights, sha256_of
+from gbopt_ros.perception.load import proposal_weights
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import GboptError
+
+_POLL_S = 0.3
+# Settings of learning that no fine-tuning depends on, or that the digest of the masks holds.
+_ELSEWHERE = ("max_bytes", "policy", "recurrence", "min_confidence")
+
+Result = dict[str, Any]
+OnDone = Callable[["Cell", Result], None]
+OnReport = Callable[[dict[str, list[Result]]], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning and its evaluation.
+
+    Attributes:
+        masks: of the first round.
+        learns: False for the network as it was.
+        shown: ids of unseen stills whose detections the result keeps.
+        rounds: of `learning.iterations` steps each; all but the first learn masks that the network
+            of the one before selects. There is no gate between them.
+        select: gives the masks of a row with the networks of a configuration; for rounds.
+    """
+
+    row: str
+    seed: int
+    masks: TrainingMasks
+    config: Config
+    learns: bool = True
+    shown: tuple[int, ...] = ()
+    rounds: int = 1
+    select: Callable[[str, Config], TrainingMasks] | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.rounds * self.config.learning.iterations if self.learns else 0
+
+    def inputs(self, stills: dict[str, str]) -> dict[str, Any]:
+        """All that the result depends on; `stills` are the digests of `rows.inputs_of`."""
+        learning = asdict(self.config.learning)
+        kept = {
+            key: value
+            for key, value in learning.items()
+            if key not in _ELSEWHERE and not key.startswith("gate_")
+        }
+        return {
+            "parent": sha256_of(proposal_weights(self.config)),
+            "learning": kept if self.learns else None,
+            "masks": self.masks.digest,
+            "evaluation": asdict(evaluation_config(self.config).proposal) | {"weights": ""},
+            **({"shown": self.shown} if self.shown else {}),
+            **({"rounds": self._rounds()} if self.learns and self.rounds > 1 else {}),
+            **stills,
+        }
+
+    def configs(self) -> list[Config]:
+        """The configuration of every round."""
+        return [config_of_round(self.config, number) for number in range(self.rounds)]
+
+    def _rounds(self) -> list[Any]:
+        """What later rounds depend on: all that selects, for a row that has masks."""
+        learnt = [asdict(config.learning) for config in self.configs()]
+        if self.masks.folder is None:
+            return learnt
+        return [*learnt, self.row, self.config.to_dict(), networks_of(self.config)]
+
+
+def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
+    """Metrics of a cell on unseen and on seen stills, percent, and the seconds that it took."""
+    start = time.perf_counter()
+    device = resolve_device(cell.config.device)
+    network, info = load_mask_rcnn(proposal_weights(cell.config))
+    masks = [cell.masks]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, config in enumerate(cell.configs() if cell.learns else ()):
+            if number:
+                path = Path(folder) / f"{number}.safetensors"
+                save_weights(path, network, info)
+                selecting = replace(config, proposal=replace(config.proposal, weights=str(path)))
+                assert cell.select is not None
+                masks.append(cell.select(cell.row, selecting))
+            network, _ = fine_tune(
+                network,
+                masks[-1].pool(config),
+                CocoInstances(stills.rehearsal),
+                config.learning,
+                device,
+                on_step=lambda *_: on_step(),
+            )
+    proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
+    unseen, detections = evaluate_network(proposer, stills.unseen, progress=False)
+    seen, _ = evaluate_network(proposer, stills.seen, progress=False)
+    return {
+        "seed": cell.seed,
+        "unseen": unseen.to_dict(),
+        "seen": seen.to_dict(),
+        "seconds": time.perf_counter() - start,
+        "shown": [found for found in detections if found["image_id"] in cell.shown],
+        **({"masks": [each.quality for each in masks]} if len(masks) > 1 else {}),
+    }
+
+
+def run_stored(
+    cells: Sequence[Cell], stills: Stills, stored: Cache, jobs: int, report: OnReport
+) -> None:
+    """Run the cells that are not stored yet; cells of equal inputs are run once.
+
+    Args:
+        report: gets the results of every row that has any, after each new one and at the end.
+    """
+    digests = inputs_of(stills)
+    keys = {(cell.row, cell.seed): cell.inputs(digests) for cell in cells}
+
+    def results() -> list[Result | None]:
+        return [stored.get("cell", keys[cell.row, cell.seed]) for cell in cells]
+
+    def tell() -> None:
+        done: dict[str, list[Result]] = {}
+        for cell, result in zip(cells, results(), strict=True):
+            if result is not None:
+                done.setdefault(cell.row, []).append(result)
+        report(done)
+
+    def on_done(cell: Cell, result: Result) -> None:
+        stored.put("cell", keys[cell.row, cell.seed], result)
+        tqdm.write(
+            f"{LABELS[cell.row]}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
+            f"seen AP {result['seen']['AP']:.2f}, {result['seconds']:.0f} s"
+        )
+        tell()
+
+    missing: dict[str, Cell] = {}
+    for cell, result in zip(cells, results(), strict=True):
+        if result is None:
+            missing.setdefault(digest(keys[cell.row, cell.seed]), cell)
+    print(outlook(list(missing.values()), cells, results(), jobs))
+    run_cells(list(missing.values()), stills, jobs, on_done)
+    tell()
+
+
+def outlook(
+    missing: Sequence[Cell], cells: Sequence[Cell], results: Sequence[Result | None], jobs: int
+) -> str:
+    """What is left to do and how long it takes, where results of this run say so."""
+    steps = sum(cell.steps for cell in missing)
+    text = f"{len(missing)} of {len(cells)} cells left, {steps} steps"
+    known = [r["seconds"] for c, r in zip(cells, results, strict=True) if r and c.learns]
+    if missing and known:
+        minutes = len(missing) * statistics.fmean(known) / min(jobs, len(missing)) / 60
+        text += f", about {minutes:.0f} minutes in {jobs} process{'es' if jobs > 1 else ''}"
+    return text
+
+
+def run_cells(cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone) -> None:
+    """Run cells, each process with one thread; `on_done` gets every result as soon as it is there.
+
+    Raises:
+        GboptError: a training failed, or a process died.
+    """
+    total = sum(cell.steps for cell in cells)
+    with tqdm(total=total, desc="learn", unit="step", dynamic_ncols=True, smoothing=0.05) as bar:
+        if jobs == 1:
+            for cell in cells:
+                bar.set_postfix_str(f"{cell.row} seed {cell.seed}")
+                on_done(cell, run_cell(cell, stills, bar.update))
+        else:
+            _run_in_processes(cells, stills, jobs, on_done, bar)
+
+
+def seeds_of(config: Config, seeds: Iterable[int]) -> list[Config]:
+    """The configuration with each of the seeds."""
+    return [replace(config, learning=replace(config.learning, seed=seed)) for seed in seeds]
+
+
+# One process: what it shares with the others is handed over when it starts.
+
+_stills: Stills
+_steps: Any
+
+
+def _start(stills: Stills, steps: Any) -> None:
+    global _stills, _steps
+    _stills, _steps = stills, steps
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    single_threaded()
+
+
+def _end_with_parent() -> None:
+    """A benchmark that is killed would leave its processes training until their cell is done."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def single_threaded() -> None:
+    """One thread for all libraries: a process a core trains faster than threads do."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _run(cell: Cell) -> Result:
+    return run_cell(cell, _stills, lambda: _steps.put(1))
+
+
+def _run_in_processes(
+    cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone, bar: tqdm
+) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # for the processes; here tqdm has read it
+    context = multiprocessing.get_context("spawn")
+    steps = context.Queue()
+    running: dict[Future[Result], Cell] = {}
+    with ProcessPoolExecutor(jobs, context, _start, (stills, steps)) as pool:
+        try:
+            running = {pool.submit(_run, cell): cell for cell in cells}
+            while running:
+                done, _ = wait(running, _POLL_S, FIRST_COMPLETED)
+                with suppress(queue.Empty):
+                    while True:
+                        bar.update(steps.get_nowait())
+                for future in done:
+                    on_done(running.pop(future), future.result())
+        except BrokenProcessPool as error:
+            raise GboptError(
+                "a training process died; is there enough memory? try fewer --jobs"
+            ) from error
+        finally:
+            del os.environ["TQDM_DISABLE"]
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def exit_status(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run a benchmark in one thread; what stops it is one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    single_threaded()
+    try:
+        run(args)
+    except GboptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def machine(config: Config) -> str:
+    """What a benchmark runs on: processor, cores, system and GPU."""
+    device = resolve_device(config.device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+    return f"{platform.machine()}, {cores()} cores, {platform.system()}, {gpu}"
+
+
+def folder_of(out: Path) -> Path:
+    """Where results are kept below an output folder."""
+    return out / "cache"

@@ -1,0 +1,262 @@
+"""COCO instance datasets: a folder with `annotations.json` and `images/`, read and written.
+
+Every annotation is of the one category "object", and may have a `name` of its own. Reading accepts
+polygons, uncompressed and compressed run-length encodings; writing always gives compressed ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from gbopt_ros.io.files import write_text
+from gbopt_ros.io.sources.images import read_image
+from gbopt_ros.masks import is_consistent
+from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
+
+ANNOTATIONS_NAME = "annotations.json"
+IMAGES_NAME = "images"
+COCO_SPLIT = "train2017"  # of the released dataset, the one to train on
+CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
+_IMAGE_KEYS = ("id", "file_name", "height", "width")
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image entry.
+
+    Attributes:
+        id: unique in its dataset.
+        file_name: path below the image folder.
+        height, width: pixels.
+        extra: every other key of the entry, such as `stamp_ns` and `frame_index`.
+    """
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """Images with their instance masks.
+
+    Attributes:
+        images: in the order of the file.
+        rles_by_image: RLEs of the instances of each image id; an image without any has ().
+        image_dir: folder of the image files, None where only the labels are at hand.
+        crowd_by_image: RLEs of the `iscrowd` regions, for image ids that have some.
+        names_by_image: a name of each of `rles_by_image`, "" of one that has none; empty where
+            nothing has a name.
+    """
+
+    images: tuple[CocoImage, ...]
+    rles_by_image: dict[int, tuple[Rle, ...]]
+    image_dir: Path | None = None
+    crowd_by_image: dict[int, tuple[Rle, ...]] = field(default_factory=dict)
+    names_by_image: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load_image(self, image: CocoImage) -> Image:
+        """(H, W, 3) uint8, RGB. Raises GboptError if the file is absent or not as described."""
+        if self.image_dir is None:
+            raise GboptError(
+                f"{image.file_name}: this dataset was read without an image folder; give one"
+            )
+        path = self.image_dir / image.file_name
+        pixels = read_image(path)
+        if pixels.shape[:2] != (image.height, image.width):
+            raise GboptError(
+                f"{path}: expected {image.height}x{image.width} (height x width) as in its "
+                f"annotations, got {pixels.shape[0]}x{pixels.shape[1]}"
+            )
+        return pixels
+
+    def labelled(self, image: CocoImage) -> LabelledImage:
+        """The image with its instance masks; crowd regions are ignored, they are no instance."""
+        return LabelledImage(
+            self.load_image(image),
+            self.rles_by_image.get(image.id, ()),
+            self.crowd_by_image.get(image.id, ()),
+        )
+
+    def to_coco(self) -> dict[str, Any]:
+        """The dataset as a class-agnostic COCO dictionary."""
+        annotations: list[dict[str, Any]] = []
+        for image in self.images:
+            rles = self.rles_by_image.get(image.id, ())
+            names = self.names_by_image.get(image.id, ("",) * len(rles))
+            described = [(rle, 0, name) for rle, name in zip(rles, names, strict=True)]
+            described += [(rle, 1, "") for rle in self.crowd_by_image.get(image.id, ())]
+            for rle, crowd, name in described:
+                number = len(annotations) + 1
+                annotations.append(_annotation(number, image.id, rle, crowd, name))
+        return {
+            "images": [
+                {
+                    **image.extra,
+                    "id": image.id,
+                    "file_name": image.file_name,
+                    "height": image.height,
+                    "width": image.width,
+                }
+                for image in self.images
+            ],
+            "annotations": annotations,
+            "categories": [dict(CATEGORY)],
+        }
+
+
+def _annotation(number: int, image_id: int, rle: Rle, crowd: int, name: str) -> dict[str, Any]:
+    encoded = {"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": CATEGORY["id"],
+        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"]},
+        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
+        "area": int(coco_mask.area(encoded)),
+        "iscrowd": crowd,
+        **({"name": name} if name else {}),
+    }
+
+
+def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> CocoDataset:
+    """Read a COCO instance file. Raises GboptError on a missing file, bad JSON or missing keys."""
+    path = Path(json_path)
+    content = _read_json(path)
+    images = tuple(_parse_image(entry, path) for entry in content["images"])
+    by_id = {image.id: image for image in images}
+    if len(by_id) != len(images):
+        raise GboptError(f"{path}: image ids must be distinct")
+    instances: dict[int, list[Rle]] = {image.id: [] for image in images}
+    names: dict[int, list[str]] = {image.id: [] for image in images}
+    crowds: dict[int, list[Rle]] = {}
+    for entry in content["annotations"]:
+        if not isinstance(entry, dict) or "image_id" not in entry or "segmentation" not in entry:
+            raise GboptError(f"{path}: every annotation needs 'image_id' and 'segmentation'")
+        image = by_id.get(entry["image_id"])
+        if image is None:
+            raise GboptError(f"{path}: annotation of the unknown image {entry['image_id']}")
+        size = (image.height, image.width)
+        rle = segmentation_to_rle(entry["segmentation"], size, f"{path}: image {image.id}")
+        if entry.get("iscrowd", 0):
+            crowds.setdefault(image.id, []).append(rle)
+        else:
+            instances[image.id].append(rle)
+            names[image.id].append(str(entry.get("name") or ""))
+    has_names = any(name for of_image in names.values() for name in of_image)
+    return CocoDataset(
+        images,
+        {key: tuple(rles) for key, rles in instances.items()},
+        None if image_dir is None else Path(image_dir),
+        {key: tuple(rles) for key, rles in crowds.items()},
+        {key: tuple(found) for key, found in names.items()} if has_names else {},
+    )
+
+
+def load_coco_dir(folder: str | Path, split: str = COCO_SPLIT) -> CocoDataset:
+    """Read `annotations.json` with the image folder `images`, if that exists, of a folder.
+
+    A folder without them may be COCO's own: `annotations/instances_<split>.json` and `<split>`.
+    Raises GboptError if it is neither, and as `load_coco`.
+    """
+    folder = Path(folder)
+    annotations, images = folder / ANNOTATIONS_NAME, folder / IMAGES_NAME
+    as_released = folder / "annotations" / f"instances_{split}.json"
+    if not annotations.exists():
+        if not as_released.is_file():
+            raise GboptError(
+                f"{folder}: expected a COCO folder; neither {ANNOTATIONS_NAME} nor "
+                f"annotations/{as_released.name} is in it"
+            )
+        annotations, images = as_released, folder / split
+    return load_coco(annotations, images if images.is_dir() else None)
+
+
+def write_coco(
+    path: str | Path,
+    images: Sequence[CocoImage],
+    rles_by_image: Mapping[int, Sequence[Rle]],
+    crowd_by_image: Mapping[int, Sequence[Rle]] | None = None,
+    names_by_image: Mapping[int, Sequence[str]] | None = None,
+) -> None:
+    """Write a COCO instance file atomically. Raises GboptError if it cannot be written."""
+    path = Path(path)
+    dataset = CocoDataset(
+        tuple(images),
+        {key: tuple(rles) for key, rles in rles_by_image.items()},
+        crowd_by_image={key: tuple(rles) for key, rles in (crowd_by_image or {}).items()},
+        names_by_image={key: tuple(names) for key, names in (names_by_image or {}).items()},
+    )
+    write_text(path, json.dumps(dataset.to_coco(), separators=(",", ":")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GboptError(f"{path}: cannot read annotations: {error.strerror or error}") from error
+    except ValueError as error:
+        raise GboptError(f"{path}: expected a COCO JSON file: {error}") from error
+    for key in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise GboptError(f"{path}: expected a COCO JSON file with a list {key!r}")
+    return content
+
+
+def _parse_image(entry: Any, path: Path) -> CocoImage:
+    missing = [key for key in _IMAGE_KEYS if not isinstance(entry, dict) or key not in entry]
+    if missing:
+        raise GboptError(f"{path}: an image entry lacks {', '.join(missing)}")
+    extra = {key: value for key, value in entry.items() if key not in _IMAGE_KEYS}
+    try:
+        return CocoImage(
+            int(entry["id"]),
+            str(entry["file_name"]),
+            int(entry["height"]),
+            int(entry["width"]),
+            extra,
+        )
+    except (TypeError, ValueError) as error:
+        raise GboptError(f"{path}: bad image entry {entry!r}: {error}") from error
+
+
+def segmentation_to_rle(segmentation: Any, size: tuple[int, int], where: str) -> Rle:
+    """A `segmentation` of a COCO or YouTube-VIS file as a compressed RLE.
+
+    Args:
+        segmentation: polygons, or run lengths, uncompressed (a list) or compressed (text).
+        size: (height, width) of the image.
+        where: the file and the image, for the error.
+
+    Raises:
+        GboptError: malformed, of another size, or run lengths that do not fill it.
+    """
+    try:
+        if isinstance(segmentation, list):
+            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+        elif isinstance(segmentation["counts"], list):
+            encoded = coco_mask.frPyObjects(segmentation, *size)
+        else:
+            encoded = segmentation
+        found = [int(value) for value in encoded["size"]]
+        counts = encoded["counts"]
+        text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
+    except Exception as error:  # pycocotools raises bare Exception on malformed polygons
+        raise GboptError(f"{where}: bad segmentation: {error}") from error
+    rle = Rle(size=found, counts=text)
+    if not is_consistent(rle):
+        raise GboptError(f"{where}: run lengths of a mask do not fill {found}")
+    if found != list(size):
+        raise GboptError(f"{where}: segmentation of size {found}, expected {list(size)}")
+    return rle

@@ -1,0 +1,224 @@
+"""YouTube-VIS (Yang, Fan and Xu, ICCV 2019): videos with the masks of their objects in every frame.
+
+    FOLDER/instances.json             videos, categories, annotations
+    FOLDER/JPEGImages/VIDEO/00000.jpg
+
+`FOLDER/train/instances.json` and `FOLDER/train.json` are found too, with their images in
+`FOLDER/train/JPEGImages`. An annotation is one object: `segmentations` has an entry for each
+frame, polygons or run lengths, null where the object is not in view; so are an empty mask and an
+empty list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.io.datasets.coco import segmentation_to_rle
+from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES
+from gbopt_ros.structures import GboptError, Rle
+
+_LAYOUTS = (  # annotations, images
+    ("instances.json", "JPEGImages"),
+    ("train/instances.json", "train/JPEGImages"),
+    ("train.json", "train/JPEGImages"),
+)
+
+
+@dataclass(frozen=True)
+class VisObject:
+    """One object through its video.
+
+    Attributes:
+        category: name of its class.
+        rles: T COCO RLEs, None in frames that do not show the object.
+        crowd: a group of objects that are not told apart.
+    """
+
+    category: str
+    rles: tuple[Rle | None, ...]
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class VisVideo:
+    """One video of T annotated frames.
+
+    Attributes:
+        name: of its folder below the image folder.
+        file_names: T names of image files in that folder.
+        size: (height, width) in pixels.
+        objects: in the order of the file.
+    """
+
+    name: str
+    file_names: tuple[str, ...]
+    size: tuple[int, int]
+    objects: tuple[VisObject, ...]
+
+    @property
+    def categories(self) -> frozenset[str]:
+        """Names of the classes that occur."""
+        return frozenset(item.category for item in self.objects)
+
+
+@dataclass(frozen=True)
+class YoutubeVis:
+    """A split of YouTube-VIS.
+
+    Attributes:
+        videos: in the order of the file, names distinct.
+        categories: all class names that the file declares, used or not.
+        annotations: the JSON file.
+        image_dir: holds a folder a video.
+    """
+
+    videos: tuple[VisVideo, ...]
+    categories: tuple[str, ...]
+    annotations: Path
+    image_dir: Path
+
+
+def load_youtube_vis(folder: Path) -> YoutubeVis:
+    """Read a YouTube-VIS folder; the image files themselves are not looked at.
+
+    Raises:
+        GboptError: no such folder, no annotations or images in it, or a malformed file.
+    """
+    path, image_dir = _find(Path(folder))
+    content = _read_json(path)
+    categories = _categories(content["categories"], path)
+    objects: dict[int, list[VisObject]] = {}
+    entries = {_integer(entry, "id", path): entry for entry in content["videos"]}
+    if len(entries) != len(content["videos"]):
+        raise GboptError(f"{path}: video ids must be distinct")
+    for entry in content["annotations"]:
+        video = entries.get(_integer(entry, "video_id", path))
+        if video is None:
+            raise GboptError(f"{path}: annotation of the unknown video {entry['video_id']}")
+        objects.setdefault(video["id"], []).append(_object(entry, video, categories, path))
+    videos = tuple(_video(e, tuple(objects.get(key, ())), path) for key, e in entries.items())
+    repeated = [name for name, n in Counter(video.name for video in videos).items() if n > 1]
+    if repeated:
+        raise GboptError(f"{path}: several videos have their frames in the folder {repeated[0]!r}")
+    return YoutubeVis(videos, tuple(categories.values()), path, image_dir)
+
+
+def _find(folder: Path) -> tuple[Path, Path]:
+    """The annotation file and the image folder."""
+    if not folder.is_dir():
+        raise GboptError(f"{folder}: no such folder; give the folder of YouTube-VIS")
+    for json_name, images in _LAYOUTS:
+        if (folder / json_name).is_file():
+            if not (folder / images).is_dir():
+                raise GboptError(
+                    f"{folder / images}: no such folder; the frames of YouTube-VIS belong there"
+                )
+            return folder / json_name, folder / images
+    raise GboptError(
+        f"{folder}: not a YouTube-VIS folder, it has none of "
+        f"{', '.join(json_name for json_name, _ in _LAYOUTS)}"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GboptError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise GboptError(f"{path}: expected JSON: {error}") from error
+    for key in ("videos", "categories", "annotations"):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise GboptError(
+                f"{path}: expected YouTube-VIS annotations with a list {key!r}; files of the "
+                "validation and test splits have none"
+            )
+    return content
+
+
+def _categories(entries: list[dict[str, Any]], path: Path) -> dict[int, str]:
+    categories = {_integer(entry, "id", path): str(entry.get("name", "")) for entry in entries}
+    if len(categories) != len(entries) or len(set(categories.values())) != len(entries):
+        raise GboptError(f"{path}: ids and names of categories must be distinct")
+    return categories
+
+
+def _integer(entry: dict[str, Any], key: str, path: Path) -> int:
+    value = entry.get(key)
+    if not isinstance(value, int):
+        raise GboptError(f"{path}: expected an integer {key!r}, got {value!r}")
+    return value
+
+
+def _size(video: dict[str, Any], path: Path) -> tuple[int, int]:
+    size = _integer(video, "height", path), _integer(video, "width", path)
+    if min(size) < 1:
+        raise GboptError(f"{path}: video {video['id']} has the size {size}")
+    return size
+
+
+def _names(video: dict[str, Any], path: Path) -> list[PurePosixPath]:
+    """`VIDEO/FRAME` of each frame."""
+    names = video.get("file_names")
+    if not isinstance(names, list) or not names:
+        raise GboptError(f"{path}: video {video['id']} has no `file_names`")
+    paths = [PurePosixPath(str(name)) for name in names]
+    if not all(_is_frame_name(p) for p in paths):
+        raise GboptError(
+            f"{path}: video {video['id']}: expected file names such as VIDEO/00000.jpg"
+        )
+    if len({p.parent for p in paths}) > 1 or len(set(paths)) != len(paths):
+        raise GboptError(
+            f"{path}: video {video['id']}: expected distinct frames of one folder in `file_names`"
+        )
+    return paths
+
+
+def _is_frame_name(path: PurePosixPath) -> bool:
+    parts = path.parts
+    hidden = any(part.startswith(".") for part in parts)  # ".." among them
+    return (
+        len(parts) == 2
+        and not path.is_absolute()
+        and not hidden
+        and path.suffix.lower() in IMAGE_SUFFIXES
+    )
+
+
+def _video(entry: dict[str, Any], objects: tuple[VisObject, ...], path: Path) -> VisVideo:
+    names = _names(entry, path)
+    return VisVideo(
+        names[0].parts[0], tuple(name.name for name in names), _size(entry, path), objects
+    )
+
+
+def _object(
+    entry: dict[str, Any], video: dict[str, Any], categories: dict[int, str], path: Path
+) -> VisObject:
+    category = categories.get(_integer(entry, "category_id", path))
+    if category is None:
+        raise GboptError(f"{path}: annotation of the unknown category {entry['category_id']}")
+    frames, segmentations = len(_names(video, path)), entry.get("segmentations")
+    if not isinstance(segmentations, list) or len(segmentations) != frames:
+        got = len(segmentations) if isinstance(segmentations, list) else "none"
+        raise GboptError(
+            f"{path}: an annotation of video {video['id']} needs `segmentations` for its {frames} "
+            f"frames, got {got}"
+        )
+    size, where = _size(video, path), f"{path}: video {video['id']} frame"
+    rles = tuple(_visible(s, size, f"{where} {t}") for t, s in enumerate(segmentations))
+    return VisObject(category, rles, bool(entry.get("iscrowd", 0)))
+
+
+def _visible(segmentation: Any, size: tuple[int, int], where: str) -> Rle | None:
+    """None where there is no mask, or an empty one."""
+    if not segmentation:
+        return None
+    rle = segmentation_to_rle(segmentation, size, where)
+    return rle if mask_ops.areas([rle])[0] else None

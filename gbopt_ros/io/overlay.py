@@ -1,0 +1,246 @@
+"""Masks drawn over images, and videos of such images."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.io.files import aside_of, make_folder
+from gbopt_ros.structures import GboptError, Image, Rle
+
+CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9, MPEG-4 part 2; browsers do not play the last
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_GOLDEN = 0.618034  # of the colour circle; neighbours in the palette are never alike
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# OpenCV does not tell why it failed.
+_ADVICE = "if the disk is full, free some space or choose another output folder"
+# OpenCV 5 moved it.
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """A saturated RGB colour for each index from 0, distinct for all that share an image."""
+    saturation, value = ((0.85, 1.0), (0.6, 1.0), (0.95, 0.8))[index // 8 % 3]
+    red, green, blue = colorsys.hsv_to_rgb((0.56 + index * _GOLDEN) % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_masks(
+    image: Image,
+    rles: Sequence[Rle],
+    labels: Sequence[str] | None = None,
+    alpha: float = 0.5,
+    colours: Sequence[int] | None = None,
+) -> Image:
+    """A copy of an (H, W, 3) uint8 RGB image with masks in colour, outlined by one pixel.
+
+    Where masks overlap, the one that comes first is on top; all outlines are visible.
+
+    Args:
+        rles: S masks of the image's size, most important first.
+        labels: S short texts such as scores, one beside each mask.
+        alpha: opacity of the fill, 0 to 1.
+        colours: S indices of `colour`; by default 0 to S - 1.
+    """
+    if any(tuple(rle["size"]) != image.shape[:2] for rle in rles):
+        raise ValueError(f"masks must have the size of the image, {image.shape[:2]}")
+    palette = np.array([colour(i) for i in (range(len(rles)) if colours is None else colours)])
+    fill = np.full(image.shape[:2], -1, np.int32)
+    outline = np.full(image.shape[:2], -1, np.int32)
+    boxes = mask_ops.boxes_xyxy(rles).astype(int)
+    for i in reversed(range(len(rles))):
+        x0, y0, x1, y1 = boxes[i]
+        if x1 <= x0 or y1 <= y0:
+            continue
+        # The frame of one pixel lets the erosion see where the mask ends.
+        inside = np.pad(mask_ops.decode(rles[i])[y0:y1, x0:x1], 1)
+        inner = cv2.erode(inside.astype(np.uint8), _CROSS).astype(bool)
+        fill[y0:y1, x0:x1][inside[1:-1, 1:-1]] = i
+        outline[y0:y1, x0:x1][(inside & ~inner)[1:-1, 1:-1]] = i
+
+    drawn = image.copy()
+    filled, outlined = fill >= 0, outline >= 0
+    if filled.any():
+        mixed = (1 - alpha) * image[filled] + alpha * palette[fill[filled]]
+        drawn[filled] = np.rint(mixed).astype(np.uint8)
+        drawn[outlined] = palette[outline[outlined]]
+    for i in reversed(range(len(labels or ()))):
+        assert labels is not None
+        _draw_label(drawn, labels[i], boxes[i], palette[i])
+    return drawn
+
+
+def _draw_label(image: Image, text: str, box: np.ndarray, rgb: np.ndarray) -> None:
+    """Text on a patch of the mask's colour, above the box or, without room there, in it."""
+    height, width = image.shape[:2]
+    scale = max(0.35, min(height, width) / 1000)
+    (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
+    patch_width, patch_height = text_width + 4, text_height + baseline + 2
+    x = int(np.clip(box[0], 0, max(0, width - patch_width)))
+    y = int(box[1]) - patch_height
+    y = int(np.clip(y if y >= 0 else box[1], 0, max(0, height - patch_height)))
+    corner = (x + patch_width - 1, y + patch_height - 1)
+    cv2.rectangle(image, (x, y), corner, rgb.tolist(), cv2.FILLED)
+    ink = (0, 0, 0) if rgb @ (0.299, 0.587, 0.114) > 110 else (255, 255, 255)
+    cv2.putText(image, text, (x + 2, y + text_height + 1), _FONT, scale, ink, 1, cv2.LINE_AA)
+
+
+class ColourTracker:
+    """Gives a mask the colour of the mask of the previous frame that it overlaps most.
+
+    Indices of masks change from frame to frame; colours that follow them would flicker.
+    """
+
+    def __init__(self, min_iou: float = 0.3) -> None:
+        self._min_iou = min_iou
+        self._rles: Sequence[Rle] = ()
+        self._colours: list[int] = []
+
+    def colours(self, rles: Sequence[Rle]) -> list[int]:
+        """The colour index of each mask of the next frame."""
+        if self._rles and rles and list(self._rles[0]["size"]) != list(rles[0]["size"]):
+            self._rles, self._colours = (), []
+        ious = mask_ops.iou_matrix(rles, self._rles)
+        assigned: dict[int, int] = {}
+        overlapping = [(int(i), int(j)) for i, j in np.argwhere(ious >= self._min_iou)]
+        for i, j in sorted(overlapping, key=lambda pair: -ious[pair]):
+            if i not in assigned and self._colours[j] not in assigned.values():
+                assigned[i] = self._colours[j]
+        in_use = {*assigned.values(), *self._colours}
+        free = (c for c in count() if c not in in_use)
+        self._colours = [assigned[i] if i in assigned else next(free) for i in range(len(rles))]
+        self._rles = rles
+        return self._colours
+
+
+@lru_cache(maxsize=1)
+def video_codec() -> str:
+    """The first of `CODECS` that this OpenCV encodes. Raises GboptError if there is none.
+
+    An encoder may open and then fail, hence a short video is written and read back.
+    """
+    level = _set_log_level(0)
+    try:
+        for codec in CODECS:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "probe.mp4"
+                video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (160, 128))
+                for grey in range(0, 250, 50):
+                    video.write(np.full((128, 160, 3), grey, np.uint8))
+                video.release()
+                if _is_readable(path):
+                    return codec
+    finally:
+        _set_log_level(level)
+    raise GboptError(f"OpenCV {cv2.__version__} can encode none of {', '.join(CODECS)} as mp4")
+
+
+def _is_readable(path: Path) -> bool:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return bool(capture.isOpened() and capture.read()[0])
+    finally:
+        capture.release()
+
+
+class OverlayWriter:
+    """Writes RGB images as an mp4 video; a context manager. Nothing is left of a failed one.
+
+    Args:
+        path: replaced only when all is written.
+        fps: frames per second.
+        size: (height, width) pixels of the video; None takes it from the first image. Images of
+            another size are scaled to fit, with black bars. Odd sizes grow by a pixel.
+
+    Raises:
+        GboptError: no encoder, or the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int] | None = None) -> None:
+        if not 0 < fps < float("inf"):
+            raise GboptError(f"video: expected a positive number of frames per second, got {fps}")
+        self._path = Path(path)
+        self._aside = aside_of(self._path)
+        self._fps = fps
+        self._size = size
+        self._video: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> OverlayWriter:
+        make_folder(self._path.parent)
+        return self
+
+    def write(self, image: Image) -> None:
+        """Append an (H, W, 3) uint8 RGB image."""
+        if self._video is None:
+            self._size = _even(self._size or image.shape[:2])
+            self._video = self._open(self._size)
+        assert self._size is not None
+        self._video.write(cv2.cvtColor(_letterbox(image, self._size), cv2.COLOR_RGB2BGR))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._video is not None:
+            self._video.release()
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            with suppress(OSError):
+                self._aside.unlink(missing_ok=True)
+
+    def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
+        fourcc = cv2.VideoWriter_fourcc(*video_codec())
+        video = cv2.VideoWriter(str(self._aside), fourcc, self._fps, (size[1], size[0]))
+        if not video.isOpened():
+            raise GboptError(f"{self._path}: video of size {size} cannot be written; {_ADVICE}")
+        return video
+
+    def _finish(self) -> None:
+        if self._video is None:
+            raise GboptError(f"{self._path}: no image was given, a video needs at least one")
+        if not _is_readable(self._aside):
+            raise GboptError(f"{self._path}: video was not written; {_ADVICE}")
+        try:
+            os.replace(self._aside, self._path)
+        except OSError as error:
+            raise GboptError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+
+def _even(size: tuple[int, ...]) -> tuple[int, int]:
+    # The codecs halve the resolution of colours.
+    return size[0] + size[0] % 2, size[1] + size[1] % 2
+
+
+def _letterbox(image: Image, size: tuple[int, int]) -> Image:
+    """The image scaled to fit (height, width), centred on black."""
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    if _even((height, width)) == size:
+        return cv2.copyMakeBorder(
+            image, 0, size[0] - height, 0, size[1] - width, cv2.BORDER_REPLICATE
+        )
+    scale = min(size[0] / height, size[1] / width)
+    inner = max(1, round(height * scale)), max(1, round(width * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    framed = np.zeros((*size, 3), np.uint8)
+    framed[top : top + inner[0], left : left + inner[1]] = cv2.resize(
+        image, (inner[1], inner[0]), interpolation=method
+    )
+    return framed

@@ -1,0 +1,90 @@
+"""Finding out what kind of recording a path is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gbopt_ros.io.sources.base import Source, SourceOptions
+from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES, FolderSource
+from gbopt_ros.io.sources.rosbag_source import STORAGE_SUFFIXES, RosbagSource
+from gbopt_ros.io.sources.rosbag_storage import MCAP_MAGIC, SQLITE_MAGIC, ZSTD_MAGIC
+from gbopt_ros.io.sources.video import VideoSource
+from gbopt_ros.structures import GboptError
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+
+
+def open_source(
+    path: Path,
+    *,
+    topic: str | None = None,
+    stride: int = 1,
+    start: float | None = None,
+    end: float | None = None,
+    resize: tuple[int, int] | None = None,
+) -> Source:
+    """Open a recording: a rosbag2, a video file or a folder of images.
+
+    What it is, is read from the files: a folder with metadata.yaml, `.mcap` or `.db3` files is a
+    rosbag2, any other folder holds images; a file that starts as MCAP or SQLite does is a
+    storage file of a rosbag2, any other file is a video.
+
+    Args:
+        path: folder or file.
+        topic: image topic, for a rosbag2 only; None takes the only one.
+        stride: every stride-th frame, counted from the first one in range.
+        start: seconds from the recording's first frame.
+        end: seconds from the recording's first frame, exclusive.
+        resize: (width, height) in pixels that every frame is scaled to.
+
+    Raises:
+        GboptError: no such path, nothing readable there, or an argument out of range.
+    """
+    path = Path(path)
+    options = SourceOptions(stride, start, end, resize)
+    try:
+        is_rosbag = _is_rosbag(path)
+    except OSError as error:
+        raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+    if is_rosbag:
+        return RosbagSource(path, options, topic)
+    if topic is not None:
+        raise GboptError(f"{path}: not a rosbag2, so it has no topic {topic}; name none")
+    return FolderSource(path, options) if path.is_dir() else VideoSource(path, options)
+
+
+def _is_rosbag(path: Path) -> bool:
+    if not path.exists():
+        raise GboptError(f"{path}: no such file or folder")
+    if path.is_dir():
+        metadata = path / "metadata.yaml"
+        stated = metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()
+        return stated or any(file.suffix in STORAGE_SUFFIXES for file in path.iterdir())
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith((MCAP_MAGIC, SQLITE_MAGIC)):
+        return True
+    refusal = _refusal(path.suffix.lower(), head)
+    if refusal:
+        raise GboptError(f"{path}: {refusal}")
+    return False
+
+
+def _refusal(suffix: str, head: bytes) -> str:
+    """Why a file that is no storage file is no video either; "" where it may be one."""
+    if not head:
+        return "the file is empty"
+    if head.startswith(b"#ROSBAG"):
+        return "a bag of ROS 1; convert it with `rosbags-convert`"
+    if head.startswith(ZSTD_MAGIC):
+        return "compressed with zstd; open the bag's folder, or decompress it with `zstd -d`"
+    if suffix in STORAGE_SUFFIXES:
+        kind = "an MCAP" if suffix == ".mcap" else "an SQLite"
+        return f"named {suffix}, but it does not start as {kind} file does; it is damaged"
+    if suffix in IMAGE_SUFFIXES:
+        return "a single image; name its folder"
+    # FFmpeg would draw a text file as a terminal does, and follow what a playlist names.
+    if not head.startswith(b"YUV4MPEG2") and not _CONTROL.search(head):
+        return "a text file; expected a rosbag2, a video file or a folder of images"
+    return ""

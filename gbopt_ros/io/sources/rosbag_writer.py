@@ -1,0 +1,142 @@
+"""Frames to a rosbag2."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.typesys import Stores, get_typestore
+
+from gbopt_ros.io.sources.images import (
+    COMPRESSED_TYPE,
+    COMPRESSIONS,
+    IMAGE_TYPE,
+    encode_image,
+    image_fields,
+)
+from gbopt_ros.structures import Frame, GboptError
+
+TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
+STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+
+_TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
+
+
+def write_rosbag(
+    frames: Iterable[Frame],
+    out: Path,
+    *,
+    storage: str = "mcap",
+    topic: str,
+    compressed: str | None = None,
+    jpeg_quality: int = 90,
+    frame_id: str | None = None,
+) -> int:
+    """Write frames as one image topic of a new rosbag2 folder.
+
+    Every message carries its frame's stamp in the header, and the same time as its log time.
+    Raw and PNG-compressed images come back bit for bit; JPEG is lossy. The folder appears
+    under its name only when it is complete.
+
+    Args:
+        frames: read once, one at a time.
+        out: folder to make; must not exist.
+        storage: "mcap" or "sqlite3".
+        topic: absolute ROS name of the image topic.
+        compressed: None for `sensor_msgs/Image` in rgb8, "jpeg" or "png" for
+            `sensor_msgs/CompressedImage`.
+        jpeg_quality: 1 to 100.
+        frame_id: written to every header in place of the frame's own.
+
+    Returns:
+        The number of messages.
+
+    Raises:
+        GboptError: `out` exists or cannot be written, an argument is out of range, a stamp does
+            not fit a ROS header, or there is no frame at all.
+    """
+    out = Path(out)
+    _check_arguments(out, storage, topic, compressed, jpeg_quality)
+    messages = (_message(frame, compressed, jpeg_quality, frame_id) for frame in frames)
+    message_type = COMPRESSED_TYPE if compressed else IMAGE_TYPE
+    with _aside(out) as bag:
+        count = 0
+        with Writer(bag, version=9, storage_plugin=STORAGES[storage]) as writer:
+            connection = writer.add_connection(topic, message_type, typestore=TYPESTORE)
+            for stamp_ns, message in messages:
+                writer.write(connection, stamp_ns, TYPESTORE.serialize_cdr(message, message_type))
+                count += 1
+            if count == 0:
+                raise GboptError(f"{out}: no frame to write, the source is empty")
+    return count
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A place to write a folder to that moves to `out` when all went well, or vanishes."""
+    made = [folder for folder in out.parents if not folder.exists()]
+    done = False
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True
+        ) as aside:
+            # The file inside a bag is named after its folder, so the bag has its name from now.
+            bag = Path(aside, out.name)
+            yield bag
+            bag.rename(out)
+            done = True
+    except (OSError, WriterError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GboptError(f"{out}: cannot be written ({reason})") from error
+    finally:
+        if not done:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _check_arguments(
+    out: Path, storage: str, topic: str, compressed: str | None, jpeg_quality: int
+) -> None:
+    if out.exists():
+        raise GboptError(f"{out} exists already: name a new folder for the bag, or remove it")
+    if storage not in STORAGES:
+        raise GboptError(f"storage: expected one of {', '.join(STORAGES)}, got {storage!r}")
+    if not _TOPIC.fullmatch(topic):
+        raise GboptError(f"topic: expected an absolute ROS name such as /camera, got {topic!r}")
+    if compressed is not None and compressed not in COMPRESSIONS:
+        raise GboptError(f"compressed: expected one of {COMPRESSIONS} or None, got {compressed!r}")
+    if not 1 <= jpeg_quality <= 100:
+        raise GboptError(f"jpeg_quality: expected 1 to 100, got {jpeg_quality}")
+
+
+def _message(
+    frame: Frame, compressed: str | None, jpeg_quality: int, frame_id: str | None
+) -> tuple[int, Any]:
+    """Stamp and message of a frame."""
+    header = _header(frame, frame.frame_id if frame_id is None else frame_id)
+    if compressed is None:
+        message_class = TYPESTORE.types[IMAGE_TYPE]
+        return frame.stamp_ns, message_class(header=header, **image_fields(frame.image))
+    data = encode_image(frame.image, compressed, jpeg_quality)
+    message_class = TYPESTORE.types[COMPRESSED_TYPE]
+    return frame.stamp_ns, message_class(header=header, format=compressed, data=data)
+
+
+def _header(frame: Frame, frame_id: str) -> Any:
+    seconds, nanoseconds = divmod(frame.stamp_ns, 10**9)
+    if not 0 <= seconds < 2**31:
+        raise GboptError(
+            f"frame {frame.index}: stamp {frame.stamp_ns} ns does not fit a ROS header "
+            "(0 to 2^31 seconds)"
+        )
+    types = TYPESTORE.types
+    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)

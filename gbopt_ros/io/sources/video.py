@@ -1,0 +1,144 @@
+"""A video file as a recording, read by OpenCV."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+# FFmpeg's own complaints on stderr say nothing that the errors below do not say.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2
+import numpy as np
+
+from gbopt_ros.io.sources.base import Record, Source, SourceOptions
+from gbopt_ros.io.sources.images import UndecodableImage
+from gbopt_ros.structures import GboptError, Image
+
+logger = logging.getLogger(__name__)
+
+_FALLBACK_HZ = 30.0
+_BOXES = (
+    *(b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"pnot"),
+    *(b"styp", b"sidx", b"moof", b"mfra", b"emsg", b"prft", b"pdin"),
+)
+# OpenCV 5 moved it.
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+
+
+class VideoSource(Source):
+    """Frames of a video file with the container's stamps, from 0 nanoseconds.
+
+    Stamps strictly increase: one that does not is replaced by the stamp before it plus a frame
+    period.
+    """
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        super().__init__(path, options)
+        with _opened(path) as capture:
+            count = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._total = count if count > 0 else None
+
+    @property
+    def total(self) -> int | None:
+        """As the container states it; some containers only state a duration, and it is a guess."""
+        return self._total
+
+    def _records(self) -> Iterator[Record]:
+        index = 0
+        previous_ns = -1
+        with _opened(self.path) as capture:
+            period_ns = _period_ns(capture)
+            while capture.grab():
+                stamp_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+                if stamp_ns <= previous_ns:
+                    stamp_ns = previous_ns + period_ns
+                stamp_ns = max(stamp_ns, 0)
+                yield Record(index, stamp_ns, partial(_retrieve, capture))
+                previous_ns = stamp_ns
+                index += 1
+        self._check_end(index)
+
+    def _check_end(self, read: int) -> None:
+        missing = missing_bytes(self.path)
+        if missing:
+            raise GboptError(
+                f"{self.path}: cut off, the file lacks {missing} bytes; {read} frames before that "
+                "were read; copy the file again, or use --end to stop before the damage"
+            )
+        if self._total is not None and read < 0.98 * self._total - 2:
+            logger.warning(
+                "%s: %d frames were read, about %d expected", self.path, read, self._total
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    # OpenCV need not warn of a file that is no video: the error below does.
+    level = _set_log_level(0)
+    try:
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        _set_log_level(level)
+    try:
+        if not capture.isOpened():
+            missing = missing_bytes(path)
+            cause = f"cut off, it lacks {missing} bytes" if missing else "not a readable video"
+            raise GboptError(
+                f"{path}: {cause}; expected a rosbag2 (.mcap, .db3 or folder), a video file or a "
+                "folder of images"
+            )
+        yield capture
+    finally:
+        capture.release()
+
+
+def _period_ns(capture: cv2.VideoCapture) -> int:
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return round(1e9 / (fps if 0 < fps <= 1000 else _FALLBACK_HZ))
+
+
+def _retrieve(capture: cv2.VideoCapture) -> Image:
+    done, image = capture.retrieve()
+    if not done or image is None:
+        raise UndecodableImage("OpenCV cannot decode the frame")
+    code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(image, code), np.uint8)
+
+
+def missing_bytes(path: Path) -> int:
+    """Bytes by which an MP4, MOV or AVI file is shorter than it says; 0 for any other file.
+
+    Only the sizes of the top-level boxes are read. A decoder gives the frames of a cut file up
+    to the cut and then reports a normal end, so this is the only sign.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and len(head) >= 8:
+            return max(0, 8 + int.from_bytes(head[4:8], "little") - size)
+        if head[4:8] == b"ftyp":
+            return max(0, _end_of_boxes(file, size) - size)
+    return 0
+
+
+def _end_of_boxes(file: BinaryIO, size: int) -> int:
+    """Where the last top-level box of an ISO base media file ends, by its own account."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(16)
+        if len(head) >= 8 and head[4:8] not in _BOXES:
+            return size  # some cameras append notes of their own, which are no boxes
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:  # the size follows in 64 bits
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:  # the box reaches to the end of the file
+            return size
+        position += max(length, 8)
+    return position

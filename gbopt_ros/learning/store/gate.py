@@ -1,0 +1,125 @@
+"""The gate: a new version is published only if it is sound and has forgotten nothing.
+
+Two checks around the training. The selected masks must be such as the parent proposes: masks that
+lie elsewhere (of other images, shifted, corrupt) teach nonsense and are refused before any
+training, which itself ends with an error where a loss is not finite. On labelled images of seen
+classes that are not learnt from, the validation set, the new version is compared image by image with its
+parent and with the network that learning began with, since small losses would add up. The
+uncertainty of the difference decides with it: a loss that may be noise does not block, and a validation
+set too small to exclude a disaster does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gbopt_ros.config import LearningConfig
+
+CONFIDENCE_Z = 1.645  # standard errors of a one-sided test at 95 %
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """Whether a new version may be published, and why.
+
+    Attributes:
+        passed: it may.
+        reason: one sentence with the numbers that decided.
+        agreement: share of the selected masks that the parent proposes, in [0, 1], in the part of
+            the training set where it is lowest.
+        parent_ap, child_ap: mask AP on the validation set, percent.
+        standard_error: of child_ap - parent_ap over the choice of validation images, points.
+        first_ap: of the network that learning began with, where that is not the parent.
+
+    What was not measured is None: the decision fell before, or there is no validation set.
+    """
+
+    passed: bool
+    reason: str
+    agreement: float | None = None
+    parent_ap: float | None = None
+    child_ap: float | None = None
+    standard_error: float | None = None
+    first_ap: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_masks(
+    agreement: float, config: LearningConfig, recordings: Sequence[str] = ()
+) -> GateDecision:
+    """Refuse selected masks that are not the parent's own proposals.
+
+    Selection chooses among proposals and moves their outlines a little, so of an intact training
+    set the parent proposes nearly every mask again, at an IoU of 0.5.
+
+    Args:
+        agreement: share of the selected masks that the parent proposes, where it is lowest.
+        recordings: that these masks are of.
+    """
+    numbers = (
+        f"in some part {100 * agreement:.0f} % of the selected masks are proposals of the parent, "
+        f"at least {100 * config.gate_agreement:.0f} % expected"
+    )
+    if agreement >= config.gate_agreement:
+        return GateDecision(True, numbers, agreement)
+    return GateDecision(
+        False,
+        f"masks do not belong to their images: {numbers}; they are of {', '.join(recordings)} "
+        "(`gbopt learn --forget RECORDING` takes one out)",
+        agreement,
+    )
+
+
+def check_forgetting(
+    parent_ap: float,
+    child_ap: float,
+    standard_error: float,
+    config: LearningConfig,
+    parent: str = "its parent",
+) -> GateDecision:
+    """Compare a version with an older one on the validation set.
+
+    It is refused where it lost more than `gate_margin` points and that it lost is certain at 95 %,
+    and where a loss of `gate_worst` points cannot be excluded at 95 %.
+
+    Args:
+        parent_ap, child_ap: mask AP, percent.
+        standard_error: of their difference, from a paired comparison, points.
+        parent: what the older one is called.
+    """
+    difference = child_ap - parent_ap
+    uncertainty = CONFIDENCE_Z * standard_error
+    numbers = (
+        f"seen AP {child_ap:.2f} against {parent_ap:.2f} of {parent}, "
+        f"{difference:+.2f} ± {standard_error:.2f}, margin {config.gate_margin:.2f}"
+    )
+    measured = (parent_ap, child_ap, standard_error)
+    if not all(math.isfinite(value) for value in measured):
+        reason = f"cannot be compared, give more validation images: {numbers}"
+        return GateDecision(False, reason, None, *measured)
+    if difference < -config.gate_margin and difference + uncertainty < 0:
+        return GateDecision(False, f"forgot too much: {numbers}", None, *measured)
+    if difference - uncertainty < -config.gate_worst:
+        reason = (
+            f"may have lost more than {config.gate_worst:.2f} points, give more validation images: "
+            f"{numbers}"
+        )
+        return GateDecision(False, reason, None, *measured)
+    return GateDecision(True, numbers, None, *measured)
+
+
+def all_passed(decisions: Sequence[GateDecision]) -> GateDecision:
+    """One decision of those on the parent and, after the first round, on the first network."""
+    parent, *others = decisions
+    reasons = [d.reason for d in decisions if d.passed == all(each.passed for each in decisions)]
+    return replace(
+        parent,
+        passed=all(decision.passed for decision in decisions),
+        reason="; ".join(reasons),
+        first_ap=others[0].parent_ap if others else None,
+    )

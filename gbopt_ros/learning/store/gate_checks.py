@@ -1,0 +1,154 @@
+"""What the gate measures: whether masks belong to their images, and what a network forgot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros.config import Config
+from gbopt_ros.evaluation.coco_metrics import paired_difference
+from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
+from gbopt_ros.io.datasets.coco import CocoDataset
+from gbopt_ros.learning.data.training_set import SelectedDataset
+from gbopt_ros.learning.store.gate import (
+    GateDecision,
+    all_passed,
+    check_forgetting,
+    check_masks,
+)
+from gbopt_ros.masks import iou_matrix
+from gbopt_ros.models.detection import DetectionNetwork
+from gbopt_ros.models.device import resolve_device
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+
+PARTS = 8  # that a training set of one recording has,
+MIN_FRAMES_OF_PART = 6  # and frames that each has at least
+MAX_CHECKED_OF_PART, MIN_CHECKED_OF_PART, MAX_CHECKED = 6, 3, 300  # frames that are looked at
+
+
+def check_agreement(
+    parent: DetectionNetwork,
+    selected: SelectedDataset,
+    config: Config,
+    on_frame: Callable[[], None] = lambda: None,
+) -> GateDecision:
+    """Refuse a training set in which some part holds masks that the parent does not propose.
+
+    Args:
+        selected: not empty.
+        on_frame: called before every image.
+    """
+    parts = checked_parts([entry.recording for entry in selected.entries])
+    agreement, part = agreement_of_parts(parent, selected, parts, config, on_frame)
+    return check_masks(agreement, config.learning, selected.recordings(part))
+
+
+def compare_on_validation(
+    child: DetectionNetwork,
+    older: Mapping[str, DetectionNetwork],
+    validation: CocoDataset | None,
+    config: Config,
+    *,
+    progress: bool = True,
+    on_network: Callable[[], None] = lambda: None,
+) -> GateDecision:
+    """The gate's decision on a network by its masks on the validation set.
+
+    Args:
+        older: networks that it is compared with, by name. It must not have forgotten what any of
+            them knew: small losses against each parent would add up.
+        validation: labelled images of seen classes; with None every network passes.
+        progress: show a progress bar.
+        on_network: called before each network is run.
+    """
+    if validation is None:
+        return GateDecision(True, "no validation set to compare on")
+    evaluate = partial(evaluate_network, dataset=validation, progress=progress)
+    on_network()
+    child_metrics, child_results = evaluate(_for_evaluation(child, config))
+    decisions = []
+    for name, network in older.items():
+        on_network()
+        metrics, results = evaluate(_for_evaluation(network, config))
+        _, standard_error = paired_difference(validation, results, child_results)
+        decisions.append(
+            check_forgetting(metrics.AP, child_metrics.AP, standard_error, config.learning, name)
+        )
+    return all_passed(decisions)
+
+
+def checked_parts(recordings: Sequence[str]) -> list[NDArray[np.intp]]:
+    """Indices of consecutive frames whose masks are checked together.
+
+    A part belongs to one recording: among many good ones a bad one would not show. Recordings of a
+    few frames are joined with their neighbours, since a single mask says little.
+
+    Args:
+        recordings: the recording of every frame, frames of one recording in a row.
+    """
+    longest = max(MIN_FRAMES_OF_PART, math.ceil(len(recordings) / PARTS))
+    ends = [i for i in range(1, len(recordings)) if recordings[i] != recordings[i - 1]]
+    pieces = [
+        piece
+        for frames in np.split(np.arange(len(recordings)), ends)
+        for piece in np.array_split(frames, max(1, len(frames) // longest))
+    ]
+    parts: list[NDArray[np.intp]] = []
+    for piece in pieces:
+        if parts and len(parts[-1]) < MIN_FRAMES_OF_PART:
+            parts[-1] = np.concatenate([parts[-1], piece])
+        else:
+            parts.append(piece)
+    if len(parts) > 1 and len(parts[-1]) < MIN_FRAMES_OF_PART:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
+def agreement_of_parts(
+    parent: DetectionNetwork,
+    selected: SelectedDataset,
+    parts: Sequence[NDArray[np.intp]],
+    config: Config,
+    on_frame: Callable[[], None] = lambda: None,
+) -> tuple[float, list[int]]:
+    """The share of selected masks that the parent proposes, in the part where it is lowest.
+
+    In each part the masks of some images, spread evenly, are compared with the parent's proposals
+    for these images. A mask counts as proposed from an IoU of 0.5 on.
+
+    Args:
+        parts: indices of the frames of each part, see `checked_parts`.
+        on_frame: called before every image.
+
+    Returns:
+        The share, in [0, 1], and the indices of the frames of that part.
+    """
+    proposer = _for_evaluation(parent, config)
+    most = min(MAX_CHECKED_OF_PART, max(MIN_CHECKED_OF_PART, MAX_CHECKED // len(parts)))
+    shares: list[tuple[float, list[int]]] = []
+    for part in parts:
+        chosen = part[np.linspace(0, len(part) - 1, min(len(part), most)).astype(int)]
+        proposed: list[bool] = []
+        for index in chosen:
+            on_frame()
+            labelled = selected[int(index)]
+            (proposals,) = proposer.propose([labelled.image])
+            overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
+            proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
+        shares.append((float(np.mean(proposed)), part.tolist()))
+    return min(shares)
+
+
+def with_agreement(decision: GateDecision, masks: GateDecision) -> GateDecision:
+    """The decision on a network, with what was measured on its training masks before."""
+    return replace(decision, agreement=masks.agreement)
+
+
+def _for_evaluation(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:
+    device = resolve_device(config.device)
+    return MaskRcnnProposals(network, "", evaluation_config(config).proposal, device)

@@ -1,0 +1,280 @@
+"""Versions of the proposal network on disk: published atomically, verified, rolled back.
+
+    STORE/models/v0001/model.safetensors
+    STORE/models/v0001/manifest.json      sha256, parent, gate decision, training facts
+    STORE/models/current.json             {"version": "v0001"}
+
+A version's folder appears by one rename and is never changed afterwards, so a reader sees all
+of it or nothing; `current.json` is replaced by another rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gbopt_ros.io.files import sync, write_text
+from gbopt_ros.models.weights import (
+    DETECTRON2,
+    HasState,
+    WeightsInfo,
+    save_weights,
+    sha256_of,
+)
+from gbopt_ros.structures import GboptError
+
+_WEIGHTS, _MANIFEST, _CURRENT = "model.safetensors", "manifest.json", "current.json"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A published version.
+
+    Attributes:
+        version: its name, `v0001` and so on.
+        path: the weights file.
+        manifest: `version`, `parent`, `ancestors` (versions of the store that it was learnt from,
+            oldest first), `sha256`, `created` (seconds since the epoch) and what the publisher
+            added.
+    """
+
+    version: str
+    path: Path
+    manifest: dict[str, Any]
+
+
+class ModelStore:
+    """The versions below a folder; the folder need not exist before the first is published."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folder = root / "models"
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions that are there, oldest first."""
+        return [self.get(name) for name in self._names()]
+
+    def first(self) -> ModelVersion:
+        """The oldest version; damaged ones do not count.
+
+        Raises:
+            GboptError: there is none.
+        """
+        for name in self._names():
+            with suppress(GboptError):
+                return self.get(name)
+        raise GboptError(f"{self._folder}: no version whose manifest can be read")
+
+    def prune(self, keep: int) -> None:
+        """Remove all versions but the newest, the one in service and the first.
+
+        The first stays as what later ones are compared with.
+
+        Args:
+            keep: how many of the newest stay, 1 or more.
+        """
+        names, current = self._names(), self.current()
+        for name in names[1:-keep]:
+            if current is None or name != current.version:
+                gone = self._folder / f".old-{name}"
+                with suppress(OSError):
+                    os.replace(self._folder / name, gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Names of all published versions, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        found = [
+            (number, path.name)
+            for path in self._folder.iterdir()
+            if (number := _number(path.name)) is not None and (path / _MANIFEST).is_file()
+        ]
+        return [name for _, name in sorted(found)]
+
+    def digests(self) -> set[str]:
+        """SHA-256 of the weights of all versions but those whose manifest was damaged."""
+        found = set()
+        for path in self._folder.glob(f"v*/{_MANIFEST}"):
+            with suppress(GboptError):
+                found.add(self.get(path.parent.name).manifest["sha256"])
+        return found
+
+    def get(self, version: str) -> ModelVersion:
+        """Raises GboptError if there is no such version or its manifest is damaged."""
+        if _number(version) is None:
+            raise GboptError(f"{self._folder}: expected a version such as v0001, got {version!r}")
+        folder = self._folder / version
+        manifest = _read_json(folder / _MANIFEST)
+        for key, kind in (("sha256", str), ("parent", str), ("created", (int, float))):
+            if not isinstance(manifest.get(key), kind):
+                raise GboptError(f"{folder / _MANIFEST}: no {key!r} in it; the file was damaged")
+        return ModelVersion(version, folder / _WEIGHTS, manifest)
+
+    def current(self) -> ModelVersion | None:
+        """The version in service, None before the first."""
+        pointer = self._folder / _CURRENT
+        return self.get(str(_read_json(pointer).get("version"))) if pointer.is_file() else None
+
+    def verify(self, version: ModelVersion) -> None:
+        """Raises GboptError if the weights file is not the one that was published."""
+        if not version.path.is_file():
+            raise GboptError(f"{version.path}: weights of version {version.version} are missing")
+        digest = sha256_of(version.path)
+        if digest != version.manifest["sha256"]:
+            raise GboptError(
+                f"{version.path}: SHA-256 is {digest[:12]}..., its manifest says "
+                f"{version.manifest['sha256'][:12]}...; the file was damaged, roll back"
+            )
+
+    def verified_current(self) -> ModelVersion | None:
+        """The version in service, None before the first; raises as `verify`."""
+        current = self.current()
+        if current is not None:
+            self.verify(current)
+        return current
+
+    def check_origin(self, path: Path) -> None:
+        """Check that the versions descend from a network, or that it is one of them.
+
+        Raises:
+            GboptError: the store was begun with another network, or the file cannot be read.
+        """
+        current = self.current()
+        origin = current.manifest.get("origin") if current is not None else None
+        if origin is None:
+            return
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+        if digest != origin and digest not in self.digests():
+            raise GboptError(
+                f"{path}: the versions of the store {self.root} were learnt from another network; "
+                "give each network a store of its own"
+            )
+
+    def publish(
+        self,
+        network: HasState,
+        parent: WeightsInfo,
+        facts: dict[str, Any],
+    ) -> ModelVersion:
+        """Write a new version and put it into service.
+
+        Args:
+            network: proposal network, stored in single precision.
+            parent: what the weights that it was fine-tuned from say of themselves; architecture,
+                configuration and calibration are the new version's too.
+            facts: added to the manifest.
+        """
+        version = self._next_name()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
+        except OSError as error:
+            raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
+        try:
+            folder = aside / version  # `aside` itself is for its owner alone
+            folder.mkdir()
+            info = replace(parent, version=version)
+            digest = save_weights(folder / _WEIGHTS, network, info)
+            manifest = facts | {
+                "version": version,
+                "parent": parent.version,
+                "ancestors": self._lineage(parent.version),
+                "backend": DETECTRON2 if info.architecture == DETECTRON2 else "torchvision",
+                "architecture": info.architecture,
+                "config": info.config,
+                "sha256": digest,
+                "created": time.time(),
+            }
+            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            for path in (folder / _MANIFEST, folder):
+                sync(path)
+            os.replace(folder, self._folder / version)
+            sync(self._folder)
+        except OSError as error:
+            if (self._folder / version).exists():  # another process took the name meanwhile
+                return self.publish(network, parent, facts)
+            raise GboptError(
+                f"{self._folder}: version {version} cannot be written ({error.strerror})"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._serve(version)
+        return self.get(version)
+
+    def rollback(self) -> ModelVersion | None:
+        """Put the parent of the current version back into service, or its parent if it was pruned.
+
+        Returns:
+            The version now served, the newest ancestor that is left; None where none is, and the
+            network that the first version was fine-tuned from, which lies outside the store.
+
+        Raises:
+            GboptError: there is no current version, or that ancestor is damaged.
+        """
+        current = self.current()
+        if current is None:
+            raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
+        left = set(self._names())
+        for name in reversed(_ancestors(current)):
+            if name in left:
+                restored = self.get(name)
+                self.verify(restored)
+                self._serve(name)
+                return restored
+        (self._folder / _CURRENT).unlink()
+        return None
+
+    def _lineage(self, name: str) -> list[str]:
+        """A version of the store and what it was learnt from, oldest first; of no other network."""
+        if name not in self._names():
+            return []
+        with suppress(GboptError):
+            return [*_ancestors(self.get(name)), name]
+        return [name]  # damaged
+
+    def _next_name(self) -> str:
+        names = (p.name for p in (self._folder.iterdir() if self._folder.is_dir() else ()))
+        return f"v{max((_number(name) or 0 for name in names), default=0) + 1:04d}"
+
+    def _serve(self, version: str) -> None:
+        write_text(self._folder / _CURRENT, json.dumps({"version": version}))
+
+
+def _ancestors(version: ModelVersion) -> list[str]:
+    """What its manifest lists, the parent alone where that lists none; oldest first.
+
+    A parent from another store may bear a name that this store gave later: it is left out.
+    """
+    listed = version.manifest.get("ancestors")
+    names = listed if isinstance(listed, list) else [version.manifest["parent"]]
+    own = _number(version.version) or 0
+    return [name for name in map(str, names) if 0 < (_number(name) or 0) < own]
+
+
+def _number(name: str) -> int | None:
+    """The number of a version's name, None for any other name."""
+    return int(name[1:]) if re.fullmatch(r"v[0-9]{4,}", name) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GboptError(f"{path}: no such file; is this a model store?") from error
+    except (OSError, ValueError) as error:
+        raise GboptError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise GboptError(f"{path}: expected a JSON object")
+    return content

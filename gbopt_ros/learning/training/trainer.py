@@ -1,0 +1,152 @@
+"""The training loop that pretraining and fine-tuning share."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from tqdm import tqdm
+
+from gbopt_ros.learning.training.checkpoint import Checkpoint
+from gbopt_ros.models.device import has_fast_bfloat16
+from gbopt_ros.structures import GboptError
+
+B = TypeVar("B")  # a batch
+
+OnStep = Callable[[int, float], None]
+"""Takes the number of steps done and the loss of the last one."""
+
+GRADIENT_NORM = 10.0  # gradients are clipped to it: a rare bad batch must not wreck the weights
+
+
+@dataclass
+class TrainingLog:
+    """Losses by name, one value a step; `total` is their sum."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+    def append(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append(value)
+
+    @property
+    def total(self) -> list[float]:
+        return self.losses.get("total", [])
+
+
+def train(
+    network: nn.Module,
+    batches: Iterator[B],
+    losses_of: Callable[[B], dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    iterations: int,
+    warmup: int,
+    lr_milestones: Sequence[int] = (),
+    ema_decay: float = 0.0,
+    checkpoint: Checkpoint | None = None,
+    title: str = "train",
+    on_step: OnStep | None = None,
+) -> tuple[nn.Module, TrainingLog]:
+    """Minimise the sum of the losses with linear warm-up and a schedule, see `rate_at`.
+
+    Args:
+        network: moved to its device and set to training mode by the caller.
+        batches: from step `checkpoint.step` on, where there is a checkpoint.
+        losses_of: the named losses of a batch, each a scalar.
+        optimizer: its learning rates are the peaks of the schedule.
+        lr_milestones: steps at which the learning rate falls to a tenth; none is a cosine to zero.
+        ema_decay: decay of an exponential moving average of the weights; 0 is none.
+        checkpoint: training goes on from it, and it is written now and then.
+        on_step: called after every step, in place of a progress bar; what it raises ends the
+            training.
+
+    Returns:
+        The trained network (the average where one is kept) and the losses of every step.
+
+    Raises:
+        GboptError: a loss is not finite, or the checkpoint does not fit or cannot be written.
+    """
+    device = next(network.parameters()).device
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    averaged = copy.deepcopy(network) if ema_decay else None
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    log = TrainingLog()
+    first = checkpoint.step if checkpoint else 0
+    if checkpoint:
+        checkpoint.restore(network, averaged, optimizer, log.losses)
+    fast_bfloat16 = has_fast_bfloat16(device)
+    progress = tqdm(
+        range(first, iterations), title, iterations, unit="step", dynamic_ncols=True,
+        initial=first, disable=on_step is not None,
+    )  # fmt: skip
+    for step in progress:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate_at(step, iterations, warmup, lr_milestones)
+        # bfloat16 needs no loss scaling and halves the time of a step where hardware has it.
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bfloat16):
+            losses = losses_of(next(batches))
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        values = {name: loss.item() for name, loss in losses.items()} | {"total": total.item()}
+        if not math.isfinite(values["total"]):
+            raise GboptError(
+                f"{title}: loss is not finite at step {step} ({values}); nothing was saved. "
+                "Lower the learning rate or look at the training masks."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        optimizer.step()
+        if averaged is not None:
+            _update_average(averaged, network, min(ema_decay, (1 + step) / (10 + step)))
+        log.append(values)
+        if checkpoint and checkpoint.is_due(step + 1, iterations):
+            checkpoint.write(step + 1, network, averaged, optimizer, log.losses)
+        if on_step is not None:
+            on_step(step + 1, values["total"])
+        if step % 10 == 0:
+            recent = log.total[-50:]
+            progress.set_postfix(loss=f"{sum(recent) / len(recent):.3f}", refresh=False)
+    return (averaged if averaged is not None else network), log
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes of a distributed run, if any."""
+    if not distributed.is_initialized():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def rate_at(step: int, iterations: int, warmup: int, lr_milestones: Sequence[int] = ()) -> float:
+    """The learning rate of a step, relative to its peak.
+
+    It rises linearly over `warmup` steps; then it falls to a tenth at each of `lr_milestones` or, where
+    there are none, as a cosine to zero.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if lr_milestones:
+        return 0.1 ** sum(step >= milestone for milestone in lr_milestones)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, iterations - warmup)))
+
+
+@torch.no_grad()
+def _update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    for mean, value in zip(
+        averaged.state_dict().values(), network.state_dict().values(), strict=True
+    ):
+        if mean.dtype.is_floating_point:
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)

@@ -1,0 +1,121 @@
+"""Foreground/background network: semantic segmentation on a feature pyramid (Appendix D.2.1).
+
+The semantic branch of Panoptic FPN (Kirillov et al. 2019): every pyramid level is brought to
+stride 4 by convolutions and bilinear upsampling, the levels are summed, and one convolution gives
+the logit that a pixel belongs to an object. Backbones are ResNets of torchvision or, as the
+architecture `timm:NAME`, of timm: the paper's ResNeSt-200 is `timm:resnest200e`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from gbopt_ros.models.mask_rcnn import feature_pyramid
+from gbopt_ros.models.timm_pyramid import TimmPyramid
+from gbopt_ros.structures import GboptError
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+STRIDE = 32  # input sides are padded to a multiple of the coarsest level's stride
+
+
+@dataclass(frozen=True)
+class BackgroundArchitecture:
+    """Sizes of one architecture; images are resized so that the shorter side is `short_side`."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    layers: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    pyramid_channels: int
+    branch_channels: int
+    short_side: int
+
+
+ARCHITECTURES = {
+    "resnet50-semantic-fpn": BackgroundArchitecture(
+        Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), 256, 128, 480
+    ),
+    "resnet18-semantic-fpn": BackgroundArchitecture(
+        BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), 256, 128, 480
+    ),
+    "slim18-semantic-fpn": BackgroundArchitecture(
+        BasicBlock, (2, 2, 2, 2), (48, 96, 192, 64), 64, 64, 240
+    ),
+}
+TIMM = "timm:"  # begins the names of architectures with a backbone of timm; their sizes:
+TIMM_SIZES = ARCHITECTURES["resnet50-semantic-fpn"]
+
+
+class SemanticFpn(nn.Module):
+    """(B, 3, H, W) float images in [0, 1], RGB -> (B, H, W) object logits."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: str) -> None:
+        super().__init__()
+        on_timm = architecture.startswith(TIMM)
+        arch = TIMM_SIZES if on_timm else ARCHITECTURES[architecture]
+        self.short_side = arch.short_side
+        self.backbone: nn.Module
+        if on_timm:
+            self.backbone = TimmPyramid(architecture.removeprefix(TIMM), arch.pyramid_channels)
+        else:
+            self.backbone = feature_pyramid(
+                arch.block, arch.layers, arch.widths, arch.pyramid_channels
+            )
+        self.branches = nn.ModuleList(
+            _branch(arch.pyramid_channels, arch.branch_channels, upsamplings)
+            for upsamplings in range(4)
+        )
+        self.predictor = nn.Conv2d(arch.branch_channels, 1, kernel_size=1)
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        x = (images - self.mean) / self.std
+        x = functional.pad(x, (0, -width % STRIDE, 0, -height % STRIDE))
+        levels = self.backbone(x)
+        summed = sum(branch(levels[str(i)]) for i, branch in enumerate(self.branches))
+        logits = self.predictor(summed)  # (B, 1, ceil(H / 4), ceil(W / 4))
+        logits = functional.interpolate(
+            logits, size=x.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return logits[:, 0, :height, :width]
+
+
+def _branch(in_channels: int, channels: int, upsamplings: int) -> nn.Sequential:
+    """Convolutions that bring a level of stride 4 * 2**upsamplings to stride 4."""
+    steps: list[nn.Module] = []
+    for step in range(max(upsamplings, 1)):
+        steps += [
+            nn.Conv2d(in_channels if step == 0 else channels, channels, 3, padding=1, bias=False),
+            nn.GroupNorm(min(32, channels // 2), channels),
+            nn.ReLU(inplace=True),
+        ]
+        if upsamplings:
+            steps.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    return nn.Sequential(*steps)
+
+
+def build_background(architecture: str) -> SemanticFpn:
+    """A randomly initialised network.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`, or `timm:NAME` with the name of a timm model.
+
+    Raises:
+        GboptError: there is no such architecture, or timm is not installed.
+    """
+    if architecture not in ARCHITECTURES and not architecture.startswith(TIMM):
+        raise GboptError(
+            f"unknown background architecture {architecture!r}; known: {sorted(ARCHITECTURES)} "
+            "and timm:NAME, such as timm:resnest200e"
+        )
+    return SemanticFpn(architecture)

@@ -1,0 +1,214 @@
+"""Weights that `gbopt models pull` can fetch, where they are kept, and how they get there.
+
+Nothing is downloaded unless `pull` is called. A file of torchvision carries the first digits of
+its SHA-256 in its name, which is all that is published; they are checked as torch.hub does, and
+the whole digest is recorded beside the file, so that later damage is found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from gbopt_ros.io.files import write_text
+from gbopt_ros.structures import GboptError
+
+CATALOGUE = {
+    "maskrcnn_resnet50_fpn": "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+    "maskrcnn_resnet50_fpn_v2": "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1",
+    "raft_large": "Raft_Large_Weights.C_T_SKHT_V2",
+    "raft_small": "Raft_Small_Weights.C_T_V2",
+}
+"""Name: torchvision's name of the weights."""
+
+_TIMEOUT_S = 30.0  # without a byte
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights on a server.
+
+    Attributes:
+        url: of the file.
+        digest: the first hexadecimal digits of its SHA-256.
+    """
+
+    name: str
+    url: str
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file is kept, whether it is there or not."""
+        return models_folder() / self.url.rpartition("/")[2]
+
+
+def models_folder() -> Path:
+    """`gbopt_ros/models` below `$XDG_CACHE_HOME`, which is `~/.cache` where it is not set."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "gbopt_ros" / "models"
+
+
+def published(name: str) -> Published:
+    """An entry of the catalogue. Raises GboptError if there is no such name."""
+    if name not in CATALOGUE:
+        raise GboptError(f"{name}: no such weights; known: {', '.join(CATALOGUE)}")
+    from torchvision.models import get_weight
+
+    url = str(get_weight(CATALOGUE[name]).value.url)
+    digest = re.search(r"-([0-9a-f]{8,64})\.", url.rpartition("/")[2])
+    assert digest is not None  # torch.hub relies on it as well
+    return Published(name, url, digest[1])
+
+
+def find_weights(path: Path | str) -> Path:
+    """A path as it is; for a name of the catalogue the file that was pulled.
+
+    Raises:
+        GboptError: it was not pulled yet.
+    """
+    path = Path(path)
+    if str(path) not in CATALOGUE or path.exists():
+        return path
+    entry = published(str(path))
+    if not entry.path.is_file():
+        raise GboptError(
+            f"{entry.name}: not on this machine; `gbopt models pull {entry.name}` downloads it, "
+            f"or put {entry.url} at {entry.path}"
+        )
+    return entry.path
+
+
+def pull(name: str, url: str = "") -> tuple[Path, str]:
+    """Download weights unless they are there, and verify them.
+
+    What was downloaded stays when the connection breaks, and the next call goes on from there.
+
+    Args:
+        name: of the catalogue.
+        url: of a mirror, in place of the publisher's; the digest is the same.
+
+    Returns:
+        The file and its SHA-256.
+
+    Raises:
+        GboptError: no such name, the file cannot be fetched, or it is another one.
+    """
+    entry = published(name)
+    path, url = entry.path, url or entry.url
+    if path.is_file():
+        return path, _verify(path, entry)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("a+b") as file:
+            _lock(part, file)
+            _fetch(url, file, name)
+            file.flush()
+            try:
+                digest = _check(part, entry.digest)
+            except GboptError:
+                part.unlink()
+                raise
+            _record(path, digest)
+            os.replace(part, path)
+    except (OSError, HTTPException, ValueError) as error:
+        raise GboptError(
+            f"{name}: cannot be downloaded ({_reason(error)}); try again, or fetch {url} "
+            f"and put it at {path}"
+        ) from error
+    return path, digest
+
+
+def _fetch(url: str, file: BinaryIO, title: str) -> None:
+    """Append what is missing; from the start where the server does not know ranges."""
+    done = file.seek(0, os.SEEK_END)
+    request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urlopen(request, timeout=_TIMEOUT_S)
+    except HTTPError as error:
+        if error.code != 416 or not done:  # 416: nothing follows, or the file has become shorter
+            raise
+        if error.headers.get("Content-Range", "").endswith(f"/{done}"):
+            return
+        file.truncate(0)
+        response = urlopen(url, timeout=_TIMEOUT_S)
+    with response:
+        resumed = response.status == 206
+        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            raise ValueError("the server sent another part than the one that was asked for")
+        if not resumed:
+            done = 0
+            file.truncate(0)
+        file.seek(done)
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length is not None else None
+        with tqdm(
+            total=total, initial=done, desc=title, unit="B", unit_scale=True, dynamic_ncols=True
+        ) as progress:
+            while block := response.read(_BLOCK):
+                file.write(block)
+                done += len(block)
+                progress.update(len(block))
+    if total is not None and done != total:
+        raise ValueError(f"the connection ended after {done} of {total} bytes")
+
+
+def _lock(part: Path, file: BinaryIO) -> None:
+    """One process at a time writes an unfinished file. Raises GboptError where another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = not os.path.samestat(os.fstat(file.fileno()), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        taken = True
+    if taken:
+        raise GboptError(f"{part}: another process downloads it; try again when it is done")
+
+
+def _check(path: Path, digest: str) -> str:
+    """The SHA-256 of a file. Raises GboptError if it does not begin with `digest`."""
+    from gbopt_ros.models.weights import sha256_of
+
+    found = sha256_of(path)
+    if not found.startswith(digest):
+        raise GboptError(
+            f"{path}: SHA-256 is {found}, expected one that begins with {digest}; "
+            "this is another file, or a damaged one: delete it and pull again"
+        )
+    return found
+
+
+def _verify(path: Path, entry: Published) -> str:
+    """Check a file that is there against all that is known of it; one put there by hand too."""
+    recorded = ""
+    with suppress(OSError, IndexError):
+        recorded = _record_of(path).read_text(encoding="ascii").split()[0]
+    digest = _check(path, recorded or entry.digest)
+    if not recorded:
+        _record(path, digest)
+    return digest
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _record(path: Path, digest: str) -> None:
+    """Write the digest beside the file, as `sha256sum --check` reads it."""
+    write_text(_record_of(path), f"{digest}  {path.name}\n")
+
+
+def _reason(error: Exception) -> str:
+    inner = getattr(error, "reason", None)  # urllib wraps the error of the socket
+    return " ".join(str(inner or error).split()) or type(error).__name__

@@ -1,0 +1,237 @@
+"""Network weights on disk: safetensors files that say which architecture they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from gbopt_ros.io.files import replacing
+from gbopt_ros.structures import Calibration, GboptError
+
+M = TypeVar("M", bound=nn.Module)
+
+PROPOSALS = "proposals"
+BACKGROUND = "background"
+DETECTRON2 = "detectron2"
+"""The architecture of proposal networks that detectron2 builds from a configuration."""
+
+_KEY = "gbopt_ros"
+
+
+class HasState(Protocol):
+    """A network, or whatever else has tensors by name."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says of itself.
+
+    Attributes:
+        network: `proposals` or `background`.
+        architecture: key of the network's architecture table, or `DETECTRON2`.
+        version: name of the version, unique in its model store.
+        config: YAML that the network is built from, "" where the architecture says it all.
+        calibration: how confidences follow for a proposal network; None where it was not fitted.
+    """
+
+    network: str
+    architecture: str
+    version: str
+    config: str = ""
+    calibration: Calibration | None = None
+
+
+def save_weights(path: Path, network: HasState, info: WeightsInfo, half: bool = False) -> str:
+    """Write a network's weights atomically and return the SHA-256 of the file.
+
+    Args:
+        half: store floating-point tensors in half precision.
+    """
+    tensors = {
+        name: (value.half() if half and value.is_floating_point() else value)
+        .detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+    }  # fmt: skip
+    return _write(path, tensors, info)
+
+
+def write_calibration(path: Path, calibration: Calibration, out: Path) -> str:
+    """Write a copy of a weights file with another calibration; returns its SHA-256.
+
+    The tensors stay as they are, to the last bit.
+
+    Raises:
+        GboptError: the file cannot be read or carries no description of ours, or `out` cannot be
+            written.
+    """
+    info, _ = read_weights(path, PROPOSALS)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return _write(out, tensors, replace(info, calibration=calibration))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], info: WeightsInfo) -> str:
+    metadata = {_KEY: json.dumps(asdict(info), sort_keys=True)}
+    with replacing(path, SafetensorError) as aside:
+        # Not `save_file`: it makes files that only their owner may read, whatever the umask.
+        content = save(tensors, metadata=metadata)
+        aside.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tensor]]:
+    """The description and the tensors (float32, on the CPU) of a weights file.
+
+    Raises:
+        GboptError: no such file, not a safetensors file (a pickle is never opened), truncated,
+            or weights of something else than `network`.
+    """
+    if not path.is_file():
+        raise GboptError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            described = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise GboptError(
+            f"{path}: not a readable safetensors file ({error}); "
+            "pickled checkpoints are never loaded, copy the original file again"
+        ) from error
+    if described is None:
+        raise GboptError(
+            f"{path}: these weights carry no gbopt_ros description; expected a file written by "
+            "`gbopt pretrain` or `gbopt learn`, or torchvision's weights of a proposal network"
+        )
+    try:
+        fields = json.loads(described)
+        if fields.get("calibration") is not None:
+            fields["calibration"] = Calibration(**fields["calibration"])
+        info = WeightsInfo(**fields)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise GboptError(f"{path}: its gbopt_ros description is damaged ({error})") from error
+    if info.network != network:
+        raise GboptError(f"{path}: expected weights of the {network} network, got {info.network}")
+    return info, {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether it is a safetensors file that does not say which of our networks it belongs to."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return _KEY not in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
+    """The tensors of a state dict that something else has written.
+
+    Args:
+        path: a `.safetensors` file, or one of torch that holds nothing but tensors, by name or
+            below the key `model`, as torchvision's training scripts write it.
+        what: it belongs to, for the errors.
+
+    Raises:
+        GboptError: no such file, no state dict, or not readable without running code.
+    """
+    if not path.is_file():
+        raise GboptError(f"{path}: no such {what} weights file")
+    tensors: Any
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch lets through whatever a damaged pickle runs into
+        raise GboptError(
+            f"{path}: {what} weights cannot be read ({type(error).__name__}); expected a "
+            "safetensors file, or a .pth that holds tensors only"
+        ) from error
+    if isinstance(tensors, dict) and isinstance(tensors.get("model"), dict):
+        tensors = tensors["model"]
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
+        raise GboptError(
+            f"{path}: {what} weights: expected a state dict, nothing but named tensors"
+        )
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+
+
+def architecture_of(path: Path) -> str:
+    """The architecture that a weights file names; "" where it names none or is none of ours."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            described = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return ""
+    return str(described.get("architecture", "")) if isinstance(described, dict) else ""
+
+
+def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a network.
+
+    Raises:
+        GboptError: names or shapes do not match, or a value is not finite.
+    """
+    expected = network.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected)
+    if missing or extra:
+        raise GboptError(
+            f"{path}: weights do not fit their architecture: {len(missing)} tensors missing "
+            f"(first: {missing[:1]}), {len(extra)} unknown (first: {extra[:1]})"
+        )
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            raise GboptError(
+                f"{path}: {name}: expected shape {tuple(expected[name].shape)}, "
+                f"got {tuple(value.shape)}"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise GboptError(f"{path}: {name} holds values that are not finite")
+    network.load_state_dict(tensors)
+
+
+def load_network(path: Path, kind: str, build: Callable[[str], M]) -> tuple[M, WeightsInfo]:
+    """The network of a weights file, float32, on the CPU, in evaluation mode.
+
+    Args:
+        kind: `PROPOSALS` or `BACKGROUND`.
+        build: makes the network of an architecture; raises GboptError for one unknown.
+
+    Raises:
+        GboptError: the file is missing, corrupt, or does not fit its architecture.
+    """
+    info, tensors = read_weights(path, kind)
+    try:
+        network = build(info.architecture)
+    except GboptError as error:
+        raise GboptError(f"{path}: {error}") from error
+    load_into(network, tensors, path)
+    return network.eval(), info

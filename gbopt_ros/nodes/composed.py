@@ -1,0 +1,41 @@
+"""All nodes but the learner in one process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from gbopt_ros.nodes.background import BackgroundNode
+from gbopt_ros.nodes.base import PipelineNode, spin
+from gbopt_ros.nodes.clip_buffer import ClipBufferNode
+from gbopt_ros.nodes.flow import FlowNode
+from gbopt_ros.nodes.intra_process import IntraProcessBus
+from gbopt_ros.nodes.proposal import ProposalNode
+from gbopt_ros.nodes.selector import SelectorNode
+
+# Downstream first: whoever publishes finds its subscribers there.
+COMPOSED = (SelectorNode, FlowNode, BackgroundNode, ProposalNode, ClipBufferNode)
+
+
+def compose(**options: Any) -> list[PipelineNode]:
+    """All nodes but the learner, joined by a bus.
+
+    Args:
+        options: of every node, such as `context` and `namespace`.
+    """
+    bus = IntraProcessBus()
+    return [make(bus, **options) for make in COMPOSED]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the composed graph."""
+    # Three networks share the CPU; threads of one that wait for the others' cores only spin.
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    return spin(compose, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The two stages on one clip: candidates in, a `Selection` out (Section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import SelectionConfig
+from gbopt_ros.selection.confidence import confidence
+from gbopt_ros.selection.lattice import Lattice
+from gbopt_ros.selection.path import PathResult
+from gbopt_ros.structures import Clip, FlowNetwork, FrameSelection, Proposals, Selection
+
+
+def select_clip(
+    clip: Clip,
+    proposals: Sequence[Proposals],
+    backgrounds: Sequence[NDArray[np.floating]],
+    flows: Sequence[NDArray[np.floating]],
+    flow_network: FlowNetwork,
+    config: SelectionConfig,
+    model_version: str = "",
+) -> Selection:
+    """Choose the masks of all frames of a clip jointly (Eq. 2, Section 3.3).
+
+    Masks keep the outlines that were proposed; `ClipSelector` adds motion and outlines to this.
+
+    Args:
+        clip: T frames.
+        proposals: T times the candidates of a frame.
+        backgrounds: T arrays (H, W), probability that a pixel belongs to no object.
+        flows: T - 1 arrays (H, W, 2), pixels (x, y), measured between consecutive frames.
+        flow_network: g, for the composites.
+        config: weights of the terms, K, overlap tolerance.
+        model_version: of the proposal network, copied to the result.
+
+    Raises:
+        ValueError: lengths or shapes do not fit the clip.
+    """
+    _check_inputs(clip, proposals, backgrounds, flows)
+    lattice = Lattice(flow_network, config)
+    for frame, candidates, background, flow in zip(
+        clip.frames, proposals, backgrounds, [None, *flows], strict=True
+    ):
+        lattice.append(frame, candidates, background, flow)
+    found = lattice.solve()
+    frames = frame_selections(lattice, found, range(len(clip)))
+    return Selection(
+        clip_id=clip.clip_id,
+        frames=frames,
+        energy=found.energy,
+        lower_bound=found.lower_bound,
+        optimal=found.lower_bound == found.energy,
+        flow_runs=lattice.flow_runs,
+        model_version=model_version,
+    )
+
+
+def frame_selections(
+    lattice: Lattice, found: PathResult, which: Iterable[int]
+) -> tuple[FrameSelection, ...]:
+    """What a path selects on some frames of the lattice, with energies and confidences."""
+    margins = lattice.margins(found)
+    return tuple(_frame_selection(lattice, found, t, margins[t]) for t in which)
+
+
+def _frame_selection(
+    lattice: Lattice, found: PathResult, t: int, margins: dict[int, float]
+) -> FrameSelection:
+    layer = lattice.layers[t]
+    proposals = layer.proposals
+    indices = layer.combinations[found.path[t]].indices
+    masks = mask_ops.decode_all([proposals.rles[i] for i in indices], proposals.size)
+    exclusive = mask_ops.make_exclusive(masks, proposals.scores[list(indices)])
+    visible = np.asarray(
+        exclusive.any(axis=(1, 2))
+    )  # a mask may lose all its pixels to better ones
+    kept = tuple(i for i, seen in zip(indices, visible, strict=True) if seen)
+    rles = mask_ops.encode_all(exclusive[visible])
+    margin = np.array([margins[i] for i in kept], np.float64)
+    return FrameSelection(
+        frame=layer.frame,
+        indices=kept,
+        rles=rles,
+        boxes=mask_ops.boxes_xyxy(rles),
+        scores=proposals.scores[list(kept)].astype(np.float32),
+        margins=margin,
+        confidences=confidence(margin, proposals.scores[list(kept)], proposals.calibration),
+        energy=lattice.frame_energy(t, found.path),
+    )
+
+
+def _check_inputs(
+    clip: Clip,
+    proposals: Sequence[Proposals],
+    backgrounds: Sequence[NDArray[np.floating]],
+    flows: Sequence[NDArray[np.floating]],
+) -> None:
+    t = len(clip)
+    if not (len(proposals) == len(backgrounds) == t and len(flows) == t - 1):
+        raise ValueError(
+            f"select_clip: expected {t} proposals, {t} backgrounds and {t - 1} flows for {t} "
+            f"frames, got {len(proposals)}, {len(backgrounds)} and {len(flows)}"
+        )

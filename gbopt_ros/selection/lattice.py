@@ -1,0 +1,316 @@
+"""The lattice of stage 2: nodes are combinations of a frame, edges cost L_F + L_p (Eq. 17)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import SelectionConfig
+from gbopt_ros.selection.combinations import combinations_of_atoms
+from gbopt_ros.selection.objective import (
+    inside_flow_loss,
+    outside_flow_losses,
+    regularization_loss,
+    score_prior,
+)
+from gbopt_ros.selection.path import (
+    Costs,
+    Edge,
+    PathResult,
+    lazy_shortest_path,
+    node_min_marginals,
+)
+from gbopt_ros.selection.score_propagation import propagated_scores, warped_iou
+from gbopt_ros.selection.synthesis import background_photograph, composite
+from gbopt_ros.structures import (
+    BoolMask,
+    Combination,
+    FlowNetwork,
+    Frame,
+    FrameEnergy,
+    Image,
+    Proposals,
+    Rle,
+)
+
+_PAIRS_PER_BATCH = 32  # composites of one batch: 60 MB at 480x640
+_CACHED_COMPOSITES = 64
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One frame of the lattice.
+
+    Attributes:
+        frame: its image and stamp.
+        proposals: the candidates.
+        combinations: K_t of them, cheapest first.
+        unions: RLE of the foreground of each.
+        decomposed: the atoms of the candidates.
+        selected: (K_t, A) bool, the atoms of each combination.
+        scores: (N,) float64, of the candidates, with what they owe to the frame before.
+    """
+
+    frame: Frame
+    proposals: Proposals
+    combinations: list[Combination]
+    unions: list[Rle]
+    decomposed: mask_ops.Atoms
+    selected: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.combinations)
+
+    def foreground(self, k: int) -> BoolMask:
+        """(H, W) bool, the pixels of a combination."""
+        return mask_ops.decode(self.unions[k])
+
+
+def make_layer(
+    frame: Frame,
+    proposals: Proposals,
+    background: NDArray[np.floating],
+    config: SelectionConfig,
+    before: Layer | None = None,
+    flow: NDArray[np.floating] | None = None,
+) -> Layer:
+    """Stage 1 on one frame.
+
+    Args:
+        before: the layer of the frame before.
+        flow: (H, W, 2), pixels, measured from that frame.
+    """
+    decomposed = mask_ops.atoms_of_rles(proposals.rles, proposals.size)
+    scores = proposals.scores.astype(np.float64)
+    if config.score_propagation and before is not None and flow is not None:
+        iou = warped_iou(before.proposals, proposals, flow)
+        scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
+    prior = score_prior(
+        scores,
+        decomposed.membership @ decomposed.areas,
+        config.neutral_score,
+        config.score_weight,
+    )
+    combinations = combinations_of_atoms(
+        decomposed,
+        background,
+        config.k,
+        config.overlap_tolerance,
+        epsilon=config.epsilon,
+        reduction=config.reduction,
+        prior=prior,
+    )
+    chosen = [list(combination.indices) for combination in combinations]
+    unions = [
+        mask_ops.union([proposals.rles[i] for i in indices], proposals.size) for indices in chosen
+    ]
+    selected = np.array([decomposed.membership[indices].any(axis=0) for indices in chosen])
+    return Layer(frame, proposals, combinations, unions, decomposed, selected, scores)
+
+
+def _check_fits(
+    frame: Frame,
+    proposals: Proposals,
+    background: NDArray[np.floating],
+    flow: NDArray[np.floating] | None,
+    before: Layer | None,
+) -> None:
+    size = frame.size if before is None else before.frame.size
+    for name, found in (
+        ("image", frame.size), ("proposals", proposals.size), ("background", background.shape)
+    ):  # fmt: skip
+        if tuple(found) != size:
+            raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
+    if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
+        raise ValueError(
+            f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
+        )
+
+
+class Lattice:
+    """Layers in the order of time; grows at one end and may be cut off at the other.
+
+    Args:
+        flow_network: g, for the composites.
+        config: weights of the terms, K, overlap tolerance.
+
+    Attributes:
+        layers: T of them.
+        nodes: T arrays (K_t,) float64, weighted L_I.
+        bounds: T - 1 arrays (K_t, K_t+1) float64: lower bounds of weighted L_F + L_p.
+        edges: T - 1 arrays of the same shapes: weighted L_F + L_p where evaluated, its bound
+            elsewhere.
+        evaluated: T - 1 arrays (K_t, K_t+1) bool.
+        flow_runs: pairs of composites that the flow network was run on.
+    """
+
+    def __init__(self, flow_network: FlowNetwork, config: SelectionConfig) -> None:
+        self._flow_network, self._config = flow_network, config
+        self.layers: list[Layer] = []
+        self.nodes: list[Costs] = []
+        self.bounds: list[Costs] = []
+        self.edges: list[Costs] = []
+        self.evaluated: list[NDArray[np.bool_]] = []
+        self.flow_runs = 0
+        self._flows: list[NDArray[np.floating]] = []
+        self._regularization: list[Costs] = []
+        self._outside: list[Costs] = []
+        self._photograph: Image | None = None
+        self._composites: OrderedDict[tuple[int, int], Image] = OrderedDict()
+
+    def append(
+        self,
+        frame: Frame,
+        proposals: Proposals,
+        background: NDArray[np.floating],
+        flow: NDArray[np.floating] | None,
+    ) -> None:
+        """Add the next frame.
+
+        Args:
+            proposals: its candidates.
+            background: (H, W), probability that a pixel belongs to no object.
+            flow: (H, W, 2), pixels, measured from the frame before it; None for the first frame.
+
+        Raises:
+            ValueError: shapes do not fit, or a flow is not finite.
+        """
+        config = self._config
+        last = self.layers[-1] if self.layers else None
+        _check_fits(frame, proposals, background, flow, last)
+        layer = make_layer(frame, proposals, background, config, last, flow)
+        self.layers.append(layer)
+        self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))
+        if flow is None:
+            self._photograph = background_photograph(layer.frame.size, config.seed)
+            return
+        t = len(self.layers) - 2
+        before = self.layers[t]
+        self._flows.append(flow)
+        outside = config.lambda_flow * (
+            outside_flow_losses(before.decomposed, before.selected, flow)
+            if config.lambda_flow
+            else np.zeros(len(before))
+        )
+        regularization = config.lambda_regularization * _pairwise_regularization(before, layer)
+        self._outside.append(outside)
+        self._regularization.append(regularization)
+        bound = outside[:, None] + regularization
+        # An edge that leaves an empty combination has no masks whose flow could be synthesised.
+        empty = np.array([len(c.indices) == 0 for c in before.combinations])
+        known = np.broadcast_to(empty[:, None], bound.shape) | (config.lambda_flow == 0)
+        self.bounds.append(bound)
+        self.edges.append(bound.copy())
+        self.evaluated.append(known)
+        if config.exhaustive:
+            missing = [(t, int(k), int(m)) for k, m in np.argwhere(~known)]
+            for (_, k, m), cost in zip(missing, self._evaluate(missing), strict=True):
+                self.edges[t][k, m] = cost
+            if not np.all(np.isfinite(self.edges[t])):
+                raise ValueError(f"edges of frame {t}: a cost is not finite")
+            self.evaluated[t] = np.ones_like(known)
+
+    def solve(self) -> PathResult:
+        """The cheapest path through all layers; what it evaluates is kept."""
+        found = lazy_shortest_path(
+            self.nodes,
+            self.bounds,
+            self.edges,
+            self.evaluated,
+            self._evaluate,
+            budget=self._config.max_flow_runs,
+            max_gap=self._config.optimality_gap * len(self.layers),
+        )
+        self.edges, self.evaluated = list(found.edges), list(found.evaluated)
+        return found
+
+    def cut(self, first: int) -> None:
+        """Forget the layers before `first`."""
+        gone = {id(layer) for layer in self.layers[:first]}  # ids may be given to new layers
+        for key in [key for key in self._composites if key[0] in gone]:
+            del self._composites[key]
+        for values in (
+            self.layers,
+            self.nodes,
+            self.bounds,
+            self.edges,
+            self.evaluated,
+            self._flows,
+            self._regularization,
+            self._outside,
+        ):
+            del values[:first]
+
+    def frame_energy(self, t: int, path: tuple[int, ...]) -> FrameEnergy:
+        """The terms of frame t on an evaluated path."""
+        k = path[t]
+        loss = self._config.lambda_background * self.layers[t].combinations[k].loss
+        if t == len(self.layers) - 1:
+            return FrameEnergy(loss, 0.0, 0.0)
+        m = path[t + 1]
+        regularization = float(self._regularization[t][k, m])
+        return FrameEnergy(loss, float(self.edges[t][k, m]) - regularization, regularization)
+
+    def margins(self, found: PathResult) -> list[dict[int, float]]:
+        """Per frame and selected candidate, what the best path without it costs more.
+
+        Where every combination that was kept holds the candidate, the next one, whatever it is,
+        costs at least as much as the last of them: its L_I alone gives the margin then.
+        """
+        through = node_min_marginals(self.nodes, found.edges)
+        margins: list[dict[int, float]] = []
+        for t, layer in enumerate(self.layers):
+            chosen = layer.combinations[found.path[t]].indices
+            frame: dict[int, float] = {}
+            for i in chosen:
+                without = [k for k, c in enumerate(layer.combinations) if i not in c.indices]
+                if without:
+                    frame[i] = max(0.0, float(through[t][without].min()) - found.energy)
+                else:
+                    frame[i] = max(0.0, float(self.nodes[t].max() - self.nodes[t][found.path[t]]))
+            margins.append(frame)
+        return margins
+
+    def _evaluate(self, edges: list[Edge]) -> list[float]:
+        """Weighted L_F + L_p of each edge; runs the flow network on batches of composites."""
+        costs: list[float] = []
+        for start in range(0, len(edges), _PAIRS_PER_BATCH):
+            batch = edges[start : start + _PAIRS_PER_BATCH]
+            synthetic = self._flow_network.flow(
+                [self._composite(t, k) for t, k, _ in batch],
+                [self._composite(t + 1, m) for t, _, m in batch],
+            )
+            self.flow_runs += len(batch)
+            for (t, k, m), flow in zip(batch, synthetic, strict=True):
+                foreground = self.layers[t].foreground(k)
+                inside = inside_flow_loss(foreground, self._flows[t], flow)
+                costs.append(
+                    float(self._outside[t][k])
+                    + self._config.lambda_flow * inside
+                    + float(self._regularization[t][k, m])
+                )
+        return costs
+
+    def _composite(self, t: int, k: int) -> Image:
+        layer = self.layers[t]
+        key = id(layer), k
+        image = self._composites.pop(key, None)
+        if image is None:
+            assert self._photograph is not None
+            image = composite(layer.frame.image, layer.foreground(k), self._photograph)
+        self._composites[key] = image
+        if len(self._composites) > _CACHED_COMPOSITES:
+            self._composites.popitem(last=False)
+        return image
+
+
+def _pairwise_regularization(first: Layer, second: Layer) -> NDArray[np.float64]:
+    """(K_t, K_t+1) float64, L_p of every pair of combinations."""
+    iou = mask_ops.iou_matrix(first.unions, second.unions)
+    areas = mask_ops.areas(first.unions)[:, None] + mask_ops.areas(second.unions)[None, :]
+    return np.where(areas > 0, -iou, regularization_loss(0, 0))

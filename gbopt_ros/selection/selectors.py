@@ -1,0 +1,173 @@
+"""The whole selection: motion, the two stages, outlines; on whole clips or on one that grows.
+
+Whoever selects calls one of these two classes: replay, the live selector node, the demo. Both need
+a clip and what the networks say of it (`Cues`); neither needs torch or ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from gbopt_ros.config import Config
+from gbopt_ros.perception.flow import high_detail_flow
+from gbopt_ros.perception.motion import clip_with_motion, last_with_motion
+from gbopt_ros.selection.clip_selector import select_clip
+from gbopt_ros.selection.fixed_lag import FixedLagSelector
+from gbopt_ros.selection.outlines import redraw_outlines, with_outlines
+from gbopt_ros.structures import Clip, Cues, FlowNetwork, FrameSelection, Selection
+
+Timed = Callable[[str], AbstractContextManager[object]]
+"""Takes the name of a step, and measures the block that it is around."""
+
+
+def _untimed(step: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class ClipSelector:
+    """Selects the masks of whole clips.
+
+    Args:
+        flow_network: g, for the composites and for motion.
+        config: sections `motion`, `selection` and `outline` are used.
+        timed: measures the steps "motion", "selection" and "outlines".
+
+    Attributes:
+        config: it may be exchanged between two clips.
+    """
+
+    def __init__(self, flow_network: FlowNetwork, config: Config, timed: Timed = _untimed) -> None:
+        self.config = config
+        self._flow_network, self._timed = flow_network, timed
+        self._detailed_flow = high_detail_flow(flow_network)
+
+    def select(self, clip: Clip, cues: Cues, model_version: str = "") -> Selection:
+        """The masks of a clip, chosen jointly.
+
+        Raises:
+            ValueError: lengths or shapes of the cues do not fit the clip.
+        """
+        config = self.config
+        with self._timed("motion"):
+            backgrounds = clip_with_motion(
+                clip.frames, cues.backgrounds, self._detailed_flow, config.motion
+            )
+        with self._timed("selection"):
+            selection = select_clip(
+                clip,
+                cues.proposals,
+                backgrounds,
+                cues.flows,
+                self._flow_network,
+                config.selection,
+                model_version,
+            )
+        with self._timed("outlines"):
+            return with_outlines(selection, config.outline)
+
+    def advance(self, clip: Clip, cues: Cues, *, is_whole: bool) -> list[FrameSelection]:
+        """As `StreamSelector.advance`: all frames of a clip are decided when it is whole."""
+        if not is_whole:
+            return []
+        self._selection = self.select(clip, cues)
+        return list(self._selection.frames)
+
+    def finish(self, model_version: str = "") -> Selection:
+        """The selection of the clip that was whole."""
+        return replace(self._selection, model_version=model_version)
+
+
+class StreamSelector:
+    """Selects the masks of a clip while it grows, each frame at most `selection.lag` frames later.
+
+    Clips come one after the other. What is selected does not depend on how many frames come at a
+    time: a whole clip at once gives the masks that its frames give one by one. Motion is known
+    from earlier frames of the clip alone, where `ClipSelector` knows later ones too.
+
+    Args:
+        flow_network: g, for the composites and for motion.
+        config: sections `motion`, `selection` and `outline` are used; the lag must not be -1.
+        timed: measures the steps "motion", "selection" and "outlines".
+
+    Attributes:
+        config: it may be exchanged; the next clip takes it up, but for the lag.
+    """
+
+    def __init__(self, flow_network: FlowNetwork, config: Config, timed: Timed = _untimed) -> None:
+        self.config = config
+        self._flow_network, self._timed = flow_network, timed
+        self._detailed_flow = high_detail_flow(flow_network)
+        self._lag = config.selection.lag
+        self._clip_id = -1
+        self._stamps: list[int] = []  # of the frames that were taken
+        self._decided: list[FrameSelection] = []
+
+    def advance(self, clip: Clip, cues: Cues, *, is_whole: bool) -> list[FrameSelection]:
+        """Take what is new of a clip.
+
+        Args:
+            clip: the clip up to now, or the whole of it. If it does not continue what came
+                before, or has another number, it is taken from its first frame.
+            cues: of this clip.
+            is_whole: no frame follows; all frames are decided then.
+
+        Returns:
+            The frames that are decided now, in order.
+
+        Raises:
+            ValueError: shapes of the cues do not fit the clip.
+        """
+        stamps = [frame.stamp_ns for frame in clip.frames]
+        seen = len(self._stamps)
+        if clip.clip_id != self._clip_id or stamps[:seen] != self._stamps:
+            self._begun_with = config = self.config
+            self._selector = FixedLagSelector(self._flow_network, config.selection, self._lag)
+            self._decided, seen = [], 0
+        config = self._begun_with
+        self._clip_id = -1  # until this has gone well: else the clip is taken afresh
+        new: list[FrameSelection] = []
+        for t in range(seen, len(clip)):
+            with self._timed("motion"):
+                background = last_with_motion(
+                    clip.frames[: t + 1], cues.backgrounds[t], self._detailed_flow, config.motion
+                )
+            with self._timed("selection"):
+                flow = cues.flows[t - 1] if t else None
+                new += self._selector.add(clip.frames[t], cues.proposals[t], background, flow)
+        if is_whole:
+            with self._timed("selection"):
+                new += self._selector.finish()
+        with self._timed("outlines"):
+            new = [redraw_outlines(frame, config.outline) for frame in new]
+        self._decided += new
+        self._clip_id, self._stamps = clip.clip_id, stamps
+        return new
+
+    def finish(self, model_version: str = "") -> Selection:
+        """All that was selected in a clip of which the whole was taken; it is forgotten then."""
+        selection = Selection(
+            clip_id=self._clip_id,
+            frames=tuple(self._decided),
+            energy=self._selector.energy,
+            lower_bound=self._selector.lower_bound,
+            optimal=self._selector.lower_bound == self._selector.energy,
+            flow_runs=self._selector.flow_runs,
+            model_version=model_version,
+        )
+        self._clip_id, self._stamps, self._decided = -1, [], []
+        return selection
+
+    def select(self, clip: Clip, cues: Cues, model_version: str = "") -> Selection:
+        """The masks of a whole clip, as they come while it grows."""
+        self.advance(clip, cues, is_whole=True)
+        return self.finish(model_version)
+
+
+def make_selector(
+    flow_network: FlowNetwork, config: Config, timed: Timed = _untimed
+) -> ClipSelector | StreamSelector:
+    """The selector that `selection.lag` asks for: -1 selects by whole clips."""
+    kind = StreamSelector if config.selection.lag >= 0 else ClipSelector
+    return kind(flow_network, config, timed)

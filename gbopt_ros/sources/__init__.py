@@ -1,8 +1,0 @@
-"""Recordings in, as streams of frames and clips; frames out, as rosbags."""
-
-from gbopt_ros.sources.base import Source
-from gbopt_ros.sources.clips import ClipCutter, cut_clips
-from gbopt_ros.sources.detect import open_source
-from gbopt_ros.sources.rosbag import write_rosbag
-
-__all__ = ["ClipCutter", "Source", "cut_clips", "open_source", "write_rosbag"]

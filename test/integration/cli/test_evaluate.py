@@ -1,0 +1,212 @@
+"""`gbopt evaluate`: saved masks and networks against labels, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.cli import evaluate
+from gbopt_ros.cli.main import main
+from gbopt_ros.io.datasets.coco import CocoImage, write_coco
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
+from gbopt_ros.structures import Rle
+
+NAMES = {10: "frames/0001.png", 20: "frames/0002.png"}
+
+
+def box(x: int, y: int, side: int = 20) -> Rle:
+    mask = np.zeros((60, 80), bool)
+    mask[y : y + side, x : x + side] = True
+    return mask_ops.encode(mask)
+
+
+@pytest.fixture
+def gt(tmp_path: Path) -> Path:
+    """Two labelled images, one instance each, ids 10 and 20."""
+    folder = tmp_path / "labels"
+    (folder / "images" / "frames").mkdir(parents=True)
+    for name in NAMES.values():
+        cv2.imwrite(str(folder / "images" / name), np.full((60, 80, 3), 90, np.uint8))
+    images = [CocoImage(key, name, 60, 80) for key, name in NAMES.items()]
+    write_coco(folder / "gt.json", images, {10: (box(0, 0),), 20: (box(30, 30),)})
+    return folder / "gt.json"
+
+
+def result(image_id: object, rle: object, score: object = 0.5) -> dict[str, object]:
+    return {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": score}
+
+
+def run(gt: Path, content: object, *more: str) -> int:
+    path = gt.parent / "masks.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return main(["evaluate", "--gt", str(gt), "--results", str(path), *more])
+
+
+def test_result_list(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "new" / "out"
+    results = [result(10, box(0, 0)), result(20, box(0, 0), 0.25)]
+    assert run(gt, results, "--out", str(out)) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["AP", "AP50", "AP75", "AR1", "AR3", "AR5"]
+    assert row.split() == ["masks", "50.5", "50.5", "50.5", "50.0", "50.0", "50.0"]
+    assert sorted(p.name for p in out.iterdir()) == ["metrics.json", "metrics.md", "results.json"]
+    summary = json.loads((out / "metrics.json").read_text())
+    assert summary["metrics"]["AP"] == pytest.approx(100 * 51 / 101)
+    assert (summary["images"], summary["instances"], summary["results"]) == (2, 2, 2)
+    _, _, line = (out / "metrics.md").read_text().splitlines()
+    assert line == "| masks | 50.5 | 50.5 | 50.5 | 50.0 | 50.0 | 50.0 |"
+    saved = json.loads((out / "results.json").read_text())
+    assert saved == [
+        {"image_id": 10, "segmentation": box(0, 0), "score": 0.5},
+        {"image_id": 20, "segmentation": box(0, 0), "score": 0.25},
+    ]
+
+
+def test_results_that_it_wrote_can_be_read(gt: Path, tmp_path: Path):
+    assert run(gt, [result(10, box(1, 0))], "--out", str(tmp_path / "a")) == 0
+    written = (tmp_path / "a" / "results.json").read_text()
+    assert run(gt, written, "--out", str(tmp_path / "b")) == 0
+    metrics = [json.loads((tmp_path / d / "metrics.json").read_text()) for d in "ab"]
+    assert metrics[0] == metrics[1]
+
+
+def test_uncompressed_masks(gt: Path, capsys: pytest.CaptureFixture[str]):
+    runs = [0, *[20, 40] * 20, 60 * 60]
+    runs[-2:] = [runs[-2] + runs[-1]]
+    assert run(gt, [result(10, {"size": [60, 80], "counts": runs})]) == 0
+    assert capsys.readouterr().out.split()[7] == "50.5"
+
+
+def replayed(images: dict[int, str], annotations: list[dict[str, object]]) -> dict[str, object]:
+    entries = [
+        {"id": key, "file_name": name, "height": 60, "width": 80} for key, name in images.items()
+    ]
+    return {"images": entries, "annotations": annotations, "categories": [{"id": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("images", "first"),
+    [
+        ({1: "0002.jpg", 2: "0001.jpg", 3: "0003.jpg"}, 2),  # the same names, other ids
+        ({10: "a.jpg", 20: "b.jpg"}, 10),  # the same ids, other names
+    ],
+)
+def test_dataset_with_scores(
+    gt: Path, images: dict[int, str], first: int, capsys: pytest.CaptureFixture[str]
+):
+    annotations = [
+        {"id": 1, "iscrowd": 0, **result(first, box(0, 0))},
+        {"id": 2, "iscrowd": 1, **result(first, box(0, 0))},
+    ]
+    assert run(gt, replayed(images, annotations)) == 0
+    assert capsys.readouterr().out.split()[7] == "50.5"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected JSON"),
+        ("3", "expected a list of results"),
+        ('{"a": 1}', "expected a list of results"),
+        ([3], "lacks image_id, segmentation, score"),
+        ([{"image_id": 10}], "lacks segmentation, score"),
+        ([result(11, box(0, 0))], "image id 11 is not in the ground truth"),
+        ([result([1], box(0, 0))], "is not in the ground truth"),
+        ([result(10, box(0, 0), "high")], "score must be a finite number"),
+        ([result(10, [[0, 0, 5, 0, 5, 5]])], "run-length encoded"),
+        ([result(10, {"size": [60], "counts": "1"})], "mask size [height, width]"),
+        ([result(10, {"size": [60, 80], "counts": 3})], "as text or list"),
+        ([result(10, {"size": [60, 80], "counts": "zzzz"})], "do not add up"),
+        ([result(10, {"size": [60, 80], "counts": [1, 2]})], "do not add up"),
+        ([result(10, mask_ops.encode(np.ones((60, 81), bool)))], "size [60, 81] on image 10"),
+        ({"annotations": []}, "expected `images`"),
+        (replayed({1: "9.jpg"}, [{"id": 1}]), "needs an 'image_id'"),
+        (replayed({1: "9.jpg"}, [result(1, box(0, 0))]), "neither by file name nor by id"),
+    ],
+)
+def test_bad_results(
+    gt: Path, content: object, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    out = tmp_path / "out"
+    assert run(gt, content, "--out", str(out)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("gbopt: error: ")
+    assert message in error and "masks.json" in error
+    assert list(out.iterdir()) == []
+
+
+def test_missing_files(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for arguments, message in (
+        (["--gt", str(tmp_path / "no.json"), "--results", "r.json"], "no.json"),
+        (["--gt", str(gt), "--results", str(tmp_path / "no.json")], "no.json"),
+        (["--gt", str(gt), "--weights", str(tmp_path / "no.safetensors")], "no such weights"),
+        (
+            ["--gt", str(gt), "--weights", "w", "--images", str(tmp_path / "none")],
+            "no such folder",
+        ),
+    ):
+        assert main(["evaluate", *arguments]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_unwritable_output(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    assert run(gt, [], "--out", str(tmp_path / "file" / "out")) == 1
+    assert "cannot be made a folder" in capsys.readouterr().err
+
+
+def test_usage(gt: Path):
+    for arguments in ([], ["--gt", str(gt)], ["--gt", "a", "--results", "b", "--weights", "c"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["evaluate", *arguments])
+        assert stopped.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(
+        path, build_mask_rcnn("slim18-fpn"), WeightsInfo(PROPOSALS, "slim18-fpn", "untrained")
+    )
+    return path
+
+
+def test_network(gt: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    arguments = ["--gt", str(gt), "--weights", str(weights), "--out", str(out)]
+    assert main(["evaluate", *arguments, "--set", "proposal.max_proposals=10"]) == 0
+    assert "tiny (untrained)" in capsys.readouterr().out
+    summary = json.loads((out / "metrics.json").read_text())
+    assert summary["subject"] == "tiny (untrained)"
+    results = json.loads((out / "results.json").read_text())
+    assert summary["results"] == len(results) <= 20
+    assert {entry["image_id"] for entry in results} <= set(NAMES)
+
+
+def test_missing_image(gt: Path, weights: Path, capsys: pytest.CaptureFixture[str]):
+    (gt.parent / "images" / NAMES[20]).unlink()
+    assert main(["evaluate", "--gt", str(gt), "--weights", str(weights)]) == 1
+    assert "0002.png: image cannot be read (No such file" in capsys.readouterr().err
+
+
+def test_proposals_are_a_hundred_unless_the_user_says_so(tmp_path: Path):
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("proposal: {max_proposals: 7}\n")
+    other = tmp_path / "other.yaml"
+    other.write_text("selection: {k: 3}\n")
+    for path, overrides, expected in (
+        (None, [], 100),
+        (other, ["proposal.nms_iou=0.6"], 100),
+        (profile, [], 7),
+        (profile, ["proposal.max_proposals=15"], 15),
+        (None, ["proposal.max_proposals=15"], 15),
+    ):
+        assert evaluate._load_config(path, overrides).proposal.max_proposals == expected

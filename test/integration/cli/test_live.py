@@ -1,0 +1,155 @@
+"""`gbopt run` and `gbopt play` as processes, as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from support.networks import save_random_weights
+from support.recordings import disc_frames
+from support.ros import Graph
+
+from gbopt_ros.cli.main import main
+from gbopt_ros.io.sources import write_rosbag
+from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.msg import SelectedMasks
+
+
+def gbopt(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gbopt_ros.cli", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) -> None:
+    weights = save_random_weights(tmp_path)
+    bag = tmp_path / "disc"
+    write_rosbag(disc_frames(6), bag, topic="/other/topic")
+    store = tmp_path / "store"
+    graph = gbopt(
+        "run", "--camera", "robot_camera", "--namespace", "robot1",
+        "--set", f"proposal.weights={weights['proposals']}",
+        "--set", f"background.weights={weights['background']}",
+        "--set", "clip.length=4",
+        "--ros-args", "-p", f"store:={store}",
+    )  # fmt: skip
+    try:
+        with Graph(ros_domain_id) as observing:
+            masks = observing.observe(SelectedMasks, "/robot1/selector/output/masks")
+            player = gbopt(
+                "play", bag, "--to", "robot_camera", "--namespace", "robot1", "--lockstep"
+            )
+            said, _ = player.communicate(timeout=60)
+            assert player.returncode == 0
+            assert said == "6 frames published on robot_camera, 0 undecodable ones skipped\n"
+            observing.wait(lambda: len(masks) == 6, "the masks")
+            observing.wait((store / "training").is_dir, "the learner beside the graph")
+    finally:
+        graph.send_signal(signal.SIGINT)
+        _, log = graph.communicate(timeout=30)
+    assert graph.returncode == 0, log
+    assert "Traceback" not in log
+    assert ModelStore(store).current() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--ros-args", "-p", "clip.overlap:=99"], "ClipConfig.overlap: expected less than length"),
+        (["--ros-args", "-p", "selection.k:=0"], "selection.k"),
+        (["--ros-args", "-p", "selection.k:=many"], "selection.k"),
+        (["--ros-args", "--params-file", "none.yaml"], "Couldn't parse params file"),
+    ],
+)
+def test_a_graph_of_bad_parameters_says_why(
+    ros_domain_id: int, in_process: None, arguments: list[str], complaint: str, capfd: Any
+) -> None:
+    assert main(["run", "--no-learner", *arguments]) == 1
+    log = capfd.readouterr().err
+    assert complaint in log
+    assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
+    assert "Traceback" not in log
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a graph changes of its process is as it was after the test."""
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_a_learner_that_dies_is_told(ros_domain_id: int, tmp_path: Path) -> None:
+    """The graph runs on without it; its exit status tells of it."""
+    weights = save_random_weights(tmp_path)
+    (tmp_path / "store").write_text("a file")
+    graph = gbopt(
+        "run", "--set", f"proposal.weights={weights['proposals']}",
+        "--set", f"background.weights={weights['background']}",
+        "--ros-args", "-p", f"store:={tmp_path / 'store'}",
+    )  # fmt: skip
+    assert graph.stderr is not None
+    said = []
+    for line in graph.stderr:
+        said.append(line)
+        if "nothing is learnt any more" in line:
+            break
+    graph.send_signal(signal.SIGINT)
+    _, log = graph.communicate(timeout=30)
+    assert graph.returncode == 1
+    assert "training set cannot be written" in "".join(said)
+    assert log.endswith("the learner ended while the graph ran on; the log above says why\n")
+
+
+def test_a_learner_that_is_ended_while_it_starts_ends_quietly(
+    ros_domain_id: int, tmp_path: Path
+) -> None:
+    """The graph cannot start and ends the learner, which is still importing its modules."""
+    arguments = ["--set", "proposal.weights=none", "--ros-args", "-p", f"store:={tmp_path}"]
+    graph = gbopt("run", *arguments)
+    _, log = graph.communicate(timeout=60)
+    assert graph.returncode == 1
+    assert "none: no such weights file" in log
+    assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        (["--rate", "0"], "--rate: expected a positive number"),
+        (["--loop", "-1"], "--loop: expected 0 or more"),
+        (["--patience", "nan"], "--patience: expected a positive number"),
+        (["--to", "bad topic"], "'}': 'bad topic'\n"),
+        (["--namespace", "9"], "starts with a number: '/9'\n"),
+        (["--subscribed", "bad topic"], "'}': 'bad topic'\n"),
+        (["--patience", "0.3"], "nobody subscribes to /camera/image_raw"),
+    ],
+)
+def test_play_refuses(
+    ros_domain_id: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    complaint: str,
+) -> None:
+    bag = tmp_path / "disc"
+    write_rosbag(disc_frames(1), bag, topic="/other/topic")
+    assert main(["play", str(bag), *extra]) == 1
+    assert complaint in capsys.readouterr().err

@@ -1,0 +1,351 @@
+"""`gbopt replay`, `learn`, `models` as a user runs them, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.networks import save_random_weights
+from support.recordings import disc_frames, disc_picture
+
+from gbopt_ros.cli.main import main
+from gbopt_ros.config import load_config
+from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
+from gbopt_ros.io.datasets.coco import CocoImage, load_coco, load_coco_dir, write_coco
+from gbopt_ros.io.selection_format import read_replay
+from gbopt_ros.io.sources import open_source, write_rosbag
+from gbopt_ros.learning import round as rounds
+from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.masks import boxes_xyxy, decode, encode
+from gbopt_ros.models.weights import BACKGROUND, PROPOSALS
+
+FRAMES = 6
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bags") / "disc"
+    write_rosbag(disc_frames(FRAMES), path, topic="/camera/image_raw")
+    return path
+
+
+def replay(source: Path, out: Path, weights: dict[str, Path], *extra: str) -> int:
+    return main(
+        [
+            "replay",
+            str(source),
+            "--out",
+            str(out),
+            "--weights",
+            str(weights[PROPOSALS]),
+            "--set",
+            f"background.weights={weights[BACKGROUND]}",
+            "--set",
+            "clip.length=4",
+            "--set",
+            "selection.k=4",
+            *extra,
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def replayed(bag: Path, weights: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("replays") / "disc"
+    assert replay(bag, out, weights) == 0
+    return out
+
+
+def test_replay_writes_what_the_contract_says(replayed: Path, bag: Path) -> None:
+    names = {path.name for path in replayed.iterdir()}
+    assert names == {"selected.json", "frames", "overlay.mp4", "run.json"}
+    content = json.loads((replayed / "selected.json").read_text())
+    stamps = [frame.stamp_ns for frame in open_source(bag)]
+    assert [image["stamp_ns"] for image in content["images"]] == stamps
+    assert [image["frame_index"] for image in content["images"]] == list(range(FRAMES))
+    assert [image["clip_id"] for image in content["images"]] == [0, 0, 0, 0, 1, 1]
+    for image in content["images"]:
+        assert (replayed / "frames" / image["file_name"]).is_file()
+        assert set(image["energy"]) == {"background", "flow", "regularization"}
+    run = json.loads((replayed / "run.json").read_text())
+    assert run["counts"]["frames"] == FRAMES
+    assert run["counts"]["masks"] == len(content["annotations"]) > 0
+    assert run["config"]["selection"]["k"] == 4
+    assert run["peak_memory_bytes"] > 0
+    assert {"proposals", "background", "flow", "selection"} <= run["seconds"].keys()
+    energies = [sum(sum(i["energy"].values()) for i in content["images"] if i["clip_id"] == c)
+                for c in (0, 1)]  # fmt: skip
+    np.testing.assert_allclose(energies, [clip["energy"] for clip in run["clips"]], atol=1e-9)
+
+
+def test_replayed_annotations_are_consistent(replayed: Path) -> None:
+    content = json.loads((replayed / "selected.json").read_text())
+    covered: dict[int, np.ndarray] = {}
+    for annotation in content["annotations"]:
+        rle = annotation["segmentation"]
+        mask = decode(rle)
+        assert annotation["area"] == mask.sum()
+        x, y, w, h = annotation["bbox"]
+        np.testing.assert_array_equal(boxes_xyxy([rle])[0], [x, y, x + w, y + h])
+        assert annotation["iscrowd"] == 0
+        assert annotation["category_id"] == 1
+        assert 0 <= annotation["score"] <= 1
+        assert 0 <= annotation["confidence"] <= 1
+        before = covered.setdefault(annotation["image_id"], np.zeros_like(mask))
+        assert not (before & mask).any(), "masks of one frame overlap"
+        before |= mask
+
+
+def test_overlay_has_every_frame(replayed: Path) -> None:
+    overlay = list(open_source(replayed / "overlay.mp4"))
+    assert len(overlay) == FRAMES
+    assert overlay[0].size == (96, 128)
+
+
+def test_replay_is_deterministic(
+    replayed: Path, bag: Path, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    assert replay(bag, tmp_path / "again", weights) == 0
+    first = json.loads((replayed / "selected.json").read_text())
+    again = json.loads((tmp_path / "again" / "selected.json").read_text())
+    assert first == again
+
+
+def expect_failure(
+    capsys: pytest.CaptureFixture[str], status: int, folder: Path, *words: str
+) -> None:
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 1
+    assert message.startswith("gbopt: error: ")
+    for word in words:
+        assert word in message
+    assert not list(folder.iterdir()), "something half-written was left behind"
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("missing source", ["no such file"]),
+        ("no such topic", ["/nowhere", "/camera/image_raw"]),
+        ("truncated", ["bag"]),
+        ("missing weights", ["no such weights file"]),
+        ("corrupt weights", ["not a readable safetensors file"]),
+        ("pickle", ["pickled checkpoints are never loaded"]),
+        ("wrong network", ["expected weights of the proposals network"]),
+        ("unknown key", ["selection"]),
+    ],
+)
+def test_replay_refuses_bad_input(
+    case: str,
+    words: list[str],
+    bag: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    source, extra, used = bag, [], dict(weights)
+    if case == "missing source":
+        source = tmp_path / "nothing.mcap"
+    elif case == "no such topic":
+        extra = ["--topic", "/nowhere"]
+    elif case == "truncated":
+        (mcap,) = bag.glob("*.mcap")
+        source = tmp_path / "cut_bag.mcap"
+        source.write_bytes(mcap.read_bytes()[: mcap.stat().st_size // 2])
+    elif case == "missing weights":
+        used[PROPOSALS] = tmp_path / "none.safetensors"
+    elif case == "corrupt weights":
+        used[PROPOSALS] = tmp_path / "cut.safetensors"
+        used[PROPOSALS].write_bytes(weights[PROPOSALS].read_bytes()[:5000])
+    elif case == "pickle":
+        used[PROPOSALS] = tmp_path / "model.safetensors"
+        used[PROPOSALS].write_bytes(pickle.dumps({"a": 1}))
+    elif case == "wrong network":
+        used[PROPOSALS] = weights[BACKGROUND]
+    elif case == "unknown key":
+        extra = ["--set", "selection.wrong=1"]
+    status = replay(source, results / "out", used, *extra)
+    expect_failure(capsys, status, results, *words)
+
+
+def test_output_that_cannot_be_written(
+    bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert replay(bag, tmp_path / "file" / "out", weights) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_existing_output_is_kept(
+    bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("precious")
+    assert replay(bag, tmp_path, weights) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+def test_nothing_proposed_in_any_frame(
+    bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ["--set", "proposal.score_threshold=0.999"]
+    assert replay(bag, tmp_path / "out", weights, *extra) == 0
+    content = json.loads((tmp_path / "out" / "selected.json").read_text())
+    assert len(content["images"]) == FRAMES
+    assert content["annotations"] == []
+    status = main(["learn", str(tmp_path / "out"), "--out", str(tmp_path / "store")])
+    assert status == 1
+    assert "no selected mask to learn from" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rehearsal")
+    (folder / "images").mkdir()
+    images, rles = [], {}
+    for t in range(2):
+        cv2.imwrite(str(folder / "images" / f"{t}.png"), disc_picture(t))
+        disc = (disc_picture(t)[:, :, 0] > 200).astype(bool)
+        images.append(CocoImage(t + 1, f"{t}.png", 96, 128))
+        rles[t + 1] = (encode(disc),)
+    write_coco(folder / "annotations.json", images, rles)
+    return folder
+
+
+def learn(replayed: Path, store: Path, weights: dict[str, Path], *extra: str) -> int:
+    return main(
+        [
+            "learn", str(replayed), "--out", str(store), "--weights", str(weights[PROPOSALS]),
+            "--set", "learning.iterations=2", "--set", "learning.batch_size=2",
+            "--set", "learning.gate_agreement=0",  # what random weights propose, JPEG changes
+            *extra,
+        ]
+    )  # fmt: skip
+
+
+def test_learn_publishes_and_models_rolls_back(
+    replayed: Path,
+    rehearsal: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = tmp_path / "store"
+    with_data = ["--rehearse", str(rehearsal), "--validation", str(rehearsal)]
+    generous = [*with_data, "--set", "learning.gate_margin=100"]
+    assert learn(replayed, store, weights, *generous) == 0
+    assert learn(replayed, store, weights, *generous) == 0
+    versions = ModelStore(store).versions()
+    assert [(v.version, v.manifest["parent"]) for v in versions] == [
+        ("v0001", "random"),
+        ("v0002", "v0001"),
+    ]
+    first, second = (version.manifest["gate"] for version in versions)
+    assert first["passed"] and first["first_ap"] is None
+    assert second["passed"] and second["first_ap"] == first["parent_ap"]
+    assert load_coco(replayed / "selected.json").images  # the replay is only read
+    capsys.readouterr()
+    assert main(["models", "rollback", str(store)]) == 0
+    current = ModelStore(store).current()
+    assert current is not None
+    assert current.version == "v0001"
+    assert main(["models", "list", str(store)]) == 0
+    listing = capsys.readouterr().out
+    assert "* v0001" in listing
+    assert "  v0002" in listing
+    versions[0].path.write_bytes(b"damaged")
+    assert main(["models", "verify", str(store)]) == 1
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def judge_by(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """AP of the networks that the gate judges, one after the other."""
+    found = iter(scores)
+    monkeypatch.setattr(
+        rounds,
+        "evaluate_network",
+        lambda *_, **options: (InstanceMetrics(next(found), 0, 0, 0, 0, 0), []),
+    )
+
+
+def test_the_gate_refuses_a_worse_version(
+    replayed: Path,
+    rehearsal: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge_by(monkeypatch, 40.0, 50.0)  # the new version and its parent
+    status = learn(replayed, tmp_path / "store", weights, "--validation", str(rehearsal))
+    assert status == 1
+    assert "seen AP 40.00 against 50.00" in capsys.readouterr().err
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_losses_of_many_rounds_do_not_add_up(
+    replayed: Path,
+    rehearsal: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Each new version, its parent and, from the second round on, the network before the first.
+    judge_by(monkeypatch, 49.2, 50.0, 48.4, 49.2, 50.0)
+    monkeypatch.setattr(rounds, "paired_difference", lambda *_: (0.0, 0.3))
+    store = tmp_path / "store"
+    assert learn(replayed, store, weights, "--validation", str(rehearsal)) == 0
+    assert learn(replayed, store, weights, "--validation", str(rehearsal)) == 1
+    told = capsys.readouterr().err
+    assert "48.40 against 50.00 of the network that learning began with" in told
+    current = ModelStore(store).current()
+    assert current is not None and current.version == "v0001"
+
+
+def test_what_stops_a_round_stops_the_gate_too(
+    replayed: Path, rehearsal: Path, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is asked before each of two networks is judged, and before the version is published."""
+    config = load_config(
+        None,
+        [
+            f"proposal.weights={weights[PROPOSALS]}", "device=cpu", "learning.iterations=1",
+            "learning.batch_size=2", "learning.gate_agreement=0", "learning.gate_margin=100",
+        ],
+    )  # fmt: skip
+    validation = load_coco_dir(rehearsal)
+    with TrainingSet(tmp_path / "training", 10**9) as training_set:
+        training_set.add(read_replay(replayed))
+        asked: list[int] = []
+        for allowed in range(3):
+
+            def on_step(step: int, loss: float, allowed: int = allowed) -> None:
+                if step == 1 and math.isnan(loss):
+                    asked.append(allowed)
+                    if asked.count(allowed) > allowed:
+                        raise KeyboardInterrupt
+
+            store = ModelStore(tmp_path / "store")
+            with pytest.raises(KeyboardInterrupt):
+                rounds.learn(training_set, store, config, validation=validation, on_step=on_step)
+            assert store.current() is None
+    assert asked == [0, 1, 1, 2, 2, 2]
+
+
+def test_learn_needs_a_replay_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["learn", str(tmp_path), "--out", str(tmp_path / "store")]) == 1
+    assert "gbopt replay" in capsys.readouterr().err

@@ -1,0 +1,562 @@
+"""The live graph: real nodes over real DDS against the offline pipeline, mask for mask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from gbopt_ros.nodes.clip_stream import ClipStream
+from rclpy.parameter import Parameter
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+from support.networks import save_random_weights
+from support.recordings import disc_frames
+from support.ros import PATIENCE_S, TOPIC, Graph, counts_by_stamp, ros_arguments
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.io.sources.images import image_from_message
+from gbopt_ros.masks import decode
+from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
+from gbopt_ros.nodes.base import PipelineNode
+from gbopt_ros.nodes.composed import COMPOSED, compose
+from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
+from gbopt_ros.nodes.player import Player, looped
+from gbopt_ros.nodes.proposal import ProposalNode
+from gbopt_ros.nodes.selector import SelectorNode
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.srv import SetTarget
+from gbopt_ros.structures import Frame, GboptError
+
+MASKS, STATUS = "/selector/output/masks", "/selector/output/status"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+def offline(
+    weights: dict[str, Path], frames: Sequence[Frame], *overrides: str
+) -> dict[int, list[str]]:
+    """What `gbopt replay` selects; where clips overlap, the first clip of a frame counts."""
+    config: Config = load_config(
+        None,
+        [
+            f"proposal.weights={weights['proposals']}",
+            f"background.weights={weights['background']}",
+            "clip.length=4",
+            "selection.k=4",
+            *overrides,
+        ],
+    )
+    chosen: dict[int, list[str]] = {}
+    for selection in Pipeline(config).run(frames):
+        for frame in selection.frames:
+            chosen.setdefault(frame.frame.stamp_ns, [rle["counts"] for rle in frame.rles])
+    return chosen
+
+
+@pytest.fixture
+def graph(request: pytest.FixtureRequest, ros_domain_id: int, weights: Any) -> Iterator[Graph]:
+    """All nodes but the learner in this process; parametrise indirectly with parameters."""
+    parameters = getattr(request, "param", {})
+    arguments = ros_arguments(weights, **parameters)
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        yield made
+
+
+def play(graph: Graph, frames: Sequence[Frame], **options: Any) -> None:
+    player = Player(TOPIC, lockstep=True, patience_s=PATIENCE_S, context=graph.context, **options)
+    try:
+        assert player.play(frames) == len(frames)
+    finally:
+        player.close()
+
+
+@pytest.mark.parametrize(
+    ("graph", "overrides"),
+    [({}, []), ({"clip.overlap": 2}, ["clip.overlap=2"])],
+    indirect=["graph"],
+    ids=["apart", "overlapping"],
+)
+def test_composed_equals_replay(
+    graph: Graph, weights: dict[str, Path], overrides: list[str]
+) -> None:
+    frames = disc_frames(10)
+    masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
+    play(graph, frames)
+    expected = offline(weights, frames, *overrides)
+    assert sum(map(len, expected.values())) > 0
+    graph.wait(lambda: len(masks) >= len(frames), "the masks")
+    assert counts_by_stamp(masks) == expected
+    assert len(masks) == len(frames)
+    assert {m.model_version for m in masks} == {"random"}
+    assert all(m.header.frame_id == "camera" for m in masks)
+    assert [m.frame_index for m in masks] == list(range(len(frames)))
+    assert all(s.optimal and s.dropped_frames == 0 and s.dropped_clips == 0 for s in status)
+    assert all(0 < s.selection_time < s.latency < 60 for s in status)
+    assert sum(s.masks for s in status) >= sum(len(m.masks) for m in masks)
+
+
+@pytest.mark.parametrize(
+    ("graph", "overrides"),
+    [
+        ({"selection.lag": 4, "motion.weight": 0.0}, ["motion.weight=0"]),
+        (
+            {"selection.lag": 4, "motion.weight": 0.0, "clip.overlap": 2},
+            ["motion.weight=0", "clip.overlap=2"],
+        ),
+        ({"selection.lag": 1, "clip.overlap": 2, "max_in_flight": 1}, None),
+    ],
+    indirect=["graph"],
+    ids=["whole clip", "overlapping", "short"],
+)
+def test_masks_come_within_the_lag(
+    graph: Graph, weights: dict[str, Path], overrides: list[str] | None
+) -> None:
+    """A lag of a whole clip changes nothing; a short one brings every frame's masks once.
+
+    Without motion, which a stream knows from earlier frames alone.
+    """
+    frames = disc_frames(11)
+    masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
+    play(graph, frames)
+    graph.wait(lambda: sum(s.published for s in status) == len(frames), "the end of all clips")
+    graph.wait(lambda: len(masks) == len(frames), "the masks")
+    assert [m.frame_index for m in masks] == list(range(len(frames)))
+    assert [stamp_ns(m.header.stamp) for m in masks] == [f.stamp_ns for f in frames]
+    assert all(m.header.frame_id == "camera" and m.model_version == "random" for m in masks)
+    for s in status:
+        assert s.published == sum(m.clip_id == s.clip_id for m in masks)
+        assert 0 < s.selection_time < s.latency < 60
+    if overrides is not None:
+        assert counts_by_stamp(masks) == offline(weights, frames, *overrides)
+        assert all(s.optimal and s.lower_bound == s.energy for s in status)
+
+
+@pytest.mark.parametrize(
+    "graph", [{"selection.lag": 1, "clip.length": 50, "max_in_flight": 1}], indirect=True
+)
+def test_masks_do_not_wait_for_the_end_of_the_clip(graph: Graph) -> None:
+    masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
+    for count, frame in enumerate(disc_frames(6)):
+        graph.feed([frame])  # returns when the frame is done, and not before its masks are due
+        graph.wait(lambda count=count: len(masks) >= count, "the masks of the frame before")
+    assert status == []
+    assert [m.frame_index for m in masks][:5] == list(range(5))
+    assert graph.call(Trigger, "/clip_buffer/flush").success
+    graph.wait(lambda: len(masks) == 6 and len(status) == 1, "the last frame's masks")
+    assert (status[0].frames, status[0].published) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "graph", [{"selection.lag": 0, "queue": 1, "max_in_flight": 2}], indirect=True
+)
+def test_a_slow_selection_holds_back_the_camera(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credits come back when the search has gone on to a frame: frames wait, none is lost."""
+    selector, buffer = graph.nodes["selector"], graph.nodes["clip_buffer"]
+    most = 0
+    advance = ClipStream.advance
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal most
+        most = max(most, len(selector._jobs) + 1)
+        time.sleep(0.05)
+        return advance(*arguments)
+
+    monkeypatch.setattr(ClipStream, "advance", slow)
+    masks = graph.observe(SelectedMasks, MASKS)
+    play(graph, disc_frames(8))
+    graph.wait(lambda: len(masks) == 8, "the masks")
+    assert most <= 2
+    assert buffer.health.counted("dropped") == 0
+    assert selector._jobs.dropped == 0
+
+
+def test_separate_processes_equal_replay(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    frames = disc_frames(6)
+    with processes(weights) as _, Graph(ros_domain_id) as observing:
+        masks = observing.observe(SelectedMasks, MASKS)
+        play(observing, frames)
+        observing.wait(lambda: len(masks) >= len(frames), "the masks")
+    assert counts_by_stamp(masks) == offline(weights, frames)
+
+
+class processes:
+    """Each node as a process of its own, as `ros2 run` starts them."""
+
+    NAMES = ("selector", "flow", "background", "proposal", "clip_buffer")
+
+    def __init__(
+        self, weights: dict[str, Path], names: Sequence[str] = NAMES, **parameters: Any
+    ) -> None:
+        self._names, self._arguments = names, ros_arguments(weights, **parameters)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        command = [sys.executable, "-m", f"gbopt_ros.nodes.{name}", *self._arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.running[name] = subprocess.Popen(command, env=environment)
+
+    def __enter__(self) -> processes:
+        for name in self._names:
+            self.start(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.running.values():
+            process.send_signal(signal.SIGINT)
+        try:
+            statuses = {name: process.wait(20) for name, process in self.running.items()}
+        finally:
+            for process in self.running.values():
+                process.kill()
+        assert set(statuses.values()) == {0}, f"exit statuses {statuses}"
+
+
+def test_a_selector_that_was_killed_comes_back(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """The other nodes, which stay as they are, are in one process, joined by DDS all the same."""
+    frames = looped(disc_frames(8), 0)
+    running = processes(weights, ("selector",), stall_timeout_s=2.0)
+
+    def others(context: Any) -> list[PipelineNode]:
+        return [make(context=context) for make in COMPOSED if make is not SelectorNode]
+
+    arguments = ros_arguments(weights, stall_timeout_s=2.0)
+    with running, Graph(ros_domain_id, others, arguments) as observing:
+        observing.start()
+        masks = observing.observe(SelectedMasks, MASKS)
+
+        def send_until(done: Any) -> None:
+            def step() -> bool:
+                observing.send(next(frames))
+                time.sleep(0.25)  # else the networks take the cores that the selector starts on
+                return bool(done())
+
+            observing.wait(step, "masks")
+
+        send_until(lambda: masks)
+        selector = running.running["selector"]
+        selector.kill()
+        selector.wait()
+        running.start("selector")
+        masks.clear()
+        send_until(lambda: len(masks) >= 8)
+        # Whole clips again: frames of one clip, in order.
+        last = [m for m in masks if m.clip_id == masks[0].clip_id]
+        assert [m.frame_index for m in last] == sorted(m.frame_index for m in last)
+
+
+def slow_down_proposals(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    process = ProposalNode.process
+
+    def slowly(self: ProposalNode, image: Any) -> None:
+        time.sleep(seconds)
+        process(self, image)
+
+    monkeypatch.setattr(ProposalNode, "process", slowly)
+
+
+def test_slow_networks_lose_nothing_that_was_let_through(
+    ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame waits for the four before it for longer than the stall timeout."""
+    slow_down_proposals(monkeypatch, 0.7)
+    parameters = {"clip.length": 3, "clip.max_gap_s": 10.0}  # no dropped frame ends a clip
+    arguments = ros_arguments(weights, stall_timeout_s=1.7, **parameters)
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        masks = made.observe(SelectedMasks, MASKS)
+        buffer, selector = made.nodes["clip_buffer"], made.nodes["selector"]
+        frames = looped(disc_frames(8), 0)  # without end
+
+        def send() -> bool:
+            made.send(next(frames))
+            time.sleep(0.1)
+            return len(masks) >= 9 and buffer.health.counted("dropped") > 20
+
+        made.wait(send, "the masks of the clips, and frames dropped")
+        made.wait(lambda: buffer.facts()["in flight"] == 0, "all frames to be done")
+        assert buffer.health.counted("given up") == 0
+        assert selector.health.counted("clips lost") == 0
+
+
+def test_frames_dropped_by_slow_networks_that_tear_clips_are_told(
+    ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_down_proposals(monkeypatch, 0.4)
+    parameters = {"clip.max_gap_s": 0.15, "max_in_flight": 1}
+    arguments = ros_arguments(weights, **parameters)
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        buffer = made.nodes["clip_buffer"]
+        for frame in looped(disc_frames(8), 3):  # 10 a second
+            made.send(frame)
+            time.sleep(0.1)
+        message = buffer.health.status("", "active", {}).message
+        assert message == "clips end early: the networks are slower than a frame in 0.15 s"
+
+
+def test_a_player_that_finishes_waits_for_the_last_masks(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """At the recording's own pace, fewer frames than a clip has."""
+    arguments = ros_arguments(weights, **{"clip.length": 30})
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        made.start()
+        masks = made.observe(SelectedMasks, MASKS)
+        frames = disc_frames(5)
+        player = Player(TOPIC, finish=True, subscribed=[MASKS], context=made.context)
+        try:
+            assert player.play(frames) == 5
+        finally:
+            player.close()
+        assert stamp_ns(masks[-1].header.stamp) == frames[-1].stamp_ns
+
+
+def test_outputs_for_planners(graph: Graph) -> None:
+    frames = disc_frames(4)
+    topics = {
+        "/selector/output/label_image": Image,
+        "/selector/output/segmask": Image,
+        "/selector/debug/overlay": Image,
+    }
+    seen = {topic: graph.observe(kind, topic) for topic, kind in topics.items()}
+    masks = graph.observe(SelectedMasks, MASKS)
+    reply = graph.call(SetTarget, "/selector/set_target", mode=SetTarget.Request.MODE_LARGEST)
+    assert reply.success and reply.message == "segmask shows the largest mask"
+    play(graph, frames)
+    graph.wait(lambda: all(len(v) == 4 for v in (masks, *seen.values())), "all outputs")
+    for i, message in enumerate(masks):
+        labels, segmask, overlay = (seen[topic][i] for topic in topics)
+        assert labels.header == segmask.header == overlay.header == message.header
+        values = np.frombuffer(labels.data, "<u2").reshape(96, 128)
+        decoded = [decode({"size": [96, 128], "counts": m.mask.counts}) for m in message.masks]
+        expected = sum((i + 1) * mask.astype(int) for i, mask in enumerate(decoded))
+        assert labels.encoding == "16UC1"
+        np.testing.assert_array_equal(values, expected)
+        largest = max(decoded, key=np.sum)
+        shown = np.frombuffer(segmask.data, np.uint8).reshape(96, 128)
+        np.testing.assert_array_equal(shown, 255 * largest)
+        assert overlay.encoding == "rgb8"
+        assert not np.array_equal(image_from_message(overlay), frames[i].image)
+
+
+def test_an_unknown_target_changes_nothing(graph: Graph) -> None:
+    reply = graph.call(SetTarget, "/selector/set_target", mode=9)
+    assert not reply.success and "mode 9" in reply.message
+
+
+@pytest.mark.parametrize("graph", [{"max_buffered_frames": 4, "clip.length": 6}], indirect=True)
+def test_a_clip_that_the_selector_cannot_hold_is_told_in_the_log(
+    graph: Graph, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph.feed(disc_frames(5))
+    graph.send(disc_frames(6)[5])
+    said = ""
+
+    def is_told() -> bool:
+        nonlocal said
+        said += "".join(capfd.readouterr())
+        return "a clip of 6 frames does not fit max_buffered_frames (4)" in said
+
+    graph.wait(is_told, "the complaint")
+
+
+@pytest.mark.parametrize("graph", [{"queue": 1, "max_in_flight": 1}], indirect=True)
+def test_under_load_the_newest_frames_win_and_drops_are_counted(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    buffer = graph.nodes["clip_buffer"]
+    all_sent = threading.Event()
+    process = ProposalNode.process
+
+    def slow(node: ProposalNode, image: Any) -> None:
+        all_sent.wait(PATIENCE_S)
+        process(node, image)
+
+    monkeypatch.setattr(ProposalNode, "process", slow)
+    frames = disc_frames(30)
+    for count, frame in enumerate(frames, start=1):  # not faster than the middleware
+        graph.send(frame)
+        graph.wait(lambda count=count: buffer._received == count, "the frame to arrive")
+    all_sent.set()
+    assert graph.call(Trigger, "/clip_buffer/flush").success
+    graph.wait(
+        lambda: clips and sum(len(c.stamps) for c in clips) + clips[-1].dropped == len(frames),
+        "every frame to be in a clip or counted",
+    )
+    assert clips[-1].dropped == 28
+    taken = [stamp_ns(stamp) for clip in clips for stamp in clip.stamps]
+    assert len(taken) == 2 and taken[0] < taken[1] == frames[-1].stamp_ns
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [{}, {"use_sim_time": True}],
+    indirect=True,
+    ids=["wall", "a simulated clock that stands still"],
+)
+def test_a_camera_that_falls_silent_and_comes_back(graph: Graph) -> None:
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    masks = graph.observe(SelectedMasks, MASKS)
+    frames = disc_frames(10)
+
+    def end_after(seconds: float) -> None:
+        timeout = Parameter("idle_timeout_s", value=seconds)
+        assert graph.nodes["clip_buffer"].set_parameters([timeout])[0].successful
+
+    graph.feed(frames[:2])
+    end_after(0.1)  # only now: a slow machine is no silent camera
+    graph.wait(lambda: len(masks) == 2, "the masks of the clip that silence ended")
+    assert clips[0].reason == ClipFrames.REASON_GAP
+    end_after(600.0)
+    graph.feed(frames[6:])
+    graph.wait(lambda: len(masks) == 6, "masks after the silence")
+    assert [len(c.stamps) for c in clips] == [2, 4]
+    assert clips[1].reason == ClipFrames.REASON_LENGTH
+
+
+def test_stamps_that_repeat_or_jump_back(graph: Graph) -> None:
+    frames = disc_frames(8)
+    order = [frames[4], frames[5], frames[5], frames[0], frames[1], frames[2], frames[3]]
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    masks = graph.observe(SelectedMasks, MASKS)
+    graph.feed(order)
+    graph.wait(lambda: len(masks) == 6, "the masks")
+    assert [c.reason for c in clips] == [ClipFrames.REASON_STAMP, ClipFrames.REASON_LENGTH]
+    assert [len(c.stamps) for c in clips] == [2, 4]
+    assert clips[-1].dropped == 1
+
+
+def test_a_stamp_that_comes_again_after_a_jump_is_another_frame(graph: Graph) -> None:
+    frames = disc_frames(4)
+    masks = graph.observe(SelectedMasks, MASKS)
+    graph.feed([frames[1], *frames])
+    graph.wait(lambda: len(masks) == 5, "masks of every frame")
+    assert [m.frame_index for m in masks] == [0, 1, 2, 3, 4]
+
+
+def test_a_recording_that_begins_again_is_selected_again(graph: Graph) -> None:
+    """With other pictures under the same stamps, as after the reset of a simulation."""
+    frames = disc_frames(4)
+    blank = [replace(frame, image=np.full_like(frame.image, 90)) for frame in frames]
+    masks = graph.observe(SelectedMasks, MASKS)
+    overlays = graph.observe(Image, "/selector/debug/overlay")
+    for count, recording in enumerate((frames, blank, frames), start=1):
+        play(graph, recording)
+        graph.wait(lambda count=count: len(masks) == len(overlays) == 4 * count, "the masks")
+    assert counts_by_stamp(masks[:4]) == counts_by_stamp(masks[8:])
+    # The corner, where no mask is, shows which picture was selected on.
+    corners = [image_from_message(overlay)[0, 0].tolist() for overlay in overlays]
+    assert corners[:4] == corners[8:] != corners[4:8]
+
+
+@pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
+def test_publishers_of_either_reliability(graph: Graph, reliability: ReliabilityPolicy) -> None:
+    masks = graph.observe(SelectedMasks, MASKS)
+    graph.feed(disc_frames(4), reliability=reliability)
+    graph.wait(lambda: len(masks) == 4, "the masks")
+
+
+def test_an_image_that_cannot_be_decoded_is_skipped_and_counted(graph: Graph) -> None:
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    frames = disc_frames(5)
+    broken = Image(height=96, width=128, encoding="rgb8", step=384)
+    early = encode_image(Stamped(make_header(-1, "camera"), frames[2].image))
+    buffer = graph.nodes["clip_buffer"]
+    graph.feed(frames[:2])
+    for count, message in enumerate((broken, early), start=1):
+        graph.camera().publish(message)
+        graph.wait(lambda count=count: buffer.health.counted("dropped") == count, "the skip")
+    graph.feed(frames[3:])
+    graph.wait(lambda: len(clips) == 1, "the clip")
+    assert list(clips[0].frame_indices) == [0, 1, 4, 5]
+    assert clips[0].dropped == 2
+    assert buffer.health.counted("failures") == 0
+
+
+def test_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) -> None:
+    arguments = ros_arguments(weights)
+
+    def robot(name: str) -> Graph:
+        return Graph(
+            ros_domain_id,
+            lambda context: compose(context=context),
+            [*arguments, "-r", f"__ns:=/{name}"],
+        )
+
+    with robot("left") as left, robot("right") as right:
+        left.start()
+        right.start()
+        masks = {
+            name: left.observe(SelectedMasks, f"/{name}/selector/output/masks")
+            for name in ("left", "right")
+        }
+        play(left, disc_frames(4), namespace="left")
+        left.wait(lambda: len(masks["left"]) == 4, "the masks of the left robot")
+        assert masks["right"] == []
+        assert right.nodes["clip_buffer"]._received == 0
+
+
+def test_diagnostics_of_every_node(graph: Graph) -> None:
+    seen = graph.observe(DiagnosticArray, "/diagnostics")
+    play(graph, disc_frames(4))
+    names = {"clip_buffer", "proposal", "background", "flow", "selector"}
+    seen.clear()
+    graph.wait(lambda: {s.name for m in seen for s in m.status} == names, "all diagnostics")
+    by_name = {s.name: {v.key: v.value for v in s.values} for m in seen for s in m.status}
+    assert all(values["state"] == "active" for values in by_name.values())
+    assert by_name["proposal"]["model version"] == "random"
+    assert by_name["proposal"]["done"] == "4"
+    assert float(by_name["proposal"]["rate (Hz)"]) > 0
+    assert by_name["selector"]["done"] == "1"
+    assert by_name["clip_buffer"]["in flight"] == "0"
+
+
+def test_lockstep_says_when_nobody_finishes_frames(ros_domain_id: int) -> None:
+    with Graph(ros_domain_id) as empty:
+        player = Player(TOPIC, lockstep=True, patience_s=0.5, context=empty.context)
+        try:
+            with pytest.raises(GboptError, match="nobody subscribes to /camera/image_raw"):
+                player.play(disc_frames(1))
+        finally:
+            player.close()
+
+
+def test_lockstep_goes_past_a_frame_that_repeats_a_stamp(graph: Graph) -> None:
+    frames = disc_frames(3)
+    masks = graph.observe(SelectedMasks, MASKS)
+    play(graph, [frames[0], frames[1], frames[1], frames[2]])
+    graph.wait(lambda: len(masks) == 3, "the masks")
+
+
+def test_looped_stamps_go_on() -> None:
+    frames = disc_frames(3)
+    stamps = [frame.stamp_ns for frame in looped(frames, 2)]
+    assert np.diff(stamps).tolist() == [10**8] * 5
+    assert replace(frames[0], stamp_ns=stamps[3]).stamp_ns == 10**18 + 3 * 10**8

@@ -1,0 +1,50 @@
+"""The launch files, where the launch system is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+launch = pytest.importorskip("launch", reason="the launch system comes with an installed ROS")
+pytest.importorskip("launch_ros", reason="the launch system comes with an installed ROS")
+if not hasattr(launch, "LaunchContext"):  # the folder of launch files, found as a namespace
+    pytest.skip("the launch system comes with an installed ROS", allow_module_level=True)
+
+FOLDER = Path(__file__).resolve().parents[3] / "launch"
+SEPARATE = {"clip_buffer", "proposal", "background", "flow", "selector"}
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.launch.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def nodes(**arguments: str) -> dict[str, Any]:
+    """The node actions of `active_vision.launch.py` by their executable."""
+    module = load("active_vision")
+    context = launch.LaunchContext()
+    for argument in module.ARGUMENTS:
+        argument.visit(context)
+    context.launch_configurations.update(arguments)
+    return {node.node_executable: node for node in module.start(context)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, {"graph", "learner"}),
+        ({"learner": "false"}, {"graph"}),
+        ({"composed": "false"}, SEPARATE | {"learner"}),
+        ({"composed": "false", "learner": "false"}, SEPARATE),
+    ],
+)
+def test_processes(arguments: dict[str, str], expected: set[str]) -> None:
+    assert nodes(**arguments).keys() == expected

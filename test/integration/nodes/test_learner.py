@@ -1,0 +1,419 @@
+"""The learner: collects, trains, announces, rolls back; the rest of the graph takes it up."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+import torch
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
+from support.detectron2_networks import needs_detectron2, tiny_detectron2, write_config
+from support.networks import save_random_weights
+from support.recordings import disc_frames
+from support.ros import TOPIC, Graph, ros_arguments
+
+from gbopt_ros.config import load_config
+from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.round import check_origin
+from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.models.weights import PROPOSALS, sha256_of
+from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
+from gbopt_ros.nodes.base import LINK_QOS
+from gbopt_ros.nodes.composed import compose
+from gbopt_ros.nodes.learner import LearnerNode
+from gbopt_ros.nodes.player import Player, looped
+from gbopt_ros.structures import Frame, GboptError
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+# To observe them with LINK_QOS, which misses nothing of what follows in a hurry.
+UPDATE, PROGRESS = "/learner/output/model_update", "/learner/output/progress"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+def learning(store: Path, **changes: Any) -> dict[str, Any]:
+    """Parameters of a learner that is done in seconds."""
+    return {
+        "store": store, "train_every_clips": 0, "learning.iterations": 2,
+        "learning.batch_size": 2, "learning.warmup": 0, "learning.learning_rate": 1e-5,
+        "learning.gate_agreement": 0.0,  # what random weights propose, JPEG changes
+    } | changes  # fmt: skip
+
+
+def on_detectron2(weights: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """A detectron2 checkpoint as proposal network, and the parameters that go with it."""
+    checkpoint = folder / "random.pth"
+    torch.save(tiny_detectron2().state_dict(), checkpoint)
+    return weights | {PROPOSALS: checkpoint}, {
+        "proposal.detectron2_config": write_config(folder),
+        "selection.score_weight": 100.0,  # some of its faint masks must be selected
+        "selection.neutral_score": 0.001,
+    }
+
+
+def with_learner(domain: int, arguments: Sequence[str]) -> Graph:
+    """All nodes, not started."""
+    return Graph(
+        domain,
+        lambda context: [LearnerNode(context=context), *compose(context=context)],
+        arguments,
+    )
+
+
+@pytest.fixture
+def graph(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Graph]:
+    parameters = learning(tmp_path / "store")
+    if getattr(request, "param", "torchvision") == "detectron2":
+        weights, more = on_detectron2(weights, tmp_path)
+        parameters |= more
+    arguments = ros_arguments(weights, **parameters)
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        yield made
+
+
+def play(graph: Graph, count: int) -> None:
+    play_frames(graph, disc_frames(count))
+
+
+def play_frames(graph: Graph, frames: Sequence[Frame]) -> None:
+    player = Player(TOPIC, lockstep=True, context=graph.context)
+    try:
+        player.play(frames)
+    finally:
+        player.close()
+
+
+@pytest.mark.parametrize(
+    "graph", ["torchvision", pytest.param("detectron2", marks=needs_detectron2)], indirect=True
+)
+def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    updates, progress = (
+        graph.observe(ModelUpdate, UPDATE),
+        graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
+    )
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    proposal, learner = graph.nodes["proposal"], graph.nodes["learner"]
+    first = proposal.facts()["model version"]  # of a checkpoint: its name and digest
+    assert str(first).startswith("random")
+
+    reply = graph.call(Trigger, "/learner/train")
+    assert not reply.success and "no selected mask" in reply.message
+
+    play(graph, 8)
+    graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
+
+    reply = graph.call(Trigger, "/learner/train")
+    assert reply.success
+    sent = 8
+    frames = islice(looped(disc_frames(8), 0), 8, None)
+    player = Player(TOPIC, lockstep=True, context=graph.context)
+    try:
+        while not updates or proposal.facts()["model version"] != "v0001":
+            sent += player.play(list(islice(frames, 4)))
+        sent += player.play(list(islice(frames, 4)))
+    finally:
+        player.close()
+    graph.wait(lambda: len(masks) == sent, "masks of every frame")
+    versions = [m.model_version for m in masks]
+    assert sorted(set(versions)) == [first, "v0001"]
+    assert versions == sorted(versions), "one version after the other"
+    published = store.current()
+    assert published is not None and published.version == "v0001"
+    assert updates[0].sha256 == sha256_of(published.path)
+    assert updates[0].parent == first and updates[0].cause == ModelUpdate.CAUSE_TRAINED
+    graph.wait(lambda: progress[-1].state == TrainingProgress.STATE_PUBLISHED, "the end")
+    assert TrainingProgress.STATE_TRAINING in [p.state for p in progress]
+    assert max(p.iteration for p in progress) == 2
+
+    reply = graph.call(Trigger, "/learner/rollback")
+    assert reply.success and first in reply.message
+    graph.wait(lambda: proposal.facts()["model version"] == first, "the old network")
+    graph.wait(lambda: updates[-1].cause == ModelUpdate.CAUSE_ROLLBACK, "the announcement")
+    play(graph, 4)
+    graph.wait(lambda: len(masks) == sent + 4, "masks after the rollback")
+    assert {m.model_version for m in masks[-4:]} == {first}
+    reply = graph.call(Trigger, "/learner/rollback")
+    assert not reply.success and "nothing to roll back" in reply.message
+
+
+def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
+    graph: Graph, tmp_path: Path
+) -> None:
+    """Its frames and clips count from 0 again, which makes them a recording of their own."""
+    learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    play(graph, 8)
+    graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
+    assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
+    later = [replace(frame, stamp_ns=frame.stamp_ns + 10**11) for frame in disc_frames(16)[8:]]
+    play_frames(graph, later)
+    graph.wait(lambda: learner.health.counted("clips stored") == 4, "all clips to be stored")
+    graph.wait(lambda: len(masks) == 16, "all masks")
+    assert [m.frame_index for m in masks] == [*range(8), *range(8)]
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        assert len(stored) == sum(bool(m.masks) for m in masks)
+        assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
+
+
+def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> None:
+    """With its latest masks, of the session that showed it last; not at all if that has none."""
+    learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    recordings: list[list[str]] = []
+    for session in (1, 2, 3):
+        if session == 3:  # so that no score is good enough
+            strict = [
+                Parameter("selection.score_weight", value=1e6),
+                Parameter("selection.neutral_score", value=0.999),
+            ]
+            assert all(r.successful for r in graph.nodes["selector"].set_parameters(strict))
+        frames = disc_frames(8)
+        play_frames(graph, [replace(f, stamp_ns=f.stamp_ns + session * 10**11) for f in frames])
+        graph.wait(
+            lambda: learner.health.counted("clips stored") == 2 * len(recordings) + 2, "the clips"
+        )
+        with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+            entries = stored.labelled_images().entries
+            recordings.append([entry.recording for entry in entries])
+        assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
+    graph.wait(lambda: len(masks) == 24, "all masks")
+    assert len(recordings[1]) == sum(bool(m.masks) for m in masks[8:16]) > 0
+    assert len(set(recordings[1])) == 1 and set(recordings[1]) != set(recordings[0])
+    assert not any(m.masks for m in masks[16:]) and recordings[2] == []
+
+
+def test_a_version_that_the_gate_refuses_is_not_announced(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gbopt_ros.learning import round as rounds
+    from gbopt_ros.learning.store.gate import GateDecision
+
+    monkeypatch.setattr(rounds, "check_masks", lambda *_: GateDecision(False, "too bad"))
+    updates, progress = (
+        graph.observe(ModelUpdate, UPDATE),
+        graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
+    )
+    play(graph, 4)
+    graph.wait(lambda: graph.nodes["learner"].health.counted("clips stored") == 1, "the clip")
+    graph.call(Trigger, "/learner/train")
+    graph.wait(lambda: progress[-1].state == TrainingProgress.STATE_REJECTED, "the refusal")
+    assert "too bad" in progress[-1].message
+    assert updates == []
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_trains_by_itself_after_some_clips(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ros_arguments(weights, **learning(tmp_path / "store", train_every_clips=2))
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        updates = made.observe(ModelUpdate, UPDATE)
+        play(made, 8)
+        made.wait(lambda: len(updates) == 1, "a new version")
+
+
+def test_masks_whose_clip_never_ends_are_stored(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """By the bound on what is held while the clip goes on, and by deactivation at the end."""
+    arguments = ros_arguments(
+        weights,
+        **learning(tmp_path / "store"),
+        **{
+            "clip.length": 60,
+            "selection.lag": 0,
+            "selection.score_weight": 100.0,  # some faint masks must be selected
+            "selection.neutral_score": 0.001,
+        },
+    )
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        learner.settings = replace(learner.settings, max_buffered_frames=4)
+        masks = made.observe(SelectedMasks, "/selector/output/masks")
+        made.feed(disc_frames(8))
+        made.wait(lambda: len(masks) == 8, "masks without waiting for the end of the clip")
+        made.wait(lambda: learner.facts()["masks stored"] > 0, "the first of them")
+        made.wait(lambda: learner._last_index == masks[-1].frame_index, "all of them")
+        assert learner.trigger_deactivate() == SUCCESS
+        assert made.nodes["selector"].health.counted("done") == 0  # no clip
+        assert learner._frames == {}
+        assert learner.health.counted("clips stored") == 0  # but frames, below
+    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
+
+
+def test_a_store_of_another_network_is_refused(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    store.publish(network, info.architecture, info.version, {"origin": "of another"})
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        assert not made.nodes["learner"].start()
+    origin = sha256_of(weights[PROPOSALS])
+    for facts in ({"origin": origin}, {}):  # versions of before say nothing of it
+        store.publish(network, info.architecture, info.version, facts)
+        check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
+    store.publish(network, info.architecture, info.version, {"origin": "of another"})
+    check_origin(store, load_config(None, []))  # none is named
+    served = store.current()
+    assert served is not None
+    check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
+    with pytest.raises(GboptError, match="learnt from another network; give each network a store"):
+        check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
+    (store.versions()[0].path.parent / "manifest.json").write_text("{")
+    check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
+    with pytest.raises(GboptError, match="none: cannot be read"):
+        check_origin(store, load_config(None, ["proposal.weights=none"]))
+
+
+def test_a_damaged_version_can_be_rolled_back(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    first = store.publish(network, info.architecture, info.version, {})
+    second = store.publish(network, info.architecture, first.version, {})
+    second.path.write_bytes(second.path.read_bytes()[:-1] + b"?")
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        updates = made.observe(ModelUpdate, UPDATE) if made.nodes["learner"].start() else None
+        assert updates == []
+        learner = made.nodes["learner"]
+        assert "call ~/rollback" in learner.health.status("learner", "active", {}).message
+        assert made.call(Trigger, "/learner/rollback").success
+        made.wait(lambda: [u.version for u in updates] == [first.version], "the parent")
+        assert learner.health.status("learner", "active", {}).message == "active"
+
+
+def test_deactivating_breaks_the_training_off(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ros_arguments(
+        weights, **learning(tmp_path / "store", **{"learning.iterations": 10_000})
+    )
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        learner = made.nodes["learner"]
+        play(made, 4)
+        made.wait(lambda: learner.health.counted("clips stored") == 1, "the clip")
+        made.call(Trigger, "/learner/train")
+        made.wait(lambda: any(p.iteration for p in progress), "the first step")
+        learner.trigger_deactivate()
+        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_deactivating_breaks_off_before_the_first_step(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """While the masks of the training set are compared, which comes first."""
+    looking = threading.Event()
+    original = AppearanceExtractor.extract
+
+    def slowly(self: AppearanceExtractor, *arguments: Any, **options: Any) -> Any:
+        looking.set()
+        time.sleep(0.2)
+        return original(self, *arguments, **options)
+
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with pytest.MonkeyPatch.context() as patch, with_learner(ros_domain_id, arguments) as made:
+        patch.setattr(AppearanceExtractor, "extract", slowly)
+        made.start()
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        learner = made.nodes["learner"]
+        play(made, 7)
+        made.wait(lambda: learner.health.counted("clips stored") == 2, "the clips")
+        made.call(Trigger, "/learner/train")
+        made.wait(looking.is_set, "the comparison")
+        learner.trigger_deactivate()
+        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
+    assert all(p.iteration == 0 and math.isnan(p.loss) for p in progress)
+    assert ModelStore(tmp_path / "store").current() is None
+
+
+def test_killed_while_it_trains_and_started_again(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """What was stored is still there, nothing half-done serves, and learning goes on."""
+    store = tmp_path / "store"
+
+    with ExitStack() as started:
+
+        def start(iterations: int) -> subprocess.Popen[bytes]:
+            changes = {"train_every_clips": 1, "learning.iterations": iterations}
+            arguments = ros_arguments(weights, **learning(store, **changes))
+            command = [sys.executable, "-m", "gbopt_ros.nodes.learner", *arguments]
+            process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            started.callback(process.wait)
+            started.callback(process.kill)
+            return process
+
+        made = started.enter_context(
+            Graph(ros_domain_id, lambda context: compose(context=context), ros_arguments(weights))
+        )
+        made.start()
+        first = start(iterations=10_000)
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        updates = made.observe(ModelUpdate, UPDATE, LINK_QOS)
+
+        def play_until_it_trains(iterations: int) -> None:
+            """It misses what is sent before it listens: clips go on until it has heard one."""
+
+            def told() -> set[int]:
+                return {p.state for p in progress if p.iterations == iterations}
+
+            def step() -> bool:
+                play(made, 4)
+                return bool(told() - {TrainingProgress.STATE_IDLE})
+
+            made.wait(lambda: bool(told()), "a learner that is active")
+            made.wait(step, "training to start")
+
+        play_until_it_trains(10_000)
+        made.wait(lambda: any(p.iteration for p in progress), "the first step")
+        first.kill()
+        first.wait()
+        assert ModelStore(store).current() is None
+        with TrainingSet(store / "training", 10**9) as stored:
+            kept = stored.instance_count
+        assert kept > 0
+
+        second = start(iterations=2)
+        play_until_it_trains(2)
+        made.wait(lambda: len(updates) >= 1, "a version")
+        second.send_signal(signal.SIGINT)
+        assert second.wait(20) == 0
+    assert ModelStore(store).current() is not None

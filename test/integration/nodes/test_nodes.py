@@ -1,0 +1,623 @@
+"""One node at a time: parameters, lifecycle, and the exchange of the network while frames flow."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from support.networks import save_random_weights
+from support.recordings import disc_frames
+from support.ros import Graph, ros_arguments
+
+from gbopt_ros.config import Config, settings
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
+from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
+from gbopt_ros.nodes.background import BackgroundNode
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_CAPACITY, LINK_QOS
+from gbopt_ros.nodes.clip_buffer import ClipBufferNode
+from gbopt_ros.nodes.composed import compose
+from gbopt_ros.nodes.flow import FlowNode
+from gbopt_ros.nodes.health import Health
+from gbopt_ros.nodes.messages import (
+    Stamped,
+    decode_map,
+    encode_map,
+    make_header,
+    make_time,
+    stamp_ns,
+)
+from gbopt_ros.nodes.player import looped
+from gbopt_ros.nodes.proposal import ProposalNode
+from gbopt_ros.nodes.selector import SelectorNode
+from gbopt_ros.structures import Frame, GboptError
+
+KINDS = {
+    bool: ParameterType.PARAMETER_BOOL,
+    int: ParameterType.PARAMETER_INTEGER,
+    float: ParameterType.PARAMETER_DOUBLE,
+    str: ParameterType.PARAMETER_STRING,
+}
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def graph(ros_domain_id: int, weights: dict[str, Path]) -> Iterator[Graph]:
+    """All nodes but the learner, not started."""
+    arguments = ros_arguments(weights)
+    with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
+        yield made
+
+
+# ---------------------------------------------------------------------------------- messages
+
+
+def test_stamps_come_back_to_the_nanosecond() -> None:
+    for nanoseconds in (0, 1, 10**9 - 1, 1_700_000_000_123_456_789):
+        assert stamp_ns(make_time(nanoseconds)) == nanoseconds
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2), (1, 1), (1, 1, 2)])
+def test_maps_come_back_bit_for_bit(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    header = make_header(12, "camera")
+    message = encode_map(Stamped(header, values))
+    assert message.encoding == ("32FC2" if len(shape) == 3 else "32FC1")
+    assert message.step * message.height == len(message.data)
+    back = decode_map(message)
+    assert back.header == header
+    np.testing.assert_array_equal(back.value, values)
+
+
+def test_maps_of_another_kind_are_refused() -> None:
+    message = encode_map(Stamped(make_header(0, ""), np.zeros((2, 2), np.float32)))
+    message.width = 3
+    with pytest.raises(GboptError, match="does not fit"):
+        decode_map(message)
+    message.encoding = "rgb8"
+    with pytest.raises(GboptError, match="32FC1 or 32FC2, got 'rgb8'"):
+        decode_map(message)
+
+
+# -------------------------------------------------------------------------------- parameters
+
+
+def test_every_setting_of_its_stages_is_a_parameter(graph: Graph) -> None:
+    for node in graph.nodes.values():
+        expected = {
+            f"{stage}.{known.name}": known
+            for stage in node.SECTIONS
+            for known in settings(type(getattr(Config(), stage)))
+        } | {known.name: known for known in settings(node.SETTINGS)}
+        names = sorted(expected)
+        described = graph.call(
+            DescribeParameters, f"/{node.get_name()}/describe_parameters", names=names
+        ).descriptors
+        for name, descriptor in zip(names, described, strict=True):
+            known = expected[name]
+            assert descriptor.description == known.doc
+            assert descriptor.read_only == known.fixed
+            assert descriptor.type == KINDS[known.type]
+            for bounds in (*descriptor.integer_range, *descriptor.floating_point_range):
+                assert known.allows(bounds.from_value) or math.isinf(bounds.from_value)
+                if known.low is not None:
+                    assert bounds.from_value == known.low
+
+
+def set_parameter(graph: Graph, node: str, name: str, **value: Any) -> Any:
+    kind = {"integer_value": 2, "double_value": 3, "string_value": 4}[next(iter(value))]
+    parameter = ParameterMessage(name=name, value=ParameterValue(type=kind, **value))
+    return graph.call(SetParameters, f"/{node}/set_parameters", parameters=[parameter]).results[0]
+
+
+def test_parameters_change_while_the_node_runs(graph: Graph) -> None:
+    graph.start()
+    assert set_parameter(graph, "selector", "selection.k", integer_value=2).successful
+    assert graph.nodes["selector"].config.selection.k == 2
+    assert set_parameter(graph, "clip_buffer", "max_in_flight", integer_value=7).successful
+    assert graph.nodes["clip_buffer"].settings.max_in_flight == 7
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value", "reason"),
+    [
+        ("selector", "selection.k", {"integer_value": 0}, "k"),
+        ("selector", "selection.epsilon", {"double_value": 0.5}, "epsilon"),
+        ("selector", "selection.reduction", {"string_value": "median"}, "one of mean, sum"),
+        ("clip_buffer", "clip.overlap", {"integer_value": 4}, "less than length, 4"),
+        ("proposal", "proposal.weights", {"string_value": "other"}, "read-only"),
+        ("proposal", "device", {"string_value": "cuda"}, "read-only"),
+        ("clip_buffer", "queue", {"integer_value": 7}, "read-only"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(
+    graph: Graph, node: str, name: str, value: dict[str, Any], reason: str
+) -> None:
+    before = graph.nodes[node].config, graph.nodes[node].settings
+    result = set_parameter(graph, node, name, **value)
+    assert not result.successful
+    assert reason in result.reason
+    assert (graph.nodes[node].config, graph.nodes[node].settings) == before
+
+
+def test_a_profile_gives_the_defaults(ros_domain_id: int, tmp_path: Path) -> None:
+    profile = tmp_path / "robot.yaml"
+    profile.write_text("clip:\n  length: 7\n  overlap: 2\n")
+    arguments = ["--ros-args", "-p", f"profile:={profile}", "-p", "clip.overlap:=1"]
+    with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
+        clip = made.nodes["clip_buffer"].config.clip
+    assert (clip.length, clip.overlap) == (7, 1)
+
+
+# --------------------------------------------------------------------------------- lifecycle
+
+
+def test_down_and_up_again(graph: Graph) -> None:
+    graph.start()
+    for node in graph.nodes.values():
+        assert node.trigger_deactivate() == SUCCESS
+        assert node.trigger_cleanup() == SUCCESS
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+    proposals = graph.observe(Proposals, "/proposal/output/proposals")
+    graph.send(disc_frames(1)[0])
+    graph.wait(lambda: len(proposals) == 1, "proposals after the restart")
+
+
+def test_deactivating_the_buffer_ends_its_clip(graph: Graph) -> None:
+    graph.start()
+    clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
+    buffer = graph.nodes["clip_buffer"]
+    graph.send(disc_frames(1)[0])
+    graph.wait(lambda: buffer.health.counted("done") == 1, "the frame")
+    assert buffer.trigger_deactivate() == SUCCESS
+    graph.wait(lambda: len(clips) == 1, "the clip")
+    assert clips[0].reason == ClipFrames.REASON_END
+    assert list(clips[0].frame_indices) == [0]
+
+
+class Buffer:
+    """A clip buffer of its own, with a camera and the test as its selector."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.node = graph, graph.nodes["clip_buffer"]
+        graph.start()
+        self.clips = graph.observe(ClipFrames, "/clip_buffer/output/clips", LINK_QOS)
+        self._done = graph.observer.create_publisher(Header, "/selector/output/done", LINK_QOS)
+
+    def send(self, *frames: Frame) -> None:
+        for frame in frames:
+            count = self.node.facts()["received"]
+            self.graph.send(frame)
+            self.graph.wait(lambda count=count: self.node.facts()["received"] > count, "the frame")
+
+    def finish(self, frame: Frame) -> None:
+        """Let the frame go out, and say that all nodes are done with it."""
+        in_flight = self.node._in_flight
+        self.graph.wait(lambda: frame.stamp_ns in in_flight, "the frame to go out")
+        self._done.publish(make_header(frame.stamp_ns, frame.frame_id))
+        self.graph.wait(lambda: frame.stamp_ns not in in_flight, "the frame to be done")
+
+
+@pytest.fixture
+def buffer(ros_domain_id: int, request: pytest.FixtureRequest) -> Iterator[Buffer]:
+    """Parametrise indirectly with parameters."""
+    parameters = {"consumers": "none", **getattr(request, "param", {})}
+    arguments = ros_arguments(None, **parameters)
+    with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
+        yield Buffer(made)
+
+
+@pytest.mark.parametrize("buffer", [{"queue": 1, "max_in_flight": 1}], indirect=True)
+def test_a_flush_of_a_busy_buffer_neither_takes_a_frames_place_nor_loses_its_own(
+    buffer: Buffer,
+) -> None:
+    frames = disc_frames(4)
+    buffer.send(frames[0])
+    buffer.graph.wait(lambda: buffer.node.facts()["in flight"] == 1, "the first frame to go out")
+    buffer.send(frames[1])
+    assert buffer.graph.call(Trigger, "/clip_buffer/flush").success
+    assert buffer.node.health.counted("dropped") == 0
+    buffer.send(frames[2])  # the newest wins, but not against the end of the clip
+    assert buffer.node.health.counted("dropped") == 1
+    buffer.finish(frames[0])
+    buffer.finish(frames[2])
+    assert buffer.graph.call(Trigger, "/clip_buffer/flush").success
+    buffer.graph.wait(lambda: len(buffer.clips) == 2, "both clips")
+    assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [2]]
+
+
+def test_without_autostart_a_node_waits(ros_domain_id: int) -> None:
+    arguments = ["--ros-args", "-p", "autostart:=false"]
+    with Graph(ros_domain_id, lambda c: [FlowNode(context=c)], arguments) as made:
+        node = made.nodes["flow"]
+        assert node.start()
+        assert not node.active
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+        assert node.active
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "content"),
+    [
+        (ProposalNode, "proposal", b"nonsense"),
+        (BackgroundNode, "background", pickle.dumps([1])),
+        (ProposalNode, "proposal", None),
+    ],
+    ids=["corrupt", "pickle", "missing"],
+)
+def test_weights_that_cannot_be_loaded_fail_the_transition(
+    ros_domain_id: int, tmp_path: Path, make: Any, name: str, content: bytes | None
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    arguments = ["--ros-args", "-p", f"{name}.weights:={path}"]
+    with Graph(ros_domain_id, lambda c: [make(context=c)], arguments) as made:
+        node = made.nodes[name]
+        assert node.trigger_configure() == FAILURE
+        status = node.health.status(name, "", {})
+        assert status.message.startswith(f"cannot configure: {path}")
+        # The operator puts a good file there and tries again.
+        good = save_random_weights(tmp_path / "good")["proposals" if name == "proposal" else name]
+        path.write_bytes(good.read_bytes())
+        assert node.trigger_configure() == SUCCESS
+
+
+def test_any_exception_fails_the_transition(
+    ros_domain_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(SelectorNode, "configure", broken)
+    with Graph(ros_domain_id, lambda c: [SelectorNode(context=c)]) as made:
+        assert made.nodes["selector"].trigger_configure() == FAILURE
+        assert "out of order" in made.nodes["selector"].health.status("", "", {}).message
+
+
+# -------------------------------------------------------------------------------------- swap
+
+
+def save_version(folder: Path, version: str) -> tuple[Path, str]:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{version}.safetensors"
+    info = WeightsInfo(PROPOSALS, "slim18-fpn", version)
+    return path, save_weights(path, build_mask_rcnn("slim18-fpn"), info)
+
+
+class Swap:
+    """A proposal node that is shown frames and told of versions."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.node = graph, graph.nodes["proposal"]
+        self.proposals = graph.observe(Proposals, "/proposal/output/proposals")
+        self._updates = graph.observer.create_publisher(
+            ModelUpdate, "/learner/output/model_update", LATCHED_QOS
+        )
+        self._frames = iter(disc_frames(100))
+
+    def show(self) -> str:
+        """One frame through the node; the version that proposed."""
+        count = len(self.proposals)
+        self.graph.send(next(self._frames))
+        self.graph.wait(lambda: len(self.proposals) == count + 1, "proposals")
+        return self.proposals[-1].model_version
+
+    def announce(self, version: str, path: Path, sha256: str) -> None:
+        before = self.node.health.counted("updates") + self.node.health.counted("updates refused")
+        self._updates.publish(ModelUpdate(version=version, path=str(path), sha256=sha256))
+        self.graph.wait(
+            lambda: (
+                self.node.health.counted("updates") + self.node.health.counted("updates refused")
+                > before
+            ),
+            "the update to be looked at",
+        )
+
+
+@pytest.fixture
+def swap(graph: Graph) -> Swap:
+    graph.start()
+    return Swap(graph)
+
+
+def test_a_sound_version_serves_and_the_old_one_comes_back(
+    swap: Swap, tmp_path: Path, weights: dict[str, Path]
+) -> None:
+    assert swap.show() == "random"
+    swap.announce("v0001", *save_version(tmp_path, "v0001"))
+    assert swap.show() == "v0001"
+    digest = hashlib.sha256(weights[PROPOSALS].read_bytes()).hexdigest()
+    swap.announce("random", weights[PROPOSALS], digest)
+    assert swap.show() == "random"
+
+
+def test_a_version_announced_while_the_node_was_not_active_serves_afterwards(
+    swap: Swap, tmp_path: Path
+) -> None:
+    node = swap.node
+    told = swap.graph.observe(ModelUpdate, "/learner/output/model_update")
+    assert node.trigger_deactivate() == SUCCESS
+    path, digest = save_version(tmp_path, "v0001")
+    swap._updates.publish(ModelUpdate(version="v0001", path=str(path), sha256=digest))
+    swap.graph.wait(lambda: len(told) == 1, "the announcement")
+    assert node.trigger_activate() == SUCCESS
+    swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version")
+    # Configured anew it has what its parameters name, and nobody announces the version again.
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    assert node.trigger_configure() == SUCCESS
+    assert node.facts()["model version"] == "random"
+    assert node.trigger_activate() == SUCCESS
+    swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version again")
+
+
+def test_a_version_of_the_same_name_but_of_another_store_serves(swap: Swap, tmp_path: Path) -> None:
+    swap.announce("v0001", *save_version(tmp_path / "a", "v0001"))
+    first = swap.node._network
+    swap.announce("v0001", *save_version(tmp_path / "b", "v0001"))  # random weights, others
+    assert swap.node._network is not first
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "wrong sha256", "missing", "wrong version", "pickle"]
+)
+def test_a_bad_file_changes_nothing_but_a_diagnostic(
+    swap: Swap, tmp_path: Path, damage: str
+) -> None:
+    path, digest = save_version(tmp_path, "v0001")
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    elif damage == "wrong sha256":
+        digest = "0" * 64
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "wrong version":
+        path, digest = save_version(tmp_path, "v0002")
+    else:
+        path.write_bytes(pickle.dumps({"a": 1}))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert swap.show() == "random"
+    swap.announce("v0001", path, digest)
+    status = swap.node.health.status("proposal", "active", {})
+    assert status.message.startswith("model v0001 refused")
+    assert swap.show() == "random"
+    swap.announce("v0003", *save_version(tmp_path, "v0003"))
+    assert swap.show() == "v0003"
+    assert swap.node.health.status("proposal", "active", {}).message == "active"
+
+
+def test_a_version_that_fails_on_the_last_frames_is_refused(
+    swap: Swap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gbopt_ros.perception.proposals import MaskRcnnProposals
+
+    assert swap.show() == "random"
+    path, digest = save_version(tmp_path, "v0001")
+    serving = swap.node._network
+
+    def fails(self: Any, images: Any) -> Any:
+        if self is serving:
+            return original(self, images)
+        raise RuntimeError("CUDA out of memory")
+
+    original = MaskRcnnProposals.propose
+    monkeypatch.setattr(MaskRcnnProposals, "propose", fails)
+    swap.announce("v0001", path, digest)
+    assert "fails on the last frames" in swap.node.health.status("", "", {}).message
+    assert swap.show() == "random"
+
+
+def test_frames_wait_for_nodes_that_are_not_there_yet(ros_domain_id: int) -> None:
+    """Where each has a process of its own: what goes out before they subscribe is lost to them."""
+    arguments = ros_arguments(None, consumers="observer")
+    with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
+        made.start()
+        node, frame = made.nodes["clip_buffer"], disc_frames(1)[0]
+        made.send(frame)
+        told = "frames wait: /clip_buffer/output/image is not subscribed by observer"
+        made.wait(lambda: node.health.status("", "", {}).message == told, "the complaint")
+        assert node.facts()["in flight"] == 0
+        images = made.observe(ImageMessage, "/clip_buffer/output/image", LINK_QOS)
+        made.wait(lambda: images, "the frame")
+        assert stamp_ns(images[0].header.stamp) == frame.stamp_ns
+        made.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
+
+
+def test_done_headers_reach_the_clip_buffer(graph: Graph) -> None:
+    """The link from the selector back, over DDS rather than through the bus."""
+    with Graph(
+        graph.context.get_domain_id(),
+        lambda c: [ClipBufferNode(context=c)],
+        ros_arguments(None, consumers="none"),
+    ) as alone:
+        alone.start()
+        node = alone.nodes["clip_buffer"]
+        done = alone.observer.create_publisher(Header, "/selector/output/done", LINK_QOS)
+        frame = disc_frames(1)[0]
+        alone.send(frame)
+        alone.wait(lambda: node.facts()["in flight"] == 1, "the frame to go out")
+        done.publish(make_header(frame.stamp_ns, "camera"))
+        alone.wait(lambda: node.facts()["in flight"] == 0, "the frame to be done")
+
+
+# -------------------------------------------------------------------------------- detections
+
+
+def test_detections_have_tight_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for the types of vision_msgs, which has no wheel."""
+    from types import SimpleNamespace
+
+    from gbopt_ros.msg import SelectedMask, SelectedMasks
+    from gbopt_ros.nodes import detections
+
+    def make_detection(**fields: Any) -> Any:
+        position = SimpleNamespace(x=0.0, y=0.0)
+        box = SimpleNamespace(center=SimpleNamespace(position=position), size_x=0.0, size_y=0.0)
+        return SimpleNamespace(bbox=box, results=[], **fields)
+
+    stand_ins = {
+        "Detection2D": make_detection,
+        "Detection2DArray": SimpleNamespace,
+        "ObjectHypothesisWithPose": lambda: SimpleNamespace(hypothesis=SimpleNamespace()),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(detections, name, stand_in, raising=False)
+    header = make_header(5, "camera")
+    mask = SelectedMask(box=np.array([2, 4, 10, 8], np.float32), confidence=0.75)
+    array = detections.detection_array(SelectedMasks(header=header, masks=[mask]))
+    (detection,) = array.detections
+    assert array.header == detection.header == header
+    assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (6.0, 6.0)
+    assert (detection.bbox.size_x, detection.bbox.size_y) == (8.0, 4.0)
+    assert detection.results[0].hypothesis.score == 0.75
+
+
+# -------------------------------------------------------------------------------- diagnostics
+
+
+def test_problems_are_told_until_their_subject_recovers() -> None:
+    health = Health()
+
+    def told() -> tuple[bytes, str]:
+        status = health.status("node", "active", {})
+        return status.level, status.message
+
+    assert told() == (DiagnosticStatus.OK, "active")
+    health.warn("slow", "stall")
+    health.fail("refused", "model")
+    health.warn("grey")
+    assert told() == (DiagnosticStatus.ERROR, "refused; grey; slow")
+    health.recover("model")
+    assert told() == (DiagnosticStatus.WARN, "grey; slow")
+    health.recover()
+    health.warn("slower", "stall")
+    assert told() == (DiagnosticStatus.WARN, "slower")
+    health.warn("grey")
+    health.count("dropped")
+    health.recover_all()
+    assert told() == (DiagnosticStatus.OK, "active")
+    assert health.counted("dropped") == 1
+    health.begin()
+    assert health.counted("dropped") == 0
+
+
+def test_a_failed_frame_is_told_until_the_next_one_succeeds(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.start()
+    node = graph.nodes["background"]
+    process, failing = node.process, [True]
+
+    def out_of_memory(image: Any) -> None:
+        if failing:
+            failing.clear()
+            raise RuntimeError("out of memory")
+        process(image)
+
+    monkeypatch.setattr(node, "process", out_of_memory)
+    frames = disc_frames(2)
+    graph.send(frames[0])
+    graph.wait(lambda: not failing and node.health.counted("failures") == 1, "the failure")
+    assert node.health.status("", "active", {}).message == "out of memory"
+    graph.send(frames[1])
+    graph.wait(lambda: node.health.counted("done") == 1, "the next frame")
+    graph.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
+
+
+def test_a_frame_that_a_network_lost_is_given_up_while_others_go_on(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """Else it would take one of the few places in flight for ever; but not what ends a clip."""
+    parameters = {"consumers": "none", "max_in_flight": 16, "clip.length": 6}
+    arguments = ros_arguments(weights, stall_timeout_s=0.5, **parameters)
+    with Graph(ros_domain_id, lambda context: [ClipBufferNode(context=context)], arguments) as made:
+        made.start()
+        buffer = made.nodes["clip_buffer"]
+        lost, end = 2, 5
+        for frame in looped(disc_frames(6), 3):
+            sent = buffer.health.counted("done")
+            made.send(frame)
+            made.wait(lambda sent=sent: buffer.health.counted("done") > sent, "the frame to go out")
+            if sent not in (lost, end):
+                buffer._on_done(make_header(frame.stamp_ns, frame.frame_id))
+            time.sleep(0.06)
+        made.wait(lambda: buffer.health.counted("given up") == 1, "the lost frame to be given up")
+        assert buffer.facts()["in flight"] == 1  # the end of the clip, while others were finished
+        made.wait(lambda: buffer.health.counted("given up") == 2, "that nothing is finished")
+        assert buffer.facts()["in flight"] == 0
+
+
+def test_a_clip_whose_frames_were_overtaken_is_given_up(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """While the graph goes on it is waited for; not when more than may be in flight came later."""
+    arguments = ros_arguments(weights, stall_timeout_s=0.3)
+    with Graph(ros_domain_id, lambda context: [SelectorNode(context=context)], arguments) as made:
+        made.start()
+        selector = made.nodes["selector"]
+        message = ClipFrames(clip_id=7, stamps=[make_time(1)], frame_indices=[0])
+        message.header.stamp = make_time(1)
+        message.received = make_time(time.time_ns())
+        selector._on_clip(message)
+
+        def go_on(finished: int) -> None:
+            time.sleep(0.4)
+            selector._assembly.finished_frames += finished
+            selector._assembly.last_progress = time.monotonic()
+            selector._give_up()
+
+        go_on(LINK_CAPACITY)
+        assert selector.health.counted("clips lost") == 0
+        go_on(1)
+        assert selector.health.counted("clips lost") == 1
+
+
+def test_repeated_stamps_are_told(graph: Graph) -> None:
+    graph.start()
+    buffer = graph.nodes["clip_buffer"]
+    (frame,) = disc_frames(1)
+    graph.feed([frame, frame])
+    assert "repeats the stamp" in buffer.health.status("", "active", {}).message
+    assert buffer.trigger_deactivate() == SUCCESS
+    assert buffer.health.counted("dropped") == 1  # "since activation", until the next one
+    assert buffer.trigger_activate() == SUCCESS
+    assert buffer.health.counted("dropped") == 0
+
+
+def test_the_transport_is_set_in_a_namespace_too(
+    ros_domain_id: int, weights: dict[str, Path]
+) -> None:
+    """As `active_vision.launch.py` does."""
+    given = ros_arguments(weights, image_transport="compressed")
+    given += ["-r", "__ns:=/robot1"]
+    with Graph(ros_domain_id, lambda context: compose(context=context), given) as made:
+        buffer = made.nodes["clip_buffer"]
+        assert buffer.get_fully_qualified_name() == "/robot1/clip_buffer"
+        assert buffer.settings.image_transport == "compressed"

@@ -1,0 +1,34 @@
+"""Small random clips for the tests of selection."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gbopt_ros.config import SelectionConfig
+from gbopt_ros.selection import select_clip
+from gbopt_ros.structures import Selection
+from support.fakes import HashFlow, make_clip, make_proposals
+
+SIZE = (8, 9)
+
+
+def random_inputs(seed: int, t: int, n: int) -> tuple:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (t, *SIZE, 3), dtype=np.uint8)
+    masks = np.zeros((t, n, *SIZE), bool)
+    for mask in masks.reshape(-1, *SIZE):
+        y, x = rng.integers(0, 6, 2)
+        mask[y : y + rng.integers(1, 4), x : x + rng.integers(1, 4)] = True
+    backgrounds = list(rng.random((t, *SIZE)))
+    flows = list(rng.normal(0, 0.3, (t - 1, *SIZE, 2)).astype(np.float32))
+    return images, masks, backgrounds, flows
+
+
+def run(inputs: tuple, config: SelectionConfig) -> tuple[Selection, HashFlow]:
+    images, masks, backgrounds, flows = inputs
+    network = HashFlow()
+    proposals = [make_proposals(frame) for frame in masks]
+    return (
+        select_clip(make_clip(list(images)), proposals, backgrounds, flows, network, config),
+        network,
+    )

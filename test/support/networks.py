@@ -1,0 +1,86 @@
+"""Tiny networks and files for the tests of perception and learning."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models.detection import MaskRCNN
+
+from gbopt_ros.models.background_fpn import build_background
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+from gbopt_ros.models.weights import BACKGROUND, PROPOSALS, WeightsInfo, save_weights
+
+SIDE = 64  # of the images that the tests run networks on
+CPU = torch.device("cpu")
+
+torch.set_num_threads(1)  # on images of this size threads cost more than they save
+
+
+def tiny_mask_rcnn(seed: int = 0) -> MaskRCNN:
+    """A random `slim18-fpn` that does not enlarge 64-pixel images and looks at few regions."""
+    torch.manual_seed(seed)
+    return look_at_little(build_mask_rcnn("slim18-fpn"))
+
+
+def look_at_little(network: MaskRCNN) -> MaskRCNN:
+    """The network, looking at 64-pixel images as they are and at few regions of them."""
+    network.transform.min_size = (SIDE,)
+    network.transform.max_size = 2 * SIDE
+    for limits in (network.rpn._pre_nms_top_n, network.rpn._post_nms_top_n):
+        limits.update(training=32, testing=32)
+    return network.eval()
+
+
+def save_random_weights(folder: Path) -> dict[str, Path]:
+    """Networks with random weights: at threshold 0 they propose something everywhere."""
+    torch.manual_seed(0)
+    paths = {kind: folder / f"{kind}.safetensors" for kind in (PROPOSALS, BACKGROUND)}
+    save_weights(
+        paths[PROPOSALS],
+        build_mask_rcnn("slim18-fpn"),
+        WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
+    )
+    save_weights(
+        paths[BACKGROUND],
+        build_background("slim18-semantic-fpn"),
+        WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "random"),
+    )
+    return paths
+
+
+class Point(nn.Module):
+    """A network of two parameters and two buffers, for what no real network is needed for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("scale", torch.tensor([0.1]))
+
+
+def sgd(parameters: Iterable[nn.Parameter], **options: float) -> torch.optim.Optimizer:
+    """Stochastic gradient descent."""
+    return torch.optim.SGD(parameters, **options)
+
+
+class Bomb:
+    """Unpickling it creates a file, as a malicious checkpoint would run a command."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (str(self.target),)
+
+
+def write_bomb(path: Path, target: Path, *, as_checkpoint: bool) -> None:
+    """A file that creates the folder `target` when it is unpickled without care."""
+    if as_checkpoint:
+        torch.save({"weight": Bomb(target)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"weight": Bomb(target)}, protocol=2))

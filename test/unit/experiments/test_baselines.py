@@ -1,0 +1,245 @@
+"""What selection is compared with: thresholds, tracklets, and selection by ground truth."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+from experiments import baselines
+from gbopt_ros.evaluation.mask_quality import PrecisionRecallCurve, threshold_curve
+from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all, iou_matrix
+from gbopt_ros.structures import Clip, Frame, GboptError, Proposals
+
+SIZE = (8, 12)
+RED, BLUE, GREY = (200, 0, 0), (0, 0, 200), (90, 90, 90)
+
+
+def square(row: int, column: int, side: int = 3) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[row : row + side, column : column + side] = True
+    return mask
+
+
+def proposals(*scored: tuple[float, np.ndarray]) -> Proposals:
+    rles = encode_all(np.array([mask for _, mask in scored], bool).reshape(-1, *SIZE))
+    scores = np.array([score for score, _ in scored], np.float32)
+    return Proposals(SIZE, rles, scores, boxes_xyxy(rles))
+
+
+def clip_of(*painted: list[tuple[np.ndarray, tuple[int, int, int]]]) -> Clip:
+    frames = []
+    for index, objects in enumerate(painted):
+        image = np.full((*SIZE, 3), GREY, np.uint8)
+        for mask, colour in objects:
+            image[mask] = colour
+        frames.append(Frame(image, 1000 * index, index))
+    return Clip(0, tuple(frames))
+
+
+# --------------------------------------------------------------------------------------- thresholds
+
+
+def test_the_threshold_with_the_best_f1() -> None:
+    curve = PrecisionRecallCurve(
+        thresholds=np.array([0.9, 0.7, 0.5, 0.3]),
+        precision=np.array([1.0, 1.0, 0.75, 0.4]),
+        recall=np.array([0.25, 0.5, 0.75, 0.8]),  # F1 0.4, 0.667, 0.75, 0.533
+        instances=4,
+    )
+    assert baselines.best_threshold(curve) == 0.5
+
+
+def test_of_equally_good_thresholds_the_highest() -> None:
+    curve = PrecisionRecallCurve(
+        np.array([0.9, 0.6]), np.array([1.0, 0.5]), np.array([0.5, 1.0]), 2
+    )
+    assert baselines.best_threshold(curve) == 0.9
+
+
+@pytest.mark.parametrize("points", [0, 2])
+def test_nothing_to_choose_a_threshold_by(points: int) -> None:
+    zero = np.zeros(points)
+    with pytest.raises(GboptError, match="no proposal on the validation recording is right"):
+        baselines.best_threshold(PrecisionRecallCurve(zero, zero, zero, 3))
+
+
+@pytest.mark.parametrize(
+    ("scores", "objects", "threshold"),
+    [
+        ([[0.9, 0.5], [0.8, 0.1]], 1.0, 0.8),  # two masks in two frames
+        ([[0.9, 0.5], [0.8, 0.1]], 1.5, 0.5),
+        ([[0.9, 0.5], [0.8, 0.1]], 9.0, 0.1),  # more than there are: all
+        ([[0.9, 0.5], [0.8, 0.1]], 0.1, np.inf),  # nearer to none than to one
+        ([[0.9, 0.5, 0.5, 0.5], [0.8]], 1.5, 0.8),  # 3 expected; ties allow 2 or 5
+        ([[], []], 2.0, np.inf),
+    ],
+)
+def test_as_many_masks_as_objects(
+    scores: list[list[float]], objects: float, threshold: float
+) -> None:
+    arrays = [np.array(values) for values in scores]
+    assert baselines.expected_number_threshold(arrays, objects) == threshold
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=1, max_size=4),
+    st.floats(0, 7),
+)
+def test_no_threshold_keeps_a_number_nearer_to_the_expected_one(
+    levels: list[list[int]], objects: float
+) -> None:
+    scores = [np.array(frame, float) / 8 for frame in levels]
+    joined = np.concatenate(scores)
+    threshold = baselines.expected_number_threshold(scores, objects)
+    expected = objects * len(scores)
+    possible = [np.count_nonzero(joined >= t) for t in [*joined, np.inf]]
+    chosen = np.count_nonzero(joined >= threshold)
+    assert abs(chosen - expected) == min(abs(n - expected) for n in possible)
+
+
+def test_above_a_threshold() -> None:
+    found = proposals((0.75, square(0, 0)), (0.5, square(4, 0)), (0.25, square(0, 6)))
+    kept = baselines.above(found, 0.5)
+    assert kept.rles == found.rles[:2]
+    assert kept.scores.tolist() == [0.75, 0.5]
+    assert len(baselines.above(found, 0.8)) == 0
+
+
+def test_objects_an_image() -> None:
+    rles = encode_all(np.array([square(0, 0), square(4, 4)]))
+    assert baselines.objects_an_image({1: rles, 2: (), 3: rles}) == pytest.approx(4 / 3)
+
+
+# ---------------------------------------------------------------------- selection by ground truth
+
+
+def test_the_matching_is_the_best_in_sum_not_greedy() -> None:
+    """Mask 0 fits both instances; greedy matching would leave the second one without."""
+    first, second = np.zeros((2, 1, 40), bool)
+    first[0, :10], second[0, 5:17] = True, True
+    wide, left = np.zeros((2, 1, 40), bool)
+    wide[0, 4:14] = True  # IoU 0.43 with first, 0.69 with second
+    left[0, 1:10] = True  # IoU 0.9 with first
+    rles = encode_all(np.array([wide, left]))
+    found = Proposals((1, 40), rles, np.array([0.9, 0.2], np.float32), boxes_xyxy(rles))
+    chosen = baselines.agreeing_with(found, encode_all(np.array([first, second])))
+    assert chosen.rles == rles
+
+
+def test_pairs_below_half_are_not_selected() -> None:
+    found = proposals((0.9, square(0, 0, 4)), (0.8, square(0, 6, 2)))
+    chosen = baselines.agreeing_with(found, encode_all(square(0, 6, 3)[None]))  # IoU 4 / 9
+    assert len(chosen) == 0
+    assert len(baselines.agreeing_with(found, ())) == 0
+
+
+@given(st.integers(0, 10**6))
+def test_selection_by_ground_truth_equals_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    candidates, instances = rng.random((n, 1, 12)) < 0.6, rng.random((m, 1, 12)) < 0.6
+    candidates[:, 0, 0] = instances[:, 0, 0] = True
+    rles, truth = encode_all(candidates), encode_all(instances)
+    found = Proposals((1, 12), rles, np.linspace(0.9, 0.5, n, dtype=np.float32), boxes_xyxy(rles))
+    overlap = iou_matrix(rles, truth)
+    overlap[overlap < 0.5] = 0
+    places = range(max(n, m))
+    best = max(
+        sum(overlap[i, order[i]] for i in range(n) if order[i] < m)
+        for order in itertools.permutations(places, n)
+    )
+    chosen = baselines.agreeing_with(found, truth)
+    reached = iou_matrix(chosen.rles, truth) if len(chosen) else np.zeros((0, m))
+    reached[reached < 0.5] = 0
+    k = len(chosen)
+    again = max(
+        sum(reached[i, order[i]] for i in range(k) if order[i] < m)
+        for order in itertools.permutations(range(max(k, m)), k)
+    )
+    assert again == pytest.approx(best)
+
+
+# ---------------------------------------------------------------------------------------- tracklets
+
+
+def test_what_others_cover_is_not_linked() -> None:
+    whole, part, beside = square(0, 0, 4), square(0, 0, 3), square(0, 3, 4)
+    assert baselines.for_itself(np.array([whole, part, beside])).tolist() == [0, 2]
+
+
+def test_warping_back() -> None:
+    flow = np.zeros((*SIZE, 2), np.float32)
+    flow[..., 0] = 2.0  # everything moves two pixels to the right
+    np.testing.assert_array_equal(baselines.warp_back(square(2, 5), flow), square(2, 3))
+
+
+def test_colour_histogram_is_of_the_mask_alone() -> None:
+    image = clip_of([(square(0, 0), RED), (square(4, 4), BLUE)]).frames[0].image
+    red, blue = (baselines.colour_histogram(image, square(*at)) for at in ((0, 0), (4, 4)))
+    assert red.sum() == blue.sum() == 1.0
+    assert np.minimum(red, blue).sum() == 0.0
+    assert baselines.colour_histogram(image, np.zeros(SIZE, bool)).sum() == 0.0
+
+
+def test_links_follow_the_flow_and_the_colour() -> None:
+    """Two squares side by side: the flow says that both moved, the colour which is which."""
+    now, later = [square(0, 0), square(0, 5)], [square(0, 7), square(0, 2)]  # the order differs
+    flow = np.zeros((*SIZE, 2), np.float32)
+    flow[..., 0] = 2.0
+    red, blue = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+
+    def tracks(colours_later: list[np.ndarray]) -> list[list[tuple[int, int]]]:
+        masks = [np.array(now), np.array(later)]
+        return baselines.link(masks, [np.array([red, blue]), np.array(colours_later)], [flow])
+
+    assert tracks([blue, red]) == [[(0, 0), (1, 1)], [(0, 1), (1, 0)]]
+    assert tracks([red, blue]) == [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]]  # other objects
+
+
+def test_links_over_a_frame_without_masks() -> None:
+    none, colours = np.zeros((0, *SIZE), bool), np.zeros((0, 2))
+    one, red = square(0, 0)[None], np.array([[1.0, 0.0]])
+    still = np.zeros((*SIZE, 2), np.float32)
+    tracks = baselines.link([one, none, one], [red, colours, red], [still, still])
+    assert tracks == [[(0, 0)], [(2, 0)]]
+
+
+def test_a_track_is_scored_by_mean_score_times_length() -> None:
+    steady, brief = square(0, 0, 4), square(2, 2, 4)  # share a square of two pixels
+    far = square(5, 8)
+    painted = [(steady, RED), (far, BLUE)]
+    clip = clip_of(painted, painted, painted)
+    found = [
+        proposals((0.9, brief), (0.6, steady)),  # the brief one has the better score
+        proposals((0.6, steady)),
+        proposals((0.6, steady), (0.3, far)),
+    ]
+    flows = np.zeros((2, *SIZE, 2), np.float32)
+    tracked = baselines.tracklets(clip, found, flows)
+    assert [p.scores.tolist() for p in tracked] == [
+        pytest.approx([0.6, 0.3]),
+        pytest.approx([0.6]),
+        pytest.approx([0.6, 0.1]),
+    ]
+    first = decode_all(tracked[0].rles, SIZE)
+    np.testing.assert_array_equal(first[0], steady)  # overlaps go to the better track
+    np.testing.assert_array_equal(first[1], brief & ~steady)
+
+
+def test_tracks_of_frames_without_proposals() -> None:
+    clip = clip_of([], [])
+    tracked = baselines.tracklets(
+        clip, [proposals(), proposals()], np.zeros((1, *SIZE, 2), np.float32)
+    )
+    assert [len(p) for p in tracked] == [0, 0]
+
+
+def test_track_scores_are_thresholded_like_any_other() -> None:
+    truth = {0: encode_all(square(0, 0)[None])}
+    tracked = {0: proposals((0.5, square(0, 0)), (0.2, square(4, 8)))}
+    assert baselines.best_threshold(threshold_curve(truth, tracked)) == 0.5

@@ -1,0 +1,113 @@
+"""Learning from real video: which frames are learnt, which are judged, and by what labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+from experiments import real_video
+from experiments.tabletop import few, first
+from gbopt_ros.masks import decode_all
+from gbopt_ros.structures import GboptError
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> Path:
+    """Ten frames of a disc that goes to the right, with a label image beside each."""
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    for t in range(10):
+        image = np.full((48, 64, 3), 90, np.uint8)
+        label = np.zeros((48, 64), np.uint8)
+        for picture, value in ((image, (40, 60, 220)), (label, 3)):
+            cv2.circle(picture, (15 + 3 * t, 24), 9, value, -1)
+        cv2.imwrite(str(folder / f"{t:05d}.jpg"), image)
+        cv2.imwrite(str(folder / f"{t:05d}.png"), label)
+    return folder
+
+
+def test_the_end_of_a_sequence_is_judged_by_its_labels(sequence: Path) -> None:
+    judged = real_video.judged_frames([sequence])
+    assert [image.file_name for image in judged.images] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
+    for t, image in zip((7, 8, 9), judged.images, strict=True):
+        assert judged.load_image(image).shape == (48, 64, 3)
+        (mask,) = decode_all(judged.rles_by_image[image.id], (48, 64))
+        expected = cv2.imread(str(sequence / f"{t:05d}.png"), cv2.IMREAD_UNCHANGED) == 3
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_it_learns_from_the_beginning_alone(
+    sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, data = real_video.load_coco_dir, few()
+    monkeypatch.setattr(real_video, "validation_recording", lambda *_: data.validation)
+    monkeypatch.setattr(real_video, "load_coco_dir", lambda path: first(load(path), 1))
+    out = tmp_path / "out"
+    settings = [
+        "learning.iterations=1",
+        "learning.batch_size=2",
+        "adapt.rounds=1",
+        "adapt.iterations=1",
+        "motion.baseline_s=0.1",
+        "device=cpu",
+    ]
+    names = ["before", "threshold", "ours", "adapted", "truth"]
+    arguments = [str(sequence), "--out", str(out), "--seeds", "0", "--rows", *names]
+    arguments += [f"--set={setting}" for setting in settings]
+    real_video.run(real_video.parse_arguments(arguments))
+    result = json.loads((out / "real-video.json").read_text())
+    assert result["judged_frames"] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
+    assert list(result["rows"]) == names
+    assert all(len(row["cells"]) == 1 for row in result["rows"].values())
+    truth = result["rows"]["truth"]["masks"]
+    assert truth == {"precision": 100, "recall": 100, "mean_iou": 100, "masks": 6, "frames": 6}
+    replays = [p for p in (out / "cache").iterdir() if p.name.startswith("replay-")]
+    assert len(replays) == 2  # with the background network as it is, and adapted
+    for replay in replays:
+        assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
+    figure = cv2.imread(str(out / "real-video.jpg"))
+    assert figure.shape == (24 + 180, 4 * 320, 3)
+
+    rounds = [*arguments, "--rounds=2", "--rows", "before", "ours"]
+    real_video.run(real_video.parse_arguments(rounds))
+    twice = json.loads((out / "real-video-2-rounds.json").read_text())
+    assert twice["rounds"] == 2 and result["rounds"] == 1
+    assert twice["rows"]["before"]["cells"] == result["rows"]["before"]["cells"]  # as it was
+    assert twice["rows"]["ours"]["cells"] != result["rows"]["ours"]["cells"]
+    replays = [p for p in (out / "cache").iterdir() if p.name.startswith("replay-")]
+    assert len(replays) == 3  # one more with the network of the first round
+
+
+def test_void_is_no_object() -> None:
+    label = np.zeros((4, 6), np.uint8)
+    label[1, :3], label[2] = 7, 255
+    (mask,) = decode_all(real_video.instances(label), (4, 6))
+    np.testing.assert_array_equal(mask, label == 7)
+    assert real_video.instances(np.zeros_like(label)) == ()
+
+
+def test_every_frame_that_is_learnt_must_be_labelled(sequence: Path) -> None:
+    truth = real_video.Beginning(sequence).truth
+    assert list(truth) == [0, 1, 2, 3, 4, 5]
+    assert all(len(rles) == 1 for rles in truth.values())
+    (sequence / "00004.png").unlink()
+    with pytest.raises(GboptError, match="frame 4 has no label image"):
+        _ = real_video.Beginning(sequence).truth
+
+
+def test_no_frame_is_judged_that_was_learnt_from(sequence: Path) -> None:
+    for number in (7, 8, 9):
+        (sequence / f"{number:05d}.png").unlink()
+    with pytest.raises(GboptError, match="last labels are of frames that are learnt from"):
+        real_video.judged_frames([sequence])
+
+
+def test_sequences_need_names_of_their_own(sequence: Path, tmp_path: Path) -> None:
+    arguments = [str(sequence), str(sequence), "--out", str(tmp_path / "out"), "--rows", "before"]
+    with pytest.raises(GboptError, match="same name"):
+        real_video.run(real_video.parse_arguments(arguments))

@@ -1,0 +1,139 @@
+"""What the tables of the experiment say, of one run and of several."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+from experiments import methods as rows
+from experiments import tables
+from gbopt_ros.structures import GboptError
+
+
+def results(unseen: list[float], seen: list[float]) -> list[dict]:
+    return [
+        {
+            "seed": seed,
+            "shown": [],
+            "unseen": dict.fromkeys(("AP", "AP50", "AP75", "AR1", "AR3", "AR5"), u),
+            "seen": {"AP": s},
+        }
+        for seed, (u, s) in enumerate(zip(unseen, seen, strict=True))
+    ]
+
+
+TABLE = {
+    "before": results([35.0], [58.0]),
+    "control": results([36.0, 37.0], [58.0, 57.0]),
+    "threshold": results([36.5, 37.5], [57.0, 57.0]),
+    "ours": results([39.0, 41.0], [57.5, 58.0]),
+    "gt": results([40.0, 42.0], [57.0, 57.0]),
+}
+
+
+def test_differences_are_seed_by_seed() -> None:
+    assert tables.differences(TABLE, "ours", "control") == [3.0, 4.0]
+    assert tables.differences(TABLE, "ours", "before", "seen") == [-0.5, 0.0]
+    partly = TABLE | {"control": TABLE["control"][1:]}  # a run that was cut off
+    assert tables.differences(partly, "ours", "control") == [4.0]
+    assert tables.differences(TABLE, "truth", "control") == []
+
+
+def test_the_share_of_the_bound() -> None:
+    assert tables.share_of_bound(TABLE) == pytest.approx(100 * 3.5 / 4.5)
+    assert tables.share_of_bound(TABLE | {"gt": TABLE["control"]}) is None
+    assert tables.share_of_bound({"ours": TABLE["ours"]}) is None
+
+
+def test_the_table() -> None:
+    quality = {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}
+    masks = dict.fromkeys(TABLE, rows.TrainingMasks()) | {
+        "ours": rows.TrainingMasks(quality=quality, facts={"threshold": 0.5})
+    }
+    text = tables.markdown(TABLE, masks)
+    lines = text.splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "| before | 35.0 | 35.0 | 35.0 | 35.0 | 35.0 | 35.0 | 58.0 |  |  |  | 1 |" in lines
+    (ours,) = [line for line in lines if line.startswith("| ours")]
+    assert ours.startswith("| ours | 40.0 ± 1.4 |")
+    assert ours.endswith("| 57.8 ± 0.4 | 57.1 | 60.0 | 80.0 | 2 |")
+    assert "- Ours reaches 78 % of what selecting with ground truth gains" in text
+    assert "Ours minus score threshold: +3.00 ± 0.71 AP" in text
+    assert "Ours, seen AP after learning: -0.25 ± 0.35." in text
+    assert tables.statements(TABLE)["ours_minus_before"]["mean"] == 5.0
+    assert not any(name.startswith("adapted") for name in tables.statements(TABLE))
+    plain = json.loads(json.dumps(tables.to_dict(TABLE, masks)))
+    assert list(plain) == list(TABLE)
+    assert plain["ours"]["masks"] == quality
+    assert plain["ours"]["chosen"] == {"threshold": 0.5}
+    assert [cell["seen"]["AP"] for cell in plain["ours"]["cells"]] == [57.5, 58.0]
+    assert all("shown" not in cell for cell in plain["ours"]["cells"])
+
+
+def write_run(path: Path, run: dict, precision: float, **others: object) -> Path:
+    quality = {"precision": precision, "recall": 60.0, "mean_iou": 80.0}
+    learnt = {"ours": rows.TrainingMasks(quality=quality)}
+    cells = {name: [cell | {"masks": [quality]} for cell in run[name]] for name in run}
+    known = tables.to_dict(cells, dict.fromkeys(run, rows.TrainingMasks()) | learnt)
+    result = {
+        "world": "environment-5",
+        "unseen_split": "test",
+        "rounds": 2,
+        "config": {},
+        "rows": known,
+    }
+    path.write_text(json.dumps(result | others))
+    return path
+
+
+def test_several_runs_together(tmp_path: Path) -> None:
+    few = {name: TABLE[name] for name in ("before", "control", "ours")}
+    again = TABLE | {"ours": results([35.0], [58.0])}
+    first = write_run(tmp_path / "first.json", few, 50.0)
+    second = write_run(tmp_path / "second.json", again, 80.0)
+    joined, learnt = tables.together([first, second])
+    assert [(name, len(cells)) for name, cells in joined.items()] == [
+        ("before", 1), ("control", 4), ("threshold", 2), ("ours", 3), ("gt", 2),
+    ]  # fmt: skip
+    assert tables.differences(joined, "ours", "control") == [3.0, 4.0, -1.0]
+    assert tables.differences(joined, "ours", "before") == [4.0, 6.0, 0.0]
+    assert tables.differences(joined, "ours", "threshold") == [-1.5]
+    quality = tables.quality_of(joined["ours"], learnt["ours"])
+    assert quality == {"precision": 60.0, "recall": 60.0, "mean_iou": 80.0}  # of three cells
+    assert learnt["control"].quality is None
+
+
+def test_runs_of_two_experiments_are_not_joined(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first.json", TABLE, 50.0)
+    other = write_run(tmp_path / "other.json", TABLE, 50.0, world="environment-6", rounds=1)
+    with pytest.raises(GboptError, match=r"other\.json: another world, rounds than in .*first"):
+        tables.together([first, other])
+    other.write_text("{}")
+    with pytest.raises(GboptError, match="no 'rows'"):
+        tables.together([other])
+    other.write_text("{")
+    with pytest.raises(GboptError, match="expected a result"):
+        tables.together([other])
+
+
+def test_in_rounds_the_masks_are_those_of_the_last_one() -> None:
+    first = {"precision": 50.0, "recall": 60.0, "mean_iou": 80.0}
+    cells = [
+        cell | {"masks": [first, first | {"precision": precision}]}
+        for cell, precision in zip(TABLE["ours"], (70.0, 80.0), strict=True)
+    ]
+    assert tables.quality_of(cells, rows.TrainingMasks(quality=first)) == first | {"precision": 75}
+    control = [cell | {"masks": [None, None]} for cell in TABLE["control"]]
+    assert tables.quality_of(control, rows.TrainingMasks()) is None
+    text = tables.markdown({"ours": cells}, {"ours": rows.TrainingMasks(quality=first)})
+    assert "| 75.0 | 60.0 | 80.0 | 2 |" in text
+
+
+@pytest.mark.parametrize("names", [["before", "control", "ours"], ["before", "ours"], ["before"]])
+def test_the_figure_of_what_is_there(tmp_path: Path, names: list[str]) -> None:
+    tables.figure({name: TABLE[name] for name in names}, tmp_path / "figure.svg")
+    assert "</svg>" in (tmp_path / "figure.svg").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.svg"]

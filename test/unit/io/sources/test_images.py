@@ -1,0 +1,180 @@
+"""ROS image messages to arrays: every encoding by value, and broken data."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from support.recordings import compressed_message, image_message, noise_frames
+
+from gbopt_ros.io.sources.images import (
+    SUPPORTED_ENCODINGS,
+    UndecodableImage,
+    encode_image,
+    image_fields,
+    image_from_compressed_message,
+    image_from_message,
+)
+from gbopt_ros.structures import GboptError
+
+RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
+ALPHA = np.full((2, 2, 1), 7, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixels"),
+    [
+        ("rgb8", RGB),
+        ("bgr8", RGB[..., ::-1]),
+        ("8UC3", RGB[..., ::-1]),
+        ("rgba8", np.concatenate([RGB, ALPHA], axis=2)),
+        ("bgra8", np.concatenate([RGB[..., ::-1], ALPHA], axis=2)),
+        ("8UC4", np.concatenate([RGB[..., ::-1], ALPHA], axis=2)),
+        ("rgb16", RGB.astype(np.uint16) * 257),
+        ("bgr16", RGB[..., ::-1].astype(np.uint16) * 257),
+    ],
+)
+def test_colour_encodings_give_the_same_rgb(encoding: str, pixels: np.ndarray) -> None:
+    image = image_from_message(image_message(np.ascontiguousarray(pixels), encoding))
+    np.testing.assert_array_equal(image, RGB)
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    assert image.flags.c_contiguous
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
+def test_grey_becomes_three_equal_channels(encoding: str) -> None:
+    grey = np.array([[0, 1, 254], [255, 128, 7]], np.uint8)
+    image = image_from_message(image_message(grey, encoding))
+    np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
+def test_mono16_is_divided_by_257_and_rounded(byte_order: str) -> None:
+    values = np.array([[0, 128, 129, 257, 65535, 65406, 65407]], byte_order)
+    message = image_message(values, "mono16", is_bigendian=int(byte_order[0] == ">"))
+    assert image_from_message(message)[0, :, 0].tolist() == [0, 0, 1, 1, 255, 254, 255]
+
+
+def test_every_8_bit_level_survives_16_bits() -> None:
+    levels = np.arange(256, dtype=np.uint8)[None]
+    image = image_from_message(image_message(levels.astype(np.uint16) * 257, "mono16"))
+    np.testing.assert_array_equal(image[..., 0], levels)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_of_a_flat_colour_is_that_colour(pattern: str, depth: int) -> None:
+    colour = {"r": 200, "g": 100, "b": 50}
+    tile = np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2)
+    mosaic = np.tile(tile, (8, 8))
+    if depth == 16:
+        mosaic = mosaic.astype(np.uint16) * 257
+    image = image_from_message(image_message(mosaic, f"bayer_{pattern}{depth}"))
+    assert image.shape == (16, 16, 3)
+    np.testing.assert_array_equal(image[2:-2, 2:-2].reshape(-1, 3), [[200, 100, 50]] * 144)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("uyvy", "uyvy"), ("yuv422", "uyvy"), ("yuyv", "yuyv"), ("yuv422_yuy2", "yuyv")],
+)
+def test_yuv422_of_saturated_red(encoding: str, order: str) -> None:
+    values = {"y": 81, "u": 90, "v": 240}  # BT.601 red
+    row = np.array([[values[c] for c in order] * 2], np.uint8).reshape(1, 4, 2)
+    image = image_from_message(image_message(np.repeat(row, 2, axis=0), encoding))
+    assert image.shape == (2, 4, 3)
+    np.testing.assert_allclose(image.reshape(-1, 3), [[255, 0, 0]] * 8, atol=2)
+
+
+@pytest.mark.parametrize(("encoding", "chroma"), [("nv12", (90, 240)), ("nv21", (240, 90))])
+def test_nv12_has_chroma_rows_below_the_luma(encoding: str, chroma: tuple[int, int]) -> None:
+    luma = np.full((4, 6), 81, np.uint8)
+    data = np.concatenate([luma, np.tile(np.array(chroma, np.uint8), (2, 3))])
+    message = image_message(luma, encoding, data=data.reshape(-1))
+    image = image_from_message(message)
+    assert image.shape == (4, 6, 3)
+    np.testing.assert_allclose(image.reshape(-1, 3), [[255, 0, 0]] * 24, atol=2)
+
+
+def test_row_padding_is_left_out() -> None:
+    padded = np.full((2, 11), 99, np.uint8)
+    padded[:, :6] = RGB.reshape(2, 6)
+    message = image_message(RGB, "rgb8", step=11, data=padded.reshape(-1))
+    np.testing.assert_array_equal(image_from_message(message), RGB)
+
+
+def test_messages_of_rclpy_hold_array_array() -> None:
+    fields = image_fields(RGB)
+    fields["data"] = array("B", fields["data"].tobytes())
+    np.testing.assert_array_equal(image_from_message(SimpleNamespace(**fields)), RGB)
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_depth_is_refused(encoding: str) -> None:
+    with pytest.raises(GboptError, match=f"{encoding}.*depth, not colour") as caught:
+        image_from_message(image_message(np.zeros((2, 2), np.uint16), encoding))
+    assert not isinstance(caught.value, UndecodableImage)
+
+
+def test_unknown_encoding_names_itself_and_the_supported_ones() -> None:
+    with pytest.raises(GboptError, match="unknown image encoding 'hsv8'") as caught:
+        image_from_message(image_message(RGB, "hsv8"))
+    assert all(encoding in str(caught.value) for encoding in SUPPORTED_ENCODINGS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": 5},
+        {"height": 3},
+        {"height": 0},
+        {"width": 0},
+        {"data": np.zeros(0, np.uint8)},
+    ],
+)
+def test_data_that_do_not_fit_are_undecodable(fields: dict[str, object]) -> None:
+    with pytest.raises(UndecodableImage):
+        image_from_message(image_message(RGB, "rgb8", **fields))
+
+
+def test_yuv422_of_an_odd_width_is_undecodable() -> None:
+    with pytest.raises(UndecodableImage, match="cannot be converted"):
+        image_from_message(image_message(np.zeros((2, 3, 2), np.uint8), "yuv422"))
+
+
+def test_png_is_lossless_and_jpeg_close() -> None:
+    image = cv2.GaussianBlur(noise_frames(1, (48, 64))[0].image, (0, 0), 4)
+    png = compressed_message(encode_image(image, "png").tobytes(), "png")
+    np.testing.assert_array_equal(image_from_compressed_message(png), image)
+    jpeg = compressed_message(encode_image(image, "jpeg", 95).tobytes())
+    error = image_from_compressed_message(jpeg).astype(int) - image
+    assert np.abs(error).mean() < 3
+
+
+def test_compressed_grey_becomes_rgb() -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    message = compressed_message(cv2.imencode(".png", grey)[1].tobytes(), "mono8; png compressed")
+    np.testing.assert_array_equal(
+        image_from_compressed_message(message), np.repeat(grey[..., None], 3, axis=2)
+    )
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "png"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.99])
+def test_a_cut_image_is_undecodable(compression: str, kept: float) -> None:
+    data = encode_image(noise_frames(1)[0].image, compression).tobytes()
+    with pytest.raises(UndecodableImage, match=compression):
+        image_from_compressed_message(
+            compressed_message(data[: int(len(data) * kept)], compression)
+        )
+
+
+@pytest.mark.parametrize("kind", ["16UC1; compressedDepth png", "32FC1; compressedDepth rvl"])
+def test_compressed_depth_is_refused(kind: str) -> None:
+    with pytest.raises(GboptError, match="depth, not colour") as caught:
+        image_from_compressed_message(compressed_message(b"x" * 20, kind))
+    assert not isinstance(caught.value, UndecodableImage)

@@ -1,0 +1,476 @@
+"""Frames to rosbags and back: every storage, topics, stamps, damage."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rosbags.rosbag2.storage_mcap as storage_mcap
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rosbags.rosbag2 import CompressionMode, Reader
+from support.recordings import (
+    PERIOD_NS,
+    START_NS,
+    assert_same_frames,
+    compressed_message,
+    image_message,
+    noise_frames,
+    storage_file,
+    string_message,
+    write_messages,
+)
+
+from gbopt_ros.io.sources import open_source, write_rosbag
+from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
+from gbopt_ros.structures import Frame, GboptError
+
+TOPIC = "/camera/color/image_raw"
+STORAGES = pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let MCAP files of a few small frames have several chunks, as those of a camera have."""
+    write = storage_mcap.McapWriter.write
+
+    def write_and_close(self: storage_mcap.McapWriter, *arguments: object) -> None:
+        write(self, *arguments)
+        if self.chunk.bio.tell() > 8000:
+            self.close_chunk()
+
+    monkeypatch.setattr(storage_mcap.McapWriter, "write", write_and_close)
+
+
+# -------------------------------------------------------------------------------------- round trip
+
+
+@STORAGES
+@pytest.mark.parametrize("compressed", [None, "png"])
+def test_frames_come_back_bit_for_bit(tmp_path: Path, storage: str, compressed: str) -> None:
+    frames = noise_frames(7)
+    bag = tmp_path / "walk"
+    count = write_rosbag(frames, bag, storage=storage, topic=TOPIC, compressed=compressed)
+    assert count == 7
+    assert {f.name for f in tmp_path.iterdir()} == {"walk"}
+    assert storage_file(bag).stem == "walk"
+    for path in (bag, storage_file(bag)):
+        source = open_source(path)
+        assert (source.name, source.count) == ("walk", 7)
+        assert_same_frames(source, frames)
+        assert_same_frames(source, frames)
+    (bag / "metadata.yaml").unlink()
+    assert_same_frames(open_source(bag), frames)
+
+
+@STORAGES
+def test_jpeg_comes_back_close(tmp_path: Path, storage: str) -> None:
+    frames = [
+        Frame(cv2.GaussianBlur(f.image, (0, 0), 3), f.stamp_ns, f.index, f.frame_id)
+        for f in noise_frames(3, (48, 64))
+    ]
+    bag = tmp_path / "bag"
+    write_rosbag(frames, bag, storage=storage, topic=TOPIC, compressed="jpeg", jpeg_quality=95)
+    for got, frame in zip(open_source(bag), frames, strict=True):
+        assert (got.stamp_ns, got.index, got.frame_id) == (frame.stamp_ns, frame.index, "camera")
+        assert np.abs(got.image.astype(int) - frame.image).mean() < 3
+
+
+@given(stamps=st.lists(st.integers(0, 2**31 * 10**9 - 1), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_any_stamp_survives_in_header_and_log(
+    tmp_path_factory: pytest.TempPathFactory, stamps: list[int]
+) -> None:
+    image = np.zeros((1, 1, 3), np.uint8)
+    bag = tmp_path_factory.mktemp("stamps") / "bag"
+    write_rosbag((Frame(image, s, i) for i, s in enumerate(stamps)), bag, topic=TOPIC)
+    assert [f.stamp_ns for f in open_source(bag)] == sorted(stamps)
+    with Reader(bag) as reader:
+        assert [time for _, time, _ in reader.messages()] == sorted(stamps)
+
+
+def test_topic_type_and_frame_id_of_the_messages(tmp_path: Path) -> None:
+    write_rosbag(noise_frames(1), tmp_path / "raw", topic="/a", frame_id="optical")
+    write_rosbag(noise_frames(1), tmp_path / "jpeg", topic="/a/compressed", compressed="jpeg")
+    for name, topic, kind in (
+        ("raw", "/a", IMAGE_TYPE),
+        ("jpeg", "/a/compressed", COMPRESSED_TYPE),
+    ):
+        with Reader(tmp_path / name) as reader:
+            assert [(c.topic, c.msgtype) for c in reader.connections] == [(topic, kind)]
+    assert next(iter(open_source(tmp_path / "raw"))).frame_id == "optical"
+
+
+def test_range_and_stride_of_a_bag(tmp_path: Path) -> None:
+    write_rosbag(noise_frames(10), tmp_path / "bag", topic=TOPIC)
+    source = open_source(tmp_path / "bag", start=2.5 * PERIOD_NS / 1e9, stride=3, resize=(8, 6))
+    assert [(f.index, f.size) for f in source] == [(3, (6, 8)), (6, (6, 8)), (9, (6, 8))]
+
+
+@STORAGES
+def test_the_size_may_change_mid_stream(tmp_path: Path, storage: str) -> None:
+    frames = [*noise_frames(2), *noise_frames(4, (10, 50))[2:]]
+    write_rosbag(frames, tmp_path / "bag", storage=storage, topic=TOPIC)
+    assert_same_frames(open_source(tmp_path / "bag"), frames)
+
+
+@STORAGES
+def test_memory_does_not_grow_with_the_bag(tmp_path: Path, storage: str) -> None:
+    image = np.zeros((120, 160, 3), np.uint8)  # 58 kB
+    peaks = []
+    for count in (60, 600):
+        bag = tmp_path / str(count)
+        tracemalloc.start()
+        write_rosbag(
+            (Frame(image, i * PERIOD_NS, i) for i in range(count)),
+            bag,
+            storage=storage,
+            topic=TOPIC,
+        )
+        assert sum(1 for _ in open_source(bag)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        shutil.rmtree(bag)
+    assert peaks[1] - peaks[0] < 1_000_000  # 31 MB more were written and read
+    assert peaks[1] < 8_000_000
+
+
+# --------------------------------------------------------------------------------- stamps, order
+
+
+@STORAGES
+def test_a_header_without_stamp_takes_the_log_time(tmp_path: Path, storage: str) -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    messages = [
+        (START_NS, image_message(pixels, "rgb8", 0)),
+        (START_NS + 5, image_message(pixels, "rgb8", 77)),
+    ]
+    bag = write_messages(tmp_path / "bag", {TOPIC: (IMAGE_TYPE, messages)}, storage=storage)
+    assert [f.stamp_ns for f in open_source(bag)] == [START_NS, 77]
+
+
+@STORAGES
+def test_messages_come_in_order_of_their_log_times(tmp_path: Path, storage: str) -> None:
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    times = [50, 10, 40, 20, 30]
+    messages = [(t, image_message(pixels, "rgb8", t)) for t in times]
+    bag = write_messages(tmp_path / "bag", {TOPIC: (IMAGE_TYPE, messages)}, storage=storage)
+    assert [(f.index, f.stamp_ns) for f in open_source(bag)] == list(enumerate(sorted(times)))
+
+
+@pytest.mark.parametrize("with_footer", [True, False])
+def test_an_mcap_without_index_is_read_from_its_start(
+    tmp_path: Path, small_chunks: None, with_footer: bool
+) -> None:
+    frames = noise_frames(12)
+    write_rosbag(frames, tmp_path / "bag", topic=TOPIC)
+    data = storage_file(tmp_path / "bag").read_bytes()
+    (summary,) = struct.unpack("<Q", data[-28:-20])
+    file = tmp_path / "plain.mcap"
+    end = b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0) + data[-8:] if with_footer else b""
+    file.write_bytes(data[:summary] + end)
+    source = open_source(file)
+    if with_footer:
+        assert source.count == 12
+        assert_same_frames(source, frames)
+        return
+    assert source.count is None
+    got = []
+    with pytest.raises(GboptError, match=r"12 frames before the damage.*mcap recover plain\.mcap"):
+        for frame in source:
+            got.append(frame)
+    assert_same_frames(got, frames)
+
+
+def test_files_without_metadata_follow_each_other_in_natural_order(tmp_path: Path) -> None:
+    frames = noise_frames(12)
+    bag = tmp_path / "split"
+    bag.mkdir()
+    for part in range(12):
+        write_rosbag(frames[part : part + 1], tmp_path / "part", topic=TOPIC)
+        storage_file(tmp_path / "part").rename(bag / f"split_{part}.mcap")
+        shutil.rmtree(tmp_path / "part")
+    source = open_source(bag)
+    assert source.count == 12
+    assert_same_frames(source, frames)
+
+
+# ------------------------------------------------------------------------------------------ topics
+
+
+def two_cameras(tmp_path: Path, storage: str, right: int = 1) -> Path:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    data = encode_image(pixels, "png").tobytes()
+    return write_messages(
+        tmp_path / "bag",
+        {
+            "/left": (IMAGE_TYPE, [(1, image_message(pixels, "rgb8", 1))]),
+            "/right/compressed": (
+                COMPRESSED_TYPE,
+                [(2, compressed_message(data, "png", 2))] * right,
+            ),
+            "/chatter": ("std_msgs/msg/String", [(3, string_message("hello"))]),
+        },
+        storage=storage,
+    )
+
+
+@STORAGES
+def test_several_image_topics_must_be_chosen_from(tmp_path: Path, storage: str) -> None:
+    bag = two_cameras(tmp_path, storage)
+    with pytest.raises(
+        GboptError, match=r"several image topics.*/left.*/right/compressed"
+    ) as error:
+        open_source(bag)
+    assert "/chatter" not in str(error.value)
+    assert [f.stamp_ns for f in open_source(bag, topic="/left")] == [1]
+    assert [f.stamp_ns for f in open_source(bag, topic="/right/compressed")] == [2]
+
+
+def test_a_topic_on_which_nothing_was_published_is_no_choice(tmp_path: Path) -> None:
+    source = open_source(two_cameras(tmp_path, "mcap", right=0))
+    assert [f.stamp_ns for f in source] == [1]
+
+
+@STORAGES
+def test_a_topic_that_is_not_there_or_no_image(tmp_path: Path, storage: str) -> None:
+    bag = two_cameras(tmp_path, storage)
+    with pytest.raises(GboptError, match=r"no topic /front; image topics are: /left.*/right"):
+        open_source(bag, topic="/front")
+    with pytest.raises(GboptError, match="topic /chatter is of type std_msgs/msg/String, expected"):
+        open_source(bag, topic="/chatter")
+
+
+@STORAGES
+def test_a_bag_without_image_topic(tmp_path: Path, storage: str) -> None:
+    topics = {"/chatter": ("std_msgs/msg/String", [(3, string_message("hello"))])}
+    bag = write_messages(tmp_path / "bag", topics, storage=storage)
+    with pytest.raises(GboptError, match="no image topic; its topics are: /chatter"):
+        open_source(bag)
+
+
+@STORAGES
+def test_empty_bags(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(GboptError, match="no image topic; its topics are: none"):
+        open_source(write_messages(tmp_path / "nothing", {}, storage=storage))
+    bag = write_messages(tmp_path / "silent", {TOPIC: (IMAGE_TYPE, [])}, storage=storage)
+    with pytest.raises(GboptError, match="empty, it holds no image"):
+        list(open_source(bag))
+
+
+# -------------------------------------------------------------------------------- broken messages
+
+
+def test_undecodable_frames_are_skipped_and_counted(tmp_path: Path) -> None:
+    data = encode_image(noise_frames(1)[0].image, "jpeg").tobytes()
+    contents = [data, data[:200], data, b"", b"no image at all", data]
+    messages = [(i + 1, compressed_message(d, "jpeg", i + 1)) for i, d in enumerate(contents)]
+    messages.insert(3, (3, b"\x00\x01\x00\x00no message"))
+    bag = write_messages(tmp_path / "bag", {TOPIC: (COMPRESSED_TYPE, messages)})
+    source = open_source(bag)
+    assert [f.index for f in source] == [0, 2, 6]
+    assert source.skipped == 4
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("hsv8", "unknown image encoding 'hsv8': supported are"), ("16UC1", "depth, not colour")],
+)
+def test_encodings_that_are_no_colour(tmp_path: Path, encoding: str, message: str) -> None:
+    messages = [(1, image_message(np.zeros((2, 2, 3), np.uint8), encoding))]
+    bag = write_messages(tmp_path / "bag", {TOPIC: (IMAGE_TYPE, messages)})
+    with pytest.raises(GboptError, match=message):
+        list(open_source(bag))
+
+
+# ------------------------------------------------------------------------------- compressed storage
+
+
+@pytest.mark.parametrize(
+    ("storage", "mode"),
+    [
+        ("mcap", CompressionMode.STORAGE),
+        ("mcap", CompressionMode.FILE),
+        ("sqlite3", CompressionMode.FILE),
+        ("sqlite3", CompressionMode.MESSAGE),
+    ],
+)
+def test_zstd_compressed_bags(tmp_path: Path, storage: str, mode: CompressionMode) -> None:
+    frames = noise_frames(3)
+    messages = [(f.stamp_ns, image_message(f.image, "rgb8", f.stamp_ns)) for f in frames]
+    topics = {TOPIC: (IMAGE_TYPE, messages)}
+    bag = write_messages(tmp_path / "bag", topics, storage=storage, compression=mode)
+    assert_same_frames(open_source(bag), frames)
+    if mode in (CompressionMode.FILE, CompressionMode.MESSAGE):
+        with pytest.raises(GboptError, match=r"compressed with zstd; open the bag's folder"):
+            list(open_source(storage_file(bag)))
+
+
+# ------------------------------------------------------------------------------------------ damage
+
+
+@STORAGES
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_cut_file_is_never_a_short_recording(
+    tmp_path: Path, small_chunks: None, storage: str, as_folder: bool
+) -> None:
+    frames = noise_frames(12)
+    write_rosbag(frames, tmp_path / "bag", storage=storage, topic=TOPIC)
+    file = storage_file(tmp_path / "bag")
+    data = file.read_bytes()
+    longest = 0
+    for kept in np.linspace(1, len(data) - 1, 40).astype(int):
+        file.write_bytes(data[:kept])
+        got = []
+        with pytest.raises(GboptError):
+            for frame in open_source(file.parent if as_folder else file):
+                got.append(frame)
+        assert_same_frames(got, frames[: len(got)])
+        longest = max(longest, len(got))
+    assert longest == (12 if storage == "mcap" else 0)
+
+
+@pytest.fixture(scope="module", params=["mcap", "sqlite3"])
+def sound_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bag = tmp_path_factory.mktemp("sound") / "bag"
+    write_rosbag(noise_frames(6, (4, 4)), bag, storage=request.param, topic=TOPIC)
+    return storage_file(bag)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_flipped_bytes_lose_no_frame_silently(sound_file: Path, data: st.DataObject) -> None:
+    content = bytearray(sound_file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file = sound_file.with_stem("flipped")
+    file.write_bytes(content)
+    count = 0
+    try:
+        source = open_source(file)
+        for _ in source:
+            count += 1
+        assert count + source.skipped == 6
+    except GboptError:
+        assert count <= 6
+
+
+def test_the_error_names_the_frame_and_the_recovery(tmp_path: Path, small_chunks: None) -> None:
+    write_rosbag(noise_frames(12), tmp_path / "bag", topic=TOPIC)
+    file = storage_file(tmp_path / "bag")
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    source = open_source(file)
+    with pytest.raises(GboptError) as error:
+        list(source)
+    assert "4 frames before the damage were read" in str(error.value)
+    assert "`mcap recover bag.mcap`" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_database_that_was_not_closed(tmp_path: Path, suffix: str) -> None:
+    write_rosbag(noise_frames(2), tmp_path / "bag", storage="sqlite3", topic=TOPIC)
+    (tmp_path / "bag" / f"bag.db3{suffix}").write_bytes(b"rest")
+    with pytest.raises(GboptError, match=f"bag.db3{suffix} holds a part of it; run `sqlite3"):
+        open_source(tmp_path / "bag")
+
+
+def replace_in_metadata(bag: Path, old: str, new: str) -> None:
+    text = (bag / "metadata.yaml").read_text()
+    assert old in text
+    (bag / "metadata.yaml").write_text(text.replace(old, new))
+
+
+@STORAGES
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda bag: storage_file(bag).unlink(), "files are missing"),
+        (lambda bag: (bag / "metadata.yaml").write_text("a: [\n"), "Could not load YAML"),
+        (lambda bag: (bag / "metadata.yaml").write_text(""), "Invalid bag metadata"),
+        (
+            lambda bag: replace_in_metadata(bag, "message_count: 3", "message_count: 5"),
+            "5 messages are stated, 3 are there; 3 frames",
+        ),
+        (
+            lambda bag: replace_in_metadata(
+                bag, "serialization_format: cdr", "serialization_format: x"
+            ),
+            "Serialization format",
+        ),
+    ],
+)
+def test_spoilt_folders(
+    tmp_path: Path, storage: str, spoil: Callable[[Path], object], message: str
+) -> None:
+    bag = tmp_path / "bag"
+    write_rosbag(noise_frames(3), bag, storage=storage, topic=TOPIC)
+    spoil(bag)
+    with pytest.raises(GboptError, match=message):
+        list(open_source(bag))
+
+
+# ----------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"storage": "zip"}, "storage: expected one of mcap, sqlite3, got 'zip'"),
+        ({"topic": "camera"}, "topic: expected an absolute ROS name"),
+        ({"topic": "/a//b"}, "topic: expected an absolute ROS name"),
+        ({"compressed": "webp"}, "compressed: expected one of"),
+        ({"jpeg_quality": 0}, "jpeg_quality: expected 1 to 100"),
+    ],
+)
+def test_arguments_out_of_range(tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(GboptError, match=message):
+        write_rosbag(noise_frames(1), tmp_path / "bag", **{"topic": TOPIC, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def interrupted() -> Iterator[Frame]:
+    yield from noise_frames(3)
+    raise GboptError("the source broke off")
+
+
+def out_of_range() -> Iterator[Frame]:
+    yield Frame(np.zeros((1, 1, 3), np.uint8), 2**31 * 10**9, 0)
+
+
+@STORAGES
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (interrupted, "the source broke off"),
+        (out_of_range, "does not fit a ROS header"),
+        (list, "no frame to write"),
+    ],
+)
+def test_a_failure_leaves_nothing_behind(
+    tmp_path: Path, storage: str, frames: Callable[[], Iterator[Frame]], message: str
+) -> None:
+    with pytest.raises(GboptError, match=message):
+        write_rosbag(frames(), tmp_path / "new" / "deep" / "bag", storage=storage, topic=TOPIC)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "mine").write_text("x")
+    with pytest.raises(GboptError, match="exists already"):
+        write_rosbag(noise_frames(1), tmp_path / "bag", topic=TOPIC)
+    assert (tmp_path / "bag" / "mine").read_text() == "x"
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(GboptError, match="cannot be written"):
+        write_rosbag(noise_frames(1), tmp_path / "file" / "bag", topic=TOPIC)

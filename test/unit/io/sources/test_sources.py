@@ -1,0 +1,318 @@
+"""Videos and image folders as recordings, and what every recording has in common."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.recordings import assert_same_frames, noise_frames, write_images, write_video
+
+from gbopt_ros.io.sources import Source, open_source
+from gbopt_ros.io.sources.base import Record, SourceOptions
+from gbopt_ros.io.sources.images import UndecodableImage
+from gbopt_ros.structures import GboptError
+
+
+class Synthetic(Source):
+    """`total` images at 10 Hz; the ones in `broken` cannot be decoded."""
+
+    def __init__(
+        self,
+        total: int,
+        options: SourceOptions,
+        *,
+        broken: frozenset[int] = frozenset(),
+        size: tuple[int, int] = (2, 2),
+    ) -> None:
+        super().__init__(Path("synthetic"), options)
+        self._count = total
+        self._broken = broken
+        self._size = size
+        self.decoded = 0
+
+    @property
+    def total(self) -> int:
+        return self._count
+
+    def _records(self) -> Iterator[Record]:
+        for index in range(self._count):
+            yield Record(index, 5_000 + index * 100_000_000, partial(self._decode, index))
+
+    def _decode(self, index: int) -> np.ndarray:
+        self.decoded += 1
+        if index in self._broken:
+            raise UndecodableImage("broken")
+        return np.full((*self._size, 3), index % 256, np.uint8)
+
+
+# ------------------------------------------------------------------- range, stride, resize, skips
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (SourceOptions(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (SourceOptions(stride=4), [0, 4, 8]),
+        (SourceOptions(start=0.2), [2, 3, 4, 5, 6, 7, 8, 9]),
+        (SourceOptions(end=0.2), [0, 1]),
+        (SourceOptions(start=0.15, end=0.85, stride=3), [2, 5, 8]),
+        (SourceOptions(start=0.9, end=99), [9]),
+    ],
+)
+def test_range_and_stride_keep_the_index_of_the_recording(
+    options: SourceOptions, expected: list[int]
+) -> None:
+    source = Synthetic(10, options)
+    frames = list(source)
+    assert [f.index for f in frames] == expected
+    assert [f.image[0, 0, 0] for f in frames] == expected
+    assert [f.stamp_ns for f in frames] == [5_000 + i * 100_000_000 for i in expected]
+    assert source.decoded == len(expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_count_without_a_range_is_exact(total: int, stride: int) -> None:
+    source = Synthetic(total, SourceOptions(stride=stride))
+    assert source.count == len(list(source))
+
+
+def test_count_of_a_range_is_unknown() -> None:
+    assert Synthetic(10, SourceOptions(start=0.1)).count is None
+    assert Synthetic(10, SourceOptions(end=0.1)).count is None
+
+
+@pytest.mark.parametrize("size", [(10, 20), (4, 4), (3, 9)])
+def test_resize_is_width_by_height(size: tuple[int, int]) -> None:
+    (frame,) = Synthetic(1, SourceOptions(resize=size), size=(4, 6))
+    assert frame.image.shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"stride": 0}, "stride"),
+        ({"start": -1.0}, "start"),
+        ({"start": float("nan")}, "start"),
+        ({"end": float("inf")}, "end"),
+        ({"start": 2.0, "end": 2.0}, "end"),
+        ({"end": 0.0}, "end"),
+        ({"resize": (0, 10)}, "resize"),
+    ],
+)
+def test_options_out_of_range(tmp_path: Path, arguments: dict, named: str) -> None:
+    folder = write_images(tmp_path / "images", noise_frames(1))
+    with pytest.raises(GboptError, match=f"^{named}: expected"):
+        open_source(folder, **arguments)
+
+
+def test_undecodable_images_are_skipped_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = Synthetic(6, SourceOptions(), broken=frozenset({0, 3}))
+    for _ in range(2):
+        assert [f.index for f in source] == [1, 2, 4, 5]
+        assert source.skipped == 2
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "frame 3 (stamp 300005000 ns) skipped: broken" in warnings[1]
+
+
+def test_nothing_decodable_is_an_error() -> None:
+    source = Synthetic(3, SourceOptions(), broken=frozenset({0, 1, 2}))
+    with pytest.raises(GboptError, match="none of 3 images can be decoded; frame 0: broken"):
+        list(source)
+
+
+def test_an_empty_recording_and_an_empty_range_are_errors() -> None:
+    with pytest.raises(GboptError, match="empty"):
+        list(Synthetic(0, SourceOptions()))
+    with pytest.raises(GboptError, match="no image in the range"):
+        list(Synthetic(3, SourceOptions(start=100.0)))
+
+
+def test_memory_does_not_grow_with_the_recording() -> None:
+    source = Synthetic(2000, SourceOptions(), size=(120, 160))  # 115 MB in all
+    tracemalloc.start()
+    assert sum(frame.image.shape[0] for frame in source) == 2000 * 120
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+# ------------------------------------------------------------------------------------ image folder
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".PNG"])
+def test_folder_in_natural_order_at_30_hz(tmp_path: Path, suffix: str) -> None:
+    frames = noise_frames(12)
+    source = open_source(write_images(tmp_path / "walk", frames, suffix))
+    assert (source.name, source.count) == ("walk", 12)
+    for _ in range(2):
+        got = list(source)
+        for a, b in zip(got, frames, strict=True):
+            np.testing.assert_array_equal(a.image, b.image)
+        assert [f.index for f in got] == list(range(12))
+        assert [f.stamp_ns for f in got] == [round(i * 1e9 / 30) for i in range(12)]
+
+
+def test_stamps_from_file_names_of_nanoseconds(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, noise_frames(3))
+    stamps = [1_700_000_000_000_000_000, 1_700_000_000_033_000_000, 1_700_000_000_099_000_000]
+    for index, stamp in enumerate(stamps):
+        (folder / f"{index}.png").rename(folder / f"{stamp}.png")
+    assert [f.stamp_ns for f in open_source(folder)] == stamps
+    write_images(tmp_path, noise_frames(1))  # one name that is no stamp: 30 Hz
+    assert [f.stamp_ns for f in open_source(folder)] == [0, 33333333, 66666667, 100000000]
+
+
+def test_a_png_beside_a_jpeg_is_a_mask(tmp_path: Path) -> None:
+    write_images(tmp_path, noise_frames(3), ".jpg")
+    write_images(tmp_path, noise_frames(2, (5, 5)), ".png")
+    (tmp_path / ".hidden.jpg").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    frames = list(open_source(tmp_path))
+    assert [f.size for f in frames] == [(24, 32)] * 3
+
+
+def test_undecodable_files_are_skipped(tmp_path: Path) -> None:
+    write_images(tmp_path, noise_frames(4), ".jpg")
+    data = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "2.jpg").write_bytes(b"")
+    source = open_source(tmp_path)
+    assert [f.index for f in source] == [0, 3]
+    assert source.skipped == 2
+
+
+def test_sizes_may_change(tmp_path: Path) -> None:
+    write_images(tmp_path, [*noise_frames(2), *noise_frames(4, (10, 12))[2:]])
+    assert [f.size for f in open_source(tmp_path)] == [(24, 32)] * 2 + [(10, 12)] * 2
+
+
+def test_a_folder_without_images_says_where_they_are(tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="no image in this folder: expected"):
+        open_source(tmp_path)
+    write_images(tmp_path / "frames", noise_frames(1))
+    with pytest.raises(GboptError, match=f"there are in {tmp_path / 'frames'}"):
+        open_source(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- video
+
+
+def test_lossless_video_gives_its_frames_and_stamps(tmp_path: Path) -> None:
+    frames = noise_frames(10, (48, 64))
+    source = open_source(write_video(tmp_path / "clip.avi", frames, "FFV1"))
+    assert (source.name, source.count) == ("clip", 10)
+    got = list(source)
+    assert [f.stamp_ns for f in got] == [i * 40_000_000 for i in range(10)]
+    assert [f.index for f in got] == list(range(10))
+    for a, b in zip(got, frames, strict=True):
+        assert np.abs(a.image.astype(int) - b.image).mean() < 25  # FFV1 here keeps YUV 4:2:0
+    assert_same_frames(source, got)
+
+
+@pytest.mark.parametrize(("name", "fourcc"), [("a.avi", "MJPG"), ("a.mp4", "mp4v")])
+def test_a_cut_video_is_never_a_short_one(tmp_path: Path, name: str, fourcc: str) -> None:
+    whole = write_video(tmp_path / name, noise_frames(12, (48, 64)), fourcc)
+    frames = list(open_source(whole))
+    data = whole.read_bytes()
+    cut = tmp_path / f"cut-{name}"
+    for kept in np.linspace(1, len(data) - 1, 23).astype(int):
+        cut.write_bytes(data[:kept])
+        got = []
+        with pytest.raises(GboptError, match=r"cut off.* lacks \d+ bytes|not a readable|text file"):
+            got.extend(open_source(cut))
+        assert len(got) <= len(frames)
+
+
+def test_notes_behind_an_mp4_are_no_damage(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", noise_frames(3, (48, 64)), "mp4v")
+    with video.open("ab") as file:
+        file.write(b"\x7f\xff\xff\xffnote and more")
+    assert len(list(open_source(video))) == 3
+
+
+def test_a_file_of_another_kind(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    file = tmp_path / "zeros.bin"
+    file.write_bytes(b"\0" * 4096)
+    with pytest.raises(GboptError, match="not a readable video; expected a rosbag2"):
+        open_source(file)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.mp4", b"", "the file is empty"),
+        ("a.bag", b"#ROSBAG V2.0\n" + b"\0" * 50, "ROS 1; convert it"),
+        ("a.db3.zstd", b"\x28\xb5\x2f\xfd" + b"\0" * 50, "compressed with zstd"),
+        ("a.mcap", b"hello, I am no MCAP file", "does not start as an MCAP file"),
+        ("a.db3", b"hello, I am no SQLite file", "does not start as an SQLite file"),
+        ("a.txt", b"some text, which FFmpeg would draw\n", "a text file; expected a rosbag2"),
+        ("a.m3u8", b"#EXTM3U\n#EXTINF:1,\nother.ts\n", "a text file"),
+        ("a.jpg", b"\xff\xd8\xff\xe0" + b"\0" * 50, "a single image; name its folder"),
+    ],
+)
+def test_files_that_are_no_recording(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(GboptError, match=message):
+        open_source(tmp_path / name)
+
+
+def test_a_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="no such file or folder"):
+        open_source(tmp_path / "nothing.mcap")
+
+
+def test_a_topic_belongs_to_a_rosbag(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, noise_frames(1))
+    with pytest.raises(GboptError, match="not a rosbag2, so it has no topic /camera"):
+        open_source(folder, topic="/camera")
+
+
+# -------------------------------------------------------------------------------- real recordings
+
+
+def test_real_video(real_dir: Path) -> None:
+    source = open_source(real_dir / "cups.mp4", stride=60, resize=(64, 36))
+    frames = list(source)
+    assert source.count == len(frames) == 5
+    assert [f.index for f in frames] == [0, 60, 120, 180, 240]
+    assert [f.stamp_ns for f in frames] == [2_002_000_000 * i for i in range(5)]
+    assert {f.size for f in frames} == {(36, 64)}
+    assert cv2.absdiff(frames[0].image, frames[-1].image).max() > 20
+
+
+def test_real_cut_video_gives_the_frames_before_the_cut(real_dir: Path, tmp_path: Path) -> None:
+    data = (real_dir / "cups.mp4").read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: len(data) // 5])
+    got = []
+    with pytest.raises(GboptError, match=r"cut off, the file lacks \d+ bytes; \d+ frames"):
+        got.extend(open_source(cut, resize=(32, 18)))
+    assert 30 < len(got) < 100
+    assert [f.index for f in open_source(cut, end=0.2, resize=(32, 18))] == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "size"), [("davis-bear", 40, (480, 854)), ("ycbv-0001", 20, (480, 640))]
+)
+def test_real_folders_leave_the_masks_out(
+    real_dir: Path, name: str, count: int, size: tuple[int, int]
+) -> None:
+    source = open_source(real_dir / name, stride=10)
+    assert source.total == count
+    for frame in source:
+        assert frame.size == size
+        assert len(np.unique(frame.image)) > 100

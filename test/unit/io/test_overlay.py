@@ -1,0 +1,169 @@
+"""Drawn masks, colours that follow objects, and videos."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.io import overlay
+from gbopt_ros.io.overlay import (
+    CODECS,
+    ColourTracker,
+    OverlayWriter,
+    colour,
+    draw_masks,
+    video_codec,
+)
+from gbopt_ros.structures import GboptError, Rle
+
+GREY = np.full((20, 30, 3), 100, np.uint8)
+
+
+def box(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (20, 30)) -> Rle:
+    mask = np.zeros(size, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask_ops.encode(mask)
+
+
+def test_fill_is_blended_and_the_outline_is_one_pixel_of_full_colour():
+    drawn = draw_masks(GREY, [box(5, 4, 12, 10)], alpha=0.5)
+    rgb = np.array(colour(0))
+    expected = GREY.copy()
+    expected[4:10, 5:12] = rgb
+    expected[5:9, 6:11] = np.rint(0.5 * 100 + 0.5 * rgb)
+    np.testing.assert_array_equal(drawn, expected)
+    assert (GREY == 100).all()
+
+
+def test_a_mask_that_fills_the_image_is_outlined_at_its_border():
+    drawn = draw_masks(GREY, [box(0, 0, 30, 20)], alpha=0)
+    inner = drawn[1:-1, 1:-1]
+    assert (inner == 100).all()
+    assert (drawn[0] == colour(0)).all() and (drawn[:, -1] == colour(0)).all()
+
+
+def test_the_first_mask_is_on_top_and_hidden_outlines_show():
+    drawn = draw_masks(GREY, [box(5, 5, 15, 15), box(8, 8, 25, 18)], alpha=1)
+    assert tuple(drawn[10, 10]) == colour(0)
+    assert tuple(drawn[12, 20]) == colour(1)
+    assert tuple(drawn[8, 10]) == colour(1)  # outline of the second inside the first
+
+
+def test_nothing_to_draw_is_a_copy():
+    drawn = draw_masks(GREY, [])
+    np.testing.assert_array_equal(drawn, GREY)
+    assert drawn is not GREY
+    empty = mask_ops.encode(np.zeros((20, 30), bool))
+    np.testing.assert_array_equal(draw_masks(GREY, [empty]), GREY)
+
+
+def test_labels_stay_inside_the_image():
+    image = np.full((60, 80, 3), 100, np.uint8)
+    size = (60, 80)
+    rles = [box(70, 0, 80, 6, size), box(0, 50, 5, 60, size)]
+    plain, labelled = draw_masks(image, rles), draw_masks(image, rles, ["0.93", "0.10"])
+    changed = np.argwhere((plain != labelled).any(axis=2))
+    assert len(changed) > 100
+    assert labelled.shape == image.shape
+
+
+def test_masks_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="size of the image"):
+        draw_masks(GREY, [box(0, 0, 2, 2, (10, 10))])
+
+
+def test_colours_are_distinct():
+    palette = [np.array(colour(i), float) for i in range(24)]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(palette, 2)) > 12
+    assert min(np.linalg.norm(a - b) for a, b in combinations(palette[:8], 2)) > 70
+
+
+def test_a_colour_follows_its_object():
+    tracker = ColourTracker()
+    left, right, new = box(0, 0, 8, 8), box(20, 0, 28, 8), box(10, 10, 18, 18)
+    assert tracker.colours([left, right]) == [0, 1]
+    assert tracker.colours([box(21, 0, 29, 8), box(1, 0, 9, 8)]) == [1, 0]
+    assert tracker.colours([new, box(1, 0, 9, 8)]) == [2, 0]
+    assert tracker.colours([]) == []
+    assert tracker.colours([left]) == [0]
+    assert tracker.colours([box(0, 0, 4, 4, (8, 8))]) == [0]  # another image size
+
+
+def read(path: Path) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (got := capture.read())[0]:
+        frames.append(got[1][:, :, ::-1])
+    capture.release()
+    return frames
+
+
+def test_video_is_written_and_letterboxed(tmp_path: Path):
+    path = tmp_path / "new" / "overlay.mp4"
+    red = np.zeros((96, 128, 3), np.uint8)
+    red[:] = (220, 20, 20)
+    wide = np.full((48, 256, 3), 255, np.uint8)
+    with OverlayWriter(path, fps=10) as video:
+        video.write(red)
+        assert not path.exists()
+        video.write(wide)
+    frames = read(path)
+    assert [frame.shape for frame in frames] == [(96, 128, 3)] * 2
+    np.testing.assert_allclose(frames[0].mean(axis=(0, 1)), (220, 20, 20), atol=12)
+    # 256x48 fits as 128x24: 36 black rows above and below.
+    assert frames[1][:32].mean() < 25 and frames[1][40:56].mean() > 230
+    assert frames[1][64:].mean() < 25
+    assert [p.name for p in path.parent.iterdir()] == ["overlay.mp4"]
+
+
+def test_odd_sizes_grow_by_a_pixel(tmp_path: Path):
+    with OverlayWriter(tmp_path / "odd.mp4", fps=5) as video:
+        video.write(np.full((65, 81, 3), 128, np.uint8))
+        video.write(np.full((65, 81, 3), 128, np.uint8))
+    frames = read(tmp_path / "odd.mp4")
+    assert [frame.shape for frame in frames] == [(66, 82, 3)] * 2
+    assert all(frame.min() > 110 for frame in frames)
+
+
+def test_given_size_is_height_and_width(tmp_path: Path):
+    with OverlayWriter(tmp_path / "small.mp4", fps=5, size=(64, 96)) as video:
+        video.write(np.full((128, 192, 3), 200, np.uint8))
+    assert read(tmp_path / "small.mp4")[0].shape == (64, 96, 3)
+
+
+def test_a_failure_leaves_the_old_video_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "overlay.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), OverlayWriter(path, fps=5) as video:
+        video.write(np.zeros((64, 64, 3), np.uint8))
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["overlay.mp4"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_video_needs_a_frame_a_rate_and_a_folder(tmp_path: Path):
+    with pytest.raises(GboptError, match="at least one"), OverlayWriter(tmp_path / "a.mp4", 5):
+        pass
+    with pytest.raises(GboptError, match="frames per second"):
+        OverlayWriter(tmp_path / "a.mp4", 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(GboptError, match="cannot be made a folder"):
+        OverlayWriter(tmp_path / "file" / "a.mp4", 5).__enter__()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_best_working_codec_is_taken(monkeypatch: pytest.MonkeyPatch):
+    assert video_codec() in CODECS
+    monkeypatch.setattr(overlay, "CODECS", ("none", "mp4v"))
+    video_codec.cache_clear()
+    assert video_codec() == "mp4v"
+    monkeypatch.setattr(overlay, "CODECS", ("none",))
+    video_codec.cache_clear()
+    with pytest.raises(GboptError, match="can encode none"):
+        video_codec()
+    video_codec.cache_clear()

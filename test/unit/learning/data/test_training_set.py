@@ -1,0 +1,579 @@
+"""The training set on disk: what enters, what leaves, and what a crash cannot break."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbopt_ros.io.datasets.coco import load_coco
+from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning.data.training_set import TrainingSet, confidence_cutoff
+from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
+from gbopt_ros.structures import GboptError
+
+SIZE = (12, 16)
+PLENTY = 10**9
+
+
+def masks(count: int) -> np.ndarray:
+    """(count, 12, 16) bool, mask i covers the columns 3 i and 3 i + 1."""
+    found = np.zeros((count, *SIZE), bool)
+    for i, mask in enumerate(found):
+        mask[2:10, 3 * i : 3 * i + 2] = True
+    return found
+
+
+def selected(
+    folder: Path, index: int, *, clip: int = 0, instances: int = 2, value: int | None = None,
+    recording: str = "cups", confidences: tuple[float, ...] | None = None,
+) -> SelectedFrame:  # fmt: skip
+    """A frame whose image is all of one grey value; as a BMP, all take equally many bytes."""
+    value = 10 * index if value is None else value
+    path = folder / f"{recording}-{index}-{value}.bmp"
+    cv2.imwrite(str(path), np.full((*SIZE, 3), value, np.uint8))
+    return SelectedFrame(
+        recording=recording,
+        clip_id=clip,
+        frame_index=index,
+        stamp_ns=1000 + index,
+        image_path=path,
+        size=SIZE,
+        rles=encode_all(masks(instances)),
+        scores=tuple(0.9 - 0.1 * i for i in range(instances)),
+        confidences=confidences or tuple(0.5 + 0.1 * i for i in range(instances)),
+    )
+
+
+@pytest.fixture
+def frames_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "set"
+
+
+def values(training_set: TrainingSet) -> list[int]:
+    """The grey values of all images, in order."""
+    pool = training_set.labelled_images()
+    return [int(pool[i].image[0, 0, 0]) for i in range(len(pool))]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "images").iterdir())
+
+
+def assert_consistent(folder: Path) -> None:
+    """Every named image is there and no other, and every instance has its frame."""
+    with sqlite3.connect(folder / "catalogue.sqlite") as database:
+        named = {row[0] for row in database.execute("SELECT file_name FROM frames")}
+        orphans = database.execute(
+            "SELECT count(*) FROM instances WHERE frame NOT IN (SELECT id FROM frames)"
+        ).fetchone()[0]
+    database.close()
+    assert orphans == 0
+    assert sorted(named) == files(folder)
+
+
+# --------------------------------------------------------------------------------- what is stored
+
+
+def test_what_is_added_is_learnt_from(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert len(training_set) == training_set.instance_count == training_set.bytes == 0
+        frames = [selected(frames_dir, 0, instances=3), selected(frames_dir, 1)]
+        assert training_set.add(frames) == 2
+        assert len(training_set) == 2
+        assert training_set.instance_count == 5
+        assert training_set.bytes == sum(frame.image_path.stat().st_size for frame in frames)
+        pool = training_set.labelled_images()
+        assert len(pool) == 2
+        np.testing.assert_array_equal(pool[1].image, np.full((*SIZE, 3), 10, np.uint8))
+        assert pool[0].rles == frames[0].rles
+        np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2))
+    assert_consistent(folder)
+
+
+def test_images_are_rgb_and_copied_as_they_are(folder: Path, frames_dir: Path) -> None:
+    frame = selected(frames_dir, 0)
+    cv2.imwrite(str(frame.image_path), np.full((*SIZE, 3), (30, 20, 10), np.uint8))  # BGR
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([frame])
+        assert training_set.labelled_images()[0].image[0, 0].tolist() == [10, 20, 30]
+    (name,) = files(folder)
+    assert (folder / "images" / name).read_bytes() == frame.image_path.read_bytes()
+
+
+def test_frames_without_instances_are_left_out(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        empty = selected(frames_dir, 1, instances=0)
+        assert training_set.add([selected(frames_dir, 0), empty]) == 1
+        assert len(training_set) == 1
+        assert training_set.add([]) == 0
+    assert_consistent(folder)
+
+
+def test_a_frame_replaces_the_one_before(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0), selected(frames_dir, 1)])
+        training_set.add([selected(frames_dir, 0, instances=1, value=77)])
+        assert values(training_set) == [77, 10]
+        assert training_set.instance_count == 3
+        training_set.add([selected(frames_dir, 0, recording="blocks", value=5)])
+        assert len(training_set) == 3  # the same index of another recording
+        assert training_set.add([selected(frames_dir, 0, instances=0)]) == 0
+        assert values(training_set) == [5, 10]  # what was selected before is not learnt any more
+    assert_consistent(folder)
+
+
+def test_a_recording_keeps_its_latest_masks_under_whatever_name(
+    folder: Path, frames_dir: Path
+) -> None:
+    """As a replay of the same recording into another folder adds them."""
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, value=i) for i in range(3)])
+        again = [
+            selected(frames_dir, 0, recording="replay-2", value=0, instances=3),
+            selected(frames_dir, 1, recording="replay-2", value=1, instances=0),
+        ]
+        assert training_set.add(again) == 1
+        pool = training_set.labelled_images()
+        assert [entry.recording for entry in pool.entries] == ["cups", "replay-2"]
+        assert values(training_set) == [2, 0]
+        assert pool[1].rles == again[0].rles
+    assert_consistent(folder)
+
+
+def test_a_recording_is_taken_out(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, recording="bad", value=i) for i in range(2)])
+        training_set.add([selected(frames_dir, 0, recording="good", value=7)])
+        pool = training_set.labelled_images()
+        assert pool.instance_count == 6
+        assert pool.recordings([0, 1]) == ["bad"]
+        assert pool.recordings([1, 2]) == ["bad", "good"]
+        with pytest.raises(GboptError, match="no recording 'worse'; there are: bad, good"):
+            training_set.remove("worse")
+        assert training_set.remove("bad") == 2
+        assert values(training_set) == [7]
+    assert_consistent(folder)
+
+
+def test_equal_images_are_stored_once(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, value=50) for i in range(3)])
+        assert values(training_set) == [50, 50, 50]
+        assert len(files(folder)) == 1
+        training_set.add([selected(frames_dir, 0, value=60)])
+        assert values(training_set) == [60, 50, 50]
+    assert_consistent(folder)
+
+
+def test_confidence_decides_what_is_learnt(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add(
+            [
+                selected(frames_dir, 0, confidences=(0.5, 0.9)),
+                selected(frames_dir, 1, confidences=(0.6, 0.4)),
+                selected(frames_dir, 2, confidences=(0.3, 0.2)),
+            ]
+        )
+        whole = training_set.labelled_images()
+    assert whole.instance_count == 6 and whole.filter_by_confidence(0.2).instance_count == 6
+    pool = whole.filter_by_confidence(0.4)
+    assert [len(pool[i].rles) for i in range(len(pool))] == [2, 2]
+    assert whole.filter_by_confidence(0.45).instance_count == 3  # half of them; their median
+    pool = whole.filter_by_confidence(0.7)  # which two masks alone would reach
+    assert [entry.confidences for entry in pool.entries] == [(0.5, 0.9), (0.6,)]
+    np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2)[:1])
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [([], 0.5), ([()], 0.5), ([(0.1, 0.3)], 0.2), ([(0.1,), (0.9, 0.8)], 0.5), ([(0.2,)], 0.2)],
+)
+def test_never_more_than_half_is_too_unsure(
+    values: list[tuple[float, ...]], expected: float
+) -> None:
+    assert confidence_cutoff(values, 0.5) == pytest.approx(expected)
+
+
+def test_it_is_there_when_opened_again(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(3)])
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert values(training_set) == [0, 10, 20]
+        assert training_set.instance_count == 6
+
+
+def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as writer, TrainingSet(folder, PLENTY) as reader:
+        mode = sqlite3.connect(folder / "catalogue.sqlite")
+        assert mode.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        mode.close()
+
+        def watched() -> Iterator[SelectedFrame]:
+            yield selected(frames_dir, 0)
+            assert len(reader) == 0  # not committed yet, and the reader does not wait
+            yield selected(frames_dir, 1)
+
+        writer.add(watched())
+        assert len(reader) == 2
+
+
+def test_labels_belong_to_their_images_whatever_another_writer_does(
+    folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the set is read, its last frame is replaced; SQLite gives the new one the old id."""
+    writers: list[threading.Thread] = []
+
+    def replace_last() -> None:
+        with TrainingSet(folder, PLENTY) as writer:
+            writer.add([selected(frames_dir, 2, instances=3, value=99)], may_collect=lambda: False)
+
+    def disturbed(self: TrainingSet, *query: Any) -> Any:
+        if not writers:
+            writers.append(threading.Thread(target=replace_last))
+            writers[0].start()
+            writers[0].join(0.5)
+        return original(self, *query)
+
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, instances=1) for i in range(3)])
+        original = TrainingSet._instances
+        monkeypatch.setattr(TrainingSet, "_instances", disturbed)
+        pool = training_set.labelled_images()
+        writers[0].join()
+        found = [(int(pool[i].image[0, 0, 0]), len(pool[i].rles)) for i in range(3)]
+        assert found == [(0, 1), (10, 1), (20, 1)]
+        assert values(training_set) == [0, 10, 99]
+
+
+# --------------------------------------------------------------------------------------- eviction
+
+
+def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 5 * size, "oldest") as training_set:
+        for clip in range(4):  # clips of two frames; two of them fit
+            training_set.add([selected(frames_dir, 2 * clip + i, clip=clip) for i in (0, 1)])
+            assert training_set.bytes <= 5 * size
+        assert values(training_set) == [40, 50, 60, 70]
+        assert training_set.instance_count == 8
+    assert_consistent(folder)
+
+
+def test_a_clip_that_is_seen_again_is_young(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
+        for clip in (0, 1, 0, 2):
+            training_set.add([selected(frames_dir, clip, clip=clip)])
+        assert values(training_set) == [0, 20]
+
+
+def test_clips_of_different_recordings_are_different(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 1).image_path.stat().st_size
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
+        for number, recording in enumerate(("a", "b", "c"), start=1):
+            training_set.add([selected(frames_dir, 0, recording=recording, value=number)])
+        assert values(training_set) == [2, 3]
+
+
+def test_a_clip_that_is_too_large_is_refused(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, size, "oldest") as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        with pytest.raises(GboptError, match=f"{2 * size} bytes.*{size}.*max_bytes"):
+            training_set.add([selected(frames_dir, i, clip=1) for i in (1, 2)])
+        assert values(training_set) == [0]
+        training_set.collect_garbage()
+    assert_consistent(folder)
+
+
+def test_a_smaller_limit_holds_from_the_next_addition(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, PLENTY, "oldest") as training_set:
+        training_set.add([selected(frames_dir, i, clip=i) for i in range(3)])
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
+        assert len(training_set) == 3
+        training_set.add([selected(frames_dir, 3, clip=3)])
+        assert values(training_set) == [20, 30]
+
+
+def frame_indices(training_set: TrainingSet, path: Path) -> dict[str, list[int]]:
+    """The frame indices that each recording has left."""
+    training_set.export_coco(path)
+    left: dict[str, list[int]] = {}
+    for image in load_coco(path).images:
+        left.setdefault(image.extra["recording"], []).append(image.extra["frame_index"])
+    return {recording: sorted(indices) for recording, indices in left.items()}
+
+
+def test_balanced_thins_out_the_longest_clip(
+    folder: Path, frames_dir: Path, tmp_path: Path
+) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 9 * size, "balanced") as training_set:
+        training_set.add([selected(frames_dir, i, clip=0) for i in range(5)])
+        training_set.add([selected(frames_dir, 10 + i, clip=1) for i in range(4)])
+        assert len(training_set) == 9
+        training_set.add([selected(frames_dir, 20, clip=2)])  # clip 0 is halved
+        assert frame_indices(training_set, tmp_path / "a.json") == {
+            "cups": [0, 2, 4, 10, 11, 12, 13, 20]
+        }
+        training_set.add([selected(frames_dir, 21 + i, clip=2) for i in range(2)])  # clip 1 is
+        assert frame_indices(training_set, tmp_path / "b.json") == {
+            "cups": [0, 2, 4, 10, 12, 20, 21, 22]
+        }
+    assert_consistent(folder)
+
+
+def test_balanced_keeps_every_recording_while_it_can(
+    folder: Path, frames_dir: Path, tmp_path: Path
+) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 3 * size, "balanced") as training_set:
+        training_set.add([selected(frames_dir, i, clip=i, recording="a") for i in range(3)])
+        training_set.add([selected(frames_dir, 7, recording="b")])  # one frame a clip: a is halved
+        assert frame_indices(training_set, tmp_path / "a.json") == {"a": [0, 2], "b": [7]}
+        training_set.add([selected(frames_dir, 8, recording="c")])
+        assert frame_indices(training_set, tmp_path / "b.json") == {"a": [0], "b": [7], "c": [8]}
+        training_set.add([selected(frames_dir, 9, recording="d")])  # the oldest recording goes
+        assert frame_indices(training_set, tmp_path / "c.json") == {"b": [7], "c": [8], "d": [9]}
+
+
+def test_balanced_refuses_a_frame_that_is_too_large(folder: Path, frames_dir: Path) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with (
+        TrainingSet(folder, size - 1, "balanced") as training_set,
+        pytest.raises(GboptError, match=r"one frame alone.*max_bytes"),
+    ):
+        training_set.add([selected(frames_dir, i) for i in range(3)])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    budget=st.integers(1, 12),
+    clips=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 7)), min_size=2, max_size=7),
+    policy=st.sampled_from(["oldest", "balanced"]),
+)
+def test_no_policy_exceeds_the_bytes(
+    budget: int, clips: list[tuple[int, int]], policy: str
+) -> None:
+    """Clips of some recordings arrive one after the other, each frame of as many bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        size = selected(scratch, 0).image_path.stat().st_size
+        with TrainingSet(scratch / "set", budget * size, policy) as training_set:
+            before: set[str] = set()
+            start = 0
+            for clip, (recording, length) in enumerate(clips):
+                frames = [
+                    selected(
+                        scratch, start + i, clip=clip, recording=str(recording), value=start + i
+                    )
+                    for i in range(length)
+                ]
+                start += length
+                if policy == "oldest" and length > budget:
+                    with pytest.raises(GboptError, match="one clip alone"):
+                        training_set.add(frames)
+                    continue
+                training_set.add(frames)
+                left = frame_indices(training_set, scratch / "set.json")
+                assert training_set.bytes == len(training_set) * size <= budget * size
+                if policy == "balanced" and not before | {str(recording)} <= set(left):
+                    assert {len(indices) for indices in left.values()} == {1}
+                before = set(left)
+
+
+# ---------------------------------------------------------------------------------------- crashes
+
+
+class Crash(BaseException):
+    """Stands in for the end of the process: nothing catches it."""
+
+
+def test_crash_between_image_and_transaction(
+    folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        before = files(folder)
+
+        def crashing() -> Iterator[SelectedFrame]:
+            yield selected(frames_dir, 1)
+            yield selected(frames_dir, 0, value=99)  # would replace the first
+            raise Crash
+
+        with pytest.raises(Crash):
+            training_set.add(crashing())
+    assert set(before) < set(files(folder))  # images that nothing names
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert values(training_set) == [0]
+        training_set.collect_garbage()
+    assert files(folder) == before
+    assert_consistent(folder)
+
+
+def test_crash_while_an_image_is_written(
+    folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+
+        def crash(*_: object) -> None:
+            raise Crash
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", crash)
+            with pytest.raises(Crash):
+                training_set.add([selected(frames_dir, 1)])
+        training_set.add([selected(frames_dir, 2)])  # the connection goes on
+        assert values(training_set) == [0, 20]
+    assert_consistent(folder)
+
+
+def test_a_source_that_fails_adds_nothing(folder: Path, frames_dir: Path) -> None:
+    def failing() -> Iterator[SelectedFrame]:
+        yield selected(frames_dir, 1)
+        raise GboptError("frame of the replay output is missing")
+
+    with TrainingSet(folder, PLENTY) as training_set:
+        with pytest.raises(GboptError, match="replay output"):
+            training_set.add(failing())
+        gone = selected(frames_dir, 2)
+        gone.image_path.unlink()
+        with pytest.raises(GboptError, match=gone.image_path.name):
+            training_set.add([selected(frames_dir, 1), gone])
+        assert len(training_set) == 0
+        training_set.add([selected(frames_dir, 0)])
+    assert_consistent(folder)
+
+
+def test_garbage_collection_waits_for_another_writer(folder: Path, frames_dir: Path) -> None:
+    """Images that another process has written but not committed yet are no garbage."""
+    with TrainingSet(folder, PLENTY) as first, TrainingSet(folder, PLENTY) as second:
+        second._database.execute("PRAGMA busy_timeout=10")  # milliseconds
+
+        def watched() -> Iterator[SelectedFrame]:
+            yield selected(frames_dir, 0)
+            with pytest.raises(GboptError, match="locked"):
+                second.collect_garbage()
+            assert len(files(folder)) == 1
+
+        first.add(watched())
+        second.collect_garbage()
+        assert values(second) == [0]
+
+
+# ----------------------------------------------------------------------------------------- export
+
+
+def test_export_is_the_same_set(folder: Path, frames_dir: Path, tmp_path: Path) -> None:
+    frames = [selected(frames_dir, 4, clip=2, instances=1), selected(frames_dir, 7, clip=3)]
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add(frames)
+        training_set.export_coco(tmp_path / "export.json")
+    dataset = load_coco(tmp_path / "export.json", folder / "images")
+    assert [image.extra for image in dataset.images] == [
+        {"recording": "cups", "clip_id": 2, "frame_index": 4, "stamp_ns": 1004},
+        {"recording": "cups", "clip_id": 3, "frame_index": 7, "stamp_ns": 1007},
+    ]
+    for image, frame in zip(dataset.images, frames, strict=True):
+        labelled = dataset.labelled(image)
+        assert labelled.rles == frame.rles
+        assert labelled.image[0, 0, 0] == 10 * frame.frame_index
+    content = json.loads((tmp_path / "export.json").read_text())
+    assert [a["area"] for a in content["annotations"]] == [16, 16, 16]
+    x, y, right, bottom = boxes_xyxy(frames[1].rles)[1].tolist()
+    assert content["annotations"][2]["bbox"] == [x, y, right - x, bottom - y]
+
+
+# --------------------------------------------------------------------------------- what is damaged
+
+
+def test_a_catalogue_that_is_none(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "catalogue.sqlite").write_bytes(b"This is not a database at all. " * 200)
+    with pytest.raises(GboptError, match="catalogue is unusable"):
+        TrainingSet(folder, PLENTY)
+
+
+def test_a_catalogue_that_is_damaged_inside(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(20)])
+    path = folder / "catalogue.sqlite"
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)  # the first page holds the schema
+    path.write_bytes(content)
+    with pytest.raises(GboptError, match="catalogue"), TrainingSet(folder, PLENTY) as damaged:
+        damaged.labelled_images()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GboptError, match="cannot be written"):
+        TrainingSet(tmp_path / "file" / "set", PLENTY)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"half of it"])
+def test_a_damaged_image_is_left_out_and_mended_by_adding_it_again(
+    folder: Path, frames_dir: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0), selected(frames_dir, 1)])
+        path = training_set.labelled_images().entries[0].path
+        path.unlink() if content is None else path.write_bytes(content)
+        (left,) = training_set.labelled_images().entries
+        assert left.path != path
+        assert f"1 images are damaged and left out, such as {path}" in caplog.text
+        training_set.add([selected(frames_dir, 0)])
+        pool = training_set.labelled_images()
+        assert [int(pool[i].image[0, 0, 0]) for i in range(2)] == [0, 10]
+
+
+def test_an_image_that_is_damaged_while_it_is_learnt(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        pool = training_set.labelled_images()
+        pool.entries[0].path.write_bytes(b"not an image")
+        with pytest.raises(GboptError, match="no complete image"):
+            pool[0]
+
+
+def test_images_stay_for_a_training_that_began_while_they_were_added(
+    folder: Path, frames_dir: Path
+) -> None:
+    """It is asked about once the frames are in the set: the training knows those before."""
+    pools = []
+
+    def may_collect() -> bool:
+        with TrainingSet(folder, PLENTY) as other:
+            pools.append(other.labelled_images())
+        return False
+
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        before = training_set.labelled_images()
+        training_set.add([selected(frames_dir, 0, value=99)], may_collect=may_collect)
+        assert int(before[0].image[0, 0, 0]) == 0
+        assert int(pools[0][0].image[0, 0, 0]) == 99
+        training_set.collect_garbage()
+        with pytest.raises(GboptError):
+            before[0]

@@ -1,0 +1,363 @@
+"""The model store: versions appear whole, are verified, and can be taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from support.networks import Point
+
+from gbopt_ros.learning.store import model_store
+from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.models.weights import PROPOSALS, load_into, read_weights
+from gbopt_ros.structures import GboptError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path)
+
+
+def publish(store: ModelStore, parent: str = "seed", scale: float = 1.0, **facts: object):
+    network = Point()
+    network.scale.fill_(scale)
+    return store.publish(network, "slim18-fpn", parent, facts)
+
+
+def scale_of(version: ModelVersion) -> float:
+    network = Point()
+    load_into(network, read_weights(version.path, PROPOSALS)[1], version.path)
+    return network.scale.item()
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# --------------------------------------------------------------------------------------- publish
+
+
+def test_an_empty_store(store: ModelStore, tmp_path: Path) -> None:
+    assert store.versions() == []
+    assert store.current() is None
+    assert listing(tmp_path) == []
+    with pytest.raises(GboptError, match="nothing to roll back"):
+        store.rollback()
+    with pytest.raises(GboptError, match="v0001"):
+        store.get("v0001")
+
+
+def test_publish_puts_a_version_into_service(store: ModelStore, tmp_path: Path) -> None:
+    version = publish(store, scale=4.0, frames=12)
+    assert version.version == "v0001"
+    assert version.path == tmp_path / "models" / "v0001" / "model.safetensors"
+    assert store.current() == version == store.get("v0001")
+    assert store.versions() == [version]
+    store.verify(version)
+    assert scale_of(version) == 4.0
+    assert read_weights(version.path, PROPOSALS)[0].version == "v0001"
+    assert version.manifest["parent"] == "seed"
+    assert version.manifest["backend"] == "torchvision"
+    assert version.manifest["architecture"] == "slim18-fpn"
+    assert version.manifest["frames"] == 12
+    assert listing(tmp_path / "models") == [
+        "current.json",
+        "v0001",
+        "v0001/manifest.json",
+        "v0001/model.safetensors",
+    ]
+
+
+def test_versions_are_numbered_in_order(store: ModelStore, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        publish(store, scale=number)
+    assert [v.version for v in store.versions()] == ["v0001", "v0002", "v0003"]
+    assert store.current().version == "v0003"
+    os.rename(tmp_path / "models" / "v0003", tmp_path / "models" / "v9999")
+    (tmp_path / "models" / "v9999" / "manifest.json").write_text(
+        json.dumps(store.get("v0002").manifest | {"version": "v9999"})
+    )
+    assert publish(store).version == "v10000"
+    assert [v.version for v in store.versions()] == ["v0001", "v0002", "v9999", "v10000"]
+
+
+def test_two_learners_publish_at_once(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One takes the name that the other has chosen: both versions are published."""
+    save = model_store.save_weights
+    others: list[ModelVersion] = []
+
+    def overtaken(*args: object) -> str:
+        if not others:
+            others.append(first)
+            others[0] = publish(ModelStore(tmp_path), "v0001", 2.0)
+        return save(*args)
+
+    first = publish(store)
+    monkeypatch.setattr(model_store, "save_weights", overtaken)
+    mine = publish(store, "v0001", 3.0)
+    assert (others[0].version, mine.version) == ("v0002", "v0003")
+    assert (scale_of(others[0]), scale_of(mine)) == (2.0, 3.0)
+    assert store.current() == mine
+    assert read_weights(mine.path, PROPOSALS)[0].version == mine.manifest["version"] == "v0003"
+    assert not [path for path in listing(tmp_path) if ".new" in path]
+
+
+def test_others_may_read_a_version(store: ModelStore, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    version = publish(store)
+    assert version.path.parent.stat().st_mode == plain.stat().st_mode
+    (plain / "file").touch()
+    assert version.path.stat().st_mode == (plain / "file").stat().st_mode
+
+
+# -------------------------------------------------------------------------------------- rollback
+
+
+def test_rollback_goes_to_the_parent(store: ModelStore) -> None:
+    publish(store, "seed", 1.0)
+    publish(store, "v0001", 2.0)
+    publish(store, "v0002", 3.0)
+    restored = store.rollback()
+    assert restored is not None and restored.version == "v0002"
+    assert store.current() == restored
+    assert scale_of(restored) == 2.0
+    assert store.rollback().version == "v0001"
+    assert len(store.versions()) == 3
+    assert publish(store, "v0001").version == "v0004"  # numbers are never given twice
+    assert store.rollback().version == "v0001"
+
+
+def test_rollback_before_the_first_version(store: ModelStore) -> None:
+    publish(store)
+    assert store.rollback() is None
+    assert store.current() is None
+    assert len(store.versions()) == 1
+
+
+@pytest.mark.parametrize("parent", ["v0001", "v0002"])
+def test_a_parent_of_another_store(store: ModelStore, parent: str) -> None:
+    """Names repeat among stores: a version's parent in this one is older than itself."""
+    publish(store, parent)
+    publish(store, "v0001")
+    assert store.rollback().version == "v0001"
+    assert store.rollback() is None
+    assert store.current() is None
+
+
+def test_rollback_to_a_damaged_parent_changes_nothing(store: ModelStore) -> None:
+    first = publish(store, "seed")
+    second = publish(store, "v0001")
+    first.path.write_bytes(b"damaged")
+    with pytest.raises(GboptError, match="damaged"):
+        store.rollback()
+    assert store.current() == second
+
+
+# ---------------------------------------------------------------------------------------- crashes
+
+
+class Crash(BaseException):
+    """Stands in for the end of the process: nothing catches it."""
+
+
+def crash(*_: object, **__: object) -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["save_weights", "json.dumps", "os.replace", "Path.write_text"],
+)
+def test_crash_during_publish(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    first = publish(store, scale=1.0)
+    before = listing(tmp_path)
+    owner, _, name = step.rpartition(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(model_store, owner) if owner else model_store, name, crash)
+        with pytest.raises(Crash):
+            publish(store, "v0001", 2.0)
+    assert listing(tmp_path) == before
+    assert store.current() == first
+    assert store.versions() == [first]
+    assert publish(store, "v0001").version == "v0002"
+
+
+def test_killed_during_publish(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process cleans nothing up; what it leaves is no version."""
+    first = publish(store, scale=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_store.os, "replace", crash)
+        patch.setattr(model_store, "save_weights", lambda path, *_: path.touch() or "0")
+        patch.setattr(model_store.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Crash):
+            publish(store, "v0001", 2.0)
+    (left,) = (p for p in (tmp_path / "models").iterdir() if p.name.startswith("."))
+    assert any(left.rglob("manifest.json"))
+    assert store.versions() == [first]
+    assert store.current() == first
+    assert publish(store, "v0001").version == "v0002"
+
+
+def test_crash_before_the_version_is_served(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelStore, "_serve", crash)
+        with pytest.raises(Crash):
+            publish(store, "v0001", 2.0)
+    assert store.current() == first
+    assert [v.version for v in store.versions()] == ["v0001", "v0002"]
+    store.verify(store.get("v0002"))  # it is whole
+
+
+def test_an_error_of_the_disk(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(store)
+    before = listing(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_store.os, "replace", full)
+        with pytest.raises(GboptError, match="No space left"):
+            publish(store, "v0001")
+    assert listing(tmp_path) == before
+    assert store.current() == first
+
+
+def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GboptError, match="cannot be written"):
+        publish(ModelStore(tmp_path / "file"))
+    assert ModelStore(tmp_path / "file").current() is None
+
+
+# ----------------------------------------------------------------------------------------- damage
+
+
+def test_one_flipped_bit_is_detected(store: ModelStore) -> None:
+    version = publish(store)
+    content = bytearray(version.path.read_bytes())
+    content[-1] ^= 1
+    version.path.write_bytes(content)
+    with pytest.raises(GboptError, match=r"SHA-256.*damaged, roll back"):
+        store.verify(version)
+
+
+def test_missing_weights_are_detected(store: ModelStore) -> None:
+    version = publish(store)
+    version.path.unlink()
+    with pytest.raises(GboptError, match="weights of version v0001 are missing"):
+        store.verify(version)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "", "{", "[]", "{}", "\x00\xff", '{"sha256": "0", "created": 1}',
+        '{"sha256": 5, "parent": "seed", "created": 1}', '{"sha256": "0", "parent": "seed"}',
+    ],
+)  # fmt: skip
+def test_damaged_manifest(store: ModelStore, manifest: str) -> None:
+    version = publish(store)
+    (version.path.parent / "manifest.json").write_text(manifest, encoding="latin-1")
+    for use in (lambda: store.get("v0001"), store.current, store.rollback, store.versions):
+        with pytest.raises(GboptError, match=r"manifest\.json"):
+            use()
+
+
+@pytest.mark.parametrize("pointer", ["", "{}", "[]", '{"version": 1}', '{"version": "../v0001"}'])
+def test_damaged_pointer(store: ModelStore, tmp_path: Path, pointer: str) -> None:
+    publish(store)
+    (tmp_path / "models" / "current.json").write_text(pointer)
+    with pytest.raises(GboptError):
+        store.current()
+    assert len(store.versions()) == 1
+    assert publish(store, "v0001").version == "v0002"  # puts it right
+    assert store.current().version == "v0002"
+
+
+def test_pointer_to_a_version_that_is_gone(store: ModelStore, tmp_path: Path) -> None:
+    publish(store)
+    (tmp_path / "models" / "current.json").write_text('{"version": "v0007"}')
+    with pytest.raises(GboptError, match="v0007"):
+        store.current()
+
+
+# ----------------------------------------------------------------------------------------- prune
+
+
+def test_the_newest_the_first_and_the_one_in_service_stay(store: ModelStore) -> None:
+    for number in range(6):
+        publish(store, parent=f"v{number:04d}" if number else "seed")
+    store.prune(2)
+    assert [v.version for v in store.versions()] == ["v0001", "v0005", "v0006"]
+    restored = [store.rollback() for _ in range(3)]
+    assert [v and v.version for v in restored] == ["v0005", "v0001", None]  # v0004 is gone
+    assert publish(store, parent="seed").version == "v0007"
+
+
+def test_what_was_rolled_back_from_is_no_ancestor(store: ModelStore) -> None:
+    publish(store)
+    assert store.rollback() is None
+    for number in range(1, 6):
+        publish(store, parent=f"v{number:04d}" if number > 1 else "seed")
+    assert store.current().manifest["ancestors"] == ["v0002", "v0003", "v0004", "v0005"]
+    store.prune(2)
+    restored = [store.rollback() for _ in range(2)]
+    assert [v and v.version for v in restored] == ["v0005", None]  # v0001 is there, and bad
+
+
+@pytest.mark.parametrize(
+    ("parent", "restored"), [("v0001", "v0001"), ("seed", None), ("v0007", None)]
+)
+@pytest.mark.parametrize("listed", [None, "damaged"])
+def test_a_manifest_without_ancestors_has_its_parent(
+    store: ModelStore, parent: str, restored: str | None, listed: str | None
+) -> None:
+    publish(store)
+    second = publish(store, "v0001")
+    path = second.path.parent / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"parent": parent, "ancestors": listed}
+    if listed is None:
+        del manifest["ancestors"]
+    path.write_text(json.dumps(manifest))
+    third = publish(store, "v0002")
+    assert third.manifest["ancestors"] == ([restored] if restored else []) + ["v0002"]
+    assert store.rollback().version == "v0002"
+    after = store.rollback()
+    assert (after and after.version) == restored
+
+
+def test_a_version_in_service_is_not_pruned(store: ModelStore, tmp_path: Path) -> None:
+    for number in range(5):
+        publish(store, parent=f"v{number:04d}" if number else "seed")
+    store.rollback()
+    store.rollback()
+    store.prune(1)
+    assert [v.version for v in store.versions()] == ["v0001", "v0003", "v0005"]
+    store.prune(10)
+    assert len(store.versions()) == 3
+    assert not [name for name in listing(tmp_path / "models") if name.startswith(".")]
+
+
+def test_the_first_version_that_can_be_read(store: ModelStore, tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="no version"):
+        store.first()
+    publish(store)
+    publish(store, parent="v0001")
+    assert store.first().version == "v0001"
+    (tmp_path / "models" / "v0001" / "manifest.json").write_text("")
+    assert store.first().version == "v0002"

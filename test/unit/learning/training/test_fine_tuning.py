@@ -1,0 +1,279 @@
+"""Fine-tuning and pretraining of tiny networks for a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.networks import CPU, SIDE, tiny_mask_rcnn
+from torchvision.ops import MultiScaleRoIAlign
+
+from gbopt_ros.config import AugmentConfig, LearningConfig, PretrainConfig, ProposalConfig
+from gbopt_ros.learning.training.fine_tuning import fine_tune
+from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
+from gbopt_ros.masks import encode_all
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import GboptError, LabelledImage
+
+PLAIN = AugmentConfig(
+    scale_min=1.0, scale_max=1.0, copy_paste=0.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0
+)
+
+
+class Squares:
+    """Images of two bright squares; counts what is drawn."""
+
+    def __init__(self, count: int = 2, side: int = 20) -> None:
+        self.drawn = 0
+        self._images = []
+        for seed in range(count):
+            rng = np.random.default_rng(seed)
+            image = rng.integers(0, 50, (SIDE, SIDE, 3), dtype=np.uint8)
+            masks = np.zeros((2, SIDE, SIDE), bool)
+            for i, mask in enumerate(masks):
+                top, left = rng.integers(2, SIDE - side - 2), 3 + i * SIDE // 2
+                mask[top : top + side, left : left + side] = True
+                image[mask] = rng.integers(150, 256, 3)
+            self._images.append(LabelledImage(image, encode_all(masks)))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        self.drawn += 1
+        return self._images[index]
+
+
+def config(**changes: object) -> LearningConfig:
+    values = {"iterations": 1, "batch_size": 1, "warmup": 0, "augment": PLAIN}
+    return LearningConfig(**(values | changes))
+
+
+def state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_over_fits_two_images_and_leaves_its_parent_alone() -> None:
+    parent = tiny_mask_rcnn().train()
+    before = state(parent)
+    settings = config(iterations=10, batch_size=2, learning_rate=0.02)
+    child, log = fine_tune(parent, Squares(), None, settings, CPU)
+    assert len(log.total) == 10
+    assert np.mean(log.total[-3:]) < 0.7 * np.mean(log.total[:3])
+    assert parent.training
+    assert not child.training
+    for name, value in parent.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} of the parent changed"
+    statistics, weights = [], []
+    for name, value in child.state_dict().items():
+        kind = name.rsplit(".", 1)[1]
+        same = torch.equal(value, before[name])
+        (weights if kind in ("weight", "bias") else statistics).append((name, same))
+    assert len(statistics) > 50
+    assert all(same for _, same in statistics), "batch-norm statistics changed"
+    assert sum(not same for _, same in weights) > 0.9 * len(weights)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, (4, 0)), (0.25, (3, 1)), (0.5, (2, 2)), (1.0, (0, 4))]
+)
+def test_share_of_rehearsal(share: float, expected: tuple[int, int]) -> None:
+    selected, rehearsal = Squares(), Squares()
+    settings = config(batch_size=4, rehearsal_share=share)
+    fine_tune(tiny_mask_rcnn(), selected, rehearsal, settings, CPU)
+    assert (selected.drawn, rehearsal.drawn) == expected
+
+
+def test_one_pool_fills_the_batch() -> None:
+    for selected, rehearsal in ((Squares(), None), (None, Squares())):
+        fine_tune(tiny_mask_rcnn(), selected, rehearsal, config(batch_size=2), CPU)
+        assert (selected or rehearsal).drawn == 2
+    with pytest.raises(ValueError, match="selected masks, rehearsal data or both"):
+        fine_tune(tiny_mask_rcnn(), None, None, config(), CPU)
+
+
+def changed(settings: LearningConfig, rehearsal: Squares | None) -> set[str]:
+    """The parts of the heads that learning changes; `region` is of the region proposal network."""
+    parent = tiny_mask_rcnn()
+    before = state(parent)
+    child, _ = fine_tune(parent, Squares(), rehearsal, settings, CPU)
+    parts = {
+        "region": "rpn.head.cls_logits.weight",
+        "region box": "rpn.head.bbox_pred.weight",
+        "class": "roi_heads.box_predictor.cls_score.weight",
+        "box": "roi_heads.box_predictor.bbox_pred.weight",
+        "mask": "roi_heads.mask_predictor.mask_fcn_logits.weight",
+    }
+    after = child.state_dict()
+    return {part for part, name in parts.items() if not torch.equal(after[name], before[name])}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_outlines_of_selected_masks_teach_only_if_they_shall(optimizer: str) -> None:
+    rate = {"sgd": 0.02, "adamw": 1e-3}[optimizer]
+    settings = config(
+        batch_size=2, optimizer=optimizer, learning_rate=rate, weight_decay=0.0, iterations=3
+    )
+    everything = {"region", "region box", "class", "box", "mask"}
+    assert changed(settings, None) == everything
+    objects = replace(settings, outlines=False)
+    assert changed(objects, None) == {"region", "region box", "class"}
+    assert changed(objects, Squares()) == everything
+    assert changed(replace(objects, rehearsal_share=1.0), Squares()) == everything
+
+
+def test_losses_without_outlines_are_weighted_by_share() -> None:
+    """With all images alike and no sampling of regions, halves of a batch count by their share."""
+    settings = config(batch_size=4, rehearsal_share=0.25, learning_rate=1e-9, outlines=False)
+    _, log = fine_tune(tiny_mask_rcnn(), Squares(1), Squares(1), settings, CPU)
+    whole = replace(settings, outlines=True)
+    _, both = fine_tune(tiny_mask_rcnn(), Squares(1), Squares(1), whole, CPU)
+    assert log.losses["loss_mask"][0] == pytest.approx(0.25 * both.losses["loss_mask"][0], rel=0.2)
+    name = "loss_classifier"
+    assert log.losses[name][0] == pytest.approx(both.losses[name][0], rel=0.2)
+
+
+def test_masks_are_drawn_only_where_they_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one of three images; the network that comes back draws masks as before."""
+    drawn: list[int] = []
+    forward = MultiScaleRoIAlign.forward
+
+    def counted(self: MultiScaleRoIAlign, x: Any, boxes: list[torch.Tensor], shapes: Any) -> Any:
+        if self.output_size == (14, 14):  # of the mask head
+            drawn.append(len(boxes))
+        return forward(self, x, boxes, shapes)
+
+    monkeypatch.setattr(MultiScaleRoIAlign, "forward", counted)
+    settings = config(batch_size=3, rehearsal_share=1 / 3, outlines=False, iterations=2)
+    trained, _ = fine_tune(tiny_mask_rcnn(), Squares(), Squares(), settings, CPU)
+    assert drawn == [1, 1]
+    assert trained.roi_heads.has_mask()
+
+
+def test_the_seed_decides() -> None:
+    def child(seed: int) -> dict[str, torch.Tensor]:
+        settings = config(seed=seed, batch_size=2, augment=AugmentConfig())
+        return state(fine_tune(tiny_mask_rcnn(), Squares(), None, settings, CPU)[0])
+
+    first, second, other = child(1), child(1), child(2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_weights_are_averaged_with_the_parents() -> None:
+    parent = tiny_mask_rcnn()
+    before = state(parent)
+    trained = state(fine_tune(parent, Squares(), None, config(), CPU)[0])
+    averaged = state(fine_tune(parent, Squares(), None, config(weight_interpolation=0.25), CPU)[0])
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    for name, value in averaged.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * trained[name] + 0.25 * before[name])
+
+
+def test_a_parent_that_has_been_in_use() -> None:
+    """Proposals are computed in inference mode, whose tensors take no gradients."""
+    parent = tiny_mask_rcnn()
+    MaskRcnnProposals(parent, "", ProposalConfig(), CPU).propose([Squares()[0].image])
+    _, log = fine_tune(parent, Squares(), None, config(), CPU)
+    assert np.isfinite(log.total).all()
+
+
+def test_images_that_lose_all_their_instances() -> None:
+    _, log = fine_tune(tiny_mask_rcnn(), Squares(side=5), None, config(batch_size=2), CPU)
+    assert log.losses["loss_mask"] == [0.0]
+    assert np.isfinite(log.total).all()
+
+
+def test_a_broken_parent_is_not_trained() -> None:
+    parent = tiny_mask_rcnn()
+    with torch.no_grad():
+        parent.roi_heads.box_predictor.cls_score.weight.fill_(torch.nan)
+    with pytest.raises(GboptError, match="learn: loss is not finite at step 0"):
+        fine_tune(parent, Squares(), None, config(), CPU)
+
+
+# ------------------------------------------------------------------------------------ pretraining
+
+
+def test_pretrained_background_network_knows_the_squares() -> None:
+    pool = Squares()
+    settings = PretrainConfig(
+        background_iterations=25, batch_size=2, learning_rate=3e-3, warmup=2, average=0.5,
+        augment=PLAIN,
+    )  # fmt: skip
+    network, log = pretrain_background(pool, settings, CPU)
+    assert not network.training
+    assert len(log.losses["cross_entropy"]) == 25
+    assert log.total[-1] < 0.5 * log.total[0]
+
+
+def test_pretraining_of_proposals_runs() -> None:
+    settings = PretrainConfig(iterations=1, batch_size=1, warmup=1, augment=PLAIN)
+    network, log = pretrain_proposals(Squares(), settings, CPU)
+    assert not network.training
+    assert len(log.total) == 1
+    again, _ = pretrain_proposals(Squares(), settings, CPU)
+    first, second = state(network), state(again)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_background_network_starts_from_the_proposal_network() -> None:
+    proposals = tiny_mask_rcnn(seed=5)
+    settings = PretrainConfig(
+        background_iterations=1, batch_size=2, learning_rate=1e-12, average=0.0, augment=PLAIN
+    )
+    started, _ = pretrain_background(Squares(), settings, CPU, proposals)
+    source, target = proposals.backbone.state_dict(), started.backbone.state_dict()
+    for stage in (1, 2, 3):
+        name = f"body.layer{stage}.0.conv1.weight"
+        assert torch.allclose(target[name], source[name], atol=1e-9), name
+    fresh, _ = pretrain_background(Squares(), settings, CPU)
+    assert not torch.allclose(fresh.backbone.state_dict()[name], source[name], atol=1e-3)
+
+
+def test_ignored_regions_are_unknown_to_the_network_that_is_trained() -> None:
+    """What is taught of boxes inside one is nothing, in pretraining and in fine-tuning alike."""
+    pool = Squares()
+    image = pool[0]
+    pool._images = [replace(image, rles=image.rles[:1], ignored=image.rles[1:])]
+    parent = tiny_mask_rcnn()
+    trained, _ = fine_tune(parent, pool, None, config(), CPU)
+    boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [5.0, 5.0, 15.0, 15.0]])
+    _, labels = trained.roi_heads.assign_targets_to_proposals(
+        [boxes], [boxes[:1]], [torch.tensor([-1])]
+    )
+    assert labels[0].tolist() == [-1, -1]
+    _, labels = parent.roi_heads.assign_targets_to_proposals(
+        [boxes], [boxes[:1]], [torch.tensor([-1])]
+    )
+    assert labels[0].tolist() == [-1, 0]
+
+
+def test_boxes_are_taught_exactly_under_autocast() -> None:
+    """bfloat16 knows even numbers only from 256 on."""
+    network = build_mask_rcnn("slim18-fpn").train()
+    box = torch.tensor([[331.0, 151.0, 371.0, 187.0]])
+    masks = torch.zeros(1, 240, 400, dtype=torch.uint8)
+    masks[0, 151:187, 331:371] = 1
+    taught = []
+    select = network.roi_heads.select_training_samples
+
+    def spy(*args: object) -> object:
+        proposals, _, labels, targets = found = select(*args)
+        decoded = network.roi_heads.box_coder.decode_single(targets[0], proposals[0])
+        taught.append(decoded[labels[0] > 0])
+        return found
+
+    network.roi_heads.select_training_samples = spy
+    target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "masks": masks}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = network([torch.rand(3, 240, 400)], [target])
+    assert len(taught[0]) > 0
+    torch.testing.assert_close(taught[0], box.expand_as(taught[0]), atol=1e-3, rtol=0)
+    sum(loss.float() for loss in losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

@@ -1,0 +1,163 @@
+"""The training loop on networks small enough to check by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from support.networks import sgd
+from torch import Tensor, nn
+
+from gbopt_ros.learning.data.augmentation import Example
+from gbopt_ros.learning.training.trainer import GRADIENT_NORM, TrainingLog, train
+from gbopt_ros.structures import GboptError
+
+
+def no_examples() -> Iterator[list[Example]]:
+    while True:
+        yield []
+
+
+class Scalar(nn.Module):
+    """One weight, and an integer buffer that counts forward passes."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([value]))
+        self.register_buffer("passes", torch.tensor(0))
+
+    def forward(self) -> Tensor:
+        self.passes += 1
+        return self.weight.sum()
+
+
+def test_learns_a_regression() -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(2, 1)
+    inputs = torch.randn(64, 2)
+    targets = inputs @ torch.tensor([[2.0], [-1.0]]) + 0.5
+
+    def losses_of(_: list[Example]) -> dict[str, Tensor]:
+        error = network(inputs).float() - targets
+        return {"square": (error**2).mean(), "absolute": error.abs().mean()}
+
+    optimizer = sgd(network.parameters(), lr=0.1, momentum=0.9)
+    trained, log = train(network, no_examples(), losses_of, optimizer, iterations=80, warmup=5)
+    assert trained is network
+    assert log.total[-1] < 0.05 * log.total[0]
+    assert network.weight.flatten().tolist() == pytest.approx([2.0, -1.0], abs=0.05)
+    assert set(log.losses) == {"square", "absolute", "total"}
+    assert {len(values) for values in log.losses.values()} == {80}
+    sums = [a + b for a, b in zip(log.losses["square"], log.losses["absolute"], strict=True)]
+    assert log.total == pytest.approx(sums, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "warmup", "expected"),
+    [
+        (6, 2, [0.5, 1.0, 1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
+        (4, 0, [1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
+        (2, 4, [0.25, 0.5]),
+        (1, 1, [1.0]),
+    ],
+)
+def test_schedule_by_hand(iterations: int, warmup: int, expected: list[float]) -> None:
+    network, rates = Scalar(), []
+    optimizer = sgd(network.parameters(), lr=10.0)
+
+    def losses_of(_: list[Example]) -> dict[str, Tensor]:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return {"loss": network() ** 2}
+
+    train(network, no_examples(), losses_of, optimizer, iterations=iterations, warmup=warmup)
+    assert rates == pytest.approx([10 * rate for rate in expected])
+
+
+def test_every_step_takes_the_next_batch() -> None:
+    network, seen = Scalar(), []
+    batches = iter([["first"], ["second"], ["third"]])
+
+    def losses_of(batch: list) -> dict[str, Tensor]:
+        seen.extend(batch)
+        return {"loss": network()}
+
+    optimizer = sgd(network.parameters(), lr=0.1)
+    train(network, batches, losses_of, optimizer, iterations=2, warmup=0)
+    assert seen == ["first", "second"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_aborts(bad: float) -> None:
+    network = Scalar(1.0)
+
+    def losses_of(_: list[Example]) -> dict[str, Tensor]:
+        return {"mask": network() * (bad if network.passes == 3 else 1.0), "box": network()}
+
+    optimizer = sgd(network.parameters(), lr=0.1)
+    with pytest.raises(GboptError, match=r"learn: loss is not finite at step 1 .*'mask'") as caught:
+        train(network, no_examples(), losses_of, optimizer, iterations=5, warmup=0, title="learn")
+    assert len(str(caught.value).splitlines()) == 1
+    assert network.weight.item() == pytest.approx(1.0 - 0.1 * 2)  # the first step alone
+
+
+def test_gradients_are_clipped() -> None:
+    network = Scalar()
+    optimizer = sgd(network.parameters(), lr=0.5)
+    train(
+        network, no_examples(), lambda _: {"loss": 1e6 * network()}, optimizer,
+        iterations=1, warmup=0,
+    )  # fmt: skip
+    assert network.weight.item() == pytest.approx(-0.5 * GRADIENT_NORM, rel=1e-4)
+
+
+def test_average_by_hand() -> None:
+    """The weight falls by the learning rate a step; young averages forget faster."""
+    network = Scalar(1.0)
+    optimizer = sgd(network.parameters(), lr=1.0)
+    averaged, _ = train(
+        network, no_examples(), lambda _: {"loss": network()}, optimizer,
+        iterations=3, warmup=10**6, average=0.15,
+    )  # fmt: skip
+    assert isinstance(averaged, Scalar)
+    assert averaged is not network
+    weights = [1 - 1e-6, 1 - 3e-6, 1 - 6e-6]
+    assert network.weight.item() == pytest.approx(weights[-1], abs=1e-7)
+    mean = 1.0
+    for weight, decay in zip(weights, [1 / 10, 0.15, 0.15], strict=True):  # 2 / 11 > 0.15
+        mean = decay * mean + (1 - decay) * weight
+    assert averaged.weight.item() == pytest.approx(mean, abs=1e-7)
+    assert averaged.passes == network.passes == 3
+
+
+def test_average_lags_behind() -> None:
+    network = Scalar(0.0)
+    optimizer = sgd(network.parameters(), lr=1.0)
+    averaged, _ = train(
+        network, no_examples(), lambda _: {"loss": network()}, optimizer,
+        iterations=2, warmup=2, average=0.9,
+    )  # fmt: skip
+    assert network.weight.item() == pytest.approx(-1.5)  # steps of 0.5 and 1
+    first = 0.9 * -0.5
+    assert averaged.weight.item() == pytest.approx(2 / 11 * first + 9 / 11 * -1.5)
+
+
+def test_frozen_parameters_stay() -> None:
+    network = nn.Sequential(Scalar(1.0), Scalar(2.0))
+    network[0].weight.requires_grad_(False)
+    optimizer = sgd([network[1].weight], lr=0.1, weight_decay=0.1)
+    train(
+        network, no_examples(), lambda _: {"loss": network[0]() * network[1]()}, optimizer,
+        iterations=2, warmup=0,
+    )  # fmt: skip
+    assert network[0].weight.item() == 1.0
+    assert network[1].weight.item() < 2.0
+
+
+def test_log() -> None:
+    log = TrainingLog()
+    assert log.total == []
+    log.append({"a": 1.0, "total": 1.0})
+    log.append({"a": 0.5, "total": 0.5})
+    assert log.losses == {"a": [1.0, 0.5], "total": [1.0, 0.5]}

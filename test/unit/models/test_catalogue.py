@@ -1,0 +1,298 @@
+"""Pulling weights: a server on this machine stands in for the publisher's."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models.optical_flow import raft_small
+
+from gbopt_ros.cli.main import main
+from gbopt_ros.config import Config, FlowConfig, ProposalConfig
+from gbopt_ros.models import catalogue
+from gbopt_ros.models.catalogue import CATALOGUE, Published, find_weights, published, pull
+from gbopt_ros.models.raft import RaftFlow
+from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.perception.load import proposal_weights
+from gbopt_ros.structures import GboptError
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+NAME = "raft_small"
+
+
+@dataclass
+class Server:
+    """What it serves and how well, and what it was asked for."""
+
+    content: bytes = CONTENT
+    knows_ranges: bool = True
+    breaks_after: int | None = None  # bytes of the body
+    status: int | None = None
+    url: str = ""
+    ranges: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range")
+            state.ranges.append(wanted)
+            if state.status is not None:
+                self.send_error(state.status)
+                return
+            start = int(wanted[len("bytes=") : -1]) if wanted and state.knows_ranges else 0
+            size = len(state.content)
+            if start >= size:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{size}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            self.send_header("Content-Length", str(size - start))
+            self.end_headers()
+            body = state.content[start:]
+            self.wfile.write(body if state.breaks_after is None else body[: state.breaks_after])
+
+        def log_message(self, *ignored: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        state.url = f"http://127.0.0.1:{listening.server_port}/models/raft.pth"
+        yield state
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "gbopt_ros" / "models"
+
+
+@pytest.fixture
+def entry(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the one entry of the catalogue is kept, which the server has."""
+    monkeypatch.setattr(
+        catalogue, "published", lambda name: Published(name, server.url, DIGEST[:8])
+    )
+    return cache / "raft.pth"
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# -------------------------------------------------------------------------------------- catalogue
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_published_files_name_their_digest(name: str, cache: Path) -> None:
+    found = published(name)
+    assert re.fullmatch(r"https://download\.pytorch\.org/models/\w+-[0-9a-f]{8}\.pth", found.url)
+    assert found.url.endswith(f"-{found.digest}.pth")
+    assert found.path == cache / found.url.rpartition("/")[2]
+    assert name.replace("_", "") in found.url.replace("_", "")
+
+
+def test_cache_of_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert catalogue.models_folder() == tmp_path / ".cache" / "gbopt_ros" / "models"
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(GboptError, match=r"resnet: no such weights; known: maskrcnn_resnet50_fpn,"):
+        pull("resnet")
+
+
+# -------------------------------------------------------------------------------------- downloads
+
+
+def test_pull_once(server: Server, entry: Path) -> None:
+    assert pull(NAME) == (entry, DIGEST)
+    assert entry.read_bytes() == CONTENT
+    assert names(entry.parent) == {"raft.pth", "raft.pth.sha256"}
+    assert entry.with_name("raft.pth.sha256").read_text() == f"{DIGEST}  raft.pth\n"
+    assert pull(NAME) == (entry, DIGEST)
+    assert server.ranges == [None]  # the second time nothing was asked for
+
+
+def test_broken_download_goes_on_where_it_stopped(server: Server, entry: Path) -> None:
+    server.breaks_after = 300_000
+    with pytest.raises(GboptError, match="ended after 300000 of 1048576 bytes") as caught:
+        pull(NAME)
+    assert f"fetch {server.url} and put it at {entry}" in str(caught.value)
+    assert names(entry.parent) == {"raft.pth.part"}
+    with pytest.raises(GboptError, match="ended after 600000 of 1048576 bytes"):
+        pull(NAME)
+    server.breaks_after = None
+    assert pull(NAME) == (entry, DIGEST)
+    assert entry.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_server_without_ranges_starts_again(server: Server, entry: Path) -> None:
+    server.knows_ranges = False
+    entry.parent.mkdir(parents=True)
+    entry.with_name("raft.pth.part").write_bytes(CONTENT[:1000])
+    assert pull(NAME) == (entry, DIGEST)
+    assert entry.read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1000-"]
+
+
+def test_complete_part_is_only_checked(server: Server, entry: Path) -> None:
+    entry.parent.mkdir(parents=True)
+    entry.with_name("raft.pth.part").write_bytes(CONTENT)
+    assert pull(NAME) == (entry, DIGEST)
+
+
+def test_part_that_is_longer_than_the_file(server: Server, entry: Path) -> None:
+    entry.parent.mkdir(parents=True)
+    entry.with_name("raft.pth.part").write_bytes(CONTENT + b"more")
+    assert pull(NAME) == (entry, DIGEST)
+    assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+@pytest.mark.parametrize("begun", [0, 1000])
+def test_another_file_is_refused(server: Server, entry: Path, begun: int) -> None:
+    """Also where the beginning of another file was there already."""
+    if begun:
+        entry.parent.mkdir(parents=True)
+        entry.with_name("raft.pth.part").write_bytes(b"x" * begun)
+    else:
+        server.content = CONTENT[:-1] + b"x"
+    with pytest.raises(GboptError, match=f"expected one that begins with {DIGEST[:8]}"):
+        pull(NAME)
+    assert names(entry.parent) == set()
+    server.content = CONTENT
+    assert pull(NAME) == (entry, DIGEST)
+
+
+def test_no_server(entry: Path, cache: Path) -> None:
+    """Port 9 of this machine refuses; the error says what to fetch and where to put it."""
+    url = "http://127.0.0.1:9/raft.pth"
+    with pytest.raises(GboptError, match="refused") as caught:
+        pull(NAME, url)
+    assert f"fetch {url} and put it at {entry}" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_server_that_refuses(server: Server, entry: Path, status: int) -> None:
+    server.status = status
+    with pytest.raises(GboptError, match=str(server.url)):
+        pull(NAME)
+
+
+def test_one_download_at_a_time(server: Server, entry: Path) -> None:
+    entry.parent.mkdir(parents=True)
+    with (
+        entry.with_name("raft.pth.part").open("a+b") as part,
+        pytest.raises(GboptError, match="another process"),
+    ):
+        fcntl.flock(part, fcntl.LOCK_EX)
+        pull(NAME)
+
+
+def test_download_that_another_process_finished_meanwhile(server: Server, entry: Path) -> None:
+    """Its unfinished file is the finished one by now, and must not be written to."""
+    entry.parent.mkdir(parents=True)
+    part = entry.with_name("raft.pth.part")
+    opened = part.open("a+b")
+    part.unlink()
+    with opened, pytest.raises(GboptError, match="another process"):
+        catalogue._lock(part, opened)
+
+
+def test_cache_that_cannot_be_made(server: Server, entry: Path, tmp_path: Path) -> None:
+    (tmp_path / "gbopt_ros").write_text("in the way")
+    with pytest.raises(GboptError, match="cannot be downloaded"):
+        pull(NAME)
+
+
+# ---------------------------------------------------------------------------------- files by hand
+
+
+def test_file_put_there_by_hand(server: Server, entry: Path) -> None:
+    entry.parent.mkdir(parents=True)
+    entry.write_bytes(CONTENT)
+    assert pull(NAME) == (entry, DIGEST)
+    assert server.ranges == []
+    assert entry.with_name("raft.pth.sha256").is_file()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_damaged_file(server: Server, entry: Path, recorded: bool) -> None:
+    if recorded:
+        pull(NAME)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    entry.write_bytes(CONTENT[1:])
+    with pytest.raises(GboptError, match="delete it and pull again"):
+        pull(NAME)
+    assert entry.is_file()  # it may be dear to somebody
+
+
+# --------------------------------------------------------------------------------- names of files
+
+
+def test_a_name_stands_for_its_file(cache: Path) -> None:
+    expected = published(NAME).path
+    with pytest.raises(GboptError, match=f"gbopt models pull {NAME}.* at {expected}"):
+        find_weights(NAME)
+    with pytest.raises(GboptError, match="pull maskrcnn_resnet50_fpn_v2"):
+        proposal_weights(Config(proposal=ProposalConfig(weights="maskrcnn_resnet50_fpn_v2")))
+    expected.parent.mkdir(parents=True)
+    expected.touch()
+    assert find_weights(NAME) == find_weights(expected) == expected
+    assert find_weights("elsewhere.pth") == Path("elsewhere.pth")
+
+
+def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(NAME).touch()
+    assert find_weights(NAME) == Path(NAME)
+
+
+def test_raft_that_was_pulled(cache: Path) -> None:
+    torch.manual_seed(0)
+    path = published(NAME).path
+    path.parent.mkdir(parents=True)
+    torch.save(raft_small(weights=None).state_dict(), path)
+    for backend in ("auto", NAME):
+        assert isinstance(make_flow(FlowConfig(backend=backend, weights=NAME), "cpu"), RaftFlow)
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+def test_command_line(server: Server, entry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "pull", NAME]) == 0
+    assert capsys.readouterr().out == f"{entry}\nsha256 {DIGEST}\n"
+    entry.unlink()
+    server.status = 404
+    assert main(["models", "pull", NAME]) == 1
+    assert str(entry) in capsys.readouterr().err
+    server.status = None
+    assert main(["models", "pull", NAME, "--url", server.url]) == 0
+
+
+def test_command_line_with_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "pull", "resnet"]) == 1
+    assert "no such weights; known: maskrcnn_resnet50_fpn," in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""Scores with a memory of the frame before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbopt_ros.masks import encode_all, iou_matrix
+from gbopt_ros.selection.score_propagation import propagated_scores, warped_iou
+from gbopt_ros.structures import Proposals
+
+
+def proposals(masks: list[list[str]], scores: list[float]) -> Proposals:
+    stacked = np.array([[[c == "#" for c in row] for row in mask] for mask in masks], bool)
+    size = stacked.shape[1:] if masks else (3, 4)
+    boxes = np.zeros((len(masks), 4), np.float32)
+    return Proposals(size, encode_all(stacked), np.array(scores, np.float32), boxes)
+
+
+LEFT = ["##..", "##..", "...."]
+MIDDLE = [".##.", ".##.", "...."]
+RIGHT = ["..##", "..##", "...."]
+
+
+def flow(x: float, y: float) -> np.ndarray:
+    return np.broadcast_to(np.array([x, y], np.float32), (3, 4, 2)).copy()
+
+
+@pytest.mark.parametrize(
+    ("move", "expected"),
+    [
+        (flow(0, 0), [1.0, 1 / 3, 0.0]),
+        (flow(1, 0), [1 / 3, 1.0, 1 / 3]),
+        (flow(1.4, 0.4), [1 / 3, 1.0, 1 / 3]),  # to the nearest pixel
+        (flow(2, 0), [0.0, 1 / 3, 1.0]),
+        (flow(1, 1), [1 / 7, 1 / 3, 1 / 7]),  # half of it moves below the others
+    ],
+)
+def test_moved_iou_by_hand(move: np.ndarray, expected: list[float]) -> None:
+    after = proposals([LEFT, MIDDLE, RIGHT], [0.9, 0.8, 0.7])
+    iou = warped_iou(proposals([LEFT], [0.5]), after, move)
+    np.testing.assert_allclose(iou, [expected])
+
+
+def test_pixels_that_crowd_at_the_border_count_once_at_most() -> None:
+    out = warped_iou(
+        proposals([LEFT], [0.5]), proposals([["...#", "...#", "...."]], [0.5]), flow(9, 0)
+    )
+    assert out.shape == (1, 1)
+    assert 0 <= out[0, 0] <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.integers(0, 4))
+def test_without_motion_it_is_the_iou(seed: int, n: int, m: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (rng.random((count, 5, 6)) < 0.4 for count in (n, m))
+    first[:, 0, 0] = second[:, 4, 5] = True
+    rles = encode_all(first), encode_all(second)
+    before, after = (
+        Proposals(
+            (5, 6),
+            r,
+            np.linspace(1, 0.5, len(r)).astype(np.float32),
+            np.zeros((len(r), 4), np.float32),
+        )
+        for r in rles
+    )
+    still = np.zeros((5, 6, 2), np.float32)
+    np.testing.assert_allclose(warped_iou(before, after, still), iou_matrix(*rles), atol=1e-12)
+
+
+def test_followed_scores_by_hand() -> None:
+    iou = np.array([[0.5, 0.0], [0.25, 0.0]])
+    followed = propagated_scores(np.array([0.6, 0.8]), np.array([0.4, 1.0]), iou, 0.5)
+    np.testing.assert_allclose(followed, [0.5 * 0.6 + 0.5 * 0.25, 0.5 * 0.8])
+    nothing_before = propagated_scores(np.array([0.6]), np.zeros(0), np.zeros((0, 1)), 0.5)
+    np.testing.assert_allclose(nothing_before, [0.3])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.99))
+def test_followed_scores_stay_scores(seed: int, memory: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores, before = rng.random(4), rng.random(3)
+    followed = propagated_scores(scores, before, rng.random((3, 4)), memory)
+    assert np.all((followed >= 0) & (followed <= np.maximum(scores, before.max())))
+    same = propagated_scores(scores, scores, np.eye(4), memory)
+    np.testing.assert_allclose(same, scores)  # a still scene changes nothing
