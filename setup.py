@@ -82,6 +82,10 @@ EXTRAS = {
     # for a quarter of an hour; there `pip install pybullet` is left to whoever wants it.
     "sim": ['pybullet>=3.2.5,<4; platform_machine == "x86_64" and python_version < "3.12"'],
     "timm": [TIMM],
+    "docs": [
+        "mkdocs-material>=9.5,<10",  # the site of docs/
+        "mkdocstrings[python]>=1,<2",  # the Python reference, out of the docstrings
+    ],
     "dev": [
         TIMM,  # its tests run where it is
         "hypothesis>=6.100,<7",  # property tests

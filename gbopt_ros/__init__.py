@@ -1,7 +1,7 @@
 """Learning to better segment objects from unseen classes with unlabeled videos, for ROS 2.
 
-A robot learns from its own video, with no human label, to segment objects of classes that it was
-never taught:
+A robot learns from its own video, with no label of the new objects, to segment objects of classes
+that it was never taught:
 
     from gbopt_ros import Pipeline, Store
 
@@ -21,6 +21,7 @@ Where things are:
     learning     training set, fine-tuning, gate, store of versions
     simulation   the Tabletop world that the bundled networks and tests come from
     pipeline     the whole flow on one screen
+    demo         what `make demo` runs
     nodes        the ROS 2 nodes
     cli          the command `gbopt`, one verb a file
 

@@ -1,10 +1,10 @@
-"""Pure operations on masks: run-length encoding, boxes, and the decomposition into atoms."""
+"""Operations on masks: run-length encoding, boxes, overlaps, and the decomposition into atoms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,17 @@ def encode_all(masks: NDArray[np.bool_]) -> tuple[Rle, ...]:
     if len(masks) == 0:
         return ()
     columns_first = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)  # (H, W, N)
-    return tuple(
-        Rle(size=[int(v) for v in rle["size"]], counts=rle["counts"].decode("ascii"))
-        for rle in coco_mask.encode(columns_first)
-    )
+    return tuple(_rle(encoded) for encoded in coco_mask.encode(columns_first))
+
+
+def _rle(encoded: Any) -> Rle:
+    return Rle(size=[int(v) for v in encoded["size"]], counts=encoded["counts"].decode("ascii"))
 
 
 def is_consistent(rle: Rle) -> bool:
-    """Whether the runs of a mask fill exactly its size.
+    """Whether the runs of a mask fill its size exactly.
 
-    Where they do not, pycocotools reads beyond its buffers or never returns.
+    If they do not, pycocotools reads beyond its buffers or never returns.
     """
     try:
         runs, _ = _run_lengths([rle["counts"]])
@@ -44,16 +45,17 @@ def is_consistent(rle: Rle) -> bool:
 
 
 def _run_lengths(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The runs of compressed COCO counts of N masks, in one pass over all of them.
+    """The runs of the compressed COCO counts of N masks, decoded in one pass.
 
-    Each character carries 5 bits, low bits first, 0x20 marks that more follow and 0x10 of the
-    last one is the sign; from the fourth run on, the difference to the run before the last.
+    A character holds 5 bits of a number, low bits first. 0x20 marks that more follow, and 0x10 of
+    the last character is the sign. From the fourth run on, a number is the difference to the run
+    before the last.
 
     Returns:
-        (R,) the runs, mask after mask, and (N,) how many each mask has.
+        (R,) the runs, mask after mask, and (N,) the number of runs of each mask.
 
     Raises:
-        ValueError: a text that is none; the first such mask is named.
+        ValueError: counts are no such encoding; the message names the first bad mask.
     """
     n = len(counts)
     texts = [c if isinstance(c, bytes) else c.encode("utf-8", "surrogatepass") for c in counts]
@@ -79,7 +81,7 @@ def _run_lengths(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDAr
     starts = np.cumsum(sizes) - sizes
     position = np.arange(len(values)) - np.repeat(starts, sizes)
     runs: NDArray[np.int64] = values.copy()
-    for parity in (0, 1):  # sums over every other run of a mask, the first one left out
+    for parity in (0, 1):  # sums over every second run of a mask, without the first run
         chained = (position > 0) & (position % 2 == parity)
         steps = np.where(chained, values, 0)
         sums = np.cumsum(steps)
@@ -128,12 +130,12 @@ def iou_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float6
 class Atoms:
     """Disjoint sub-masks: all pixels of an atom are covered by exactly the same masks (App. B.1).
 
-    They are kept as runs of consecutive pixels of the flattened image, each with the atom that
-    it belongs to; pixels that no mask covers are in no run.
+    Atoms are stored as runs of consecutive pixels of the flattened image. Pixels that no mask
+    covers are in no run.
 
     Attributes:
         size: (height, width).
-        order: "C" where the image is flattened by rows, "F" by columns, as in COCO's encoding.
+        order: "C" if the image is flattened by rows, "F" if by columns, as in COCO's encoding.
         starts, lengths: (R,) int64, pixels.
         labels: (R,) int64, atom of each run.
         membership: (N, A) bool, mask i is the union of the atoms of row i.
@@ -142,17 +144,17 @@ class Atoms:
 
     size: tuple[int, int]
     order: Literal["C", "F"]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    membership: NDArray[np.bool_]
-    areas: NDArray[np.int64]
+    starts: NDArray[np.int64] = field(repr=False)
+    lengths: NDArray[np.int64] = field(repr=False)
+    labels: NDArray[np.int64] = field(repr=False)
+    membership: NDArray[np.bool_] = field(repr=False)
+    areas: NDArray[np.int64] = field(repr=False)
 
     def covered(self, image: NDArray[T]) -> NDArray[T]:
-        """(P,) the values of an (H, W) image at the covered pixels, run after run."""
+        """(P,) values of an (H, W) image at the covered pixels, run after run."""
         offsets = np.cumsum(self.lengths) - self.lengths
         pixels = np.repeat(self.starts - offsets, self.lengths) + np.arange(self.lengths.sum())
-        if self.order == "F":  # the few pixels are turned, not the whole image
+        if self.order == "F":  # transposes the few pixels, not the whole image
             height, width = (np.uint32(side) for side in self.size)
             columns = pixels.astype(np.uint32) // height
             pixels = (pixels.astype(np.uint32) - columns * height) * width + columns
@@ -160,7 +162,7 @@ class Atoms:
         return values
 
     def sums(self, covered: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(A,) float64, the sum over each atom of what `covered` returned, (P,)."""
+        """(A,) float64, sum over each atom of the (P,) values that `covered` gave."""
         offsets = np.cumsum(self.lengths) - self.lengths
         runs = np.add.reduceat(covered, offsets, dtype=np.float64) if len(offsets) else covered
         summed = np.zeros(len(self.areas))
@@ -168,7 +170,7 @@ class Atoms:
         return summed
 
     def intersections(self) -> NDArray[np.int64]:
-        """(N, N) int64, pixels that each pair of masks shares; areas on the diagonal."""
+        """(N, N) int64, number of pixels that each pair of masks shares; areas on the diagonal."""
         member = self.membership.astype(np.float64)  # whole numbers, far below 2^53
         shared: NDArray[np.int64] = ((member * self.areas) @ member.T).astype(np.int64)
         return shared
@@ -185,10 +187,10 @@ def atoms(masks: NDArray[np.bool_]) -> Atoms:
 
 
 def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
-    """Decompose encoded masks into atoms, none of them decoded: the work is in their runs.
+    """Decompose encoded masks into atoms without decoding them.
 
     Raises:
-        ValueError: counts that are no run-length encoding of such a mask.
+        ValueError: counts are no run-length encoding of a mask of this size.
     """
     n, area = len(rles), size[0] * size[1]
     runs, sizes = _run_lengths([rle["counts"] for rle in rles])
@@ -201,7 +203,7 @@ def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
     owners = np.repeat(np.arange(n), sizes)
     position = np.arange(len(runs)) - np.repeat(starts, sizes)
     boundaries = np.cumsum(runs) - owners * area
-    paired = position < np.repeat(sizes // 2 * 2, sizes)  # each foreground run has two
+    paired = position < np.repeat(sizes // 2 * 2, sizes)  # a foreground run has two boundaries
     return _sweep(owners[paired], boundaries[paired], n, size, "F")
 
 
@@ -214,8 +216,8 @@ def _sweep(
 ) -> Atoms:
     """Atoms from the pixels at which each mask begins or ends.
 
-    Each run between two boundaries carries a code with one bit a mask; crossing a boundary of a
-    mask flips its bit. Runs of equal code are one atom.
+    Each run between two boundaries has a code with one bit for each mask. Crossing a boundary flips
+    the bit of its mask. Runs with the same code are one atom.
     """
     ascending = np.argsort(boundaries, kind="stable")
     positions, owners = boundaries[ascending], owners[ascending]
@@ -225,7 +227,7 @@ def _sweep(
     codes = np.bitwise_xor.accumulate(flips, axis=0)
     last = np.append(positions[1:] != positions[:-1], True)[: len(positions)]
     positions, codes = positions[last], codes[last]
-    covered = np.flatnonzero(codes.any(axis=1))  # never the last: all masks have ended there
+    covered = np.flatnonzero(codes.any(axis=1))  # never the last position: all masks end there
     starts = positions[covered]
     lengths = positions[covered + 1] - starts
     _, first, labels = np.unique(_keys(codes[covered]), return_index=True, return_inverse=True)
@@ -239,7 +241,7 @@ def _sweep(
 
 
 def _keys(codes: NDArray[np.uint64]) -> NDArray[np.generic]:
-    """(R,) one sortable value for each row of (R, words)."""
+    """(R,) one sortable value a row of (R, words)."""
     if codes.shape[1] == 1:
         return codes[:, 0]
     rows = np.ascontiguousarray(codes)
@@ -247,17 +249,16 @@ def _keys(codes: NDArray[np.uint64]) -> NDArray[np.generic]:
 
 
 def union(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
-    """The pixels that any of the masks covers."""
+    """The union of masks."""
     if not rles:
         return encode(np.zeros(size, bool))
-    merged = coco_mask.merge(list(rles))
-    return Rle(size=[int(v) for v in merged["size"]], counts=merged["counts"].decode("ascii"))
+    return _rle(coco_mask.merge(list(rles)))
 
 
 def make_exclusive(masks: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Give each shared pixel of (N, H, W) masks to the mask with the highest score.
 
-    Equal scores: the lower index wins. Returns (N, H, W) bool, no two of which share a pixel.
+    With equal scores the lower index wins. Returns (N, H, W) bool, no two share a pixel.
     """
     exclusive: NDArray[np.bool_] = masks.copy()
     taken = np.zeros(masks.shape[1:], bool)

@@ -1,20 +1,19 @@
-"""The whole flow on one screen: frames, clips, what the networks say of them, selected masks.
+"""The whole flow on one screen: frames, clips, outputs of the networks, selected masks.
 
-Replay, the demo and experiments call this class. The live nodes call the same parts, each its
-own, so both give the same masks.
+Replay, the demo and the experiments use this class. The live nodes call the same parts, so both
+give the same masks.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gbopt_ros.config import Config
 from gbopt_ros.io.clip_cutter import cut_clips
@@ -33,12 +32,13 @@ from gbopt_ros.structures import (
     Frame,
     Image,
     ProposalNetwork,
-    Proposals,
     Selection,
 )
 
+T = TypeVar("T")
+
 FRAME_PERIOD_NS = 100_000_000
-"""Time between two images that come without stamps: 10 frames a second."""
+"""Time between two images without stamps: 10 frames a second."""
 
 
 class Pipeline:
@@ -49,16 +49,17 @@ class Pipeline:
                 print(frame.frame.index, len(frame), frame.confidences)
 
     Args:
-        config: all settings; None is the recommended setting.
-        proposal_network, background_network, flow_network: networks of your own, in place of those
-            that the configuration names. On a GPU they are called at once, in threads; where clips
-            are prefetched, the selection calls the flow network at the same time too.
+        config: all settings; None: the recommended settings.
+        proposal_network, background_network, flow_network: your own networks, instead of those of
+            the configuration. On a GPU they are called at the same time, in threads; if clips are
+            prefetched, the selection may call the flow network at the same time, too.
 
     Attributes:
-        seconds: wall time spent in each step so far; on a GPU the networks run at once.
+        seconds: wall time of each step so far; on a GPU the networks run at the same time.
 
     Raises:
         GboptError: weights are missing, corrupt or of another network, or there is no such GPU.
+        TypeError: `config` is no `Config`.
     """
 
     def __init__(
@@ -69,6 +70,10 @@ class Pipeline:
         background_network: BackgroundNetwork | None = None,
         flow_network: FlowNetwork | None = None,
     ) -> None:
+        if not isinstance(config, Config | None):
+            raise TypeError(
+                f"config: expected a Config, such as load_config(...) gives, got {config!r}"
+            )
         self.config = config = config or Config()
         self.proposal_network = proposal_network or load_proposal_network(config)
         self.background_network = background_network or load_background_network(config)
@@ -82,24 +87,27 @@ class Pipeline:
     ) -> Iterator[Selection]:
         """The selection of every clip, in order.
 
-        With `selection.lag` >= 0 the masks are those that a live graph with this lag publishes.
+        With `selection.lag` >= 0 the masks are those that the live nodes publish with this lag.
 
         Args:
             source: path of a recording (rosbag2, video, folder of images), a source, frames, or
-                images (H, W, 3) uint8 RGB, which are taken at 10 frames a second.
-            prefetch: read the next clip and run the networks on it, in a thread, while the masks
-                of this one are selected and used. Two clips are in memory then, else one. The
-                masks are the same. By default it is done where the networks leave a core idle.
+                images (H, W, 3) uint8 RGB (a list or one array), taken at 10 frames a second.
+            prefetch: run the networks on the next clip, in a thread, while the masks of this clip
+                are selected and used. Two clips are in memory then, else one; the masks are the
+                same. None: only if the networks leave a core idle.
 
         Raises:
             GboptError: the recording cannot be opened, or breaks off.
             TypeError: `source` is something else.
         """
+        clips = self.clips(source)  # here, so that a wrong source is told at once
         if prefetch is None:
             prefetch = has_idle_core(resolve_device(self.config.device))
-        perceived = ((clip, self.perceive(clip)) for clip in self.clips(source))
-        for clip, cues in prefetched(perceived) if prefetch else perceived:
-            yield self.select(clip, cues)
+        perceived = ((clip, self.perceive(clip)) for clip in clips)
+        return (
+            self.select(clip, cues)
+            for clip, cues in (prefetched(perceived) if prefetch else perceived)
+        )
 
     def clips(self, source: str | Path | Iterable[Frame] | Iterable[Image]) -> Iterator[Clip]:
         """Cut a recording into clips; `source` as in `run`."""
@@ -110,25 +118,21 @@ class Pipeline:
     def perceive(self, clip: Clip) -> Cues:
         """Run the three networks on a clip."""
         images = [frame.image for frame in clip.frames]
-
-        def proposals() -> list[Proposals]:
-            with self._timed("proposals"):
-                return self.proposal_network.propose(images)
-
-        def backgrounds() -> list[NDArray[np.float32]]:
-            with self._timed("background"):
-                return self.background_network.background(images)
-
-        def flows() -> NDArray[np.float32]:
-            with self._timed("flow"):
-                return self.flow_network.flow(images[:-1], images[1:])
-
-        found = self._cuda_streams.run(proposals, backgrounds, flows)
-        return Cues(found[0], found[1], list(found[2]))
+        propose, background = self.proposal_network.propose, self.background_network.background
+        proposals, backgrounds, flows = self._cuda_streams.run(
+            lambda: self._call("proposals", propose, images),
+            lambda: self._call("background", background, images),
+            lambda: self._call("flow", self.flow_network.flow, images[:-1], images[1:]),
+        )
+        return Cues(proposals, backgrounds, list(flows))
 
     def select(self, clip: Clip, cues: Cues) -> Selection:
-        """Choose the masks of a clip jointly, and refine their outlines."""
+        """Choose the masks of a clip jointly, with motion and new outlines."""
         return self._selector.select(clip, cues, self.proposal_network.version)
+
+    def _call(self, step: str, call: Callable[..., T], *arguments: Any) -> T:
+        with self._timed(step):
+            return call(*arguments)
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
@@ -138,7 +142,7 @@ class Pipeline:
 
 
 def frames_of(source: str | Path | Iterable[Frame] | Iterable[Image]) -> Iterable[Frame]:
-    """The frames of whatever `Pipeline.run` takes.
+    """The frames of a `source` of `Pipeline.run`.
 
     Raises:
         GboptError: the recording cannot be opened.
@@ -146,13 +150,15 @@ def frames_of(source: str | Path | Iterable[Frame] | Iterable[Image]) -> Iterabl
     """
     if isinstance(source, str | Path):
         return open_source(Path(source))
-    if isinstance(source, np.ndarray) or not isinstance(source, Iterable):
+    is_one_image = isinstance(source, np.ndarray) and source.ndim != 4
+    if is_one_image or not isinstance(source, Iterable):
         raise TypeError(
             "source: expected a path, frames, or a list of images (H, W, 3) uint8 RGB, "
-            f"got {type(source).__name__}"
+            f"got {'one array' if is_one_image else type(source).__name__}"
         )
     items: Iterable[Any] = source
-    return (_frame(item, index) for index, item in enumerate(items))
+    frames = (_frame(item, index) for index, item in enumerate(items))
+    return list(frames) if isinstance(source, list | tuple) else frames
 
 
 def _frame(item: Frame | Image, index: int) -> Frame:

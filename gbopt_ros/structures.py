@@ -1,12 +1,13 @@
-"""The vocabulary: what crosses from one stage to another, validated when it is made.
+"""The vocabulary: all data that modules exchange, validated when it is made.
 
-Shape letters, here and everywhere: T frames of a clip, N candidate masks of a frame, K mask
-combinations of a frame, H, W pixels. Images are RGB uint8, boxes are xyxy pixels unless a name
-says otherwise, times are nanoseconds.
+Shape letters everywhere: T frames of a clip, N candidate masks of a frame, K mask combinations of
+a frame, H, W pixels. Images are RGB uint8, boxes are xyxy pixels unless a name says otherwise,
+times are nanoseconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,11 +25,11 @@ Image = NDArray[np.uint8]
 
 
 class GboptError(Exception):
-    """A failure that the user can act on; its text is one line that says what to do."""
+    """A failure that the user can act on; the message is one line that says what to do."""
 
 
 class Rle(TypedDict):
-    """A COCO run-length encoded mask: `size` (height, width) and compressed `counts` (ASCII)."""
+    """A mask in COCO's run-length encoding: `size` (height, width), compressed `counts` (ASCII)."""
 
     size: list[int]
     counts: str
@@ -39,6 +40,13 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_shapes(owner: object, **expected: tuple[int, ...]) -> None:
+    for name, shape in expected.items():
+        value = getattr(owner, name)
+        got = value.shape if isinstance(value, np.ndarray) else (len(value),)
+        _require(got == shape, f"{type(owner).__name__}.{name}: expected {shape}, got {got}")
+
+
 @dataclass(frozen=True)
 class Frame:
     """One camera image.
@@ -46,8 +54,8 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         stamp_ns: capture time, nanoseconds.
-        index: position in the recording before any stride, counted from 0.
-        frame_id: coordinate frame of the ROS header, "" where the source has none.
+        index: position in the recording before any stride, from 0.
+        frame_id: coordinate frame of the ROS header; "" if the source has none.
     """
 
     image: Image = field(repr=False)
@@ -70,7 +78,7 @@ class Frame:
 
 
 class ClipEnd(Enum):
-    """Why a clip ends where it does."""
+    """The reason why a clip ends."""
 
     LENGTH = "it has its full length"
     GAP = "the next frame came too late"
@@ -92,10 +100,7 @@ class Clip:
         sizes = {frame.size for frame in self.frames}
         _require(len(sizes) == 1, f"Clip.frames: expected one image size, got {sorted(sizes)}")
         stamps = [frame.stamp_ns for frame in self.frames]
-        _require(
-            all(a < b for a, b in pairwise(stamps)),
-            "Clip.frames: stamps must increase",
-        )
+        _require(all(a < b for a, b in pairwise(stamps)), "Clip.frames: stamps must increase")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -108,10 +113,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The logistic model of a mask's confidence that was fitted for a proposal network.
+    """A logistic model of the confidence, fitted for one proposal network.
 
-    log-odds = bias + margin * log(1 + 10,000 m) + score * logit(s), with m the margin of the mask
-    and s its network score, see `selection.confidence`.
+    log-odds = bias + margin * log(1 + 10,000 m) + score * logit(s), where m is the margin of a mask
+    and s its network score (see `selection.confidence`).
     """
 
     bias: float
@@ -120,24 +125,22 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _require(
-                bool(np.isfinite(value)), f"Calibration.{name}: expected a number, got {value}"
-            )
+            _require(math.isfinite(value), f"Calibration.{name}: expected a number, got {value}")
 
 
 @dataclass(frozen=True)
 class Proposals:
     """The N candidate masks of one frame, best score first.
 
-    Masks are kept run-length encoded: a clip of 180 VGA frames with 15 candidates each would
-    otherwise hold 830 MB. `masks.decode` gives them as (N, H, W) bool.
+    Masks are run-length encoded, since a clip of 180 VGA frames with 15 candidates each would take
+    830 MB. `masks.decode_all` gives them as (N, H, W) bool.
 
     Attributes:
         size: (height, width) of the frame.
         rles: N COCO RLEs.
         scores: (N,) float32 in [0, 1], descending.
         boxes: (N, 4) float32, xyxy pixels, as the network predicted them.
-        calibration: how confidences follow for this network; None where it was not fitted.
+        calibration: model of the confidences for this network; None where it was not fitted.
     """
 
     size: tuple[int, int]
@@ -148,20 +151,11 @@ class Proposals:
 
     def __post_init__(self) -> None:
         n = len(self.rles)
-        _require(
-            self.scores.shape == (n,), f"Proposals.scores: expected ({n},), got {self.scores.shape}"
-        )
-        _require(
-            self.boxes.shape == (n, 4),
-            f"Proposals.boxes: expected ({n}, 4), got {self.boxes.shape}",
-        )
-        _require(
-            bool(np.all(np.isfinite(self.scores)) and np.all(np.isfinite(self.boxes))),
-            "Proposals: scores and boxes must be finite",
-        )
-        _require(
-            bool(np.all(np.diff(self.scores) <= 0)), "Proposals.scores must be in descending order"
-        )
+        _require_shapes(self, scores=(n,), boxes=(n, 4))
+        finite = np.all(np.isfinite(self.scores)) and np.all(np.isfinite(self.boxes))
+        _require(bool(finite), "Proposals: scores and boxes must be finite")
+        descending = bool(np.all(np.diff(self.scores) <= 0))
+        _require(descending, "Proposals.scores must be in descending order")
         for rle in self.rles:
             _require(
                 tuple(rle["size"]) == tuple(self.size),
@@ -174,7 +168,7 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Cues:
-    """What the three networks say of a clip of T frames.
+    """The outputs of the three networks on a clip of T frames.
 
     Attributes:
         proposals: T times the candidates of a frame.
@@ -193,7 +187,7 @@ class Combination:
 
     Attributes:
         indices: sorted candidate indices; () selects nothing.
-        loss: background loss L_I (Eq. 3).
+        loss: background loss L_I (Eq. 3), with the prior from network scores if there is one.
     """
 
     indices: tuple[int, ...]
@@ -204,15 +198,17 @@ class Combination:
             list(self.indices) == sorted(set(self.indices)),
             f"Combination.indices: expected sorted and distinct, got {self.indices}",
         )
-        _require(bool(np.isfinite(self.loss)), f"Combination.loss must be finite: {self.loss}")
+        _require(math.isfinite(self.loss), f"Combination.loss must be finite: {self.loss}")
 
 
 @dataclass(frozen=True)
 class FrameEnergy:
-    """The terms of Eq. 2 that one frame adds to the energy of its clip, already weighted.
+    """The weighted terms of Eq. 2 that one frame adds to the energy of its clip.
 
-    `background` holds the prior from the network's scores too, where one is configured. `flow`
-    and `regularization` belong to the pair (t, t + 1); both are 0 on the last frame.
+    Attributes:
+        background: L_I, with the prior from network scores if there is one.
+        flow: L_F of the pair (t, t + 1); 0 on the last frame.
+        regularization: L_p of the pair (t, t + 1); 0 on the last frame.
     """
 
     background: float
@@ -226,19 +222,19 @@ class FrameEnergy:
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """What was selected in one frame: S masks, no two of which share a pixel.
+    """The S selected masks of one frame, no two of which share a pixel.
 
     Attributes:
-        frame: the frame itself.
-        indices: S sorted candidate indices into the frame's proposals.
-        rles: S COCO RLEs; each shared pixel went to the mask with the higher score, and outlines
-            may have been drawn anew since the candidates were proposed.
+        frame: the frame.
+        indices: S sorted indices into the proposals of the frame.
+        rles: S COCO RLEs. A shared pixel belongs to the mask with the higher score, and outlines
+            may differ from those of the proposals.
         boxes: (S, 4) float32, xyxy pixels, tight around `rles`.
         scores: (S,) float32, network scores.
-        margins: (S,) float64, min-marginals: what the best path without the mask costs more;
-            a lower bound where edges of that path were not evaluated.
-        confidences: (S,) float32 in [0, 1], how probable it is that a mask shows an object.
-        energy: the frame's share of the clip's energy.
+        margins: (S,) float64, min-marginals: additional cost of the best path without the mask; a
+            lower bound where edges of that path were not evaluated.
+        confidences: (S,) float32 in [0, 1], probability that a mask shows an object.
+        energy: the terms that the frame adds to the energy of the clip.
     """
 
     frame: Frame
@@ -252,14 +248,7 @@ class FrameSelection:
 
     def __post_init__(self) -> None:
         s = len(self.indices)
-        for name, got, expected in (
-            ("rles", (len(self.rles),), (s,)),
-            ("boxes", self.boxes.shape, (s, 4)),
-            ("scores", self.scores.shape, (s,)),
-            ("margins", self.margins.shape, (s,)),
-            ("confidences", self.confidences.shape, (s,)),
-        ):
-            _require(got == expected, f"FrameSelection.{name}: expected {expected}, got {got}")
+        _require_shapes(self, rles=(s,), boxes=(s, 4), scores=(s,), margins=(s,), confidences=(s,))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -270,13 +259,12 @@ class Selection:
     """The jointly selected masks of one clip.
 
     Attributes:
-        clip_id: the clip's number in its recording.
+        clip_id: number of the clip in its recording.
         frames: T frame selections.
-        energy: value of Eq. 2 on the selected path, last frame's L_I included.
+        energy: value of Eq. 2 on the selected path, with L_I of the last frame.
         lower_bound: no path over the K combinations of each frame costs less.
-        optimal: `energy` was proven equal to the minimum.
-        flow_runs: flow network evaluations on synthetic pairs; exhaustive search takes at most
-            K^2 (T - 1).
+        optimal: whether `energy` was proven to be the minimum.
+        flow_runs: number of flow evaluations on composites, at most K^2 (T - 1).
         model_version: version of the proposal network, "" if it has none.
     """
 
@@ -298,13 +286,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image with its M instance masks, whoever made them.
+    """An image with its M instance masks.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
         rles: M COCO RLEs.
-        ignore_regions: COCO RLEs of regions that may hold an object or not; learning neither
-            rewards nor penalises a detection there.
+        ignore_regions: COCO RLEs of regions where learning neither rewards nor penalises a
+            detection.
     """
 
     image: Image = field(repr=False)

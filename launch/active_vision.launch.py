@@ -1,9 +1,9 @@
-"""The graph on a robot: one process for perception and selection, or one for each node.
+"""All nodes on a robot: one process for perception and selection, or one for each node.
 
     ros2 launch gbopt_ros active_vision.launch.py camera:=/image_raw profile:=/data/robot.yaml
 
-Do not start it twice in one namespace: nodes would have the same names, and two learners one store.
-The learner always has a process of its own, so that learning never stalls a frame.
+Do not start it twice in one namespace: two nodes would have one name, and two learners one store.
+The learner always has a process of its own, so that learning delays no frame.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "camera",
         default_value="camera/image_raw",
-        description="image topic; without a leading slash, in the namespace",
+        description="Image topic of the camera. Without a leading slash it is in the namespace.",
     ),
     DeclareLaunchArgument(
         "transport",
         default_value="raw",
         choices=["raw", "compressed"],
-        description="type of the topic: Image or CompressedImage",
+        description="Message type of the camera topic: raw (Image), compressed (CompressedImage).",
     ),
     DeclareLaunchArgument(
         "composed",
         default_value="true",
         choices=["true", "false"],
-        description="one process that hands frames over in memory, or a process for each node",
+        description="Whether all nodes but the learner share one process, which is faster.",
     ),
     DeclareLaunchArgument(
         "learner",
         default_value="true",
         choices=["true", "false"],
-        description="collect masks, fine-tune, swap the network; false: the last learnt version "
-        "does not serve either",
+        description="Whether to learn: collect masks, fine-tune, exchange the network. If false, "
+        "the configured network serves, and no version that was learnt before.",
     ),
-    DeclareLaunchArgument("namespace", default_value="", description="of all nodes"),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
     DeclareLaunchArgument(
         "profile",
         default_value="",
-        description="YAML of settings for all nodes, as gbopt replay --config takes; see config/",
+        description="YAML file of settings, as for `gbopt replay --config`; see config/.",
     ),
     DeclareLaunchArgument(
         "params_file",
         default_value="",
-        description="YAML of ROS parameters, such as store of the learner",
+        description="YAML file of ROS parameters, such as the store of the learner.",
     ),
-    DeclareLaunchArgument("log_level", default_value="info", description="of all nodes"),
+    DeclareLaunchArgument("log_level", default_value="info", description="Log level of all nodes."),
 )
 
 

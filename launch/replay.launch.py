@@ -1,9 +1,9 @@
-"""A recording into the graph; ends when the masks of all of it are out.
+"""All nodes and a recording in place of the camera; ends when all masks are out.
 
-ros2 launch gbopt_ros replay.launch.py bag:=/data/monday lockstep:=true learner:=false
+    ros2 launch gbopt_ros replay.launch.py bag:=/data/monday lockstep:=true learner:=false
 
-It starts the graph, too: do not start it beside another one. Without `learner:=false`, what is
-selected goes to the learner's store, the robot's own unless `params_file` names another.
+Do not start it beside running nodes. Without `learner:=false` the learner adds the masks to its
+store: that of the robot, unless `params_file` names another.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ CAMERA = "replay/image_raw"
 
 
 def generate_launch_description() -> LaunchDescription:
-    graph = Path(get_package_share_directory("gbopt_ros"), "launch", "active_vision.launch.py")
+    nodes = Path(get_package_share_directory("gbopt_ros"), "launch", "active_vision.launch.py")
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bag", description="rosbag2, video or folder of images"),
-            DeclareLaunchArgument("rate", default_value="1.0", description="times its own speed"),
+            DeclareLaunchArgument("bag", description="A rosbag2, a video or a folder of images."),
+            DeclareLaunchArgument(
+                "rate", default_value="1.0", description="Speed relative to the recording."
+            ),
             DeclareLaunchArgument(
                 "lockstep",
                 default_value="false",
                 choices=["true", "false"],
-                description="wait for the graph after every frame, so that none is dropped",
+                description="Whether to wait for the nodes after every frame: none is dropped.",
             ),
-            # What else `active_vision.launch.py` takes is passed on to it as it is.
+            # The other arguments of `active_vision.launch.py` are passed on to it.
             IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(str(graph)),
+                PythonLaunchDescriptionSource(str(nodes)),
                 launch_arguments={"camera": CAMERA}.items(),
             ),
             OpaqueFunction(function=play),
@@ -48,7 +50,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def play(context: LaunchContext) -> list[ExecuteProcess]:
-    """The player; it does not come as a node, since its arguments are those of `gbopt play`."""
+    """The player, started as `gbopt play`."""
 
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)

@@ -1,5 +1,5 @@
 """The command line, one module a verb.
 
-A verb's module has `add_arguments(parser)` and `run(args)`; the first line of its docstring is its
-help. `run` raises GboptError for whatever the user can act on.
+The module of a verb has `add_arguments(parser)` and `run(args)`. The first line of its docstring is
+the verb's help. `run` raises GboptError for errors that the user can act on.
 """

@@ -7,18 +7,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.cli.source_options import add_source_arguments, source_from_args
-from gbopt_ros.io.sources import write_rosbag
+from gbopt_ros.cli.options import SOURCE_HELP, add_source_arguments, source_from_args
+from gbopt_ros.io.rosbag_writer import STORAGES, write_rosbag
 from gbopt_ros.io.sources.images import COMPRESSIONS
-from gbopt_ros.io.sources.rosbag_writer import STORAGES
 
 DEFAULT_TOPIC = "/camera/color/image_raw"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help="rosbag2 (folder, .mcap, .db3), video file or folder of images"
-    )
+    parser.add_argument("source", type=Path, help=SOURCE_HELP)
     parser.add_argument("out", type=Path, help="folder of the new rosbag2; must not exist")
     parser.add_argument(
         "--storage",
@@ -29,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topic",
         metavar="T",
-        help=f"topic to write (default: {DEFAULT_TOPIC}; with --compressed, /compressed after it)",
+        help=f"topic to write (default: {DEFAULT_TOPIC}; --compressed appends /compressed)",
     )
     parser.add_argument(
         "--compressed",
         nargs="?",
         choices=COMPRESSIONS,
         const="jpeg",
-        help="write sensor_msgs/CompressedImage: jpeg, or png, which loses nothing",
+        help="write sensor_msgs/CompressedImage: jpeg (default) or png, which is lossless",
     )
     add_source_arguments(parser, topic_flag="--input-topic")
 

@@ -1,4 +1,4 @@
-"""Build a benchmark out of a public dataset: Unseen-VIS, the paper's, out of YouTube-VIS."""
+"""Build a benchmark from a public dataset: the paper's Unseen-VIS from YouTube-VIS."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     unseen_vis = datasets.add_parser(
         "unseen-vis",
         help="videos and labelled stills of 16 classes that COCO does not have",
-        description="Unseen-VIS (Section 4.1 of the paper) out of the training part of YouTube-VIS "
-        "2019, the part whose labels are public. Images are linked, not copied: leave YouTube-VIS "
-        "where it is, or use --copy.",
+        description="Unseen-VIS (Section 4.1 of the paper) from the training part of YouTube-VIS "
+        "2019, whose labels are public. Images are linked: keep YouTube-VIS, or use --copy.",
     )
     defaults = UnseenVisConfig()
     unseen_vis.add_argument(
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     unseen_vis.add_argument("--out", type=Path, required=True, help="folder; must not exist")
     unseen_vis.add_argument(
-        "--seed", type=int, default=defaults.seed, help="of the split (default: %(default)s)"
+        "--seed", type=int, default=defaults.seed, help="seed of the split (default: %(default)s)"
     )
     for split in ("train", "test"):
         unseen_vis.add_argument(
@@ -31,19 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=int,
             default=getattr(defaults, f"{split}_videos"),
             metavar="N",
-            help=f"videos of the {split} split (default: %(default)s, the paper's)",
+            help=f"number of videos of the {split} split (default: %(default)s, as in the paper)",
         )
     unseen_vis.add_argument(
         "--all-frames",
         type=Path,
         metavar="DIR",
-        help="folder with all frames of each video (train_all_frames/JPEGImages), for the training "
-        "videos; without it they have the annotated frames alone, one in five",
+        help="folder with all frames of the training videos (train_all_frames/JPEGImages); without "
+        "it they have the annotated frames alone, one in five",
     )
     unseen_vis.add_argument(
         "--mixed",
         action="store_true",
-        help="also videos that show seen classes beside unseen ones, the seen objects ignored",
+        help="also take videos with seen and unseen classes; seen objects become ignore regions",
     )
     unseen_vis.add_argument("--copy", action="store_true", help="copy the images")
 

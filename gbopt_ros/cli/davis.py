@@ -1,18 +1,16 @@
-"""Measure J and F of tracks on DAVIS: of replays, whose masks are linked, or of label images."""
+"""Measure J and F on DAVIS, for the linked masks of replays or for label images."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gbopt_ros.config import Config, load_config
+from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.evaluation.davis_metrics import (
     DavisMetrics,
     ObjectScore,
@@ -24,16 +22,12 @@ from gbopt_ros.evaluation.davis_results import (
     link_replay,
     load_replay,
     read_proposals,
-    replay_proposals,
     write_proposals,
 )
 from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
 from gbopt_ros.io.datasets.davis import DavisSequence, load_davis
 from gbopt_ros.io.files import make_folder, write_text
 from gbopt_ros.structures import GboptError
-
-Proposals = Callable[[DavisSequence, tuple[int, int]], NDArray[np.uint8]]
-"""Gives the (T, H, W) uint8 proposals of a sequence whose labels have (height, width)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="output of `gbopt replay` on each sequence; where there are several, the name of the "
-        "recording tells which",
+        help="outputs of `gbopt replay`, one for each sequence, assigned by the recording's name",
     )
     what.add_argument(
         "--results", type=Path, metavar="DIR", help="label images DIR/SEQUENCE/00000.png"
@@ -56,31 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--subset", default="val", help="list of sequences in ImageSets/2017 (default: %(default)s)"
     )
     parser.add_argument(
-        "--sequences", nargs="+", metavar="NAME", help="measure these alone, not the whole subset"
+        "--sequences", nargs="+", metavar="NAME", help="measure these instead of the subset"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json, metrics.md and tracks/"
     )
-    parser.add_argument("--config", type=Path, metavar="YAML", help="YAML file with overrides")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="such as tracks.max_gap=0"
-    )
+    add_config_arguments(parser, "tracks.max_gap=0")
 
 
 def run(args: argparse.Namespace) -> None:
-    config = load_config(args.config, args.set)
+    config = config_from_args(args).tracks
     sequences = _chosen(load_davis(args.gt, args.subset), args.sequences, args.gt)
-    proposals = (
-        _of_results(args.results)
-        if args.replay is None
-        else _of_replays(args.replay, sequences, config)
-    )
+    if args.replay is not None:
+        replays = _replays_by_sequence(args.replay, sequences)
+    elif not args.results.is_dir():
+        raise GboptError(f"{args.results}: no such folder; give the folder of the results")
     if args.out is not None:
         make_folder(args.out)
     scores: dict[str, tuple[ObjectScore, ...]] = {}
     for sequence in tqdm(sequences, desc="sequences", unit="seq", dynamic_ncols=True):
         labels = sequence.labels()
-        found = proposals(sequence, labels.shape[1:])
+        if args.replay is not None:
+            found = link_replay(replays[sequence.name], config, sequence, labels.shape[1:])
+        else:
+            found = read_proposals(args.results, sequence)
         scores[sequence.name] = score_sequence(labels, found, sequence.name)
         if args.out is not None:
             write_proposals(args.out / "tracks", sequence, found)
@@ -102,15 +94,9 @@ def _chosen(
     return [by_name[name] for name in names] if names else list(sequences)
 
 
-def _of_results(folder: Path) -> Proposals:
-    if not folder.is_dir():
-        raise GboptError(f"{folder}: no such folder; give the folder of the results")
-    return lambda sequence, size: read_proposals(folder, sequence)
-
-
-def _of_replays(
-    folders: Sequence[Path], sequences: list[DavisSequence], config: Config
-) -> Proposals:
+def _replays_by_sequence(
+    folders: Sequence[Path], sequences: list[DavisSequence]
+) -> dict[str, Replay]:
     replays: dict[str, Replay] = {}
     for folder in folders:
         replay = load_replay(folder)
@@ -120,20 +106,15 @@ def _of_replays(
                 f"{replays[replay.recording].folder}"
             )
         replays[replay.recording] = replay
-    if len(sequences) == len(replays) == 1:  # one of each: a bag may have any name
-        replays = {sequences[0].name: next(iter(replays.values()))}
+    if len(sequences) == len(replays) == 1:  # the name does not matter
+        return {sequences[0].name: next(iter(replays.values()))}
     missing = [sequence.name for sequence in sequences if sequence.name not in replays]
     if missing:
         raise GboptError(
             f"no replay of {', '.join(missing)}; the replays are of {', '.join(replays)}. Replay "
             "these too, or name the --sequences to measure"
         )
-
-    def proposals(sequence: DavisSequence, size: tuple[int, int]) -> NDArray[np.uint8]:
-        replay = replays[sequence.name]
-        return replay_proposals(replay, link_replay(replay, config.tracks), sequence, size)
-
-    return proposals
+    return replays
 
 
 def _row(metrics: DavisMetrics) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Measure a network, or masks that were saved, against labelled images."""
+"""Measure a network, or saved masks, against labelled images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from gbopt_ros.cli.options import add_config_arguments
 from gbopt_ros.config import Config, load_config
+from gbopt_ros.config.load import profile_path
 from gbopt_ros.evaluation.coco_metrics import AP_DETECTIONS, InstanceMetrics, evaluate_instances
 from gbopt_ros.evaluation.evaluate import evaluate_network
 from gbopt_ros.evaluation.results import CocoResult, load_results
 from gbopt_ros.evaluation.tables import markdown_table, metric_rows, text_table
-from gbopt_ros.io.datasets.coco import IMAGES_NAME, CocoDataset, load_coco
+from gbopt_ros.io.datasets.coco import (
+    ANNOTATIONS_NAME,
+    IMAGES_NAME,
+    CocoDataset,
+    load_coco,
+    load_coco_dir,
+)
 from gbopt_ros.io.files import make_folder, write_text
+from gbopt_ros.io.selection_format import SELECTION_NAME
 from gbopt_ros.structures import GboptError
 
 
@@ -26,14 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gt",
         type=Path,
         required=True,
-        metavar="COCO.json",
-        help="labelled images, COCO instances",
+        metavar="COCO",
+        help=f"labelled images: a folder with `{ANNOTATIONS_NAME}` and `{IMAGES_NAME}`, or a JSON "
+        "file of COCO instances",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help=f"folder of the image files (default: the folder `{IMAGES_NAME}` beside --gt)",
+        help=f"folder of the image files (default: `{IMAGES_NAME}` in the folder of the labels)",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", type=Path, metavar="W", help="weights of a proposal network")
@@ -41,27 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results",
         type=Path,
         metavar="R.json",
-        help="COCO result list, or a COCO dataset with scores such as a replay's selected.json",
+        help=f"COCO result list, or COCO dataset with scores: {SELECTION_NAME} of gbopt replay",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json, metrics.md and results.json"
     )
-    parser.add_argument("--config", type=Path, metavar="YAML", help="YAML file with overrides")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"such as proposal.max_proposals=15 (default here: {AP_DETECTIONS}, as AP is defined)",
-    )
+    add_config_arguments(parser, f"proposal.max_proposals=15 (default here: {AP_DETECTIONS})")
 
 
 def run(args: argparse.Namespace) -> None:
-    images = args.images if args.images is not None else args.gt.parent / IMAGES_NAME
-    gt = load_coco(args.gt, images)
+    gt = _labelled_images(args.gt, args.images)
     if args.out is not None:
         make_folder(args.out)
     if args.weights is not None:
+        images = gt.image_dir or args.gt / IMAGES_NAME
         if not images.is_dir():
             raise GboptError(f"{images}: no such folder; give the folder of the images: --images")
         metrics, results, version = _measure_network(args, gt)
@@ -76,25 +79,32 @@ def run(args: argparse.Namespace) -> None:
         _write(args.out, subject, gt, metrics, results, markdown_table(rows))
 
 
+def _labelled_images(gt: Path, images: Path | None) -> CocoDataset:
+    if not gt.is_dir():
+        return load_coco(gt, gt.parent / IMAGES_NAME if images is None else images)
+    dataset = load_coco_dir(gt)
+    return dataset if images is None else replace(dataset, image_dir=images)
+
+
 def _measure_network(
     args: argparse.Namespace, gt: CocoDataset
 ) -> tuple[InstanceMetrics, list[CocoResult], str]:
     from gbopt_ros.models.device import resolve_device
-    from gbopt_ros.perception.ensemble import load_proposals
+    from gbopt_ros.perception.proposals import MaskRcnnProposals
 
     config = _load_config(args.config, args.set)
     device = resolve_device(config.device)
-    network = load_proposals(args.weights, config.proposal, device)
+    network = MaskRcnnProposals.from_file(args.weights, config.proposal, device)
     metrics, results = evaluate_network(network, gt, batch=config.proposal.batch_size)
     return metrics, results, network.version
 
 
 def _load_config(path: Path | None, overrides: Sequence[str]) -> Config:
-    """The configuration, with as many proposals as AP counts unless the user sets a number."""
-    config = load_config(path, overrides)
+    """The configuration, with `AP_DETECTIONS` proposals unless the user sets their number."""
+    config = load_config(path, overrides, option="--set")
     chosen: Any = OmegaConf.from_dotlist(list(overrides))
     if path is not None:
-        chosen = OmegaConf.merge(OmegaConf.load(path), chosen)
+        chosen = OmegaConf.merge(OmegaConf.load(profile_path(path)), chosen)
     if OmegaConf.select(chosen, "proposal.max_proposals") is not None:
         return config
     return replace(config, proposal=replace(config.proposal, max_proposals=AP_DETECTIONS))

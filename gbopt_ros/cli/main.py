@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 VERBS = (
-    "demo", "bag", "replay", "learn", "evaluate", "davis", "dataset", "run", "play",
+    "demo", "bag", "replay", "learn", "calibrate", "evaluate", "davis", "dataset", "run", "play",
     "pretrain", "world", "models", "doctor",
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ _ADVICE = {
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for; the look-up is slow."""
+    """Looks the version up only when it is needed, because that is slow."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: object) -> None:
         super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The parser of the chosen verb, or of no verb but with the help lines of all."""
+    """The parser of the chosen verb; without one, a parser that lists all verbs."""
     parser = argparse.ArgumentParser(
         prog="gbopt",
         description="Select objects in recordings, learn them without labels, and measure it.",
@@ -109,7 +109,7 @@ def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
 
 @contextlib.contextmanager
 def _log_to_stderr() -> Iterator[None]:
-    """Show what the package logs, from INFO up, and nothing of what libraries log."""
+    """Show the package's log from INFO up, and no log of libraries."""
     log, handler = logging.getLogger("gbopt_ros"), logging.StreamHandler()
     level = log.level
     log.addHandler(handler)
@@ -158,8 +158,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _advice(cause: BaseException | None) -> str:
-    """What to do about an error of the operating system, "" about any other."""
-    while cause is not None and cause.__cause__ is not None:  # each layer may tell it in its words
+    """Advice on an error of the operating system, "" for any other."""
+    while cause is not None and cause.__cause__ is not None:  # the first error of the chain
         cause = cause.__cause__
     number = cause.errno if isinstance(cause, OSError) else None
     if str(cause) == "database or disk is full":  # SQLite's words

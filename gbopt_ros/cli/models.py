@@ -1,9 +1,9 @@
 """Pull published weights; list, verify and roll back the versions of a model store.
 
-`pull NAME` downloads weights that torchvision publishes, once, into `gbopt_ros/models` below
-`$XDG_CACHE_HOME` (`~/.cache`), checks their SHA-256 and prints where they are. From then on NAME
-stands for the file wherever weights are named: `--weights maskrcnn_resnet50_fpn_v2`,
-`--set flow.weights=raft_large`. A download that broke off goes on where it stopped.
+`pull NAME` downloads weights that torchvision publishes into `gbopt_ros/models` below
+`$XDG_CACHE_HOME` (`~/.cache`), checks their SHA-256 and prints their path. From then on NAME can be
+used in place of a weights file: `--weights maskrcnn_resnet50_fpn_v2`, `--set
+flow.weights=raft_large`. A download that was interrupted is resumed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "subject",
         metavar="NAME|STORE",
-        help=f"pull: {', '.join(CATALOGUE)}; else the --out folder of gbopt learn",
+        help=f"pull: {', '.join(CATALOGUE)}; otherwise the --out folder of gbopt learn",
     )
-    parser.add_argument("--url", default="", help="pull: of a mirror that has the same file")
+    parser.add_argument("--url", default="", help="pull: URL of a mirror with the same file")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,17 +40,17 @@ def _pull(name: str, url: str) -> None:
 
 
 def _store(action: str, folder: Path) -> None:
-    from gbopt_ros.learning.store.model_store import ModelStore
+    from gbopt_ros.learning.store.store import Store
 
-    store = ModelStore(folder)
+    versions = Store(folder).models
     if action == "rollback":
-        restored = store.rollback()
+        restored = versions.rollback()
         print(restored.path if restored else "the network before the first version is in service")
         return
-    current = store.current()
-    for version in store.versions():
+    current = versions.current()
+    for version in versions.versions():
         if action == "verify":
-            store.verify(version)
+            versions.verify(version)
         created = datetime.fromtimestamp(version.manifest["created"], timezone.utc)
         served = "*" if current is not None and current.version == version.version else " "
         gate = version.manifest.get("gate", {}).get("reason", "")

@@ -1,4 +1,4 @@
-"""Play a recording to a camera topic, at its own pace or in lockstep with the graph."""
+"""Play a recording on a camera topic, at its own pace or in lockstep with the nodes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.cli.source_options import add_source_arguments, source_from_args
+from gbopt_ros.cli.options import SOURCE_HELP, add_source_arguments, source_from_args
 from gbopt_ros.structures import GboptError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3, video or folder")
+    parser.add_argument("source", type=Path, help=SOURCE_HELP)
     parser.add_argument(
         "--to",
         default="camera/image_raw",
@@ -23,39 +23,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=float,
         default=1.0,
-        help="times the recording's speed, without --lockstep (default: %(default)s)",
+        help="speed relative to the recording; no effect with --lockstep (default: %(default)s)",
     )
     parser.add_argument(
         "--lockstep",
         action="store_true",
-        help="send a frame only when the graph has finished the last one; none is dropped",
+        help="send a frame only when the nodes have finished the previous one; none is dropped",
     )
     parser.add_argument(
         "--finish",
         action="store_true",
-        help="at the end, end the last clip and wait for its masks; --lockstep does so too",
+        help="at the end, end the last clip and wait for its masks, as --lockstep always does",
     )
     parser.add_argument(
         "--subscribed",
         action="append",
         default=[],
         metavar="TOPIC",
-        help="begin when somebody subscribes to it: selector/output/masks waits for the learner",
+        help="wait until somebody subscribes to TOPIC: selector/output/masks waits for the learner",
     )
     parser.add_argument(
         "--loop",
         type=int,
         default=1,
         metavar="N",
-        help="play it N times; 0: for ever (default: %(default)s)",
+        help="play the recording N times; 0: for ever (default: %(default)s)",
     )
-    parser.add_argument("--namespace", default="", help="of the graph (default: none)")
+    parser.add_argument("--namespace", default="", help="namespace of the nodes (default: none)")
     parser.add_argument(
         "--patience",
         type=float,
         default=60.0,
         metavar="S",
-        help="wait at most so many seconds for the graph (default: %(default)s)",
+        help="maximum time to wait for the nodes, seconds (default: %(default)s)",
     )
     add_source_arguments(parser)
 

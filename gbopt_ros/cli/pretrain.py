@@ -4,10 +4,10 @@ On several GPUs, or with one thread on each core of a CPU:
 
     torchrun --nproc-per-node 2 -m gbopt_ros.cli pretrain DATA --out DIR
 
-Each process takes its share of a batch and gradients are averaged over the processes. The
-background network starts from the backbone of the proposal network in DIR, where there is one.
-A run that was ended, however abruptly, goes on from its last checkpoint when it is started again.
-With --coco the setting is the paper's, config/paper.yaml, unless --config names another.
+Each process takes its share of a batch, and gradients are averaged over the processes. The
+background network starts from the backbone of the proposal network in DIR, where there is one. A
+run that was interrupted, even by kill -9, resumes from its last checkpoint when it is started
+again. With --coco the setting is the paper's, config/paper.yaml, unless --config names another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gbopt_ros.config import load_config
+from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
@@ -45,14 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coco",
         type=Path,
         metavar="DIR",
-        help="train as in the paper on COCO 2017: annotations/instances_train2017.json, train2017/",
+        help="COCO 2017, for the paper's setting: annotations/instances_train2017.json, train2017/",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights files")
-    parser.add_argument("--only", choices=NETWORKS, help="train this network alone")
-    parser.add_argument("--config", type=Path, help="YAML file with overrides")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="such as pretrain.seed=1"
-    )
+    parser.add_argument("--only", choices=NETWORKS, help="train only this network")
+    add_config_arguments(parser, "pretrain.seed=1")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,15 +62,14 @@ def run(args: argparse.Namespace) -> None:
     from gbopt_ros.models.mask_rcnn import build_mask_rcnn
     from gbopt_ros.models.weights import WeightsInfo, save_weights
 
-    profile = find_resource(PAPER) if args.coco and not args.config else args.config
-    config = load_config(profile, args.set)
+    config = config_from_args(args, find_resource(PAPER) if args.coco else None)
     wanted = NETWORKS if args.only is None else (args.only,)
-    if "proposals" in wanted:  # an error is better now than after days of the other network
+    if "proposals" in wanted:  # an error now, not after days of training the other network
         build_mask_rcnn(config.pretrain.proposal_architecture)
     if "background" in wanted:
         build_background(config.pretrain.background_architecture)
     device, rank = _join_processes(config.device)
-    pool = CocoInstances(load_coco_dir(args.coco or args.data))
+    dataset = CocoInstances(load_coco_dir(args.coco or args.data))
     make_folder(args.out)
     checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}
 
@@ -89,23 +85,23 @@ def run(args: argparse.Namespace) -> None:
     proposals: MaskRCNN | None = None
     if "proposals" in wanted:
         proposals, training = pretrain_proposals(
-            pool, config.pretrain, device, checkpoints["proposals"]
+            dataset, config.pretrain, device, checkpoints["proposals"]
         )
         save("proposals", proposals, config.pretrain.proposal_architecture, training)
     elif (args.out / "proposals.safetensors").is_file():
         proposals, _ = load_mask_rcnn(args.out / "proposals.safetensors")
     if "background" in wanted:
         background, training = pretrain_background(
-            pool, config.pretrain, device, proposals, checkpoints["background"]
+            dataset, config.pretrain, device, proposals, checkpoints["background"]
         )
         save("background", background, config.pretrain.background_architecture, training)
-    if rank == 0:  # not before: a run that ended between the two does not train the first again
+    if rank == 0:  # at the end: an interrupted run does not train the first network again
         for name in wanted:
             checkpoints[name].unlink(missing_ok=True)
 
 
 def _version(network: nn.Module) -> str:
-    """A name that no other network has: masks and versions learnt from it bear it."""
+    """A name made of the weights, for the masks and the versions learnt from the network."""
     digest = hashlib.sha256()
     for value in network.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
@@ -113,7 +109,7 @@ def _version(network: nn.Module) -> str:
 
 
 def _join_processes(device_name: str) -> tuple[torch.device, int]:
-    """The device of this process and its rank, 0 where it was not started by torchrun."""
+    """The device and the rank of this process; rank 0 without torchrun."""
     import torch
 
     from gbopt_ros.models.device import resolve_device

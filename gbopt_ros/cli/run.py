@@ -1,6 +1,6 @@
-"""Run the graph: all nodes in one process, the learner beside it.
+"""Run the ROS 2 nodes: all in one process, but the learner in a second one.
 
-What follows `--ros-args` goes to every node, for example
+Arguments after `--ros-args` go to every node, for example
 `gbopt run --camera /camera/image_raw --ros-args -p clip.length:=15`.
 """
 
@@ -13,14 +13,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 
-from gbopt_ros.config import load_config
+from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 10.0  # for the learner to end
+_PATIENCE_S = 10.0  # maximum time that the learner takes to end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help="image topic to subscribe to (default: %(default)s)",
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        help="YAML file with overrides, such as config/robot.yaml (default: none)",
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="such as selection.k=5"
-    )
+    add_config_arguments(parser)
     parser.add_argument("--no-learner", action="store_true", help="select masks, learn nothing")
     parser.add_argument(
-        "--namespace", default="", help="of all nodes, such as robot1 (default: none)"
+        "--namespace", default="", help="namespace of all nodes, such as robot1 (default: none)"
     )
     parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments for every node"
@@ -50,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
-    config = load_config(args.config, args.set)
+    config = config_from_args(args)
 
     from gbopt_ros.nodes import composed
     from gbopt_ros.nodes.wiring import CAMERA
@@ -70,22 +62,22 @@ def run(args: argparse.Namespace) -> None:
             if learner is not None:
                 learner.end()
     if status:
-        raise GboptError("the graph did not start; the log above says why")
+        raise GboptError("the nodes did not start; the log above says why")
     if learner is not None and learner.failed:
-        raise GboptError("the learner ended while the graph ran on; the log above says why")
+        raise GboptError("the learner ended while the other nodes ran on; the log above says why")
 
 
 class _Learner:
-    """The learner's process. The graph runs on where it dies, which is told at once.
+    """The process of the learner. If it dies, this is logged and the other nodes run on.
 
     Attributes:
-        failed: it ended with an error before it was told to end.
+        failed: whether it ended with an error before `end` was called.
     """
 
     def __init__(self, ros_arguments: list[str]) -> None:
         command = [sys.executable, "-m", "gbopt_ros.nodes.learner", "--ros-args", *ros_arguments]
-        # A Ctrl-C, which the terminal sends to both, must not meet it while it imports its modules:
-        # it inherits this until the node handles the signal.
+        # The terminal sends Ctrl-C to both processes. The learner ignores it until its node handles
+        # the signal: else it would end with a traceback while it imports modules.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._process = subprocess.Popen(command)
@@ -106,7 +98,7 @@ class _Learner:
 
     def _watch(self) -> None:
         status = self._process.wait()
-        # A Ctrl-C ends it a moment before this process comes to tell it.
+        # Ctrl-C may end it a moment before `end` is called; its status is 0 then.
         if status != 0 and not self._ending.is_set():
             self.failed = True
             log.error("the learner ended with status %d: nothing is learnt any more", status)

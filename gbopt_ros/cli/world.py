@@ -10,38 +10,29 @@ from gbopt_ros.simulation.dataset import SPLITS, WorldConfig, generate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    defaults = WorldConfig()
     parser.add_argument("--out", type=Path, required=True, help="folder for the splits")
-    parser.add_argument(
-        "--seed", type=int, default=defaults.seed, help="of everything (default: %(default)s)"
-    )
     parser.add_argument(
         "--splits", default=",".join(SPLITS), help="comma-separated (default: %(default)s)"
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
-    )
-    parser.add_argument(
-        "--count", type=int, help="stills in each split of stills (default: the split's own)"
-    )
-    parser.add_argument(
-        "--clips",
+        "--jobs",
         type=int,
-        default=defaults.clips,
-        help="scenes of the recording (default: %(default)s)",
+        default=os.cpu_count() or 1,
+        help="number of processes (default: one for each core)",
     )
     parser.add_argument(
-        "--frames-per-clip",
-        type=int,
-        default=defaults.frames_per_clip,
-        help="frames of each scene, 10 a second (default: %(default)s)",
+        "--count", type=int, help="number of stills in each split of stills (default: its own)"
     )
-    parser.add_argument(
-        "--jpeg-quality",
-        type=int,
-        default=defaults.jpeg_quality,
-        help="of stills and video, 1 to 100 (default: %(default)s)",
-    )
+    for flag, meaning in (
+        ("--seed", "seed of all random numbers"),
+        ("--clips", "number of scenes in the recording"),
+        ("--frames-per-clip", "number of frames of each scene, 10 a second"),
+        ("--jpeg-quality", "quality of stills and video, 1 to 100"),
+    ):
+        default = getattr(WorldConfig, flag[2:].replace("-", "_"))
+        parser.add_argument(
+            flag, type=int, default=default, help=f"{meaning} (default: %(default)s)"
+        )
     parser.add_argument(
         "--kinds",
         default="",
@@ -50,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--environment",
         action="store_true",
-        help="unseen objects are always the same few, on the same few tables",
+        help="show unseen objects in a fixed environment: the same few objects, tables and walls "
+        "recur in every scene",
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of the clips that a frame stream is cut into."""
+"""Settings of the clips that a stream of frames is cut into."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from gbopt_ros.config.section import ConfigSection, setting
 
 @dataclass(frozen=True)
 class ClipConfig(ConfigSection):
-    """How a frame stream is cut into clips."""
+    """How a stream of frames is cut into clips."""
 
     length: int = setting(
         30,
-        "Maximum number of frames in a clip, T (paper: 180). Longer clips give more context and "
-        "take more memory; masks of a whole clip come when it ends.",
+        "Maximum number of frames per clip, T (paper: 180). A longer clip gives the selection more "
+        "context and takes more memory. With selection.lag -1, its masks also come later.",
         low=1,
     )
     overlap: int = setting(
         0,
-        "Number of frames that a clip shares with the clip before it. They give the first new "
-        "frames context; each is selected twice.",
+        "Number of frames that a clip shares with the previous clip. More frames give the start of "
+        "a clip more context and take more time. Shared frames keep the masks of the first clip.",
         low=0,
     )
     max_gap_s: float = setting(
-        1.0, "Longest time between two frames of a clip, seconds. A longer gap starts a new clip.",
+        1.0, "Maximum time between two frames of a clip, seconds. A longer gap starts a new clip.",
         above=0.0,
     )  # fmt: skip
 

@@ -11,25 +11,28 @@ FLOW_BACKENDS = ("auto", "dis", "raft_small", "raft_large")
 
 @dataclass(frozen=True)
 class FlowConfig(ConfigSection):
-    """The optical flow network g of Section 3.2.2."""
+    """The optical flow network g (Section 3.2.2)."""
 
     backend: str = setting(
         "auto",
-        "Optical flow: dis (on the CPU, needs no weights), raft_small, raft_large (paper), or "
-        "auto, which is RAFT where `weights` is given and DIS elsewhere.",
+        "Optical flow method: dis (on the CPU, needs no weights), raft_small, raft_large (paper), "
+        "or auto: RAFT if flow.weights is set, else DIS.",
         choices=FLOW_BACKENDS, fixed=True,
     )  # fmt: skip
     weights: str = setting(
-        "", "Weights file of RAFT (safetensors, or a .pth of tensors), or name of pulled weights.",
+        "",
+        "Weights of RAFT: a safetensors file, a .pth file of tensors, or a name from `gbopt models "
+        "pull`.",
         fixed=True,
-    )  # fmt: skip
+    )
     batch_size: int = setting(
-        32, "Number of image pairs per forward pass of RAFT. Larger takes more GPU memory.",
-        low=1, fixed=True,
+        32, "Number of image pairs per forward pass of RAFT. A larger batch is faster on a GPU and "
+        "takes more memory.", low=1, fixed=True,
     )  # fmt: skip
     half: bool = setting(
-        True, "Half precision. It is faster; it is used on a GPU only.", fixed=True
-    )
+        True, "Whether to use half precision, which is faster. It has no effect on a CPU.",
+        fixed=True,
+    )  # fmt: skip
 
     def check(self) -> None:
         if self.backend.startswith("raft") and not self.weights:

@@ -1,4 +1,4 @@
-"""A configuration out of defaults, a YAML profile and overrides."""
+"""A configuration from defaults, a YAML profile and overrides."""
 
 from __future__ import annotations
 
@@ -10,35 +10,53 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gbopt_ros.config import Config
+from gbopt_ros.config.config import Config
 from gbopt_ros.config.renamed import advice
+from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
+PROFILES = ("paper", "robot")
+"""The profiles that come with the package."""
 
-def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+
+def load_config(
+    path: Path | str | None = None, overrides: Sequence[str] = (), *, option: str = "override"
+) -> Config:
     """Defaults, then the YAML file, then `key=value` overrides such as `selection.k=5`.
 
+    Args:
+        path: a YAML file, or the name of a profile, see `profile_path`.
+        option: what an error calls an override, such as `--set`.
+
     Raises:
-        GboptError: the file cannot be read, a name is unknown or an old one, a type is wrong or
-            a value is out of range.
+        GboptError: the file cannot be read, a name is old or unknown, a type is wrong or a value
+            is out of range.
+        TypeError: an argument is of another type.
     """
+    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+        raise TypeError(
+            f'overrides: expected a list of strings such as ["selection.k=5"], got {overrides!r}'
+        )
     merged: Any = OmegaConf.structured(Config)
-    reading = str(path)  # what an error is about
+    reading = str(path)  # what an error names
     try:
         if path is not None:
-            loaded = OmegaConf.load(path)
+            loaded = OmegaConf.load(profile_path(path))
             if not isinstance(loaded, DictConfig):
                 raise GboptError(f"{path}: expected a mapping of sections, got a list")
             merged = _merged(merged, loaded, reading)
         for override in overrides:
-            reading = f"--set {override}"
+            reading = f"{option} {override}"
             if "=" not in override:
                 raise GboptError(f"{reading}: expected key=value, such as selection.k=5")
             merged = _merged(merged, OmegaConf.from_dotlist([override]), reading)
         reading = "configuration"
         config = OmegaConf.to_object(merged)
     except FileNotFoundError as error:
-        raise GboptError(f"{path}: no such configuration file") from error
+        raise GboptError(
+            f"{path}: no such configuration file; the names of the bundled profiles, "
+            f"{' and '.join(PROFILES)}, are taken too"
+        ) from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         raise GboptError(f"{reading}: {key}{str(error).splitlines()[0]}") from error
@@ -54,8 +72,31 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     return config
 
 
+def profile_path(path: Path | str) -> Path:
+    """The file of a profile.
+
+    Args:
+        path: a YAML file. Where there is no such file, `paper` and `config/paper.yaml` are the
+            profile of this name that comes with the package.
+
+    Raises:
+        GboptError: the profile of the package is missing.
+        TypeError: `path` is no path.
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(
+            f"path: expected a YAML file, or one of {', '.join(PROFILES)}, got "
+            f'{type(path).__name__}; settings are given as overrides=["selection.k=5"]'
+        )
+    for name in PROFILES:
+        bundled = f"config/{name}.yaml"
+        if str(path) in (name, bundled) and not Path(path).is_file():
+            return find_resource(bundled)
+    return Path(path)
+
+
 def _merged(config: Any, changes: DictConfig, reading: str) -> Any:
-    """Both merged. Raises GboptError where `changes` has an old name."""
+    """The configuration with the changes. Raises GboptError if they have an old name."""
     answer = advice(_names(changes))
     if answer:
         raise GboptError(f"{reading}: {answer}")

@@ -9,20 +9,17 @@ from gbopt_ros.config.section import ConfigSection, setting
 
 @dataclass(frozen=True)
 class MotionConfig(ConfigSection):
-    """Motion against the surroundings as evidence for objects (`perception.motion`).
-
-    Not in the paper.
-    """
+    """Motion against the surroundings as evidence for objects (`perception.motion`)."""
 
     weight: float = setting(
         1.0,
-        "Weight of the motion cue beside the background network (paper: 0). A larger value trusts "
-        "motion more.",
+        "Weight of motion as evidence for objects, beside the background network (paper: 0). A "
+        "larger value trusts motion more.",
         low=0.0,
     )
     baseline_s: float = setting(
         0.5,
-        "Time between the two frames whose motion is compared, seconds. A longer time shows "
-        "slower motion; more pixels are hidden in one of the frames.",
+        "Time between the two frames that motion is measured on, seconds by the time stamps. A "
+        "longer time shows slower motion, but more pixels are hidden in one of the two frames.",
         above=0.0, high=10.0,
     )  # fmt: skip

@@ -13,7 +13,7 @@ class OutlineConfig(ConfigSection):
 
     method: str = setting(
         "grabcut",
-        "Outline of a selected mask: grabcut (refined on the image), or network (as it was "
-        "proposed, as in the paper).",
+        "Outline of a selected mask: grabcut (refined on the image, which takes more time) or "
+        "network (as the network proposed it; paper).",
         choices=("grabcut", "network"),
     )

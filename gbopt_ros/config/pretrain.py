@@ -18,62 +18,68 @@ class PretrainConfig(ConfigSection):
     )
     background_architecture: str = setting(
         "slim18-semantic-fpn",
-        "Architecture of the background network (paper: timm:resnest200e). timm:NAME is a semantic "
-        "FPN on a backbone of timm.",
+        "Architecture of the background network (paper: timm:resnest200e). timm:NAME is a "
+        "semantic FPN on the backbone NAME of timm.",
         fixed=True,
     )
     proposal_backbone: str = setting(
         "",
-        "ImageNet weights that the proposal network starts from, a state dict of torchvision. "
-        "Empty: random weights.",
+        "File of ImageNet weights that the proposal network starts from, a state dict of "
+        "torchvision. Empty: random weights.",
     )
     background_backbone: str = setting(
         "",
-        "ImageNet weights that the background network starts from. Empty: the backbone of the "
-        "proposal network, where it fits.",
+        "File of ImageNet weights that the background network starts from. Empty: the backbone of "
+        "the trained proposal network if it fits, else random weights.",
     )
     iterations: int = setting(
-        2600, "Number of optimiser steps of the proposal network (paper: 90,000).", low=1
+        2600, "Number of optimiser steps for the proposal network (paper: 90,000).", low=1
     )
     background_iterations: int = setting(
-        800, "Number of optimiser steps of the background network.", low=1
+        800, "Number of optimiser steps for the background network.", low=1
     )
     batch_size: int = setting(
-        8, "Number of images per optimiser step, of all processes together.", low=1
+        8, "Number of images per optimiser step, over all processes together.", low=1
     )
     optimizer: str = setting("adamw", "Optimiser (paper: sgd).", choices=OPTIMIZERS)
     learning_rate: float = setting(1e-3, "Peak learning rate (paper: 0.02 with sgd).", above=0.0)
     momentum: float = setting(0.9, "Momentum of sgd (paper: 0.9).", low=0.0, below=1.0)
     weight_decay: float = setting(
-        0.05, "Weight decay; biases and normalisation have none (paper: 0.0001).", low=0.0
+        0.05, "Weight decay (paper: 0.0001). Biases and normalisation layers have none.", low=0.0
     )
     warmup: int = setting(
-        300, "Number of steps in which the learning rate rises to its peak.", low=0
+        300, "Number of optimiser steps in which the learning rate rises to its peak.", low=0
     )
     lr_milestones: str = setting(
         "",
         "Steps after which the learning rate falls to a tenth, such as 60000,80000 (paper). Empty: "
-        "it falls to 0 as a cosine.",
+        "the learning rate falls to 0 as a cosine.",
     )
-    background_lr_milestones: str = setting("", "The same steps for the background network.")
+    background_lr_milestones: str = setting(
+        "", "As pretrain.lr_milestones, for the background network."
+    )
     ema_decay: float = setting(
         0.999,
-        "Decay of the exponential moving average of the weights, which is what is saved. 0: the "
-        "last weights are saved (paper).",
+        "Decay per step of the exponential moving average of the weights, which is saved in place "
+        "of the last weights (paper: 0, the last weights). A larger value averages over more "
+        "steps.",
         low=0.0, below=1.0,
     )  # fmt: skip
     min_scale: float = setting(
-        1.0, "Smallest scale of a training image, relative to the network's input size (paper: 0.8).",
+        1.0,
+        "Minimum scale of a training image, relative to the network's input size (paper: 0.8).",
         above=0.0, high=1.0,
     )  # fmt: skip
     num_workers: int = setting(
-        0, "Number of processes that load images ahead. 0: images are loaded between steps.", low=0
+        0,
+        "Number of processes that load images ahead (0: images are loaded between the steps).",
+        low=0,
     )
     checkpoint_every: int = setting(
-        200, "Number of steps between two checkpoints to resume from.", low=1
+        200, "Number of optimiser steps between two checkpoints.", low=1
     )
     seed: int = setting(
-        0, "Seed of the first weights, the order of batches and augmentation.", low=0
+        0, "Seed for the initial weights, the order of the batches and augmentation.", low=0
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -1,4 +1,4 @@
-"""Settings that had another name, so that an old profile gets an answer and no riddle."""
+"""Old names of settings: whoever still uses one gets an error that says what to write now."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ RENAMED = {
     "pretrain.loaders": "pretrain.num_workers",
     "probe": "validation",
 }
-"""Old name: new name. Names without a section are parameters of a node."""
+"""Old name: new name. A name without a section is a parameter of a node."""
 
-_CALIBRATION = "the calibration is part of the weights file now (`gbopt calibrate` writes it)"
+_CALIBRATION = "the weights file holds the calibration (`gbopt calibrate` writes it); delete it"
 REMOVED = {
+    "proposal.ensemble": "proposals come from one view of the image; delete it",
     "selection.confidence_bias": _CALIBRATION,
     "selection.confidence_margin": _CALIBRATION,
     "selection.confidence_score": _CALIBRATION,
-    "tracks.warp": "masks are always linked where they are; delete the line",
-    "adapt": "`gbopt adapt` is gone; motion (`motion.weight`) tells a place; delete the section",
+    "tracks.warp": "masks are always linked without moving them; delete it",
+    "adapt": "background adaptation was removed in favour of motion (motion.weight); delete it",
 }
-"""Old name: what to do."""
+"""Old name of a setting or a section: what to do."""
 
 
 def advice(names: Iterable[str]) -> str:
-    """What to do about the first of these names that is an old one, "" where none is.
+    """What to do about the first old name among these; "" if there is none.
 
     Args:
         names: full names of settings, such as `selection.k`.
     """
     for name in names:
         if name in RENAMED:
-            return f"{name} is called {RENAMED[name]} now"
+            return f"{name} is now called {RENAMED[name]}"
         for old, answer in REMOVED.items():
             if name == old or name.startswith(f"{old}."):
-                return f"{name} is no setting any more: {answer}"
+                return f"{name} is no longer a setting: {answer}"
     return ""

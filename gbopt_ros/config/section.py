@@ -1,4 +1,4 @@
-"""Settings that know their meaning and their range, and dataclasses made of them."""
+"""Settings with a description and a range, and the dataclasses that they are fields of."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ T = TypeVar("T", bool, int, float, str)
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: what it means and what it may be.
+    """One setting: its meaning and its range.
 
     Attributes:
         name: name of the field; a field of a nested section is `outer.inner`.
         type: bool, int, float or str.
-        default: value where nothing else is given.
+        default: default value.
         doc: description, as an operator reads it in `ros2 param describe`.
-        low, high: smallest and largest value, themselves allowed.
-        above, below: bounds that are themselves not allowed.
+        low, high: smallest and largest value that are allowed.
+        above, below: bounds that are not allowed themselves.
         choices: all values that are allowed.
-        fixed: whether it is read only when a node starts.
+        fixed: whether a running node refuses to change it.
     """
 
     name: str
@@ -59,37 +59,32 @@ class Setting:
         return " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
 
 
-def setting(
-    default: T,
-    doc: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-    fixed: bool = False,
-) -> T:
-    """A dataclass field that knows its meaning and its range, see `Setting`."""
-    about = {
-        "doc": doc, "low": low, "high": high, "above": above, "below": below,
-        "choices": choices, "fixed": fixed,
-    }  # fmt: skip
-    made: T = field(default=default, metadata=about)
+def setting(default: T, doc: str, **about: Any) -> T:
+    """A field of a `ConfigSection`. The keywords are the last six attributes of `Setting`."""
+    made: T = field(default=default, metadata={"doc": doc, **about})
     return made
 
 
 @dataclass(frozen=True)
 class ConfigSection:
-    """A dataclass of settings; all are checked when an instance is made.
+    """A dataclass of settings, which are checked when an instance is made.
 
     Raises:
-        ValueError: a value is out of range, or does not go with another.
+        ValueError: a value is out of range or contradicts another one, or a nested section is
+            something else.
     """
 
     def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
+        for nested in fields(self):
+            section, value = types[nested.name], getattr(self, nested.name)
+            if "doc" not in nested.metadata and not isinstance(value, section):
+                raise ValueError(
+                    f"{type(self).__name__}.{nested.name}: expected {section.__name__}, "
+                    f"got {value!r}"
+                )
         for known in settings(type(self)):
-            if "." in known.name:  # a nested section has checked it
+            if "." in known.name:  # the nested section checked it
                 continue
             value = getattr(self, known.name)
             if not known.allows(value):
@@ -99,11 +94,11 @@ class ConfigSection:
         self.check()
 
     def check(self) -> None:
-        """Raise ValueError where settings do not go together."""
+        """Raise ValueError if two settings contradict each other."""
 
 
 def settings(section: type[Any]) -> tuple[Setting, ...]:
-    """The settings of a section in their order; those of a nested one are `outer.inner`."""
+    """The settings of a section in their order, those of nested sections included."""
     types = get_type_hints(section)
     found: list[Setting] = []
     for known in fields(section):

@@ -13,14 +13,15 @@ class TrackConfig(ConfigSection):
 
     min_iou: float = setting(
         0.3,
-        "Smallest IoU of a mask with the last mask of the track that it continues. A larger value "
-        "gives more, shorter tracks.",
+        "Minimum IoU of a mask with the last mask of its track. A larger value gives more, shorter "
+        "tracks. Used by `gbopt davis` only.",
         above=0.0, high=1.0,
     )  # fmt: skip
     max_gap: int = setting(
-        5, "Number of frames that a track may miss before it ends. More bridge longer gaps.", low=0
-    )
+        5, "Maximum number of frames that a track may miss before it ends. A larger value bridges "
+        "longer gaps. Used by `gbopt davis` only.", low=0,
+    )  # fmt: skip
     max_tracks: int = setting(
-        20, "Maximum number of tracks of a recording, best first (DAVIS allows 20).",
-        low=1, high=254,
+        20, "Maximum number of tracks per recording, best first (DAVIS allows 20). Used by `gbopt "
+        "davis` only.", low=1, high=254,
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Charts of a report as inline SVG whose colours are CSS variables of the page.
+"""Charts of the report as inline SVG.
 
-So they follow the page from light to dark. The variables are `--ink`, `--muted`, `--line` and
-`--series-1` to `--series-6`; the page defines them.
+Their colours are CSS variables that the page defines for light and dark: `--ink`, `--muted`,
+`--line` and `--series-1` to `--series-6`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -25,7 +26,7 @@ from gbopt_ros.evaluation.mask_quality import (
 )
 from gbopt_ros.structures import FrameEnergy
 
-# Placeholders that nothing else is drawn in; `_to_svg` puts the variables in their place.
+# Placeholder colours; `_to_svg` replaces them by the variables.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0401{i:02x}" for i in range(1, 7))
 _VARIABLES = {
@@ -54,25 +55,22 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 10,
 }
-_SCALE = 1.25  # CSS pixels a point, at most: 11 points of text are as large as the captions
+_SCALE = 1.25  # maximum number of CSS pixels a point: text of 11 points is as large as captions
 _LABELLED_SCORES = (0.2, 0.4, 0.6, 0.8)
 
 
 def loss_chart(losses: Mapping[str, Sequence[float]]) -> str:
-    """Losses by optimiser step, each smoothed, over its raw values; `total` is drawn in ink."""
+    """Raw and smoothed losses by optimiser step."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(9.0, 3.8)
         colours = iter(SERIES * (1 + len(losses) // len(SERIES)))
         for name, values in losses.items():
-            total = name == "total"
-            drawn = INK if total else next(colours)
+            drawn, width = (INK, 2.2) if name == "total" else (next(colours), 1.6)
             steps = np.arange(1, len(values) + 1)
             raw = np.asarray(values, dtype=float)
             axes.plot(steps, raw, color=drawn, linewidth=0.7, alpha=0.22)
-            label = _readable(name)
-            axes.plot(
-                steps, _smoothed(raw), color=drawn, linewidth=2.2 if total else 1.6, label=label
-            )
+            label = name.removeprefix("loss_").replace("_", " ")
+            axes.plot(steps, _smoothed(raw), color=drawn, linewidth=width, label=label)
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("loss")
         axes.set_ylim(bottom=0)
@@ -82,7 +80,7 @@ def loss_chart(losses: Mapping[str, Sequence[float]]) -> str:
 
 
 def energy_chart(frames: Sequence[FrameEnergy], title: str) -> str:
-    """The three terms of Eq. 2 stacked for each frame of a clip, with their sum as a line."""
+    """The terms of Eq. 2 as stacked bars for each frame of a clip, and their sum as a line."""
     terms = {
         "background": [frame.background for frame in frames],
         "flow": [frame.flow for frame in frames],
@@ -91,7 +89,7 @@ def energy_chart(frames: Sequence[FrameEnergy], title: str) -> str:
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(5.6, 3.3)
         index = np.arange(len(frames))
-        width = 0.86 if len(frames) <= 60 else 1.0  # gaps between thin bars would flicker
+        width = 0.86 if len(frames) <= 60 else 1.0  # no gaps between thin bars
         above, below = np.zeros(len(frames)), np.zeros(len(frames))
         for (name, values), drawn in zip(terms.items(), SERIES, strict=False):
             heights = np.asarray(values, dtype=float)
@@ -111,7 +109,7 @@ def energy_chart(frames: Sequence[FrameEnergy], title: str) -> str:
 
 
 def precision_recall_chart(curve: PrecisionRecallCurve, selected: MaskQuality) -> str:
-    """Thresholded proposals as a curve, the selected masks as a point, percent."""
+    """Thresholded proposals as a curve and the selected masks as a point, percent."""
     at_equal = precision_at_recall(curve, selected.recall)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(7.0, 4.4)
@@ -136,14 +134,12 @@ def precision_recall_chart(curve: PrecisionRecallCurve, selected: MaskQuality) -
         axes.set_xlim(0, min(103, 1.15 * max(float(recall.max(initial=0)), chosen[0], 10)))
         axes.set_ylim(0, 103)
         axes.legend(loc="upper right")
-        return _to_svg(
-            figure, "precision-recall", "Precision and recall of thresholded proposals and "
-            "of the selected masks",
-        )  # fmt: skip
+        description = "Precision and recall of thresholded proposals and of the selected masks"
+        return _to_svg(figure, "precision-recall", description)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure without pyplot, which would keep it alive and look for a display."""
+    """A figure without pyplot, which keeps figures alive and looks for a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -154,18 +150,15 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centred moving average over a twentieth of the run; shorter at both ends."""
     half = max(1, len(values) // 40)
-    padded = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    start, end = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (padded[end] - padded[start]) / (end - start)
-
-
-def _readable(name: str) -> str:
-    return name.removeprefix("loss_").replace("_", " ")
+    sums, counts = (
+        np.convolve(summed, np.ones(2 * half + 1))[half : half + len(values)]
+        for summed in (values, np.ones(len(values)))
+    )
+    return sums / counts
 
 
 def _to_svg(figure: Figure, name: str, description: str) -> str:
-    """Inline SVG that scales with its container; its ids are unique in the page."""
+    """Inline SVG that scales with its container; its ids start with `name`."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -177,14 +170,9 @@ def _to_svg(figure: Figure, name: str, description: str) -> str:
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, variable)
     width, height = (int(72 * side) for side in figure.get_size_inches())
-    opening = re.compile(r"<svg[^>]*>")
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return opening.sub(
-        lambda _: (
-            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="0 0 {width} {height}" style="max-width: {_SCALE * width:.0f}px" '
-            f'role="img" aria-label="{label}">'
-        ),
-        svg,
-        count=1,
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height}" style="max-width: {_SCALE * width:.0f}px" '
+        f'role="img" aria-label="{escape(description)}"'
     )
+    return opening + svg[svg.index(">") :]

@@ -21,7 +21,7 @@ from gbopt_ros.masks import is_consistent
 from gbopt_ros.structures import GboptError
 
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR3", "AR5")
-AP_DETECTIONS = 100  # masks an image that AP is computed over
+AP_DETECTIONS = 100  # maximum number of masks an image that AP is computed over
 MAX_DETECTIONS = (1, 3, 5, AP_DETECTIONS)
 RESAMPLES = 1000
 
@@ -59,8 +59,8 @@ def evaluate_instances(
     evaluation = _match(gt, results)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
-    # COCOeval.summarize looks AP50 and AP75 up at the third of the detection limits, whatever it
-    # is, so the arrays are read here. Axes: IoU, (recall,) category, area, detection limit.
+    # COCOeval.summarize reads AP50 and AP75 at the third detection limit, so the arrays are read
+    # here. Axes: IoU, (recall,) category, area, detection limit.
     precision = evaluation.eval["precision"][:, :, 0, 0, MAX_DETECTIONS.index(AP_DETECTIONS)]
     recall = evaluation.eval["recall"][:, 0, 0]
     return InstanceMetrics(
@@ -81,16 +81,15 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """What `b` is better than `a`, and the standard error of it, percentage points.
+    """The metric of `b` minus that of `a`, and its standard error, percentage points.
 
-    Paired bootstrap over images: both results are evaluated on the same resampled images, so
-    that the difficulty of the images cancels. It says how much the difference depends on the
-    choice of test images, and nothing about the seeds of training. One image with instances says
-    nothing of that: the standard error is infinite then.
+    Paired bootstrap over images: both results are evaluated on the same resampled images, so the
+    difficulty of the images cancels. The error is that of the choice of test images, not of the
+    training seeds. It is infinite where a single image has instances.
 
     Args:
         metric: one of `METRICS`.
-        resamples: at least 2.
+        resamples: number of bootstrap samples, at least 2.
 
     Raises:
         GboptError: unknown metric, no instance, or a result does not fit `gt`.
@@ -151,6 +150,7 @@ def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -
 
 
 def check_labels(gt: CocoDataset) -> None:
+    """Raise GboptError if no image has an instance, or a mask is broken."""
     # A subset of a dataset may carry the labels of images that are not in it.
     if not any(gt.rles_by_image.get(image.id) for image in gt.images):
         raise GboptError(
@@ -177,8 +177,8 @@ class _Matches:
         image: (D,) index of the image.
         rank: (D,) 0 for the best of its image.
         hit: (J, D) bool, matches an instance.
-        false: (J, D) bool, matches nothing; neither where it matches a crowd region.
-        instances: (I,) int, instances of each image, crowd regions not counted.
+        false: (J, D) bool, matches nothing; a match with a crowd region is neither hit nor false.
+        instances: (I,) int, number of instances of each image without crowd regions.
     """
 
     image: NDArray[np.int64]
@@ -218,7 +218,7 @@ def _matches_of(evaluation: COCOeval) -> _Matches:
 
 
 def _metric(matches: _Matches, counts: NDArray[np.int64], metric: str) -> float:
-    """A metric, percent, with image i taken `counts[i]` times, as COCOeval.accumulate has it."""
+    """A metric, percent, with image i taken `counts[i]` times, computed as COCOeval does."""
     total = int(counts @ matches.instances)
     weight = counts[matches.image]  # (D,)
     if metric.startswith("AR"):

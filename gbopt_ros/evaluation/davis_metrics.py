@@ -1,11 +1,10 @@
-"""J and F of DAVIS 2017 unsupervised: how well tracks of masks find the objects of a sequence.
+"""J and F of DAVIS 2017 unsupervised, the metrics of the paper's Table 3.
 
-Region similarity J and contour accuracy F are those of Perazzi et al., "A Benchmark Dataset and
-Evaluation Methodology for Video Object Segmentation" (CVPR 2016); that a method gives up to 20
-proposals a sequence, which are matched with the objects one to one, is from Caelles et al., "The
-2019 DAVIS Challenge on VOS: Unsupervised Multi-Object Segmentation" (2019), the setting of the
-paper's Table 3. Numbers equal those of the benchmark's own evaluation, except that its decay
-counts frames modulo 256.
+Region similarity J and contour accuracy F: Perazzi et al., "A Benchmark Dataset and Evaluation
+Methodology for Video Object Segmentation" (CVPR 2016). Up to 20 proposals a sequence, matched one
+to one with the objects: Caelles et al., "The 2019 DAVIS Challenge on VOS: Unsupervised Multi-Object
+Segmentation" (2019). Numbers equal those of the official evaluation, except that its decay counts
+frames modulo 256.
 
 Shape letters: T frames, H, W pixels, G objects, P proposals.
 """
@@ -31,12 +30,12 @@ _QUARTERS = 4
 
 
 class FrameStatistics(NamedTuple):
-    """What becomes of a measure's values over the frames of an object, percent.
+    """A measure over the frames of an object, percent.
 
     Attributes:
-        mean: over all frames.
+        mean: mean of all frames.
         recall: share of frames above one half.
-        decay: mean of the first quarter of the frames less that of the last.
+        decay: mean of the first quarter of the frames minus mean of the last quarter.
     """
 
     mean: float
@@ -46,14 +45,14 @@ class FrameStatistics(NamedTuple):
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """One object of the ground truth and the proposal that it was matched with.
+    """One object of the ground truth and its matched proposal.
 
     Attributes:
-        sequence: its name.
+        sequence: name of the sequence.
         object_id: number of the object, from 1.
-        proposal: number of the proposal, from 1; it may be one that the sequence does not have,
-            where there are fewer proposals than objects, and then it is empty.
-        J, F: over the frames.
+        proposal: number of the proposal, from 1; where there are fewer proposals than objects, it
+            may be one without pixels.
+        J, F: statistics over the frames.
     """
 
     sequence: str
@@ -85,13 +84,13 @@ class DavisMetrics:
 def score_sequence(
     labels: NDArray[np.uint8], proposals: NDArray[np.uint8], sequence: str = ""
 ) -> tuple[ObjectScore, ...]:
-    """Match the proposals of a sequence with its objects for the highest sum of J + F; score each.
+    """Match proposals with objects for the highest sum of J + F, and score every object.
 
     The objects are 1 to the highest number in the first frame, as in the benchmark; pixels with a
-    higher number later on are background.
+    higher number in later frames are background.
 
     Args:
-        labels: (T, H, W) uint8 ground truth, `VOID` where it is not decided.
+        labels: (T, H, W) uint8 ground truth, `VOID` where it is undecided.
         proposals: (T, H, W) uint8, 0 or the number of a proposal, 1 to `MAX_PROPOSALS`.
 
     Raises:
@@ -119,7 +118,7 @@ def score_sequence(
 def _counts(
     labels: NDArray[np.uint8], proposals: NDArray[np.uint8], sequence: str
 ) -> tuple[int, int]:
-    """G and P; P at least G, the proposals that are lacking are empty."""
+    """G, and P, at least G: missing proposals count as empty ones."""
     if labels.shape != proposals.shape or labels.ndim != 3 or len(labels) == 0:
         raise GboptError(
             f"{sequence}: expected labels and proposals of one shape (frames, height, width), got "
@@ -140,7 +139,7 @@ def _counts(
 def region_similarity(
     proposals: LabelImage, objects: LabelImage, p: int, g: int
 ) -> NDArray[np.float64]:
-    """J: intersection over union of every proposal with every object; 1 where both are empty.
+    """J: intersection over union of every pair, 1 where both masks are empty.
 
     Args:
         proposals: (H, W) numbers up to `p`.
@@ -159,9 +158,9 @@ def region_similarity(
 def contour_accuracy(
     proposals: LabelImage, objects: LabelImage, p: int, g: int
 ) -> NDArray[np.float64]:
-    """F: harmonic mean of precision and recall of contour pixels, for every pair.
+    """F: harmonic mean of precision and recall of the contour pixels of every pair.
 
-    A contour pixel is found where the other contour has a pixel within `BOUNDARY_TOLERANCE`.
+    A contour pixel counts as found if the other contour has a pixel within `BOUNDARY_TOLERANCE`.
     1 where both contours are empty, 0 where one is.
 
     Args:
@@ -227,10 +226,10 @@ def _f_measure(found: _Contour, true: _Contour) -> float:
 
 
 def frame_statistics(values: NDArray[np.float64]) -> FrameStatistics:
-    """Mean, recall and decay of a measure's values in T frames, given in [0, 1].
+    """Mean, recall and decay of the values of a measure in T frames, given in [0, 1].
 
-    Quarters share the frame between them, and a bound that falls between two frames is rounded
-    to the nearest, up from the middle.
+    Consecutive quarters share the frame at their bound. A bound between two frames is rounded to
+    the nearest, halves up.
     """
     bounds = np.linspace(1, len(values), _QUARTERS + 1)
     index = np.floor(bounds + 0.5).astype(int) - 1
@@ -243,7 +242,7 @@ def frame_statistics(values: NDArray[np.float64]) -> FrameStatistics:
 
 
 def summarise(scores: Iterable[ObjectScore]) -> DavisMetrics:
-    """Means over the objects, each of the same weight whatever its sequence.
+    """Means over all objects, which have equal weights.
 
     Raises:
         GboptError: there is no object.

@@ -1,4 +1,4 @@
-"""What the DAVIS metrics are computed on: label images of results, or tracks out of replays."""
+"""Input of the DAVIS metrics: label images on disk, or tracks of the masks of a replay."""
 
 from __future__ import annotations
 
@@ -10,36 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import TrackConfig
-from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array
+from gbopt_ros.evaluation.tracks import TrackLinker, label_array
 from gbopt_ros.io.datasets.davis import DavisSequence, read_label_images, write_label_image
 from gbopt_ros.io.overlay import colour
-from gbopt_ros.io.selection_format import SelectedFrame, read_replay
+from gbopt_ros.io.selection_format import SelectedFrame, read_selection
 from gbopt_ros.structures import GboptError
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A replay's output.
+    """The output of `gbopt replay`.
 
     Attributes:
-        folder: what `gbopt replay` wrote.
-        recording: name of what was replayed; in DAVIS that of a sequence.
-        frames: at least one, of one size, `frame_index` ascending.
+        folder: the output folder.
+        recording: name of the recording; for DAVIS the name of a sequence.
+        frames: at least one, of one size, in the order of `frame_index`.
     """
 
     folder: Path
     recording: str
     frames: tuple[SelectedFrame, ...]
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.frames[0].size
-
 
 def load_replay(folder: Path) -> Replay:
     """Raises GboptError if the folder is no replay output, or if its frames differ in size."""
-    frames = tuple(sorted(read_replay(folder), key=lambda frame: frame.frame_index))
+    frames = tuple(sorted(read_selection(folder), key=lambda frame: frame.frame_index))
     if not frames:
         raise GboptError(f"{folder}: a replay without frames")
     for frame in frames:
@@ -48,20 +43,12 @@ def load_replay(folder: Path) -> Replay:
     return Replay(folder, frames[0].recording.rpartition("/")[2], frames)
 
 
-def link_replay(replay: Replay, config: TrackConfig) -> tuple[Track, ...]:
-    """Tracks of the selected masks, frames counted by their position in the replay."""
-    linker = TrackLinker(config)
-    for frame in replay.frames:
-        linker.add(frame.rles, frame.confidences)
-    return linker.tracks()
-
-
-def replay_proposals(
-    replay: Replay, tracks: tuple[Track, ...], sequence: DavisSequence, size: tuple[int, int]
+def link_replay(
+    replay: Replay, config: TrackConfig, sequence: DavisSequence, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The tracks of a replay at the labelled frames of a sequence.
+    """Link the masks of a replay to tracks; the tracks at the labelled frames of a sequence.
 
-    Masks of another size are scaled to that of the labels, each pixel from the nearest.
+    Masks of another size are scaled to the size of the labels by nearest neighbour.
 
     Args:
         size: (height, width) of the labels.
@@ -80,7 +67,10 @@ def replay_proposals(
             f"{sequence.name} were not replayed, the first is frame {missing[0]}; replay the "
             "sequence whole, without --stride, --start and --end"
         )
-    labels = label_array(tracks, len(replay.frames), replay.size)
+    linker = TrackLinker(config)
+    for frame in replay.frames:
+        linker.add(frame.rles, frame.confidences)
+    labels = label_array(linker.tracks(), len(replay.frames), replay.frames[0].size)
     chosen = labels[[position[index] for index in sequence.frame_indices]]
     return np.stack([_scaled(label, size) for label in chosen])
 
@@ -88,13 +78,13 @@ def replay_proposals(
 def _scaled(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     if label.shape == size:
         return label
-    # Plain INTER_NEAREST does not align pixel centres, it shifts masks by up to half a pixel.
+    # Plain INTER_NEAREST does not align pixel centres: it shifts masks by up to half a pixel.
     scaled = cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(scaled, np.uint8)
 
 
 def read_proposals(folder: Path, sequence: DavisSequence) -> NDArray[np.uint8]:
-    """(T, H, W) uint8, the label images `folder/SEQUENCE/00000.png` of results.
+    """Read the label images `folder/SEQUENCE/00000.png`: (T, H, W) uint8.
 
     Raises:
         GboptError: a frame is missing or unreadable.

@@ -1,4 +1,4 @@
-"""The metrics of a proposal network on labelled images."""
+"""`evaluate`: the metrics of a proposal network on labelled images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.config import Config, ProposalConfig
+from gbopt_ros.config import Config
 from gbopt_ros.evaluation.coco_metrics import (
     AP_DETECTIONS,
     InstanceMetrics,
@@ -27,9 +27,9 @@ def evaluate(
     """Class-agnostic COCO metrics of a weights file on labelled images.
 
     Args:
-        weights: file of a proposal network, or the name of weights that were pulled.
+        weights: file of a proposal network, or the name of pulled weights.
         dataset: labelled images, or a COCO folder (`annotations.json` and `images/`).
-        config: sections `proposal` and `device` are used; None is the recommended setting.
+        config: its `proposal` and `device` are used; None is the recommended setting.
 
     Raises:
         GboptError: weights or dataset cannot be read, or no image has an instance.
@@ -43,22 +43,19 @@ def evaluate(
 
 
 def evaluation_config(config: Config) -> Config:
-    """The configuration of the network alone, with as many detections as COCO's AP takes."""
-    proposal = replace(
-        config.proposal, max_proposals=AP_DETECTIONS, ensemble=ProposalConfig.ensemble
-    )
-    return replace(config, proposal=proposal)
+    """The configuration with as many proposals an image as COCO's AP takes."""
+    return replace(config, proposal=replace(config.proposal, max_proposals=AP_DETECTIONS))
 
 
 def evaluate_network(
     network: ProposalNetwork, dataset: CocoDataset, batch: int = 8, progress: bool = True
 ) -> tuple[InstanceMetrics, list[CocoResult]]:
-    """The metrics of a network's proposals on the images of a dataset, and the proposals.
+    """The metrics of a network on the images of a dataset, and its proposals.
 
     Args:
-        network: to be comparable it should propose 100 masks an image, as AP is defined.
-        dataset: with its image folder.
-        batch: images in memory at a time.
+        network: should propose 100 masks an image, as AP is defined.
+        dataset: labels with their image folder.
+        batch: number of images in memory.
 
     Raises:
         GboptError: no instance, or an image is missing or not as described.

@@ -1,8 +1,8 @@
 """Precision and recall of sets of masks, and of proposals thresholded at every score.
 
 Masks and instances are matched one to one at an IoU threshold, with as many pairs as possible
-(maximum bipartite matching). Unlike COCO's greedy matching this needs no scores, which selected
-masks do not compete by, and it gives thresholded proposals every hit that they can have.
+(maximum bipartite matching). Unlike COCO's greedy matching this needs no scores, and it gives
+thresholded proposals the highest possible recall.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class MatchCounts:
-    """What precision and recall are made of.
+    """The counts behind precision and recall.
 
     Attributes:
-        matched: pairs of a mask and an instance.
-        masks: all masks.
-        instances: all instances of the ground truth.
-        mean_iou: of the matched pairs, 0 where there are none.
+        matched: number of pairs of a mask and an instance.
+        masks: number of masks.
+        instances: number of instances of the ground truth.
+        mean_iou: mean IoU of the pairs, 0 where there are none.
     """
 
     matched: int
@@ -38,10 +38,7 @@ class MatchCounts:
 
 
 class MaskQuality(NamedTuple):
-    """Precision and recall, fractions in [0, 1].
-
-    With no mask at all the precision is 1, with no instance the recall is 1.
-    """
+    """Precision and recall in [0, 1]; precision is 1 without masks, recall without instances."""
 
     precision: float
     recall: float
@@ -53,9 +50,9 @@ class PrecisionRecallCurve:
     """Proposals thresholded at every score that occurs, highest first.
 
     Attributes:
-        thresholds: (P,) float64, strictly descending; a proposal is kept from its score down.
+        thresholds: (P,) float64, strictly descending; proposals of at least that score are kept.
         precision, recall: (P,) float64 in [0, 1].
-        instances: all instances of the ground truth.
+        instances: number of instances of the ground truth.
     """
 
     thresholds: NDArray[np.float64]
@@ -72,9 +69,9 @@ def mask_precision_recall(
     """Precision and recall of masks over all frames of the ground truth.
 
     Args:
-        gt_by_frame: instances of every labelled frame, () where there is none.
+        gt_by_frame: instances of every labelled frame, () where there are none.
         masks_by_frame: masks of some or all of these frames.
-        iou: a mask can match an instance from this intersection over union on.
+        iou: smallest intersection over union of a pair.
 
     Raises:
         GboptError: masks on a frame that is not in the ground truth.
@@ -106,10 +103,10 @@ def threshold_curve(
     proposals_by_frame: Mapping[Key, Proposals],
     iou: float = 0.5,
 ) -> PrecisionRecallCurve:
-    """Precision and recall of the proposals kept from each score on, over all frames.
+    """Precision and recall of the proposals of at least each score, over all frames.
 
-    Every point is what `mask_precision_recall` gives for the kept proposals: a matching grows
-    by at most one pair with every proposal that joins, found as an augmenting path.
+    Every point equals `mask_precision_recall` of the kept proposals. The matching grows by at most
+    one pair with each proposal, found as an augmenting path.
 
     Raises:
         GboptError: proposals on a frame that is not in the ground truth, or no instance.
@@ -160,7 +157,7 @@ class _Matching:
 
     Args:
         ious: (masks, instances) intersection over union.
-        iou: the least that a pair may have.
+        iou: smallest IoU of a pair.
     """
 
     def __init__(self, ious: NDArray[np.float64], iou: float) -> None:
@@ -170,7 +167,7 @@ class _Matching:
         self._paired: set[int] = set()
 
     def pair_closest(self) -> None:
-        """Pair masks and instances that are free, highest IoU first."""
+        """Pair free masks and instances, highest IoU first."""
         allowed = [(m, g) for m, row in enumerate(self._candidates) for g in row]
         for mask, instance in sorted(allowed, key=lambda pair: -self._ious[pair]):
             if mask not in self._paired and self._mask_of[instance] < 0:
@@ -178,7 +175,7 @@ class _Matching:
                 self._paired.add(mask)
 
     def add(self, mask: int) -> bool:
-        """Let a mask join the matching; whether that made a pair more."""
+        """Add a mask; returns whether the matching grew by a pair."""
         if mask in self._paired or not self._augment(mask, set()):
             return False
         self._paired.add(mask)

@@ -1,11 +1,11 @@
-"""One self-contained HTML page on what was selected, what was learnt, and how much it helped."""
+"""The report: one self-contained HTML page on a selection, what was learnt, and the gain."""
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from html import escape
 from pathlib import Path
 
 import cv2
@@ -20,24 +20,13 @@ from gbopt_ros.evaluation.report_content import (
     MetricsTable,
     ReportContent,
     StillTriplet,
-    StripFrame,
     ThresholdComparison,
 )
 from gbopt_ros.evaluation.report_style import STYLE
 from gbopt_ros.io.files import write_text
 from gbopt_ros.structures import GboptError, Image
 
-__all__ = [
-    "ClipEnergies",
-    "ClipStrip",
-    "MetricsTable",
-    "ReportContent",
-    "StillTriplet",
-    "StripFrame",
-    "ThresholdComparison",
-    "write_report",
-]
-
+Encode = Callable[[Image], str]
 MAX_BYTES = 6_000_000
 # (widest picture in pixels, JPEG quality), tried in turn until the page is small enough.
 _PICTURE_LEVELS = ((640, 90), (520, 82), (400, 75), (320, 60), (240, 50))
@@ -46,10 +35,10 @@ _PICTURE_LEVELS = ((640, 90), (520, 82), (400, 75), (320, 60), (240, 50))
 def write_report(path: str | Path, content: ReportContent) -> None:
     """Write the page atomically; it needs no other file, no network and no script.
 
-    Pictures are made smaller until the page has at most `MAX_BYTES`.
+    Pictures are scaled down until the page has at most `MAX_BYTES`.
 
     Raises:
-        GboptError: it cannot be written, or has too many pictures for any size of them.
+        GboptError: it cannot be written, or has too many pictures.
     """
     path = Path(path)
     for width, quality in _PICTURE_LEVELS:
@@ -62,64 +51,63 @@ def write_report(path: str | Path, content: ReportContent) -> None:
     )
 
 
-Encode = Callable[[Image], str]
-
-
 def _page(content: ReportContent, encode: Encode) -> str:
     sections = [
         _tables(content.tables),
-        _comparison(content.comparison),
+        _comparison(content.comparison) if content.comparison else "",
         _clips(content.clips, encode),
         _stills(content.stills, encode),
         _losses(content.losses),
         _energies(content.energies),
         _facts(content.facts),
     ]
-    summary = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in content.summary)
+    summary = "".join(f"<p>{escape(sentence)}</p>" for sentence in content.summary)
+    title = escape(content.title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(content.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{html.escape(content.title)}</h1><div class="summary">{summary}</div>'
-        f"</header>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<header><h1>{title}</h1><div class="summary">{summary}</div></header>\n'
+        f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
 
 def _section(heading: str, note: str, body: str) -> str:
-    remark = f'<p class="note">{html.escape(note)}</p>\n' if note else ""
-    return f"<section>\n<h2>{html.escape(heading)}</h2>\n{remark}{body}</section>\n"
+    """A section of the page, "" where its body is empty."""
+    if not body:
+        return ""
+    remark = f'<p class="note">{escape(note)}</p>\n' if note else ""
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{remark}{body}</section>\n"
+
+
+def _columns(parts: Iterable[str]) -> str:
+    body = "".join(parts)
+    return f'<div class="columns">{body}</div>\n' if body else ""
 
 
 def _tables(tables: Sequence[MetricsTable]) -> str:
-    if not tables:
-        return ""
     note = (
         "Class-agnostic mask metrics, percent, as COCO defines them: average precision over 100 "
         "masks an image, average recall of the 1, 3 and 5 best."
     )
-    body = "".join(_table(table) for table in tables)
-    return _section("Before and after", note, f'<div class="columns">{body}</div>\n')
+    return _section("Before and after", note, _columns(_table(table) for table in tables))
 
 
 def _table(table: MetricsTable) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in METRICS)
     rows = [
-        f'<tr><th scope="row">{html.escape(name)}</th>'
+        f'<tr><th scope="row">{escape(name)}</th>'
         + "".join(f"<td>{value:.1f}</td>" for value in metrics.to_dict().values())
         + "</tr>"
         for name, metrics in table.rows.items()
     ]
     if len(table.rows) >= 2:
-        (_, first), *_, (_, last) = table.rows.items()
-        changes = [last.to_dict()[name] - first.to_dict()[name] for name in METRICS]
-        rows.append(
-            '<tr class="change"><th scope="row">change</th>'
-            + "".join(_change(change) for change in changes)
-            + "</tr>"
-        )
-    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+        first, *_, last = (metrics.to_dict() for metrics in table.rows.values())
+        changes = "".join(_change(last[name] - first[name]) for name in METRICS)
+        rows.append(f'<tr class="change"><th scope="row">change</th>{changes}</tr>')
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<div><div class="scroll"><table><caption>{html.escape(table.title)}</caption>'
+        f'<div><div class="scroll"><table><caption>{escape(table.title)}</caption>'
         f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"{note}</div>\n"
     )
@@ -133,9 +121,7 @@ def _change(change: float) -> str:
     return f'<td class="{direction}">{sign}{abs(rounded):.1f}</td>'
 
 
-def _comparison(comparison: ThresholdComparison | None) -> str:
-    if comparison is None:
-        return ""
+def _comparison(comparison: ThresholdComparison) -> str:
     quality = comparison.selected
     thresholded = precision_at_recall(comparison.curve, quality.recall)
     sentence = (
@@ -156,13 +142,11 @@ def _comparison(comparison: ThresholdComparison | None) -> str:
         f"{quality.counts.mean_iou:.2f}."
     )
     chart = _chart(precision_recall_chart(comparison.curve, quality), caption)
-    body = f"<p>{html.escape(sentence)}</p>\n{chart}"
+    body = f"<p>{escape(sentence)}</p>\n{chart}"
     return _section("Selected masks against a score threshold", "", body)
 
 
 def _clips(clips: Sequence[ClipStrip], encode: Encode) -> str:
-    if not clips:
-        return ""
     parts = []
     for clip in clips:
         cells = ['<div class="head">proposals at threshold 0</div><div class="head">selected</div>']
@@ -171,92 +155,65 @@ def _clips(clips: Sequence[ClipStrip], encode: Encode) -> str:
             cells.append(_picture(frame.proposals, f"Proposals: {where}", encode))
             cells.append(_picture(frame.selected, f"Selected masks: {where}", encode))
             cells.append(_caption(frame.caption))
-        parts.append(
-            f"<h3>{html.escape(clip.title)}</h3>\n"
-            f'<figure class="pictures two">{"".join(cells)}</figure>\n'
-        )
-    note = (
-        "Left: all that the network proposed. Right: what the joint optimisation over the "
-        "clip kept."
-    )
+        pictures = f'<figure class="pictures two">{"".join(cells)}</figure>'
+        parts.append(f"<h3>{escape(clip.title)}</h3>\n{pictures}\n")
+    note = "Left: all proposals of the network. Right: the masks that the optimisation selected."
     return _section("What was selected", note, "".join(parts))
 
 
 def _stills(stills: Sequence[StillTriplet], encode: Encode) -> str:
-    if not stills:
-        return ""
     heads = ("before", "after", "ground truth")
     cells = [f'<div class="head">{head}</div>' for head in heads]
     for still in stills:
-        pictures = (still.before, still.after, still.ground_truth)
-        cells += [
-            _picture(picture, f"{head}: {still.caption}", encode)
-            for head, picture in zip(heads, pictures, strict=True)
-        ]
+        pictures = zip(heads, (still.before, still.after, still.ground_truth), strict=True)
+        cells += [_picture(shown, f"{head}: {still.caption}", encode) for head, shown in pictures]
         cells.append(_caption(still.caption))
     note = "Held-out images, which neither network was trained on."
     body = f'<figure class="pictures three">{"".join(cells)}</figure>\n'
-    return _section("The same images before and after", note, body)
+    return _section("The same images before and after", note, body if stills else "")
 
 
 def _losses(losses: Mapping[str, Sequence[float]]) -> str:
     drawn = {name: values for name, values in losses.items() if len(values)}
-    if not drawn:
-        return ""
     caption = "Thin: every step. Bold: moving average over a twentieth of the run."
-    return _section(
-        "Learning",
-        "Losses of the fine-tuning, round after round.",
-        _chart(loss_chart(drawn), caption),
-    )
+    chart = _chart(loss_chart(drawn), caption) if drawn else ""
+    return _section("Learning", "Losses of the fine-tuning, round after round.", chart)
 
 
 def _energies(energies: Sequence[ClipEnergies]) -> str:
-    drawn = [clip for clip in energies if clip.frames]
-    if not drawn:
-        return ""
     note = (
         "The terms of the objective on the selected path, weighted. Background: disagreement with "
         "the background network. Flow: mean distance in pixels from the observed optical flow. "
         "Regularization: negative overlap with the next frame's masks."
     )
-    charts = "".join(
+    charts = (
         _chart(energy_chart(clip.frames, f"{number} {clip.title}"), clip.title)
-        for number, clip in enumerate(drawn, start=1)
+        for number, clip in enumerate(energies, start=1)
+        if clip.frames
     )
-    return _section("Energies", note, f'<div class="columns">{charts}</div>\n')
+    return _section("Energies", note, _columns(charts))
 
 
 def _facts(facts: Mapping[str, Mapping[str, object]]) -> str:
     groups = []
     for title, group in facts.items():
-        entries = "".join(
-            f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(_fact(value))}</dd>"
-            for name, value in group.items()
-        )
-        groups.append(f"<div><h3>{html.escape(title)}</h3><dl>{entries}</dl></div>\n")
-    if not groups:
-        return ""
-    return _section("The run", "", f'<div class="columns">{"".join(groups)}</div>\n')
-
-
-def _fact(value: object) -> str:
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+        texts = {name: f"{v:,.1f}" if isinstance(v, float) else str(v) for name, v in group.items()}
+        entries = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in texts.items())
+        groups.append(f"<div><h3>{escape(title)}</h3><dl>{entries}</dl></div>\n")
+    return _section("The run", "", _columns(groups))
 
 
 def _chart(svg: str, caption: str) -> str:
-    return (
-        f'<figure><div class="chart">{svg}</div>'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
-    )
+    text = f"<figcaption>{escape(caption)}</figcaption>"
+    return f'<figure><div class="chart">{svg}</div>{text}</figure>\n'
 
 
 def _caption(text: str) -> str:
-    return f'<figcaption class="caption">{html.escape(text)}</figcaption>'
+    return f'<figcaption class="caption">{escape(text)}</figcaption>'
 
 
 def _picture(image: Image, description: str, encode: Encode) -> str:
-    return f'<img src="{encode(image)}" alt="{html.escape(description)}">'
+    return f'<img src="{encode(image)}" alt="{escape(description)}">'
 
 
 def _data_uri(image: Image, max_width: int, quality: int) -> str:

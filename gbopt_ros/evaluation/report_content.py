@@ -1,4 +1,4 @@
-"""What a report is made of: the dataclasses that a run fills in."""
+"""The content of a report: dataclasses that a run fills in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gbopt_ros.structures import FrameEnergy, Image
 
 @dataclass(frozen=True)
 class MetricsTable:
-    """Metrics of several networks on one split; with two rows or more, last minus first too."""
+    """Metrics of networks on one split; two rows or more get a row of last minus first."""
 
     title: str
     rows: Mapping[str, InstanceMetrics]
@@ -65,14 +65,14 @@ class ThresholdComparison:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a report says. Whatever is empty is left out.
+    """The content of a report. Empty parts are left out of the page.
 
     Attributes:
         title: heading.
-        summary: sentences under it, the result first.
-        tables: side by side, in order.
+        summary: sentences below the heading, the result first.
+        tables: shown side by side.
         losses: values of every optimiser step by name.
-        facts: title of a group -> name -> value: seconds, versions, seeds, counts.
+        facts: title of a group -> name -> value, such as seconds, versions, seeds, counts.
     """
 
     title: str

@@ -14,7 +14,7 @@ Rows = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def metric_rows(metrics_by_row: Mapping[str, Sequence[InstanceMetrics]], prefix: str = "") -> Rows:
-    """Rows with a column for each metric; `prefix` such as "unseen " goes before its name."""
+    """Rows with a column for each metric, named with a prefix such as "unseen "."""
     return {
         row: {
             f"{prefix}{name}": [metrics.to_dict()[name] for metrics in runs]
@@ -42,7 +42,7 @@ def markdown_table(rows: Rows, digits: int = 1, corner: str = "") -> str:
 
 
 def text_table(rows: Rows, digits: int = 1, corner: str = "") -> str:
-    """The same table as aligned plain text for a terminal."""
+    """An aligned plain-text table for a terminal."""
     cells = _cells(rows, digits, corner)
     widths = _widths(cells)
     return "\n".join("  ".join(_padded(line, widths)).rstrip() for line in cells) + "\n"

@@ -1,9 +1,7 @@
-"""Tracks of masks: the masks of consecutive frames linked to objects through a recording.
+"""Tracks: masks of consecutive frames that show the same object, linked by their overlap.
 
-Selection decides frame by frame which masks are objects, not which of them show the same one. Here
-the masks of a frame are assigned to the tracks so far by the Hungarian method, for the highest sum
-of IoU with each track's last mask. A track that finds no mask goes on for a few frames. Nothing is
-random.
+The masks of a frame are assigned to the tracks by the Hungarian method, for the highest sum of IoU
+with the last mask of each track. A track may miss a few frames.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ class Track:
     """One object through a recording.
 
     Attributes:
-        rles: COCO RLE of each frame that shows it, by the frame's position in the recording.
-        score: sum of the scores of its masks, so that what is there for long comes first.
+        rles: COCO RLE by the frame's position in the recording.
+        score: sum of the scores of its masks, so that long tracks come first.
     """
 
     rles: dict[int, Rle] = field(default_factory=dict)
@@ -35,7 +33,7 @@ class Track:
 
 @dataclass
 class _Active:
-    """A track that may go on: its last mask, and how many frames it has missed."""
+    """A track that may continue, with its last mask and the number of missed frames."""
 
     track: Track
     last: Rle
@@ -43,11 +41,7 @@ class _Active:
 
 
 class TrackLinker:
-    """Links the masks of one frame after another.
-
-    Args:
-        config: of the linking.
-    """
+    """Links the masks of one frame after another."""
 
     def __init__(self, config: TrackConfig) -> None:
         self._config = config
@@ -74,10 +68,7 @@ class TrackLinker:
         self._frames += 1
 
     def tracks(self) -> tuple[Track, ...]:
-        """The `max_tracks` best so far, highest score first; of equal ones the one that is older.
-
-        The linker may go on.
-        """
+        """The `max_tracks` best tracks so far, highest score first, the older one on a tie."""
         ranked = sorted(self._tracks, key=lambda track: -track.score)
         return tuple(ranked[: self._config.max_tracks])
 
@@ -89,7 +80,7 @@ class TrackLinker:
         return active
 
     def _assign(self, rles: Sequence[Rle]) -> dict[int, _Active]:
-        """The track that each mask continues, for those that continue one."""
+        """The tracks that masks continue, by the index of the mask."""
         ious = mask_ops.iou_matrix(rles, [active.last for active in self._active])
         allowed = np.where(ious >= self._config.min_iou, ious, 0.0)
         rows, columns = linear_sum_assignment(allowed, maximize=True)
@@ -98,10 +89,12 @@ class TrackLinker:
 
 
 def label_array(tracks: Sequence[Track], frames: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(frames, H, W) uint8: 0 or the number of a track, from 1 for the first of at most 254.
+    """(frames, H, W) uint8: 0 or the number of a track, from 1; there may be 254.
+
+    A pixel of several tracks goes to the first of them.
 
     Args:
-        size: (height, width). Where tracks share a pixel, it goes to the one that comes first.
+        size: (height, width) in pixels.
     """
     labels = np.zeros((frames, *size), np.uint8)
     for number in range(len(tracks), 0, -1):

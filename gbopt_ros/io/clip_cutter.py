@@ -8,7 +8,7 @@ from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
 
 
 def interruption(last: Frame, frame: Frame, max_gap_s: float) -> ClipEnd | None:
-    """Why a frame does not continue the clip of the frame before it; None where it does."""
+    """Why a clip ends between two frames; None where the second continues the clip."""
     step = frame.stamp_ns - last.stamp_ns
     if step < 0:
         return ClipEnd.STAMP
@@ -22,17 +22,15 @@ def interruption(last: Frame, frame: Frame, max_gap_s: float) -> ClipEnd | None:
 class ClipCutter:
     """Collects frames and gives a clip as soon as it is complete.
 
-    A clip ends when it has `length` frames, and before a frame that comes more than `max_gap_s`
-    after the last one, has another image size, or whose stamp jumps back. A frame that repeats
-    the last stamp is dropped.
+    A clip ends when it has `length` frames. It also ends before a frame that comes more than
+    `max_gap_s` later, has another image size, or has an earlier stamp. A frame that repeats the
+    last stamp is dropped; every other frame is in at least one clip.
 
     With an overlap, a clip starts with the last `overlap` frames of the clip before it, unless
-    the stream was cut between them. A shorter tail is a clip too, shared frames included, if it
-    holds at least one frame that no clip held before: every frame that was not dropped is in a
-    clip.
+    the stream was cut between them. The last clip may be shorter.
 
     Attributes:
-        dropped: frames dropped so far.
+        dropped: number of dropped frames so far.
         next_id: number of the next clip.
     """
 
@@ -40,9 +38,9 @@ class ClipCutter:
         self, length: int, *, max_gap_s: float, overlap: int = 0, first_id: int = 0
     ) -> None:
         """Args:
-            length: frames of a clip at most, at least 1.
-            max_gap_s: seconds between two stamps of one clip at most.
-            overlap: frames that consecutive clips share, less than `length`.
+            length: maximum number of frames of a clip, at least 1.
+            max_gap_s: maximum number of seconds between two frames of one clip.
+            overlap: number of frames that consecutive clips share, less than `length`.
             first_id: number of the first clip.
 
         Raises:
@@ -64,7 +62,7 @@ class ClipCutter:
         self._last: Frame | None = None
 
     def push(self, frame: Frame) -> list[Clip]:
-        """Add the next frame; the clips that it completes, 0 to 2 of them."""
+        """Add the next frame; returns the 0 to 2 clips that it completes."""
         clips: list[Clip] = []
         if self._last is not None:
             if frame.stamp_ns == self._last.stamp_ns:
@@ -82,14 +80,14 @@ class ClipCutter:
         return clips
 
     @property
-    def begun(self) -> Clip | None:
-        """The clip that frames have been added to and that has not ended, if any."""
+    def partial(self) -> Clip | None:
+        """The frames so far of the clip that has not ended, if any."""
         if len(self._frames) <= self._shared:
             return None
         return Clip(self.next_id, tuple(self._frames))
 
     def flush(self, end: ClipEnd = ClipEnd.STREAM) -> list[Clip]:
-        """End the current clip, if any; frames that follow are not joined to it."""
+        """End the partial clip, if any; frames that follow are not joined to it."""
         clips = [self._emit(end)] if len(self._frames) > self._shared else []
         self._frames = []
         self._shared = 0
@@ -106,7 +104,7 @@ def cut_clips(
 ) -> Iterator[Clip]:
     """Cut frames into clips as `ClipCutter` does, holding one clip at a time.
 
-    Where `frames` breaks off with a `GboptError`, the clip begun is given before the error.
+    Where `frames` breaks off with a `GboptError`, the partial clip is given before the error.
     """
     cutter = ClipCutter(length, max_gap_s=max_gap_s, overlap=overlap)
     try:

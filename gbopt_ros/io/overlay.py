@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import colorsys
-import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.io.files import aside_of, make_folder
+from gbopt_ros.io.files import abandon, replacing
 from gbopt_ros.structures import GboptError, Image, Rle
 
 CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9, MPEG-4 part 2; browsers do not play the last
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-_GOLDEN = 0.618034  # of the colour circle; neighbours in the palette are never alike
+_GOLDEN = 0.618034  # step of the hue in turns; consecutive colours are never alike
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-# OpenCV does not tell why it failed.
 _ADVICE = "if the disk is full, free some space or choose another output folder"
 # OpenCV 5 moved it.
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
@@ -155,10 +152,10 @@ def _is_readable(path: Path) -> bool:
 
 
 class OverlayWriter:
-    """Writes RGB images as an mp4 video; a context manager. Nothing is left of a failed one.
+    """Writes RGB images as an mp4 video; a context manager. Nothing is left after a failure.
 
     Args:
-        path: replaced only when all is written.
+        path: replaced when the video is complete.
         fps: frames per second.
         size: (height, width) pixels of the video; None takes it from the first image. Images of
             another size are scaled to fit, with black bars. Odd sizes grow by a pixel.
@@ -171,13 +168,13 @@ class OverlayWriter:
         if not 0 < fps < float("inf"):
             raise GboptError(f"video: expected a positive number of frames per second, got {fps}")
         self._path = Path(path)
-        self._aside = aside_of(self._path)
         self._fps = fps
         self._size = size
         self._video: cv2.VideoWriter | None = None
 
     def __enter__(self) -> OverlayWriter:
-        make_folder(self._path.parent)
+        self._files = ExitStack()
+        self._aside = self._files.enter_context(replacing(self._path))
         return self
 
     def write(self, image: Image) -> None:
@@ -188,20 +185,21 @@ class OverlayWriter:
         assert self._size is not None
         self._video.write(cv2.cvtColor(_letterbox(image, self._size), cv2.COLOR_RGB2BGR))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._video is not None:
             self._video.release()
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            with suppress(OSError):
-                self._aside.unlink(missing_ok=True)
+        if kind is not None:
+            abandon(self._files)
+            return
+        with self._files:
+            self._check()
+
+    def _check(self) -> None:
+        """OpenCV reports no failure, such as a full disk."""
+        if self._video is None:
+            raise GboptError(f"{self._path}: no image was given, a video needs at least one")
+        if not _is_readable(self._aside):
+            raise GboptError(f"{self._path}: video was not written; {_ADVICE}")
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         fourcc = cv2.VideoWriter_fourcc(*video_codec())
@@ -209,16 +207,6 @@ class OverlayWriter:
         if not video.isOpened():
             raise GboptError(f"{self._path}: video of size {size} cannot be written; {_ADVICE}")
         return video
-
-    def _finish(self) -> None:
-        if self._video is None:
-            raise GboptError(f"{self._path}: no image was given, a video needs at least one")
-        if not _is_readable(self._aside):
-            raise GboptError(f"{self._path}: video was not written; {_ADVICE}")
-        try:
-            os.replace(self._aside, self._path)
-        except OSError as error:
-            raise GboptError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
 def _even(size: tuple[int, ...]) -> tuple[int, int]:

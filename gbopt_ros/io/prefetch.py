@@ -1,4 +1,4 @@
-"""Items made ahead of their use, in a thread."""
+"""A generator that runs one item ahead, in a thread."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _END = object()
 
 
 def prefetch(items: Generator[T, None, None]) -> Iterator[T]:
-    """The same items in the same order, each made in a thread while the one before it is used.
+    """The same items in the same order; a thread makes the next one while an item is used.
 
-    At most one item is ready ahead. What making an item raises comes in its place. The generator
-    runs in one thread from its start to its end, also where it is not used to its end: readers of
-    SQLite files allow no other.
+    An error of the generator is raised in place of its item. One thread runs the generator from
+    start to close, because SQLite readers demand it.
     """
     with ThreadPoolExecutor(1, "prefetch") as worker:
         try:

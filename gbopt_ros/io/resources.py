@@ -1,4 +1,4 @@
-"""Where the files that come with the package lie, in a checkout and in an installation."""
+"""Files that come with the package, in a checkout and in an installation."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SEED_BACKGROUND = "demo/weights/background.safetensors"
 
 
 def find_resource(name: str) -> Path:
-    """A file or folder that comes with the package, such as `demo/recording`.
+    """The path of a file or folder that comes with the package, such as `demo/recording`.
 
-    Looked for in the checkout, then in `share/gbopt_ros` of every prefix of a sourced ROS and of
+    It is searched in the checkout, then in `share/gbopt_ros` of every sourced ROS prefix and of
     the Python environment.
 
     Raises:
         GboptError: it is in none of them.
     """
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(__file__).resolve().parents[2]
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     prefixes.append(Path(sys.prefix))
     roots = [checkout, *(prefix / "share" / "gbopt_ros" for prefix in prefixes)]

@@ -1,4 +1,4 @@
-"""Selected masks on disk, written and read: what `gbopt replay` leaves behind.
+"""The selection format, written and read: the output folder of `gbopt replay`.
 
 OUT/selected.json   a COCO dataset of the selected masks
 OUT/frames/         one JPEG a frame, named by its index in the recording
@@ -10,41 +10,39 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
-
-import cv2
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.datasets.coco import CATEGORY
+from gbopt_ros.io.files import abandon, replacing_folder, unwritable
 from gbopt_ros.io.overlay import ColourTracker, OverlayWriter, draw_masks
+from gbopt_ros.io.sources.images import encode_image
 from gbopt_ros.masks import is_consistent
 from gbopt_ros.structures import FrameSelection, GboptError, Rle, Selection
 
+SELECTION_NAME = "selected.json"
 _JPEG_QUALITY = 95
-_OVERLAY_SIDE = 640  # the overlay is scaled down to it, pixels
+_OVERLAY_SIDE = 640  # longest side of the overlay, pixels
 _PACKAGES = ("gbopt_ros", "torch", "torchvision", "numpy", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
 class SelectedFrame:
-    """A frame of a selection, as it enters the training set.
+    """A frame with its selected masks, read from disk or about to enter the training set.
 
     Attributes:
         image_path: an image file; its bytes are copied as they are.
-        size: (height, width).
-        rles, scores, confidences: one entry an instance.
+        size: (height, width) in pixels.
+        rles, scores, confidences: one entry a mask.
     """
 
     recording: str
@@ -58,126 +56,94 @@ class SelectedFrame:
     confidences: tuple[float, ...]
 
 
-class ReplayWriter:
+class SelectionWriter:
     """Writes `selected.json`, `frames/`, `overlay.mp4` and `run.json`, clip by clip.
 
-    A context manager. Everything goes into a folder beside `out` that takes its name when
-    `finish` has been called; after a failure nothing is left. Memory does not grow with the
-    recording: entries go to disk at once.
+    A context manager. Entries go to disk at once, so memory does not grow with the recording.
+    The folder appears when `finish` has been called; after a failure nothing is left.
 
     Args:
         out: must not exist, or be an empty folder.
         recording: name of the recording.
-        frames_per_second: of the overlay.
+        frames_per_second: speed of the overlay.
+        overlay: whether to write `overlay.mp4`.
 
     Raises:
-        GboptError: `out` exists already, or cannot be written.
+        GboptError: on entering, `out` holds something; later, it cannot be written.
+
+    Attributes:
+        frames, masks: what was written so far.
     """
 
-    def __init__(self, out: Path, recording: str, frames_per_second: float = 10.0) -> None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise GboptError(f"{out}: exists already; choose another --out or remove it")
+    def __init__(
+        self, out: Path, recording: str, frames_per_second: float = 10.0, *, overlay: bool = True
+    ) -> None:
         self._out, self._recording, self._fps = out, recording, frames_per_second
-        with self._writing():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-            try:
-                self._folder.chmod(0o755)
-                (self._folder / "frames").mkdir()
-                self._images = (self._folder / "images.part").open("w", encoding="utf-8")
-                self._annotations = (self._folder / "annotations.part").open("w", encoding="utf-8")
-            except OSError:
-                shutil.rmtree(self._folder, ignore_errors=True)
-                raise
+        self._draws = overlay
         self._overlay: OverlayWriter | None = None
         self._colours = ColourTracker()
         self._clips: list[dict[str, Any]] = []
         self._last_index = -1
         self._started = time.time()
-        self.frames = self.masks = self.flow_runs = 0
+        self.frames = self.masks = 0
 
-    def __enter__(self) -> ReplayWriter:
+    def __enter__(self) -> SelectionWriter:
+        with ExitStack() as files:
+            self._folder = files.enter_context(replacing_folder(self._out))
+            (self._folder / "frames").mkdir(parents=True)
+            self._parts = {
+                name: files.enter_context(self._part(name).open("w", encoding="utf-8"))
+                for name in ("images", "annotations")
+            }
+            self._files = files.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for part in (self._images, self._annotations):
-            with suppress(OSError):  # on a full disk closing fails too
-                part.close()
-        if self._overlay is not None:
-            self._overlay.__exit__(kind, error, trace)
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def __exit__(self, *_: object) -> None:
+        abandon(self._files)  # after `finish` it is empty
 
     def add(self, selection: Selection) -> None:
-        """Write a clip. Frames that an earlier clip held already keep its decision.
-
-        Raises:
-            GboptError: the disk is full or the folder is gone.
-        """
+        """Write a clip. Frames that an earlier clip held already keep its decision."""
         with self._writing():
             for frame in selection.frames:
                 if frame.frame.index > self._last_index:
                     self._add_frame(selection, frame)
                     self._last_index = frame.frame.index
-        self.flow_runs += selection.flow_runs
-        self._clips.append(
-            {
-                "clip_id": selection.clip_id,
-                "frames": len(selection),
-                "masks": selection.mask_count,
-                "energy": selection.energy,
-                "lower_bound": selection.lower_bound,
-                "optimal": selection.optimal,
-                "flow_runs": selection.flow_runs,
-                "model_version": selection.model_version,
-            }
-        )
+        names = ("clip_id", "energy", "lower_bound", "optimal", "flow_runs", "model_version")
+        facts = {name: getattr(selection, name) for name in names}
+        self._clips.append(facts | {"frames": len(selection), "masks": selection.mask_count})
 
     def finish(self, **facts: Any) -> None:
         """Complete the files and give the folder its name.
 
         Args:
             facts: added to `run.json`.
-
-        Raises:
-            GboptError: as `add`.
         """
         with self._writing():
-            if self._overlay is not None:
-                self._overlay.__exit__(None, None, None)
-                self._overlay = None
             self._join_parts()
-            (self._folder / "run.json").write_text(
-                json.dumps(self._run(facts), indent=2), encoding="utf-8"
-            )
-            if self._out.is_dir():
-                self._out.rmdir()
-            os.replace(self._folder, self._out)
+            run = json.dumps(self._run(facts), indent=2)
+            (self._folder / "run.json").write_text(run, encoding="utf-8")
+            self._files.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Failures are told of `out`, the name that the user knows."""
+        """Errors name `out`, not the temporary folder."""
         try:
             yield
         except OSError as error:
-            raise GboptError(f"{self._out}: cannot be written ({error.strerror})") from error
+            raise unwritable(self._out, error) from error
         except GboptError as error:
             raise GboptError(str(error).replace(str(self._folder), str(self._out))) from error
+
+    def _part(self, name: str) -> Path:
+        """Entries of `selected.json`, one a line, before they are joined."""
+        return self._folder / f"{name}.part"
 
     def _add_frame(self, selection: Selection, selected: FrameSelection) -> None:
         frame = selected.frame
         name = f"{frame.index:06d}.jpg"
         height, width = frame.size
-        encoded = cv2.imencode(
-            ".jpg",
-            cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR),
-            [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY],
-        )[1]
-        (self._folder / "frames" / name).write_bytes(encoded.tobytes())
+        jpeg = encode_image(frame.image, "jpeg", _JPEG_QUALITY)
+        (self._folder / "frames" / name).write_bytes(jpeg.tobytes())
         self.frames += 1
         image = {
             "id": self.frames,
@@ -190,30 +156,38 @@ class ReplayWriter:
             "clip_id": selection.clip_id,
             "energy": vars(selected.energy),
         }
-        _append(self._images, image, first=self.frames == 1)
-        for i, rle in enumerate(selected.rles):
+        _append(self._parts["images"], image, first=self.frames == 1)
+        for i in range(len(selected.rles)):
             self.masks += 1
-            _append(self._annotations, self._annotation(selected, i, rle), first=self.masks == 1)
+            entry = self._annotation(selected, i)
+            _append(self._parts["annotations"], entry, first=self.masks == 1)
+        if self._draws:
+            self._draw(selected)
+
+    def _draw(self, selected: FrameSelection) -> None:
+        """Add a frame to the overlay."""
+        frame = selected.frame
+        height, width = frame.size
         if self._overlay is None:
             # Encoding is the slowest part of a replay of large images.
             scale = min(1.0, _OVERLAY_SIDE / max(height, width))
             size = (round(height * scale), round(width * scale))
-            self._overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps, size)
-            self._overlay.__enter__()
+            overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps, size)
+            self._overlay = self._files.enter_context(overlay)
         labels = [f"{c:.2f}" for c in selected.confidences]
         colours = self._colours.colours(selected.rles)
         self._overlay.write(draw_masks(frame.image, selected.rles, labels, colours=colours))
 
-    def _annotation(self, selected: FrameSelection, i: int, rle: Rle) -> dict[str, Any]:
+    def _annotation(self, selected: FrameSelection, i: int) -> dict[str, Any]:
         x0, y0, x1, y1 = (float(v) for v in selected.boxes[i])
         return {
             "id": self.masks,
             "image_id": self.frames,
             "category_id": CATEGORY["id"],
             "iscrowd": 0,
-            "segmentation": rle,
+            "segmentation": selected.rles[i],
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "area": int(mask_ops.areas([rle])[0]),
+            "area": int(mask_ops.areas([selected.rles[i]])[0]),
             "score": float(selected.scores[i]),
             "confidence": float(selected.confidences[i]),
             "margin": float(selected.margins[i]),
@@ -222,18 +196,16 @@ class ReplayWriter:
 
     def _join_parts(self) -> None:
         """Assemble `selected.json` from the entries on disk, without reading them into memory."""
-        self._images.close()
-        self._annotations.close()
         info = {"description": "masks selected by gbopt_ros", "recording": self._recording}
-        with (self._folder / "selected.json").open("w", encoding="utf-8") as target:
+        with (self._folder / SELECTION_NAME).open("w", encoding="utf-8") as target:
             target.write(f'{{"info": {json.dumps(info)}, "categories": [{json.dumps(CATEGORY)}]')
-            for name in ("images", "annotations"):
-                part = self._folder / f"{name}.part"
+            for name, part in self._parts.items():
+                part.close()
                 target.write(f',\n"{name}": [')
-                with part.open(encoding="utf-8") as entries:
+                with self._part(name).open(encoding="utf-8") as entries:
                     shutil.copyfileobj(entries, target)
                 target.write("]")
-                part.unlink()
+                self._part(name).unlink()
             target.write("}\n")
 
     def _run(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +217,7 @@ class ReplayWriter:
                 "clips": len(self._clips),
                 "frames": self.frames,
                 "masks": self.masks,
-                "flow_runs": self.flow_runs,
+                "flow_runs": sum(clip["flow_runs"] for clip in self._clips),
             },
             "peak_memory_bytes": peak_memory(),
             "versions": versions(),
@@ -253,13 +225,13 @@ class ReplayWriter:
         } | facts
 
 
-def read_replay(folder: Path) -> Iterator[SelectedFrame]:
-    """The frames of a replay's output: `selected.json` and `frames/`.
+def read_selection(folder: Path) -> Iterator[SelectedFrame]:
+    """The frames that a `SelectionWriter` wrote below `folder`.
 
     Raises:
         GboptError: the folder is not a complete replay output.
     """
-    path = folder / "selected.json"
+    path = folder / SELECTION_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         recording = f"{folder.resolve().name}/{content['info']['recording']}"
@@ -267,7 +239,7 @@ def read_replay(folder: Path) -> Iterator[SelectedFrame]:
         for annotation in content["annotations"]:
             by_image.setdefault(annotation["image_id"], []).append(annotation)
         frames = [
-            _replayed(folder, recording, image, by_image.get(image["id"], []))
+            _frame(folder, recording, image, by_image.get(image["id"], []))
             for image in content["images"]
         ]
     except FileNotFoundError as error:
@@ -280,7 +252,7 @@ def read_replay(folder: Path) -> Iterator[SelectedFrame]:
         yield frame
 
 
-def _replayed(
+def _frame(
     folder: Path, recording: str, image: dict[str, Any], annotations: list[dict[str, Any]]
 ) -> SelectedFrame:
     size = (int(image["height"]), int(image["width"]))
@@ -288,13 +260,12 @@ def _replayed(
         Rle(size=list(a["segmentation"]["size"]), counts=str(a["segmentation"]["counts"]))
         for a in annotations
     )
+    name = f"frame {image['frame_index']}"
     for rle in rles:
         if tuple(rle["size"]) != size:
-            raise ValueError(f"image {image['id']}: mask of size {rle['size']}, expected {size}")
+            raise ValueError(f"{name}: mask of size {rle['size']}, expected {size}")
         if not is_consistent(rle):
-            raise ValueError(
-                f"frame {image['frame_index']}: run lengths of a mask do not fill {size}"
-            )
+            raise ValueError(f"{name}: run lengths of a mask do not fill {size}")
     return SelectedFrame(
         recording=recording,
         clip_id=int(image["clip_id"]),

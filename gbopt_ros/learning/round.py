@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset
@@ -14,24 +12,20 @@ from gbopt_ros.learning.confidence.cross_clip import confident_masks
 from gbopt_ros.learning.data.datasets import CocoInstances
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.store.gate import GateDecision
-from gbopt_ros.learning.store.gate_checks import (
-    check_agreement,
-    compare_on_validation,
-    with_agreement,
-)
-from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.learning.store.gate_checks import check_agreement, compare_on_validation
+from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion, is_one_of
 from gbopt_ros.learning.training.class_agnostic_conversion import starting_network
 from gbopt_ros.learning.training.fine_tuning import fine_tune, selected_in_batch
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog
 from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import sha256_of
+from gbopt_ros.models.weights import sha256_of, tensors_digest
 from gbopt_ros.perception.load import proposal_weights
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
-_SEED_STEP = 1000  # between the seeds of two rounds
+_SEED_STEP = 1000  # difference between the seeds of two rounds
 
 
 @dataclass(frozen=True)
@@ -39,13 +33,13 @@ class Learnt:
     """The outcome of one round.
 
     Attributes:
-        decision: of the gate.
+        decision: the gate's decision.
         log: losses of every step; empty where the gate refused the masks.
         version: the published version, None where the gate refused it.
     """
 
     decision: GateDecision
-    log: TrainingLog
+    log: TrainingLog = field(repr=False)
     version: ModelVersion | None
 
 
@@ -62,38 +56,46 @@ def learn(
 
     Args:
         training_set: selected masks.
-        models: the parent is the current version, or `proposal_weights` before the first. A network
-            that the configuration names must be that first one or a version of the store.
+        models: its current version is the parent; before the first, `proposal.weights` is. A
+            network that the configuration names must be the first one or a version of the store.
         rehearsal: labelled images of seen classes, mixed into every batch.
         validation: labelled images of seen classes for the gate, not learnt from.
-        on_step: called after every optimiser step in place of progress bars, and now and then
-            before the first and after the last with a loss that is NaN. What it raises ends the
-            round, with nothing published.
+        on_step: called after every optimiser step, in place of progress bars. Also called during
+            the checks before and after the training, with a loss of NaN. An exception in it ends
+            the round, and nothing is published.
 
     Raises:
         GboptError: there is nothing to learn from, a loss was not finite, or the store was begun
             with another network.
     """
     iterations, device = config.learning.iterations, resolve_device(config.device)
-    before, after = _reports(on_step, 0), _reports(on_step, iterations)
+
+    def report(step: int) -> None:
+        if on_step is not None:
+            on_step(step, math.nan)
+
     if config.proposal.weights:
-        models.check_origin(proposal_weights(config))
+        models.check_origin(proposal_weights(config), config.proposal.detectron2_config)
     current = models.verified_current()
     path = current.path if current is not None else proposal_weights(config)
     parent, info = load_mask_rcnn(path, config.proposal.detectron2_config)
+    if current is not None:
+        origin = {key: current.manifest.get(key) for key in ("origin", "origin_tensors")}
+    else:
+        origin = {"origin": sha256_of(path), "origin_tensors": tensors_digest(parent)}
     selected = training_set.labelled_images()
     if len(selected) == 0:
         raise GboptError("no selected mask to learn from: the training set is empty")
 
-    masks = check_agreement(parent, selected, config, before)
+    masks = check_agreement(parent, selected, config, lambda: report(0))
     if not masks.passed:
         return _refused(masks, TrainingLog())
     draws = iterations * selected_in_batch(config.learning, rehearses=rehearsal is not None)
     confident = confident_masks(
-        selected, parent, config, max(1, draws), before if on_step is not None else None
+        selected, parent, config, max(1, draws), (lambda: report(0)) if on_step else None
     )
     network, training = fine_tune(
-        starting_network(parent, confident, device),
+        starting_network(parent),
         confident,
         CocoInstances(rehearsal) if rehearsal is not None else None,
         config.learning,
@@ -103,20 +105,18 @@ def learn(
     older = {"its parent": parent}
     if current is not None and validation is not None:
         older["the network that learning began with"] = _first_network(models, config)
-    decision = with_agreement(
-        compare_on_validation(
-            network, older, validation, config, progress=on_step is None, on_network=after
-        ),
-        masks,
-    )
-    after()
+    decision = compare_on_validation(
+        network, older, validation, config,
+        progress=on_step is None, on_network=lambda: report(iterations),
+    )  # fmt: skip
+    decision = replace(decision, agreement=masks.agreement)
+    report(iterations)
     if not decision.passed:
         return _refused(decision, training)
-    facts = {
+    facts = origin | {
         "gate": decision.to_dict(),
         "frames": len(confident),
         "instances": confident.instance_count,
-        "origin": current.manifest.get("origin") if current else sha256_of(path),
         "final_loss": training.total[-1],
         "learning": config.to_dict()["learning"],
     }
@@ -127,24 +127,20 @@ def learn(
 
 
 def config_of_round(config: Config, number: int) -> Config:
-    """The configuration of one of several rounds, counted from 0.
+    """The configuration of one of several rounds, counted from 0, with a seed of its own.
 
-    No two rounds draw the same batches, nor does a round with another small seed.
+    Seeds are far apart, so that rounds of trainings with neighbouring seeds differ too.
     """
     seed = config.learning.seed + _SEED_STEP * number
     return replace(config, learning=replace(config.learning, seed=seed))
 
 
-def _reports(on_step: OnStep | None, step: int) -> Callable[[], None]:
-    """Calls `on_step` between optimiser steps, so that a round can be broken off there, too."""
-    return partial(on_step, step, math.nan) if on_step is not None else lambda: None
-
-
 def _first_network(models: ModelStore, config: Config) -> DetectionNetwork:
-    """What the first version was learnt from or, where that is not at hand, the first version."""
+    """The network that the first version was learnt from; if it is missing, the first version."""
     first = models.first()
     path = proposal_weights(config)
-    if not path.is_file() or sha256_of(path) != first.manifest.get("origin"):
+    origins = {first.manifest.get("origin"), first.manifest.get("origin_tensors")}
+    if not path.is_file() or not is_one_of(path, origins, config.proposal.detectron2_config):
         path = first.path
     network, _ = load_mask_rcnn(path, config.proposal.detectron2_config)
     return network

@@ -1,9 +1,9 @@
 """Foreground/background network: semantic segmentation on a feature pyramid (Appendix D.2.1).
 
-The semantic branch of Panoptic FPN (Kirillov et al. 2019): every pyramid level is brought to
-stride 4 by convolutions and bilinear upsampling, the levels are summed, and one convolution gives
-the logit that a pixel belongs to an object. Backbones are ResNets of torchvision or, as the
-architecture `timm:NAME`, of timm: the paper's ResNeSt-200 is `timm:resnest200e`.
+The semantic branch of Panoptic FPN (Kirillov et al. 2019): convolutions and bilinear upsampling
+bring every pyramid level to stride 4, the levels are summed, and one convolution gives the logit
+that a pixel belongs to an object. Backbones are ResNets of torchvision or, with the architecture
+`timm:NAME`, models of timm. The paper's ResNeSt-200 is `timm:resnest200e`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ARCHITECTURES = {
         BasicBlock, (2, 2, 2, 2), (48, 96, 192, 64), 64, 64, 240
     ),
 }
-TIMM = "timm:"  # begins the names of architectures with a backbone of timm; their sizes:
+TIMM = "timm:"  # prefix of architectures with a backbone of timm
 TIMM_SIZES = ARCHITECTURES["resnet50-semantic-fpn"]
 
 
@@ -108,7 +108,7 @@ def build_background(architecture: str) -> SemanticFpn:
     """A randomly initialised network.
 
     Args:
-        architecture: a key of `ARCHITECTURES`, or `timm:NAME` with the name of a timm model.
+        architecture: key of `ARCHITECTURES`, or `timm:NAME` with the name of a timm model.
 
     Raises:
         GboptError: there is no such architecture, or timm is not installed.

@@ -1,8 +1,8 @@
-"""Weights that `gbopt models pull` can fetch, where they are kept, and how they get there.
+"""The weights that `gbopt models pull` can download, and where they are kept.
 
-Nothing is downloaded unless `pull` is called. A file of torchvision carries the first digits of
-its SHA-256 in its name, which is all that is published; they are checked as torch.hub does, and
-the whole digest is recorded beside the file, so that later damage is found.
+Nothing is downloaded unless `pull` is called. torchvision publishes the first digits of the SHA-256
+in the name of a file. They are checked, as torch.hub does. The whole digest is recorded beside the
+file, so that later damage is found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CATALOGUE = {
 }
 """Name: torchvision's name of the weights."""
 
-_TIMEOUT_S = 30.0  # without a byte
+_TIMEOUT_S = 30.0  # longest time without a byte
 _BLOCK = 1 << 20
 
 
@@ -40,8 +40,9 @@ class Published:
     """Weights on a server.
 
     Attributes:
-        url: of the file.
-        digest: the first hexadecimal digits of its SHA-256.
+        name: name in the catalogue.
+        url: address of the file.
+        digest: first hexadecimal digits of the SHA-256.
     """
 
     name: str
@@ -50,12 +51,12 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept, whether it is there or not."""
+        """Place of the file, whether it is there or not."""
         return models_folder() / self.url.rpartition("/")[2]
 
 
 def models_folder() -> Path:
-    """`gbopt_ros/models` below `$XDG_CACHE_HOME`, which is `~/.cache` where it is not set."""
+    """`gbopt_ros/models` in `$XDG_CACHE_HOME`, by default in `~/.cache`."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(caches).expanduser() / "gbopt_ros" / "models"
 
@@ -73,10 +74,10 @@ def published(name: str) -> Published:
 
 
 def find_weights(path: Path | str) -> Path:
-    """A path as it is; for a name of the catalogue the file that was pulled.
+    """The path itself or, for a name of the catalogue, the pulled file.
 
     Raises:
-        GboptError: it was not pulled yet.
+        GboptError: the weights were not pulled yet.
     """
     path = Path(path)
     if str(path) not in CATALOGUE or path.exists():
@@ -93,17 +94,17 @@ def find_weights(path: Path | str) -> Path:
 def pull(name: str, url: str = "") -> tuple[Path, str]:
     """Download weights unless they are there, and verify them.
 
-    What was downloaded stays when the connection breaks, and the next call goes on from there.
+    If the connection breaks, the next call continues the download.
 
     Args:
-        name: of the catalogue.
-        url: of a mirror, in place of the publisher's; the digest is the same.
+        name: name in the catalogue.
+        url: address of a mirror; the digest must be the same.
 
     Returns:
         The file and its SHA-256.
 
     Raises:
-        GboptError: no such name, the file cannot be fetched, or it is another one.
+        GboptError: no such name, the file cannot be downloaded, or its digest is wrong.
     """
     entry = published(name)
     path, url = entry.path, url or entry.url
@@ -132,7 +133,7 @@ def pull(name: str, url: str = "") -> tuple[Path, str]:
 
 
 def _fetch(url: str, file: BinaryIO, title: str) -> None:
-    """Append what is missing; from the start where the server does not know ranges."""
+    """Append the missing bytes; start again if the server does not support ranges."""
     done = file.seek(0, os.SEEK_END)
     request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
@@ -166,7 +167,7 @@ def _fetch(url: str, file: BinaryIO, title: str) -> None:
 
 
 def _lock(part: Path, file: BinaryIO) -> None:
-    """One process at a time writes an unfinished file. Raises GboptError where another does."""
+    """Lock an unfinished file. Raises GboptError if another process downloads it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         taken = not os.path.samestat(os.fstat(file.fileno()), part.stat())
@@ -190,7 +191,7 @@ def _check(path: Path, digest: str) -> str:
 
 
 def _verify(path: Path, entry: Published) -> str:
-    """Check a file that is there against all that is known of it; one put there by hand too."""
+    """The SHA-256 of a file that is there, checked against the recorded or published digest."""
     recorded = ""
     with suppress(OSError, IndexError):
         recorded = _record_of(path).read_text(encoding="ascii").split()[0]

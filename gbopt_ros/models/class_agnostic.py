@@ -1,7 +1,7 @@
-"""Networks that were trained on classes, used class-agnostically with no retraining.
+"""Class-agnostic inference with networks that were trained on classes.
 
 torchvision's COCO Mask R-CNN has heads for 91 classes. Each region gives one candidate: the score,
-the box and the mask of its best class that is not the background; NMS is over all of them.
+the box and the mask of its best class other than the background. NMS runs over all candidates.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ from gbopt_ros.models.weights import (
 
 _CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
 _MASK_LOGITS = "roi_heads.mask_predictor.mask_fcn_logits.weight"
-_BOX_HEADS = {  # a tensor that only this architecture has
+_BOX_HEADS = {  # architecture: a tensor that only it has
     "resnet50-fpn": "roi_heads.box_head.fc6.weight",
     TORCHVISION_V2: "roi_heads.box_head.0.0.weight",
 }
-_LEGACY_NAMES = (  # of tensors in files from before torchvision 0.14, the COCO one among them
+_LEGACY_NAMES = (  # tensor names of torchvision before 0.14, as in its COCO file: today's names
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
 _COUNT = "num_batches_tracked"
-_SMALLEST_SIDE = 1e-2  # pixels of a box, as in torchvision
+_SMALLEST_SIDE = 1e-2  # pixels, of a box, as in torchvision
 
 
 class ClassAgnosticHeads(RoIHeads):
-    """Heads that give every region once, with its best class; equal to their base for one class.
+    """Heads that give every region once, with its best class.
+
+    With one class beside the background they are equal to their base.
 
     Args:
-        heads: whose parts they take over.
+        heads: all modules and settings are taken from these.
     """
 
     def __init__(self, heads: RoIHeads) -> None:
         super().__init__(**parts_of_heads(heads))
-        self.box_coder = heads.box_coder  # of the precision that the base chose
+        self.box_coder = heads.box_coder  # no argument of the base
         self.train(heads.training)
 
     def postprocess_detections(
@@ -59,13 +61,13 @@ class ClassAgnosticHeads(RoIHeads):
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Boxes, scores and labels of each image, best score first.
+        """Boxes, scores and labels by image, best score first.
 
         Args:
             class_logits: (R, C), the background first.
             box_regression: (R, 4 C).
-            proposals: regions of each image, xyxy pixels, R in all.
-            image_shapes: (height, width) of each.
+            proposals: regions by image, xyxy pixels, R in all.
+            image_shapes: (height, width) by image.
         """
         regions, classes = class_logits.shape
         decoded = self.box_coder.decode(box_regression, proposals).reshape(regions, classes, 4)
@@ -89,9 +91,9 @@ class ClassAgnosticHeads(RoIHeads):
 
 
 def parts_of_heads(heads: RoIHeads) -> dict[str, Any]:
-    """What other heads of torchvision are made of to share every module with these.
+    """Arguments of `RoIHeads` that share every module with these heads.
 
-    The box coder is no argument of theirs: copy it afterwards.
+    The box coder is no argument: copy it afterwards.
     """
     return {
         "box_roi_pool": heads.box_roi_pool,
@@ -112,17 +114,17 @@ def parts_of_heads(heads: RoIHeads) -> dict[str, Any]:
 
 
 def class_count(network: MaskRCNN) -> int:
-    """Classes that the heads know, the background among them."""
+    """Number of classes of the heads, with the background."""
     return network.roi_heads.box_predictor.cls_score.out_features
 
 
 def load_torchvision(path: Path) -> tuple[MaskRCNN, WeightsInfo] | None:
     """The network of a state dict of torchvision's `maskrcnn_resnet50_fpn` or `..._v2`.
 
-    Its version is the name of the file with the first digits of its SHA-256.
+    The version is the name of the file with the first digits of its SHA-256.
 
     Returns:
-        None where it is a state dict, but of neither of them.
+        None if the state dict belongs to neither.
 
     Raises:
         GboptError: the file is missing, cannot be read safely, or does not fit the architecture.
@@ -153,14 +155,14 @@ def _current_name(name: str) -> str:
 
 
 def _thaw(tensors: dict[str, Tensor], network: MaskRCNN, frozen: bool) -> None:
-    """Make a state dict without counters of batches fit batch normalisation.
+    """Fit a state dict of FrozenBatchNorm2d to BatchNorm2d: counters and, if `frozen`, scales.
 
-    torchvision's COCO network of version 1 has FrozenBatchNorm2d, which counts nothing, and adds
-    nothing to the variance (`overwrite_eps`). BatchNorm2d adds `eps`: the scale makes up for it.
+    torchvision's COCO network of version 1 adds nothing to the variance (`overwrite_eps`), while
+    BatchNorm2d adds `eps`. A larger scale makes up for it.
 
     Args:
-        tensors: of the state dict, changed in place.
-        frozen: its normalisation adds nothing to the variance.
+        tensors: the state dict, changed in place.
+        frozen: the normalisation of the file adds nothing to the variance.
     """
     for name, module in network.named_modules():
         if not isinstance(module, nn.BatchNorm2d):

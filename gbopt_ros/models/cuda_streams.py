@@ -1,17 +1,17 @@
-"""Networks that do not need each other, side by side on one GPU.
+"""Calls of several networks at the same time on one GPU.
 
-The order of all work on the GPU, in full:
+Order of the work on the GPU:
 
-1. What a call enqueues goes to its own CUDA stream, which first waits for all that the caller's
-   stream was given before: weights that were loaded there are complete.
-2. A call takes arrays and gives arrays, in the memory of the host. No tensor passes from one stream
-   to another, so none needs `record_stream`; weights are only read.
-3. When a call ends, also by an exception, its stream has run empty. After `run` nothing is under
-   way: networks can be freed or exchanged, and the caller's stream has nothing to wait for.
+1. Every call has its own CUDA stream. It first waits for all work on the caller's CUDA stream, so
+   weights that were loaded there are complete.
+2. Calls take arrays and give arrays in the memory of the host. No tensor passes from one CUDA
+   stream to another, so none needs `record_stream`. Weights are only read.
+3. A call waits until its CUDA stream is empty, also after an exception. So after `run` no work is
+   left: networks can be freed or replaced, and the caller's CUDA stream need not wait.
 
-Each call has a thread, since Mask R-CNN waits for the GPU in the middle of its work, and what it
-does on the CPU, as DIS flow does, then runs beside the others. Inference mode, autocast and the
-current stream belong to a thread: the calls enter them themselves, or here.
+Every call has a thread, because Mask R-CNN waits for the GPU in the middle of its work, and DIS
+flow runs on the CPU. Inference mode, autocast and the current CUDA stream belong to a thread:
+networks enter inference mode and autocast, `CudaStreams` the CUDA stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class CudaStreams:
-    """Runs three calls at once on a GPU, one after the other on a CPU."""
+    """Runs three calls at the same time on a GPU, one after the other on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         gpu = device.type == "cuda"
@@ -38,13 +38,14 @@ class CudaStreams:
     def run(
         self, first: Callable[[], A], second: Callable[[], B], third: Callable[[], C]
     ) -> tuple[A, B, C]:
-        """What the calls return.
+        """The results of the calls.
 
-        Raises what a call raises, the first of them where several do; all have ended then.
+        Raises:
+            Exception: the first exception that a call raised, after all calls have ended.
         """
         if not self._streams:
             return first(), second(), third()
-        # Asked here: in a new thread it would be the default stream.
+        # Asked for here: in a new thread it would be the default CUDA stream.
         before = torch.cuda.current_stream(self._streams[0].device)
         with ThreadPoolExecutor(3, "stream") as threads:
             a = threads.submit(_on_stream, first, self._streams[0], before)

@@ -1,4 +1,4 @@
-"""Detection networks: what all of them can do, and how one is loaded from whatever file holds it."""
+"""The interface of all detection networks, and how one is loaded from a file of any kind."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TORCH_SUFFIXES = (".pth", ".pt")
 
 
 class DetectionNetwork(Protocol):
-    """Mask R-CNN with the interface of torchvision's detection models, whoever made it.
+    """Mask R-CNN with the interface of torchvision's detection models.
 
-    In training mode it takes images (3, H, W) in [0, 1] and targets and gives named losses; in
-    evaluation mode it gives a dictionary of `boxes`, `scores`, `labels` and `masks` an image.
+    In training mode it takes images (3, H, W) in [0, 1] and targets, and gives losses by name. In
+    evaluation mode it gives a dictionary of `boxes`, `scores`, `labels` and `masks` for each image.
 
     Attributes:
         transform: resizes images; has `min_size` and `max_size`.
-        backbone: gives a pyramid of features by name.
+        backbone: gives a feature pyramid, levels by name.
         roi_heads: has `score_thresh`, `nms_thresh` and `detections_per_img`.
     """
 
@@ -58,11 +58,11 @@ def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNe
     """The network of a weights file, float32, on the CPU, in evaluation mode.
 
     Args:
-        path: our own safetensors, a state dict of torchvision's Mask R-CNN R50-FPN, version 1 or
-            2, with any number of classes (`.pth` or safetensors), or a name of the catalogue that
-            was pulled. A network with classes proposes through the best class of each box.
-        detectron2_config: makes a file that does not say what it is a checkpoint of detectron2;
-            its YAML. What `gbopt learn` publishes says it.
+        path: safetensors of ours, a state dict (`.pth` or safetensors) of torchvision's Mask R-CNN
+            R50-FPN, version 1 or 2, or the name of pulled weights. A network with several classes
+            gets `ClassAgnosticHeads`.
+        detectron2_config: YAML file of the detectron2 model that `path` is a checkpoint of. Files
+            of `gbopt learn` need none.
 
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture, or detectron2

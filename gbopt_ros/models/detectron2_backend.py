@@ -1,16 +1,14 @@
-"""Mask R-CNN on detectron2, behind the interface of torchvision's detection models.
+"""Mask R-CNN of detectron2 with the interface of torchvision's detection models.
 
-`Detectron2MaskRcnn` is called as torchvision's `MaskRCNN` is, with images alone or with images and
-targets, so that `MaskRcnnProposals`, ensembles and fine-tuning work on either. Its tensors bear
-detectron2's own names: what is published can be taken back to detectron2.
+`Detectron2MaskRcnn` is a `DetectionNetwork`, so proposals and fine-tuning work with it. Its tensors
+keep their names, so published weights can be used in detectron2 again.
 
-Importing this module imports detectron2; nothing else in the package does. None of its compiled
-operators (`detectron2._C`) is needed: RoIAlign and NMS are torchvision's, and detectron2 itself
-does without the extension but for deformable convolutions and rotated boxes.
+Only this module and `detectron2_files` import detectron2. Its compiled operators (`detectron2._C`)
+are needed only for deformable convolutions and rotated boxes; RoIAlign and NMS are torchvision's.
 
-A network that knows K classes is made class-agnostic without another head. Each region stands
-for the class that is likeliest there: its score, its box, its mask. In training a region on an
-object gets that class as its label, so that what is learnt is what is proposed.
+A network with K classes is used class-agnostically with its own heads: each region has the score,
+the box and the mask of its likeliest class. In training, a region on an object gets that class as
+its label, so training improves what is proposed.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "MODEL.MASK_ON": (True,),
     "INPUT.FORMAT": ("BGR", "RGB"),
 }
-# Buffers that checkpoints of older versions hold; today the configuration alone decides on them.
+# Buffers in checkpoints of older versions; today they come from the configuration.
 _LEGACY = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors.")
 
 
@@ -64,9 +62,9 @@ def load_detectron2(path: Path, config: str) -> tuple[Detectron2MaskRcnn, Weight
     """The network of a checkpoint, float32, on the CPU, in evaluation mode.
 
     Args:
-        path: a file that `gbopt learn` published, which carries its configuration, or a state
-            dict of detectron2: safetensors, or a `.pth` that holds tensors only.
-        config: detectron2's YAML file; not read where the weights carry their own.
+        path: a file of `gbopt learn`, which holds its configuration, or a state dict of
+            detectron2: safetensors, or a `.pth` that holds only tensors.
+        config: detectron2's YAML file; not read if the weights hold their own.
 
     Raises:
         GboptError: a file is missing or damaged, is a pickle, or holds another kind of network.
@@ -83,10 +81,12 @@ def load_detectron2(path: Path, config: str) -> tuple[Detectron2MaskRcnn, Weight
     else:
         parsed = read_config(Path(config))
         tensors = read_checkpoint(path)
-        digest = sha256_of(path)[:8]  # all trainings of detectron2 end with a `model_final`
+        digest = sha256_of(path)[:8]  # every training of detectron2 ends with a `model_final`
         info = WeightsInfo(PROPOSALS, DETECTRON2, f"{path.stem}-{digest}", dump_config(parsed))
     network = build_detectron2(parsed, str(path if described else config))
-    load_into(network, _without_legacy(tensors, network), path)
+    known = network.state_dict().keys()
+    tensors = {n: t for n, t in tensors.items() if n in known or not n.startswith(_LEGACY)}
+    load_into(network, tensors, path)
     return network.eval(), info
 
 
@@ -94,10 +94,10 @@ def build_detectron2(config: CfgNode, source: str) -> Detectron2MaskRcnn:
     """A randomly initialised network on the CPU.
 
     Args:
-        source: where the configuration comes from, for errors.
+        source: file of the configuration, for errors.
 
     Raises:
-        GboptError: it is no Mask R-CNN of one box and one mask head, or cannot be built.
+        GboptError: it is no Mask R-CNN with one box and one mask head, or cannot be built.
     """
     for key, allowed in _SUPPORTED.items():
         value: Any = config
@@ -113,7 +113,7 @@ def build_detectron2(config: CfgNode, source: str) -> Detectron2MaskRcnn:
     config.MODEL.ROI_HEADS.NAME = AgnosticRoiHeads.__name__
     try:
         return Detectron2MaskRcnn(config)
-    except Exception as error:  # ImportError where it takes the extension and there is none
+    except Exception as error:  # ImportError if it needs the extension and there is none
         raise GboptError(
             f"{source}: detectron2 cannot build this network ({first_line(error)})"
         ) from error
@@ -140,15 +140,15 @@ class Detectron2MaskRcnn(GeneralizedRCNN):
 
         Args:
             images: (3, H, W) float32 in [0, 1], RGB; sizes may differ.
-            targets: of each image `boxes` (M, 4) xyxy, `labels` (M,), 1 on objects and -1 on
-                regions to ignore, and `masks` (M, H, W) uint8.
+            targets: for each image `boxes` (M, 4) xyxy, `labels` (M,), 1 for objects and -1 for
+                ignore regions, and `masks` (M, H, W) uint8.
 
         Returns:
-            In evaluation mode of each image `boxes` (n, 4) xyxy, `scores` (n,), best first, and
-            `masks` (n, 1, H, W) bool, the pixels of a probability of at least `mask_thresh`.
+            In evaluation mode, for each image `boxes` (n, 4) xyxy, `scores` (n,), best first, and
+            `masks` (n, 1, H, W) bool, the pixels whose probability is at least `mask_thresh`.
 
         Raises:
-            GboptError: in training the network gave values that are not finite.
+            GboptError: in training, a value of the network is not finite.
         """
         inputs = [{"image": self.transform(image)} for image in images]
         if not self.training:
@@ -159,7 +159,7 @@ class Detectron2MaskRcnn(GeneralizedRCNN):
         for one, target in zip(inputs, targets, strict=True):
             one["instances"] = _instances(target, one["image"].shape[-2:])
         try:
-            with EventStorage():  # its heads count what they sample, and insist on a place for it
+            with EventStorage():  # detectron2's heads log to it
                 return super().forward(inputs)
         except FloatingPointError as error:
             raise GboptError(
@@ -168,7 +168,7 @@ class Detectron2MaskRcnn(GeneralizedRCNN):
 
     def _detection(self, instances: Instances, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
-        # Pasting in half precision would move outlines: its coordinates take the masks' type.
+        # Half precision would move outlines: coordinates of pasting have the dtype of the masks.
         instances.pred_masks = instances.pred_masks.float()
         found = detector_postprocess(instances, height, width, self.roi_heads.mask_thresh)
         return {
@@ -182,7 +182,7 @@ class InputTransform(nn.Module):
     """Resizes the shorter side and puts the channels into the network's order.
 
     Attributes:
-        min_size: the shorter side in pixels, one value as in torchvision's transform; 0: as it is.
+        min_size: shorter side, pixels, one value as in torchvision's transform; 0: not resized.
         max_size: limit of the longer side, pixels.
     """
 
@@ -193,12 +193,12 @@ class InputTransform(nn.Module):
         self._reverse = channels == "BGR"
 
     def forward(self, image: Tensor) -> Tensor:
-        """(3, h, w) float32 in [0, 255] of a (3, H, W) float32 RGB image in [0, 1]."""
+        """(3, h, w) float32 in [0, 255] from a (3, H, W) float32 RGB image in [0, 1]."""
         if self.min_size[0] > 0:
             height, width = ResizeShortestEdge.get_output_shape(
                 *image.shape[-2:], self.min_size[0], self.max_size
             )
-            # Weights were trained on images that Pillow resized: bilinear with antialiasing.
+            # As Pillow, which resized the training images: bilinear with antialiasing.
             image = functional.interpolate(
                 image[None],
                 (max(1, height), max(1, width)),
@@ -211,11 +211,11 @@ class InputTransform(nn.Module):
 
 @ROI_HEADS_REGISTRY.register()
 class AgnosticRoiHeads(StandardROIHeads):
-    """Box and mask head in which a region is an object of the class that is likeliest there.
+    """Box and mask heads that use each region with its likeliest class.
 
     Attributes:
-        score_thresh, nms_thresh, detections_per_img, mask_thresh: as `ProposalConfig` has them;
-            the first three under torchvision's names.
+        score_thresh, nms_thresh, detections_per_img, mask_thresh: settings of `ProposalConfig`;
+            the first three have torchvision's names.
     """
 
     score_thresh: float = ProposalConfig.score_threshold
@@ -239,29 +239,24 @@ class AgnosticRoiHeads(StandardROIHeads):
         )
         predictions = self.box_predictor(self.box_head(regions))
         if not self.training:
-            detections = self._detect(predictions, proposals)
+            boxes = self.box_predictor.predict_boxes(predictions, proposals)
+            scores = self.box_predictor.predict_probs(predictions, proposals)
+            detections = [
+                self._likeliest_class(box, score, proposal.image_size)
+                for box, score, proposal in zip(boxes, scores, proposals, strict=True)
+            ]
             return self.forward_with_given_boxes(features, detections), {}
         self._label_by_likeliest_class(predictions[0], proposals)
         losses = self.box_predictor.losses(predictions, proposals)
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
 
-    def _detect(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> list[Instances]:
-        boxes = self.box_predictor.predict_boxes(predictions, proposals)
-        scores = self.box_predictor.predict_probs(predictions, proposals)
-        return [
-            self._best_class(box, score, proposal.image_size)
-            for box, score, proposal in zip(boxes, scores, proposals, strict=True)
-        ]
-
-    def _best_class(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Instances:
+    def _likeliest_class(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Instances:
         """The N best regions after class-agnostic NMS.
 
         Args:
-            boxes: (R, 4 K) or, where all classes share their boxes, (R, 4), xyxy.
-            scores: (R, K + 1) probabilities, that of the background last.
+            boxes: (R, 4 K) or, if all classes share their boxes, (R, 4), xyxy.
+            scores: (R, K + 1) probabilities, the background last.
             size: (height, width) of the network's input.
         """
         best, classes = scores[:, :-1].max(dim=1)
@@ -279,10 +274,10 @@ class AgnosticRoiHeads(StandardROIHeads):
         )
 
     def _label_by_likeliest_class(self, logits: Tensor, proposals: list[Instances]) -> None:
-        """Replace the label of each sampled region on an object, whatever class it had.
+        """Label each sampled region on an object with its likeliest class.
 
         Args:
-            logits: (R, K + 1) of all images' regions, that of the background last.
+            logits: (R, K + 1) for the regions of all images, the background last.
         """
         likeliest = logits.detach()[:, :-1].argmax(dim=1).split([len(p) for p in proposals])
         for sampled, classes in zip(proposals, likeliest, strict=True):
@@ -291,9 +286,9 @@ class AgnosticRoiHeads(StandardROIHeads):
 
 
 def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
-    """torchvision's target in detectron2's terms, scaled to the network's input.
+    """The `Instances` of a torchvision target, scaled to the network's input.
 
-    detectron2 samples no region that it matches with a ground truth of class -1.
+    detectron2 samples no region whose ground truth has class -1.
 
     Args:
         size: (height, width) of the network's input.
@@ -302,9 +297,9 @@ def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
     height, width = (int(side) for side in size)
     scale = target["boxes"].new_tensor([width / masks.shape[2], height / masks.shape[1]] * 2)
     if len(masks):
-        masks = functional.interpolate(masks[None].float(), (height, width), mode="nearest-exact")[
-            0
-        ]
+        (masks,) = functional.interpolate(
+            masks[None].float(), (height, width), mode="nearest-exact"
+        )
     else:
         masks = masks.new_zeros((0, height, width))
     return Instances(
@@ -313,12 +308,3 @@ def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
         gt_classes=torch.where(target["labels"] > 0, 0, -1),
         gt_masks=BitMasks(masks > 0.5),
     )
-
-
-def _without_legacy(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    expected = network.state_dict().keys()
-    return {
-        name: value
-        for name, value in tensors.items()
-        if name in expected or not name.startswith(_LEGACY)
-    }

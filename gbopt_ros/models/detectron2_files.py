@@ -1,4 +1,4 @@
-"""detectron2's configurations and checkpoints, read without running anything that they hold."""
+"""Configurations and checkpoints of detectron2, read without running code in them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CONVERT = (
 
 
 def read_config(path: Path) -> CfgNode:
-    """A YAML configuration over detectron2's defaults, its `_BASE_` files included.
+    """A YAML configuration over detectron2's defaults, with its `_BASE_` files.
 
     Raises:
-        GboptError: it is missing, no YAML, or holds what detectron2 does not know.
+        GboptError: it is missing, no YAML, or has keys that detectron2 does not know.
     """
     if path.suffix not in (".yaml", ".yml"):
         raise GboptError(
@@ -31,7 +31,7 @@ def read_config(path: Path) -> CfgNode:
         raise GboptError(f"{path}: no such detectron2 configuration")
     config = get_cfg()
     try:
-        # By default detectron2 runs what the YAML tells it to.
+        # By default detectron2 runs code in the YAML.
         config.merge_from_file(str(path), allow_unsafe=False)
     except Exception as error:  # yacs raises KeyError, AssertionError, ValueError and YAMLError
         raise GboptError(f"{path}: not a detectron2 configuration ({first_line(error)})") from error
@@ -70,7 +70,7 @@ def parse_config(text: str, path: Path) -> CfgNode:
 
 
 def dump_config(config: CfgNode) -> str:
-    """What decides on the network and its input, as YAML; no path and nothing of a training."""
+    """The network and its input as YAML, without paths and training settings."""
     described = CfgNode({key: config[key].clone() for key in ("MODEL", "INPUT")})
     described.VERSION = config.VERSION
     described.MODEL.WEIGHTS = ""

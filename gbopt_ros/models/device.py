@@ -1,4 +1,4 @@
-"""The device that networks run on, the precision that it is fast in, and the way there and back."""
+"""The device that networks run on: precision, batch size, and copies to it and from it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ N = TypeVar("N")
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA GPU or, where there is none, the CPU.
+    """The device of a name; `auto` is the first CUDA GPU or, if there is none, the CPU.
 
     Raises:
-        GboptError: the name is no device, or names a GPU that is not there.
+        GboptError: the name is no device, or there is no such GPU.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,10 +42,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def to_device(network: N, device: torch.device) -> N:
-    """The network on the device, in the layout that its convolutions are fast in there.
+    """The network on the device, in the memory layout for fast convolutions.
 
-    Tensor cores take channels last. On a CPU it makes little difference: the bundled proposal
-    network gains a tenth, the background network loses as much.
+    Tensor cores take channels last. On a CPU the layout makes little difference.
     """
     moved: Any = network
     moved = moved.to(device)
@@ -53,7 +52,7 @@ def to_device(network: N, device: torch.device) -> N:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is done in hardware; emulated, it is slower than float32."""
+    """Whether the device has bfloat16 arithmetic; emulated, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -66,21 +65,20 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def half_precision(wanted: bool, device: torch.device) -> torch.autocast:
-    """The context in which networks run in float16, where that is wanted and the device a GPU.
+    """The context in which networks run in float16, if `wanted` and the device is a GPU.
 
-    Weights are cast anew at each use: torch has one cache of cast weights for all threads, and one
-    that was cast on one stream must not be read on another that does not wait for it.
+    There is no cache of cast weights. It would be shared by all threads, and weights that were cast
+    on one CUDA stream must not be read on another without waiting.
     """
     enabled = wanted and device.type == "cuda"
     return torch.autocast(device.type, torch.float16, enabled, cache_enabled=False)
 
 
 def upload(images: Sequence[Image], device: torch.device) -> Tensor:
-    """(B, 3, H, W) uint8 on the device, of B images (H, W, 3) uint8 of one size.
+    """(B, 3, H, W) uint8 on the device, from B images (H, W, 3) uint8 of one size.
 
-    They are gathered in page-locked memory, from which a GPU copies by itself: the call does not
-    wait for it. The copy is in the order of the current stream, and torch hands that memory out
-    again only when it is done.
+    A GPU copies from page-locked memory in the order of the current CUDA stream, and the call does
+    not wait for it. torch reuses the memory only after the copy.
     """
     shape = (len(images), *images[0].shape)
     batch = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
@@ -89,11 +87,10 @@ def upload(images: Sequence[Image], device: torch.device) -> Tensor:
 
 
 def download(tensor: Tensor) -> NDArray[Any]:
-    """The values of a tensor, in its shape and dtype; of one on the CPU, without a copy.
+    """The values of a tensor, in its shape and dtype; without a copy if it is on the CPU.
 
-    It waits for what came before on the current stream of the tensor's device, and for no other:
-    copies through page-locked memory can run beside those and the networks of other streams. The
-    result itself is in ordinary memory, since results of whole clips are kept.
+    It waits only for earlier work on the current CUDA stream: copies through page-locked memory run
+    beside the work of other streams. The result is in ordinary memory, since it may be kept long.
     """
     if tensor.device.type == "cpu":
         return tensor.numpy()
@@ -106,17 +103,17 @@ def download(tensor: Tensor) -> NDArray[Any]:
 def frames_a_pass(batch_size: int, device: torch.device) -> int:
     """The batch size on a GPU; 1 on a CPU.
 
-    A CPU is no faster with batches, and there a frame's result must not depend, by rounding, on
-    what else was in its batch: live, frames come one by one.
+    A CPU is no faster with batches. With one frame a pass, its rounding does not depend on other
+    frames, so live frames, which come one by one, give the same masks as a recording.
     """
     return batch_size if device.type == "cuda" else 1
 
 
 def has_idle_core(device: torch.device) -> bool:
-    """Whether a thread can run beside networks on the device and take nothing from them.
+    """Whether another thread can run without slowing down networks on the device.
 
-    On a CPU the threads of a network wait for each other at every layer: one that has to share its
-    core slows all of them down.
+    On a CPU the threads of a network wait for each other at every layer. If one of them has to
+    share its core, all are slower.
     """
     if device.type == "cuda":
         return True

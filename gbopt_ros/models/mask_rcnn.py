@@ -45,7 +45,7 @@ class MaskRcnnArchitecture:
     train_rois: int
     train_proposals: int
     test_proposals: int
-    roi_samples: int  # of RoIAlign in each bin and direction
+    roi_samples: int  # samples of RoIAlign in each bin and direction
 
 
 ARCHITECTURES = {
@@ -63,14 +63,14 @@ ARCHITECTURES = {
     ),
 }  # fmt: skip
 
-TORCHVISION_V2 = "resnet50-fpn-v2"  # built by torchvision itself
+TORCHVISION_V2 = "resnet50-fpn-v2"  # built by torchvision
 KNOWN = (*ARCHITECTURES, TORCHVISION_V2)
 
 
 def resnet(
     block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], widths: Sequence[int]
 ) -> ResNet:
-    """A torchvision ResNet whose four stages have the given widths."""
+    """A ResNet of torchvision whose four stages have the given widths."""
     net = ResNet(block, list(layers))
     if tuple(widths) == (64, 128, 256, 512):
         return net
@@ -93,7 +93,7 @@ def feature_pyramid(
     widths: Sequence[int],
     channels: int,
 ) -> BackboneWithFPN:
-    """ResNet with a feature pyramid of strides 4 to 32, and 64 by pooling."""
+    """A ResNet with a feature pyramid of strides 4 to 32, and 64 by pooling."""
     return BackboneWithFPN(
         resnet(block, layers, widths),
         return_layers={f"layer{i + 1}": str(i) for i in range(4)},
@@ -109,29 +109,29 @@ def build_mask_rcnn(
 
     Args:
         architecture: one of `KNOWN`.
-        max_proposals: detections kept of an image, after NMS.
-        classes: of the heads, the background among them; more than 2 where a network that was
-            trained on classes is loaded (`perception/best_class.py`).
+        max_proposals: maximum number of detections of an image, after NMS.
+        classes: number of classes of the heads, with the background.
 
     Raises:
         GboptError: there is no such architecture.
     """
-    if architecture not in KNOWN:
-        raise GboptError(f"unknown proposal architecture {architecture!r}; known: {sorted(KNOWN)}")
-    if architecture == TORCHVISION_V2:
+    if architecture in ARCHITECTURES:
+        network = _build(ARCHITECTURES[architecture], max_proposals, classes)
+    elif architecture == TORCHVISION_V2:
         network = maskrcnn_resnet50_fpn_v2(
-            weights=None,
-            weights_backbone=None,
-            num_classes=classes,
-            box_score_thresh=0.0,
-            box_detections_per_img=max_proposals,
-        )
-        _fix_strides(network)
-        _fix_precision(network)
-        return network
-    arch = ARCHITECTURES[architecture]
+            weights=None, weights_backbone=None, num_classes=classes,
+            box_score_thresh=0.0, box_detections_per_img=max_proposals,
+        )  # fmt: skip
+    else:
+        raise GboptError(f"unknown proposal architecture {architecture!r}; known: {sorted(KNOWN)}")
+    _fix_strides(network)
+    _fix_precision(network)
+    return network
+
+
+def _build(arch: MaskRcnnArchitecture, max_proposals: int, classes: int) -> MaskRCNN:
     channels = arch.pyramid_channels
-    network = MaskRCNN(
+    return MaskRCNN(
         feature_pyramid(arch.block, arch.layers, arch.widths, channels),
         min_size=arch.short_side,
         max_size=arch.long_side,
@@ -158,16 +158,13 @@ def build_mask_rcnn(
         mask_head=MaskRCNNHeads(channels, (arch.mask_channels,) * arch.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(arch.mask_channels, arch.mask_channels, classes),
     )
-    _fix_strides(network)
-    _fix_precision(network)
-    return network
 
 
 def _fix_strides(network: MaskRCNN) -> None:
-    """Tell the pooling of regions the pyramid's strides, 4 to 32.
+    """Tell RoIAlign the strides of the pyramid, 4 to 32.
 
-    torchvision takes them from the first image that a network sees, for good, and errs where that
-    one is much longer than high.
+    torchvision takes them from the first image that a network sees, once and for all. They are
+    wrong if that image is much longer than high.
     """
     for pool in (network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool):
         pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
@@ -189,8 +186,8 @@ class _Float32AnchorGenerator(AnchorGenerator):
 def _fix_precision(network: MaskRCNN) -> None:
     """Keep boxes in single precision under autocast.
 
-    torchvision gives anchors, proposals and the boxes that are taught the type of the features. In
-    bfloat16 neighbouring numbers lie 2 pixels apart from 256 on, in float16 1 pixel from 1024 on.
+    In torchvision, anchors, proposals and target boxes have the dtype of the features. From 256 on,
+    neighbouring bfloat16 numbers are 2 pixels apart; from 1024 on, float16 numbers 1 pixel.
     """
     for part in (network.rpn, network.roi_heads):
         coder = part.box_coder

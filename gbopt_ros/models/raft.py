@@ -1,4 +1,4 @@
-"""RAFT (Teed and Deng 2020), of torchvision, with the weights of a file."""
+"""RAFT (Teed and Deng 2020) of torchvision, with the weights of a file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from gbopt_ros.models.weights import load_into, read_state_dict
 from gbopt_ros.structures import GboptError, Image
 
 _RAFT = {"raft_large": raft_large, "raft_small": raft_small}
-_RAFT_STRIDE = 8  # RAFT takes sides that are multiples of it,
-_RAFT_MIN_SIDE = 128  # and no shorter than this: its correlation pyramid halves them four times
+_RAFT_STRIDE = 8  # sides must be multiples of it
+_RAFT_MIN_SIDE = (
+    128  # shortest side: the correlation pyramid halves features of stride 8 four times
+)
 
 
 class RaftFlow:
     """RAFT, the paper's g.
 
-    An image that takes part in several pairs of a batch is encoded once: images are told apart by
-    identity, so pass the same array.
+    An image in several pairs of a batch is encoded once if it is the same array.
 
     Args:
         network: moved to `device` and put in evaluation mode.
@@ -67,10 +68,9 @@ class RaftFlow:
 def raft_of_pairs(
     network: RAFT, images: Tensor, first: Sequence[int], second: Sequence[int]
 ) -> Tensor:
-    """What `network` says of pairs of images, each image encoded once.
+    """The flow of pairs of images, each image encoded once.
 
-    The refinement is torchvision's own: a RAFT of the same parts, whose encoders look up what
-    the encodings of an image's number are.
+    A RAFT of the same parts refines the flow; its encoders look up the encodings of the images.
 
     Args:
         network: in evaluation mode.
@@ -84,7 +84,7 @@ def raft_of_pairs(
     refinement = RAFT(
         feature_encoder=_Lookup(network.feature_encoder(images), range(len(images))),
         context_encoder=_Lookup(network.context_encoder(images[starts]), starts),
-        # It keeps the correlations of a call: one a call.
+        # A correlation block keeps the correlations of one call, so each call has its own.
         corr_block=_Float32CorrBlock(
             num_levels=network.corr_block.num_levels, radius=network.corr_block.radius
         ),
@@ -101,7 +101,7 @@ def raft_of_pairs(
 
 
 class _Float32CorrBlock(CorrBlock):
-    """As in the authors' code: sums over all channels, as large as they are before scaling."""
+    """Single precision, as in the authors' code: sums over all channels are large."""
 
     def build_pyramid(self, fmap1: Tensor, fmap2: Tensor) -> None:
         with torch.autocast(fmap1.device.type, enabled=False):
@@ -109,7 +109,7 @@ class _Float32CorrBlock(CorrBlock):
 
 
 class _Lookup(nn.Module):
-    """Stands in for an encoder: its images are filled with their number."""
+    """Stands in for an encoder; every pixel of an image is the number of the image."""
 
     def __init__(self, encodings: Tensor, numbers: Sequence[int]) -> None:
         super().__init__()
@@ -126,11 +126,11 @@ def _padding(side: int) -> int:
 
 
 def load_raft(path: Path, backend: str) -> RAFT:
-    """RAFT with the weights of a file: safetensors, or a `.pth` that holds tensors only.
+    """RAFT with the weights of a file: safetensors, or a `.pth` that holds only tensors.
 
     Args:
-        path: of the file, or a name of the catalogue that was pulled.
-        backend: `raft_small`, `raft_large`, or `auto` for the one that the file belongs to.
+        path: the file, or the name of pulled weights.
+        backend: `raft_small`, `raft_large`, or `auto` for the one that fits the file.
 
     Raises:
         GboptError: no such file, not readable without unpickling code, or of another network.

@@ -1,4 +1,4 @@
-"""Feature pyramids on the backbones of timm, which is optional and imported when one is built."""
+"""Feature pyramids on backbones of timm, an optional package that is imported when needed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STRIDES = (4, 8, 16, 32)
 class TimmPyramid(nn.Module):
     """(B, 3, H, W) -> levels "0" to "3" (B, channels, H / stride, W / stride), strides 4 to 32.
 
-    Weights are random: nothing is ever downloaded.
+    Weights are random; nothing is downloaded.
 
     Args:
-        name: of a model in timm, such as `resnest200e`.
-        channels: of every level.
+        name: name of a timm model, such as `resnest200e`.
+        channels: number of channels of every level.
 
     Raises:
         GboptError: timm is not installed, has no such model, or the model has other strides.
@@ -40,7 +40,7 @@ class TimmPyramid(nn.Module):
 
 
 def _backbone(name: str) -> tuple[Any, list[int]]:
-    """A backbone of timm and which of its feature maps have the strides 4 to 32."""
+    """A backbone of timm, and the indices of its feature maps of strides 4 to 32."""
     try:
         import timm
     except ImportError as error:
@@ -48,7 +48,7 @@ def _backbone(name: str) -> tuple[Any, list[int]]:
             f"the architecture timm:{name} needs the package timm, which cannot be imported "
             f"({error}); pip install 'gbopt_ros[timm]'"
         ) from error
-    # timm takes `hf-hub:...` for a name, too, and would look it up over the network.
+    # timm would look up a name such as `hf-hub:...` over the network.
     if not timm.is_model(name):
         raise GboptError(f"timm {timm.__version__} has no model {name!r}; see timm.list_models()")
     try:

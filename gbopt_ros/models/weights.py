@@ -1,4 +1,4 @@
-"""Network weights on disk: safetensors files that say which architecture they belong to."""
+"""Weights files: safetensors with a description of the network in their metadata."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _KEY = "gbopt_ros"
 
 
 class HasState(Protocol):
-    """A network, or whatever else has tensors by name."""
+    """A network, or anything else with tensors by name."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What a weights file says of itself.
+    """The description in a weights file.
 
     Attributes:
         network: `proposals` or `background`.
         architecture: key of the network's architecture table, or `DETECTRON2`.
         version: name of the version, unique in its model store.
-        config: YAML that the network is built from, "" where the architecture says it all.
-        calibration: how confidences follow for a proposal network; None where it was not fitted.
+        config: YAML that detectron2 builds the network from, else "".
+        calibration: model of the confidences for a proposal network; None where it was not fitted.
     """
 
     network: str
@@ -53,10 +53,13 @@ class WeightsInfo:
 
 
 def save_weights(path: Path, network: HasState, info: WeightsInfo, half: bool = False) -> str:
-    """Write a network's weights atomically and return the SHA-256 of the file.
+    """Write a network's weights atomically; returns the SHA-256 of the file.
 
     Args:
         half: store floating-point tensors in half precision.
+
+    Raises:
+        GboptError: the file cannot be written.
     """
     tensors = {
         name: (value.half() if half and value.is_floating_point() else value)
@@ -69,16 +72,13 @@ def save_weights(path: Path, network: HasState, info: WeightsInfo, half: bool = 
 def write_calibration(path: Path, calibration: Calibration, out: Path) -> str:
     """Write a copy of a weights file with another calibration; returns its SHA-256.
 
-    The tensors stay as they are, to the last bit.
+    The tensors stay the same, to the last bit.
 
     Raises:
-        GboptError: the file cannot be read or carries no description of ours, or `out` cannot be
-            written.
+        GboptError: the file cannot be read or has no description, or `out` cannot be written.
     """
     info, _ = read_weights(path, PROPOSALS)
-    with safe_open(path, framework="pt", device="cpu") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return _write(out, tensors, replace(info, calibration=calibration))
+    return _write(out, load_file(path), replace(info, calibration=calibration))
 
 
 def _write(path: Path, tensors: dict[str, Tensor], info: WeightsInfo) -> str:
@@ -88,6 +88,15 @@ def _write(path: Path, tensors: dict[str, Tensor], info: WeightsInfo) -> str:
         content = save(tensors, metadata=metadata)
         aside.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def tensors_digest(network: HasState) -> str:
+    """SHA-256 of a network's tensors and their names, whatever its weights file says of them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -103,8 +112,8 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
     """The description and the tensors (float32, on the CPU) of a weights file.
 
     Raises:
-        GboptError: no such file, not a safetensors file (a pickle is never opened), truncated,
-            or weights of something else than `network`.
+        GboptError: no such file, not a safetensors file (a pickle is never opened), truncated, or
+            weights of another network than `network`.
     """
     if not path.is_file():
         raise GboptError(f"{path}: no such weights file")
@@ -119,7 +128,7 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
         ) from error
     if described is None:
         raise GboptError(
-            f"{path}: these weights carry no gbopt_ros description; expected a file written by "
+            f"{path}: these weights have no gbopt_ros description; expected a file written by "
             "`gbopt pretrain` or `gbopt learn`, or torchvision's weights of a proposal network"
         )
     try:
@@ -131,28 +140,47 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
         raise GboptError(f"{path}: its gbopt_ros description is damaged ({error})") from error
     if info.network != network:
         raise GboptError(f"{path}: expected weights of the {network} network, got {info.network}")
-    return info, {
+    return info, _in_float32(tensors)
+
+
+def _in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
         name: value.float() if value.is_floating_point() else value
         for name, value in tensors.items()
     }
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether it is a safetensors file that does not say which of our networks it belongs to."""
+def _metadata_of(path: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors file; None if it is none."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return _KEY not in (file.metadata() or {})
+            return file.metadata() or {}
     except (SafetensorError, OSError, ValueError):
-        return False
+        return None
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is safetensors without a description of ours."""
+    metadata = _metadata_of(path)
+    return metadata is not None and _KEY not in metadata
+
+
+def architecture_of(path: Path) -> str:
+    """The architecture in the description of a weights file; "" if there is none."""
+    try:
+        described = json.loads((_metadata_of(path) or {}).get(_KEY, "{}"))
+    except ValueError:
+        return ""
+    return str(described.get("architecture", "")) if isinstance(described, dict) else ""
 
 
 def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
-    """The tensors of a state dict that something else has written.
+    """The tensors (float32, on the CPU) of a state dict of another program.
 
     Args:
-        path: a `.safetensors` file, or one of torch that holds nothing but tensors, by name or
-            below the key `model`, as torchvision's training scripts write it.
-        what: it belongs to, for the errors.
+        path: a `.safetensors` file, or a `.pth` that holds only tensors, by name or below the key
+            `model`, as torchvision's training scripts write it.
+        what: name of the network, for errors.
 
     Raises:
         GboptError: no such file, no state dict, or not readable without running code.
@@ -165,7 +193,7 @@ def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever a damaged pickle runs into
+    except Exception as error:  # a damaged pickle raises anything
         raise GboptError(
             f"{path}: {what} weights cannot be read ({type(error).__name__}); expected a "
             "safetensors file, or a .pth that holds tensors only"
@@ -175,23 +203,8 @@ def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
-        raise GboptError(
-            f"{path}: {what} weights: expected a state dict, nothing but named tensors"
-        )
-    return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-    }
-
-
-def architecture_of(path: Path) -> str:
-    """The architecture that a weights file names; "" where it names none or is none of ours."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            described = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-    except (SafetensorError, OSError, ValueError):
-        return ""
-    return str(described.get("architecture", "")) if isinstance(described, dict) else ""
+        raise GboptError(f"{path}: {what} weights: expected a state dict, only named tensors")
+    return _in_float32(tensors)
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -223,7 +236,7 @@ def load_network(path: Path, kind: str, build: Callable[[str], M]) -> tuple[M, W
 
     Args:
         kind: `PROPOSALS` or `BACKGROUND`.
-        build: makes the network of an architecture; raises GboptError for one unknown.
+        build: makes the network of an architecture; raises GboptError if it is unknown.
 
     Raises:
         GboptError: the file is missing, corrupt, or does not fit its architecture.

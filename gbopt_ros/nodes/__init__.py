@@ -1,1 +1,1 @@
-"""The ROS 2 nodes: they convert, call and publish."""
+"""The ROS 2 nodes. They convert messages, call the core and publish results."""

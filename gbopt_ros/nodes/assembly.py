@@ -1,4 +1,4 @@
-"""Puts the results of the networks together again: frames by their stamp, clips by their frames."""
+"""Joins the topics of the networks: the results for a frame by its stamp, frames to clips."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gbopt_ros.nodes.messages import Stamped, VersionedProposals, stamp_ns
 from gbopt_ros.nodes.synchroniser import make_synchroniser
 from gbopt_ros.structures import Clip, Cues, Frame, Image
 
-_SYNCHRONISED = 32  # frames that wait for a missing partner
+_SYNCHRONISED = 32  # frames that wait for the result of another network
 
 
 @dataclass(frozen=True)
 class FrameCues:
-    """What the networks say of one frame by itself."""
+    """A frame, with the results that need no second frame."""
 
     image: Stamped[Image]
     proposals: VersionedProposals
@@ -32,14 +32,14 @@ class FrameCues:
 
 @dataclass(frozen=True)
 class AssembledClip:
-    """A clip, whole or still growing, with everything that its selection needs.
+    """A clip with everything that its selection needs.
 
     Attributes:
-        message: the `ClipFrames` that told of it.
-        is_whole: no frame follows.
+        message: the `ClipFrames` that announced it.
+        is_whole: false for a partial clip, of which more frames will come.
         clip, cues: what the selection takes.
-        headers: of its T frames, as the camera sent them.
-        versions: of the networks that proposed on each frame.
+        headers: T headers, as the camera sent them.
+        versions: T versions of the proposal network.
     """
 
     message: Any
@@ -50,49 +50,59 @@ class AssembledClip:
     versions: list[str]
 
 
+@dataclass(frozen=True, eq=False)
+class _Announced:
+    """A clip that is not complete yet."""
+
+    message: Any
+    time: float  # when it was announced, seconds of the monotonic clock
+    finished: int  # frames that were finished by then
+
+
 class ClipAssembly:
-    """Collects streams that arrive in any order relative to each other, each in its own order.
+    """Collects topics that arrive in any order relative to each other, each in its own order.
+
+    A frame is finished when its results and the flow from the previous frame are there.
 
     Args:
-        complete: called with each clip once all of it is there, in the order of the clips.
-        partial_clip: called with each clip up to a frame once that much of it is there.
-        finished: called with the header of each frame that is there with its flow from the frame
-            before, unless it ends a clip that is complete or announced, or `partial_clip` was called.
+        ready: called with each announced clip, whole or partial, when all of it is there.
+        finished: called with the header of each other frame that is finished. `ready` takes the
+            place of this call for the last frame of a clip.
         lost: called with the `ClipFrames` of a clip that can never be complete.
-        capacity: frames held at most.
+        capacity: maximum number of frames that are held.
 
-    All callbacks come from the thread that delivered the last missing piece, under a lock that
-    keeps them in order: they must only queue or publish.
-
-    Attributes:
-        finished_frames: how many came to be there with their flow from the frame before,
-        last_progress: and when the last of them did, of the monotonic clock.
+    All callbacks run on the thread that delivered the last missing piece, under a lock that keeps
+    them in order: they must only queue or publish.
     """
 
     def __init__(
         self,
-        complete: Callable[[AssembledClip], None],
-        partial_clip: Callable[[AssembledClip], None],
+        ready: Callable[[AssembledClip], None],
         finished: Callable[[Any], None],
         lost: Callable[[Any], None],
         capacity: int,
     ) -> None:
-        self._complete, self._partial = complete, partial_clip
-        self._finished, self._lost = finished, lost
+        self._ready, self._finished, self._lost = ready, finished, lost
         self._capacity = capacity
-        self.finished_frames, self.last_progress = 0, time.monotonic()
         self._lock = threading.RLock()
-        self._frames: OrderedDict[int, FrameCues] = OrderedDict()  # by stamp, as they arrived
-        self._flows: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
-        self._waiting: OrderedDict[int, int | None] = OrderedDict()  # frame: whose flow it needs
-        self._clips: list[Any] = []
-        self._clips_so_far: OrderedDict[int, Any] = OrderedDict()  # by the stamp of their end
-        self._taken: tuple[int, set[int]] = -1, set()  # the last clip that was complete, its stamps
-        self._last: Stamped[Image] | None = None
-        self._sync = make_synchroniser(3, _SYNCHRONISED, self._add_cues)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._sync = make_synchroniser(3, _SYNCHRONISED, self._add_cues)
+            self._frames: OrderedDict[int, FrameCues] = OrderedDict()  # by stamp, as they arrived
+            self._flows: OrderedDict[int, NDArray[np.float32]] = OrderedDict()  # by first stamp
+            # Unfinished frames: stamp, and the stamp of the flow that is missing.
+            self._waiting: OrderedDict[int, int | None] = OrderedDict()
+            self._clips: list[_Announced] = []
+            self._partial_clips: OrderedDict[int, Any] = OrderedDict()  # by stamp of the last frame
+            self._taken: tuple[int, set[int]] = -1, set()  # id and stamps of the last whole clip
+            self._last: Stamped[Image] | None = None
+            self._finished_count, self._last_progress = 0, time.monotonic()
 
     def __len__(self) -> int:
-        """Frames held."""
+        """Number of frames that are held."""
         return len(self._frames)
 
     def add_image(self, image: Stamped[Image]) -> None:
@@ -108,27 +118,44 @@ class ClipAssembly:
         with self._lock:
             self._flows[flow.stamp_ns] = flow.value
             self._flows.move_to_end(flow.stamp_ns)
-            while len(self._flows) > self._capacity:
-                self._flows.popitem(last=False)
+            _shorten(self._flows, self._capacity)
         self._check()
 
     def add_clip(self, message: Any) -> None:
-        """Announce a clip; its frames are before, after or on their way."""
+        """Announce a whole clip; its frames came before or will come."""
         with self._lock:
-            self._let_go_of_namesake(message)
-            self._clips.append(message)
+            self._forget_repeated_stamp(message)
+            self._clips.append(_Announced(message, time.monotonic(), self._finished_count))
         self._check()
 
     def add_partial_clip(self, message: Any) -> None:
-        """Announce a clip up to a frame that is on its way, and that does not end it."""
+        """Announce a partial clip, of which the last frame will come."""
         with self._lock:
-            self._let_go_of_namesake(message)
-            self._clips_so_far[stamp_ns(message.header.stamp)] = message
-            while len(self._clips_so_far) > self._capacity:
-                self._clips_so_far.popitem(last=False)
+            self._forget_repeated_stamp(message)
+            self._partial_clips[stamp_ns(message.header.stamp)] = message
+            _shorten(self._partial_clips, self._capacity)
 
-    def _let_go_of_namesake(self, message: Any) -> None:
-        """Where stamps begin again, a frame of the last clip is not the one that is on its way."""
+    def give_up(self, patience_s: float, overtaken_by: int) -> None:
+        """Call `lost` for clips that will never be complete.
+
+        Such a clip was announced more than `patience_s` seconds ago, and since then no frame was
+        finished for `patience_s` seconds or more than `overtaken_by` frames were.
+        """
+        with self._lock:
+            limit = time.monotonic() - patience_s
+            is_still = self._last_progress < limit
+            overtaken = self._finished_count - overtaken_by
+            late = [
+                clip
+                for clip in self._clips
+                if clip.time < limit and (is_still or clip.finished < overtaken)
+            ]
+            self._clips = [clip for clip in self._clips if clip not in late]
+            for clip in late:
+                self._lost(clip.message)
+
+    def _forget_repeated_stamp(self, message: Any) -> None:
+        """Drop a frame of the last clip if the frame that will come has the same stamp."""
         clip_id, stamps = self._taken
         stamp = stamp_ns(message.header.stamp)
         if message.clip_id != clip_id and stamp in stamps:
@@ -146,48 +173,53 @@ class ClipAssembly:
         with self._lock:
             self._frames.pop(stamp, None)
             self._frames[stamp] = FrameCues(image, proposals.value, background.value)
-            while len(self._frames) > self._capacity:
-                self._frames.popitem(last=False)
+            _shorten(self._frames, self._capacity)
             last, self._last = self._last, image
-            needs = last.stamp_ns if last is not None and has_flow(last, image) else None
-            self._waiting[stamp] = needs
-            while len(self._waiting) > self._capacity:  # whose flow never came
-                self._waiting.popitem(last=False)
+            needs_flow = last is not None and has_flow(last, image)
+            self._waiting[stamp] = last.stamp_ns if last is not None and needs_flow else None
+            _shorten(self._waiting, self._capacity)  # frames whose flow never came
         self._check()
 
     def _check(self) -> None:
-        calls: list[Callable[[], None]] = []
+        """Call back for whatever is complete now."""
         with self._lock:
-            flows = {None, *self._flows}
-            done = [stamp for stamp, needed in self._waiting.items() if needed in flows]
-            for stamp in done:
-                del self._waiting[stamp]
-            if done:
-                self.finished_frames += len(done)
-                self.last_progress = time.monotonic()
-            # What a clip ends with is finished when the clip is; everything else is now.
-            last_frames = {stamp_ns(message.header.stamp) for message in self._clips}
-            for stamp in done:
-                so_far = self._clips_so_far.pop(stamp, None)
-                if stamp in last_frames or stamp not in self._frames:
-                    continue
-                if so_far is not None and self._is_complete(so_far):
-                    calls.append(partial(self._partial, self._cues(so_far, is_whole=False)))
-                else:
-                    header = self._frames[stamp].image.header
-                    calls.append(partial(self._finished, header))
-            ready = [i for i, m in enumerate(self._clips) if self._is_complete(m)]
-            if ready:
-                # Every stream keeps its order: what is missing before a complete clip never comes.
-                for i, message in enumerate(self._clips[: ready[-1] + 1]):
-                    if i in ready:
-                        cues = self._take(message)
-                        calls.append(partial(self._complete, cues))
-                    else:
-                        calls.append(partial(self._lost, message))
-                del self._clips[: ready[-1] + 1]
+            calls = [*self._finish_frames(), *self._complete_clips()]
             for call in calls:
                 call()
+
+    def _finish_frames(self) -> list[Callable[[], None]]:
+        calls: list[Callable[[], None]] = []
+        there = {None, *self._flows}
+        done = [stamp for stamp, needed in self._waiting.items() if needed in there]
+        if done:
+            self._finished_count += len(done)
+            self._last_progress = time.monotonic()
+        # The last frame of a clip is finished when the clip is, every other one now.
+        last_frames = {stamp_ns(clip.message.header.stamp) for clip in self._clips}
+        for stamp in done:
+            del self._waiting[stamp]
+            message = self._partial_clips.pop(stamp, None)
+            if stamp in last_frames or stamp not in self._frames:
+                continue
+            if message is not None and self._is_complete(message):
+                calls.append(partial(self._ready, self._assembled(message, is_whole=False)))
+            else:
+                calls.append(partial(self._finished, self._frames[stamp].image.header))
+        return calls
+
+    def _complete_clips(self) -> list[Callable[[], None]]:
+        calls: list[Callable[[], None]] = []
+        complete = [i for i, clip in enumerate(self._clips) if self._is_complete(clip.message)]
+        if complete:
+            # Every topic keeps its order: what a clip before a complete one lacks never comes.
+            last = complete[-1]
+            for i, clip in enumerate(self._clips[: last + 1]):
+                if i in complete:
+                    calls.append(partial(self._ready, self._take(clip.message)))
+                else:
+                    calls.append(partial(self._lost, clip.message))
+            del self._clips[: last + 1]
+        return calls
 
     def _is_complete(self, message: Any) -> bool:
         stamps = [stamp_ns(stamp) for stamp in message.stamps]
@@ -196,15 +228,15 @@ class ClipAssembly:
         )
 
     def _take(self, message: Any) -> AssembledClip:
-        """The clip; frames before it are let go, its own may be shared with the next clip."""
+        """The whole clip. Earlier frames are dropped; the next clip may share its own frames."""
         first = stamp_ns(message.stamps[0])
         while next(iter(self._frames)) != first:
             stamp, _ = self._frames.popitem(last=False)
             self._flows.pop(stamp, None)
         self._taken = message.clip_id, {stamp_ns(stamp) for stamp in message.stamps}
-        return self._cues(message, is_whole=True)
+        return self._assembled(message, is_whole=True)
 
-    def _cues(self, message: Any, *, is_whole: bool) -> AssembledClip:
+    def _assembled(self, message: Any, *, is_whole: bool) -> AssembledClip:
         stamps = [stamp_ns(stamp) for stamp in message.stamps]
         held = [self._frames[stamp] for stamp in stamps]
         frames = [
@@ -224,10 +256,8 @@ class ClipAssembly:
             versions=[cues.proposals.version for cues in held],
         )
 
-    def give_up_oldest(self, older_than: Callable[[Any], bool]) -> None:
-        """Call `lost` for announced clips of which this is true; they never became complete."""
-        with self._lock:
-            late = [message for message in self._clips if older_than(message)]
-            self._clips = [message for message in self._clips if message not in late]
-            for message in late:
-                self._lost(message)
+
+def _shorten(items: OrderedDict[int, Any], capacity: int) -> None:
+    """Drop the oldest items beyond the capacity."""
+    while len(items) > capacity:
+        items.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Background probability of every frame, as an image in 32FC1."""
+"""Publishes the background probability of every frame, as an image in 32FC1."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
-from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import MAP, Stamped
 from gbopt_ros.perception.load import load_background_network
 from gbopt_ros.structures import BackgroundNetwork
 
 
 class BackgroundNode(FrameNode):
-    """Publishes `~/output/probability`: that a pixel belongs to no object, 0 to 1."""
+    """Publishes `~/output/probability`: how probable it is that a pixel belongs to no object."""
 
+    NAME = "background"
     SECTIONS = ("background",)
     _network: BackgroundNetwork | None = None
-
-    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
-        super().__init__("background", bus, **options)
 
     def load(self) -> None:
         self._network = load_background_network(self.config)

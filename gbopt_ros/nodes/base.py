@@ -1,4 +1,4 @@
-"""What all nodes have in common: lifecycle, parameters, streams, diagnostics, and their end."""
+"""What all nodes have in common: lifecycle, parameters, topics, diagnostics and shutdown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import rclpy
@@ -23,7 +22,8 @@ from rclpy.logging import get_logger
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from gbopt_ros.config import Config, ConfigSection, load_config, setting
+from gbopt_ros.config import ConfigSection, load_config, setting
+from gbopt_ros.config.renamed import advice
 from gbopt_ros.nodes import parameters
 from gbopt_ros.nodes.health import Health
 from gbopt_ros.nodes.intra_process import IntraProcessBus
@@ -34,8 +34,8 @@ from gbopt_ros.structures import GboptError
 
 T = TypeVar("T")
 
-# Between the nodes of the graph nothing may be lost, and a node that comes late, or comes back,
-# gets what is still being worked on.
+# Between two nodes no message may be lost. A node that starts late, or again, gets the frames that
+# the others still work on.
 LINK_QOS = QoSProfile(
     depth=16, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
@@ -44,43 +44,50 @@ RESULT_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-LINK_CAPACITY = 16  # frames that wait at a network; the clip buffer lets far fewer through
+LINK_CAPACITY = 16  # frames that wait at a network; the clip buffer sends far fewer at a time
 _DIAGNOSTICS_PERIOD_S = 1.0
 _SIGNAL_LATENCY_S = 0.2
 
 
 @dataclass(frozen=True)
 class NodeSettings(ConfigSection):
-    """The parameters of a node itself, beside those of the stages that it runs."""
+    """The parameters of every node, beside the sections of the configuration that it uses."""
 
-    autostart: bool = setting(True, "configure and activate without being asked", fixed=True)
-    profile: str = setting("", "YAML file of overrides, as gbopt replay takes", fixed=True)
+    autostart: bool = setting(
+        True, "Whether the node configures and activates itself when it starts.", fixed=True
+    )
+    profile: str = setting(
+        "",
+        "YAML file of settings, as for `gbopt replay --config`. ROS parameters override it. Empty: "
+        "the defaults.",
+        fixed=True,
+    )
 
 
 class Output(Generic[T]):
-    """A stream out of a node: by reference within the process, as messages to everyone else."""
+    """An output topic: by reference within the process, as messages to all others."""
 
     def __init__(
         self, bus: IntraProcessBus | None, publisher: Any, encode: Callable[[T], Any]
     ) -> None:
         self._bus, self._publisher, self._encode = bus, publisher, encode
-        # A late subscriber of a latched topic gets messages that nobody was there for.
+        # A late subscriber of a latched topic gets messages that were sent before it came.
         durability = publisher.qos_profile.durability
         self._latched = bus is None and durability == DurabilityPolicy.TRANSIENT_LOCAL
 
     @property
     def is_wanted(self) -> bool:
-        """Somebody outside the process subscribed, or may do so later and is owed it."""
+        """Whether a process subscribed, or may subscribe later and still get the message."""
         return self._latched or self.subscriptions > 0
 
     @property
     def topic(self) -> str:
-        """Its full name."""
+        """Full name of the topic."""
         return str(self._publisher.topic_name)
 
     @property
     def subscriptions(self) -> int:
-        """How many are matched by now, those within the process aside."""
+        """Number of subscriptions, without those on the intra-process bus."""
         return int(self._publisher.get_subscription_count())
 
     def publish(self, payload: T) -> None:
@@ -91,52 +98,62 @@ class Output(Generic[T]):
 
 
 class PipelineNode(LifecycleNode):
-    """A lifecycle node that runs stages of the pipeline.
+    """A lifecycle node that runs a part of the pipeline.
 
-    A subclass names its stages, and says what to do in `configure`, `activate`, `deactivate` and
-    `cleanup`. What these raise is logged and fails the transition; rclpy would swallow it.
+    A subclass has a NAME, the names of the SECTIONS of the configuration that it uses, and its own
+    SETTINGS. It fills in `configure`, `activate`, `deactivate` and `cleanup`. An exception there is
+    logged and fails the transition; rclpy would hide it.
 
     Args:
-        name: of the node.
-        bus: joins the nodes of one process; None sends everything through the middleware.
-        options: of rclpy's node, such as `context`, `namespace`, `parameter_overrides`.
+        bus: joins the nodes of one process; with None all topics go through the middleware.
+        options: for rclpy's node, such as `context`, `namespace`, `parameter_overrides`.
+
+    Raises:
+        GboptError: the profile cannot be read, or a parameter has an old name.
+        ValueError: a parameter is out of range.
     """
 
+    NAME: ClassVar[str]
     SECTIONS: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[type[NodeSettings]] = NodeSettings
 
-    def __init__(self, name: str, bus: IntraProcessBus | None = None, **options: Any) -> None:
-        super().__init__(name, **options)
+    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
+        super().__init__(self.NAME, **options)
         self.bus = bus
         self.health = Health()
         self.active = False
         self._entities: list[Callable[[], object]] = []
         self._workers: dict[str, Worker[Any]] = {}
-        self.settings = self._declare_settings()
-        profile = Path(self.settings.profile) if self.settings.profile else None
-        self.config = self._declare_stages(load_config(profile))
+        old_name = advice(self._parameter_overrides)  # rclpy has no public name for them
+        if old_name:
+            raise GboptError(f"parameter {old_name}")
+        parameters.declare(self, self.SETTINGS())
+        self.settings: Any = parameters.with_values(self.SETTINGS(), self._parameter_values())
+        config = load_config(self.settings.profile or None)
+        parameters.declare(self, config, (*self.SECTIONS, "device"))
+        self.config = parameters.with_values(config, self._parameter_values())
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # A simulated clock stands still with the simulation or at the end of a bag.
+        # A simulated clock may stand still.
         self._wall = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._wall)
 
     # What a subclass fills in.
 
     def configure(self) -> None:
-        """Load networks, make streams."""
+        """Load networks; make topics, services and timers."""
 
     def activate(self) -> None:
-        """Begin to work."""
+        """Start to work."""
 
     def deactivate(self) -> None:
-        """Stop working; what was loaded stays."""
+        """Stop work; networks stay loaded."""
 
     def cleanup(self) -> None:
-        """Let go of what `configure` loaded. Streams and workers end by themselves."""
+        """Free the networks. Topics and workers are closed anyway."""
 
     def facts(self) -> dict[str, object]:
-        """Values for the diagnostics, beside those that every node gives."""
+        """Values for the diagnostics, besides those that every node gives."""
         return {}
 
     # What a subclass uses.
@@ -148,7 +165,7 @@ class PipelineNode(LifecycleNode):
     def input(
         self, name: str, codec: Codec[T], qos: QoSProfile, callback: Callable[[T], None]
     ) -> None:
-        """Call back with every payload while the node is active, from any thread."""
+        """Subscribe: `callback` gets every payload while the node is active, on any thread."""
 
         def when_active(payload: T) -> None:
             if self.active:
@@ -170,7 +187,7 @@ class PipelineNode(LifecycleNode):
     def subscription(
         self, message_type: Any, name: str, qos: QoSProfile, callback: Callable[[Any], None]
     ) -> None:
-        """Call back on the executor while the node is active; what is raised is logged."""
+        """Subscribe to messages; as `input`, but on the executor, and exceptions are logged."""
 
         def guarded(message: Any) -> None:
             if self.active:
@@ -180,9 +197,9 @@ class PipelineNode(LifecycleNode):
         self._entities.append(lambda: self.destroy_subscription(subscription))
 
     def service(self, service_type: Any, name: str, callback: Callable[[Any, Any], str]) -> None:
-        """A service whose response has `success` and `message`; `callback` gives the message.
+        """A service whose response has `success` and `message`; `callback` returns the message.
 
-        A `GboptError` is the answer, with `success` false.
+        If it raises, `success` is false and the message tells the error.
         """
 
         def answer(request: Any, response: Any) -> Any:
@@ -202,7 +219,7 @@ class PipelineNode(LifecycleNode):
         self._entities.append(lambda: self.destroy_service(service))
 
     def timer(self, period_s: float, callback: Callable[[], None]) -> None:
-        """Call back while the node is active, every so many seconds on the wall."""
+        """Call back every `period_s` seconds of wall time while the node is active."""
 
         def when_active() -> None:
             if self.active:
@@ -212,9 +229,9 @@ class PipelineNode(LifecycleNode):
         self._entities.append(lambda: self.destroy_timer(timer))
 
     def worker(self, name: str, handle: Callable[[T], None], **options: Any) -> Worker[T]:
-        """A worker that lives until the node is deactivated.
+        """A worker that ends when the node is deactivated.
 
-        What it raises is told on the diagnostics until it gets through a piece of work again.
+        The diagnostics show an error of `handle` until it succeeds again.
         """
 
         def handled(item: T) -> None:
@@ -229,7 +246,7 @@ class PipelineNode(LifecycleNode):
         return worker
 
     def _attempt(self, action: Callable[[], object], subject: str) -> None:
-        """Do it; what is raised is told on the diagnostics until it succeeds again."""
+        """Call `action`; the diagnostics show its error until it succeeds again."""
         try:
             action()
         except Exception as error:
@@ -238,7 +255,7 @@ class PipelineNode(LifecycleNode):
             self.health.recover(subject)
 
     def report(self, error: Exception, subject: str = "work") -> None:
-        """Log a failure that ends neither the node nor its next piece of work."""
+        """Log an error that the node survives, and show it on the diagnostics."""
         self.health.count("failures")
         self.health.fail(str(error), subject)
         self.get_logger().error(_in_words(error))
@@ -246,14 +263,14 @@ class PipelineNode(LifecycleNode):
     # Lifecycle.
 
     def start(self) -> bool:
-        """Configure and activate, if `autostart` says so; False where that failed."""
+        """Configure and activate if `autostart` is true; False if that fails."""
         if not self.settings.autostart:
             return True
         done = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == done and self.trigger_activate() == done
 
     def close(self) -> None:
-        """Stop whatever runs, in any state, and take the node out of the graph."""
+        """Stop all work, in any state, and destroy the node."""
         if self.active:
             self._deactivate()
         self._stop_workers()
@@ -317,37 +334,18 @@ class PipelineNode(LifecycleNode):
 
     # Parameters.
 
-    def _declare_settings(self) -> Any:
-        parameters.declare(self, "", self.SETTINGS())
-        return parameters.with_values(self.SETTINGS(), "", self._values())
-
-    def _declare_stages(self, config: Config) -> Config:
-        for stage in self.SECTIONS:
-            parameters.declare(self, f"{stage}.", getattr(config, stage))
-        device = next(s for s in parameters.settings(Config) if s.name == "device")
-        self.declare_parameter("device", config.device, parameters.descriptor(device))
-        return self._with_parameters(config, self._values())
-
-    def _values(self) -> dict[str, Any]:
+    def _parameter_values(self) -> dict[str, Any]:
         declared: Any = self.get_parameters_by_prefix("")
         return {name: parameter.value for name, parameter in declared.items()}
 
-    def _with_parameters(self, config: Config, values: dict[str, Any]) -> Config:
-        changed = {
-            stage: parameters.with_values(getattr(config, stage), f"{stage}.", values)
-            for stage in self.SECTIONS
-        }
-        return replace(config, **changed, device=values.get("device", config.device))
-
     def _on_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
         values = {parameter.name: parameter.value for parameter in changes}
-        before = self.config, self.settings
         try:
-            self.config = self._with_parameters(self.config, values)
-            self.settings = parameters.with_values(self.settings, "", values)
+            config = parameters.with_values(self.config, values)
+            settings = parameters.with_values(self.settings, values)
         except ValueError as error:
-            self.config, self.settings = before
             return SetParametersResult(successful=False, reason=str(error))
+        self.config, self.settings = config, settings
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
@@ -368,7 +366,7 @@ class PipelineNode(LifecycleNode):
 
 
 class FrameNode(PipelineNode):
-    """A node that runs a network on every image of the clip buffer."""
+    """A node that runs a network on every image that the clip buffer sends."""
 
     def configure(self) -> None:
         self.load()
@@ -380,7 +378,7 @@ class FrameNode(PipelineNode):
         )
 
     def load(self) -> None:
-        """Load the network and make the outputs."""
+        """Load the network and make the output topic."""
         raise NotImplementedError
 
     def process(self, image: Stamped[Any]) -> None:
@@ -397,29 +395,29 @@ class FrameNode(PipelineNode):
 
 
 def _in_words(error: Exception) -> str:
-    """One line for what the user can mend, the traceback of anything else."""
+    """One line for an error that the user can act on, the traceback for any other."""
     if isinstance(error, GboptError):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()
 
 
 def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[str] | None) -> int:
-    """Run nodes in this process until it is told to end; returns its exit status.
+    """Run nodes in this process until SIGINT or SIGTERM; returns its exit status.
 
-    The nodes are wired to each other; a remap rule of the command line goes before that.
+    The topics of the nodes are remapped as `wiring` says; remap rules in `arguments` win.
 
     Args:
-        make_nodes: called once ROS is initialised.
-        arguments: of the command line; None takes the process's own.
+        make_nodes: called after ROS is initialised.
+        arguments: command line; None takes that of the process.
     """
     given = list(sys.argv if arguments is None else arguments)
     wiring = [argument for name in NODES for argument in remap_arguments(name)]
     try:
-        # rclpy's own handlers would end the middleware before the nodes could say goodbye.
+        # rclpy's own signal handlers would stop the middleware before the nodes can close.
         rclpy.init(
             args=[*given, "--ros-args", *wiring], signal_handler_options=SignalHandlerOptions.NO
         )
-    except RuntimeError as error:  # what follows --ros-args is malformed, or names no file
+    except RuntimeError as error:  # an argument after --ros-args is malformed or no such file
         get_logger("gbopt_ros").fatal(str(error))
         return 1
     stop = threading.Event()

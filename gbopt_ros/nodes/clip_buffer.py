@@ -1,4 +1,4 @@
-"""Camera in, clips out: decodes, cuts, and lets through only what the networks keep up with."""
+"""Camera in, clips out: sends no more frames than the networks can keep up with."""
 
 from __future__ import annotations
 
@@ -41,34 +41,42 @@ class ClipBufferSettings(NodeSettings):
     """Parameters of the clip buffer itself."""
 
     image_transport: str = setting(
-        "raw", "of the camera topic", choices=tuple(TRANSPORTS), fixed=True
-    )
+        "raw", "Message type of the camera topic: raw (Image) or compressed (CompressedImage).",
+        choices=tuple(TRANSPORTS), fixed=True,
+    )  # fmt: skip
     queue: int = setting(
-        1, "frames that wait until the networks are free; newest win", low=1, fixed=True
-    )
+        1,
+        "Maximum number of frames that wait until the networks are free. If there are more, the "
+        "oldest is dropped. A larger queue drops fewer frames and delays the masks.",
+        low=1, fixed=True,
+    )  # fmt: skip
     max_in_flight: int = setting(
-        4, "frames that the networks work on at a time; further ones wait", low=1, high=16
-    )
+        4,
+        "Maximum number of frames that are sent and not finished; further frames wait. A larger "
+        "value keeps the networks busier and delays the masks.",
+        low=1, high=16,
+    )  # fmt: skip
     consumers: str = setting(
         "proposal, background, flow, selector",
-        "nodes that must have subscribed before the first frame goes out, where they have other "
-        "processes; none waits for nobody",
+        "Names of the nodes that must subscribe before the first frame is sent, if they run in "
+        "other processes. none: the first frame is sent at once.",
         fixed=True,
     )
     idle_timeout_s: float = setting(
-        5.0, "without a frame the current clip ends after this, seconds on the wall", above=0.0
-    )
+        5.0, "Time without a frame after which the current clip ends, seconds of wall time.",
+        above=0.0,
+    )  # fmt: skip
     stall_timeout_s: float = setting(
         10.0,
-        "a frame that went out is given up after this, if none is finished any more or later ones "
-        "were; seconds on the wall",
+        "Time after which a sent frame is given up if no frame is finished any more, or later ones "
+        "were, seconds of wall time. A longer time suits slower networks.",
         above=0.0,
     )
 
 
 @dataclass(frozen=True)
 class _Arrival:
-    """A camera message (None: end the clip for `end`), its number and its time."""
+    """A camera message, its number and its time. Without message: the clip ends here."""
 
     message: Any
     index: int
@@ -77,27 +85,27 @@ class _Arrival:
 
 
 class ClipBufferNode(PipelineNode):
-    """Backpressure is here and nowhere else: every frame that goes out is seen by all networks.
+    """Frames are dropped only here: the networks process every frame that is sent.
 
-    Frames in flight are those that went out and that the selector has not finished yet. While
-    there are `max_in_flight` of them, arriving frames wait; beyond `queue` the oldest is dropped.
-    So they do until all `consumers` have loaded their networks and subscribed: what goes out
-    before would be lost to them.
+    A frame is in flight from when it is sent until the selector has finished it. While there are
+    `max_in_flight` of them, new frames wait, `queue` of them; then the oldest is dropped. Frames
+    also wait until all `consumers` have loaded their networks and subscribed.
     """
 
+    NAME = "clip_buffer"
     SECTIONS = ("clip",)
     SETTINGS = ClipBufferSettings
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         self._lock = threading.Lock()
-        self._in_flight: dict[int, float] = {}  # stamp, when it went out
+        self._in_flight: dict[int, float] = {}  # stamp: when the frame was sent
         self._received = 0
-        super().__init__("clip_buffer", bus, **options)
+        super().__init__(bus, **options)
 
     def configure(self) -> None:
         self._images = self.output("~/output/image", IMAGE, LINK_QOS)
         self._clips = self.output("~/output/clips", CLIPS, LINK_QOS)
-        self._begun = self.output("~/output/partial_clip", CLIPS, LINK_QOS)
+        self._partial_clips = self.output("~/output/partial_clip", CLIPS, LINK_QOS)
         self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
         message_type, self._decode = TRANSPORTS[self.settings.image_transport]
         self.subscription(message_type, "~/input/image", qos_profile_sensor_data, self._on_image)
@@ -108,11 +116,11 @@ class ClipBufferNode(PipelineNode):
         self._received = 0
         self._last_arrival = time.monotonic()
         self._in_flight.clear()
-        self._is_heard = self.bus is not None  # there, everyone is before frames come
-        self._clip_ends: set[int] = set()  # stamps in flight that end a clip
+        self._is_heard = self.bus is not None  # within a process all nodes are there from the start
+        self._clip_ends: set[int] = set()  # stamps of the last frames of clips, in flight
         self._last_done = time.monotonic()
-        self._last_done_sent = 0.0  # when what was finished went out, the latest of them
-        self._dropped_before = 0  # the frame that came last, by the queue
+        self._last_done_sent = 0.0  # when the newest finished frame was sent
+        self._dropped_before = 0  # frames that the queue had dropped at the previous frame
         self._cut_by = self.config.clip
         self._cutter = self._make_cutter(first_id=0)
         self._arrivals = self.worker(
@@ -160,18 +168,17 @@ class ClipBufferNode(PipelineNode):
         return "the clip ends here"
 
     def _watch(self) -> None:
-        """End the clip of a camera that fell silent; give up frames that nobody finishes."""
+        """End the clip if the camera is silent; give up frames that nobody finishes."""
         now = time.monotonic()
-        if not self._is_heard:  # nothing went out: no clip to end, and no frame to give up
+        if not self._is_heard:  # nothing was sent: no clip to end, and no frame to give up
             self._look_for_consumers()
             return
         if now - self._last_arrival > self.settings.idle_timeout_s:
             self._last_arrival = now
             self._arrivals.put(_Arrival(None, -1, time.time_ns(), ClipEnd.GAP))
         with self._lock:
-            # Slow networks finish one frame after the other: one that went out long ago is given up
-            # only where nothing is finished any more or a later one was; but what ends a clip is
-            # finished with the clip.
+            # Slow networks finish frames in order. So an old frame is given up only if no frame is
+            # finished any more, or a later one was. The last frame of a clip waits for its clip.
             limit = now - self.settings.stall_timeout_s
             is_still = self._last_done < limit
             late = [
@@ -185,10 +192,10 @@ class ClipBufferNode(PipelineNode):
                 self._clip_ends.discard(stamp)
         if late:
             self.health.count("given up", len(late))
-            cause = "a network lost them, its log says why"
+            cause = "a network lost them; its log says why"
             if is_still:
                 self.health.warn(
-                    "frames go out, but nobody finishes them: is the selector active?", "stall"
+                    "frames are sent, but nobody finishes them: is the selector active?", "stall"
                 )
                 cause = "are proposal, background, flow and selector active?"
             self.get_logger().warning(
@@ -198,13 +205,13 @@ class ClipBufferNode(PipelineNode):
             self._arrivals.poke()
 
     def _look_for_consumers(self) -> None:
-        """Let frames go out once everyone subscribes to them; who leaves later may come back."""
+        """Send frames from now on if all consumers have subscribed; they may leave later."""
         wanted, topic = self.settings.consumers, self._images.topic
         names = [] if wanted == "none" else [name.strip() for name in wanted.split(",")]
         subscribed = self.get_subscriptions_info_by_topic(topic)
         there = {subscription.node_name for subscription in subscribed}
         missing = [name for name in names if name not in there]
-        # A subscription is known of a little before it is matched.
+        # A subscription is known a little before it is matched.
         if not missing and self._images.subscriptions >= len(names):
             self._is_heard = True
             self.health.recover("consumers")
@@ -218,7 +225,7 @@ class ClipBufferNode(PipelineNode):
             )
 
     def _handle(self, arrival: _Arrival) -> None:
-        if self._cut_by != self.config.clip:  # the parameters were changed
+        if self._cut_by != self.config.clip:  # a parameter was changed
             self._publish_clips(self._cutter.flush(), arrival.received_ns)
             self._cut_by = self.config.clip
             self._cutter = self._make_cutter(first_id=self._cutter.next_id)
@@ -226,31 +233,23 @@ class ClipBufferNode(PipelineNode):
             self._publish_clips(self._cutter.flush(arrival.end), arrival.received_ns)
             return
         start = time.monotonic()
-        header = arrival.message.header
-        stamp = stamp_ns(header.stamp)
-        try:
-            if stamp < 0:
-                raise GboptError(f"stamp {stamp} ns: expected 0 or later")
-            image = self._decode(arrival.message)
-        except GboptError as error:
-            self.health.count("dropped")
-            self.health.count("undecodable")
-            self.health.warn(f"frame {arrival.index}: {error}")
-            self.get_logger().warning(
-                f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
-            )
+        frame = self._decoded(arrival)
+        if frame is None:
             return
         repeats, dropped = self._cutter.dropped, self._arrivals.dropped
-        clips = self._cutter.push(Frame(image, stamp, arrival.index, header.frame_id))
-        # The end of a clip goes out before the frame that it ends with, see `SelectorNode`.
+        clips = self._cutter.push(frame)
+        # A clip is announced before its last frame is sent, see `SelectorNode`.
         self._publish_clips(clips, arrival.received_ns)
         if self._cutter.dropped > repeats:
             self.health.count("dropped")
             self.health.count("repeated stamps")
-            complaint = f"frame {arrival.index} repeats the stamp {stamp / 1e9:.6f} s: left out"
+            complaint = (
+                f"frame {frame.index} repeats the stamp {frame.stamp_ns / 1e9:.6f} s: dropped"
+            )
             self.health.warn(complaint, "stamps")
             self.get_logger().warning(
-                f"{complaint}; if all do, the camera driver does not fill header.stamp",
+                f"{complaint}; if this happens to every frame, the camera driver does not fill "
+                "header.stamp",
                 throttle_duration_sec=10.0,
             )
             return
@@ -261,18 +260,35 @@ class ClipBufferNode(PipelineNode):
         elif any(clip.end is ClipEnd.LENGTH for clip in clips):
             self.health.recover("torn clips")
         self._dropped_before = dropped
-        begun = self._cutter.begun
-        if begun is not None:
-            self._begun.publish(self._message(begun, arrival.received_ns))
+        growing = self._cutter.partial
+        if growing is not None:
+            self._partial_clips.publish(self._message(growing, arrival.received_ns))
         with self._lock:
-            self._in_flight[stamp] = time.monotonic()
-        self._images.publish(Stamped(header, image))
+            self._in_flight[frame.stamp_ns] = time.monotonic()
+        self._images.publish(Stamped(arrival.message.header, frame.image))
         self.health.done(time.monotonic() - start)
 
+    def _decoded(self, arrival: _Arrival) -> Frame | None:
+        """The frame of a message; None, counted and logged, if it is broken."""
+        header = arrival.message.header
+        stamp = stamp_ns(header.stamp)
+        try:
+            if stamp < 0:
+                raise GboptError(f"stamp {stamp} ns: expected 0 or later")
+            return Frame(self._decode(arrival.message), stamp, arrival.index, header.frame_id)
+        except GboptError as error:
+            self.health.count("dropped")
+            self.health.count("undecodable")
+            self.health.warn(f"frame {arrival.index}: {error}")
+            self.get_logger().warning(
+                f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
+            )
+            return None
+
     def _tell_of_torn_clips(self) -> None:
-        """Frames that were dropped because the networks are busy left a gap that ends the clip."""
+        """Warn that frames were dropped for busy networks, which left a gap that ends the clip."""
         complaint = (
-            f"clips end early: the networks are slower than a frame in {self._cut_by.max_gap_s:g} s"
+            f"clips end early: the networks need more than {self._cut_by.max_gap_s:g} s for a frame"
         )
         self.health.warn(complaint, "torn clips")
         self.get_logger().warning(

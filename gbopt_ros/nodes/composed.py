@@ -16,7 +16,7 @@ from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode
 
-# Downstream first: whoever publishes finds its subscribers there.
+# Downstream first, so that every publisher finds its subscribers.
 COMPOSED = (SelectorNode, FlowNode, BackgroundNode, ProposalNode, ClipBufferNode)
 
 
@@ -24,15 +24,15 @@ def compose(**options: Any) -> list[PipelineNode]:
     """All nodes but the learner, joined by a bus.
 
     Args:
-        options: of every node, such as `context` and `namespace`.
+        options: for every node, such as `context` and `namespace`.
     """
     bus = IntraProcessBus()
     return [make(bus, **options) for make in COMPOSED]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the composed graph."""
-    # Three networks share the CPU; threads of one that wait for the others' cores only spin.
+    """Run the composed nodes."""
+    # Three networks share the CPU: with more threads than cores, threads only wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     return spin(compose, arguments)
 

@@ -1,4 +1,4 @@
-"""The selected masks as `vision_msgs/Detection2DArray`, where vision_msgs is installed."""
+"""The selected masks as `vision_msgs/Detection2DArray`, if vision_msgs is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASS_ID = "object"  # the network is class-agnostic
 
 
 def detection_array(masks: Any) -> Any:
-    """`Detection2DArray` of a `SelectedMasks`: tight boxes, scored by confidence."""
+    """`Detection2DArray` of a `SelectedMasks` message; the score of a box is its confidence."""
     return Detection2DArray(
         header=masks.header,
         detections=[_detection(masks.header, index, m) for index, m in enumerate(masks.masks)],

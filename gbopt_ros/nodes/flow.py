@@ -1,4 +1,4 @@
-"""Optical flow from every frame to the next one, as an image in 32FC2."""
+"""Publishes the optical flow from every frame to the next one, as an image in 32FC2."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
-from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import MAP, Stamped
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.structures import FlowNetwork
 
 
 def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
-    """Whether there is a flow between two images that follow each other out of the buffer."""
+    """Whether the node publishes a flow between two consecutive images of the clip buffer."""
     sizes_agree = first.value.shape[:2] == second.value.shape[:2]
     return sizes_agree and first.stamp_ns < second.stamp_ns
 
@@ -22,11 +21,9 @@ def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
 class FlowNode(FrameNode):
     """Publishes `~/output/flow`: pixels (x, y), under the header of the first of two images."""
 
+    NAME = "flow"
     SECTIONS = ("flow",)
     _network: FlowNetwork | None = None
-
-    def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
-        super().__init__("flow", bus, **options)
 
     def load(self) -> None:
         self._network = make_flow(self.config.flow, self.config.device)

@@ -1,4 +1,4 @@
-"""What a node says of itself on `/diagnostics`."""
+"""What a node tells about itself on `/diagnostics`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-_WINDOW_S = 10.0  # over which rates and latencies are taken
+_WINDOW_S = 10.0  # rates and latencies are taken over this time
 
 
 class Health:
@@ -20,10 +20,10 @@ class Health:
         self._lock = threading.Lock()
         self._done: deque[tuple[float, float]] = deque()  # when, and how long it took
         self._counts: dict[str, int] = {}
-        self._problems: dict[str, tuple[str, bool]] = {}  # by subject: words, and is it a failure
+        self._problems: dict[str, tuple[str, bool]] = {}  # by subject: text, and is it a failure
 
     def done(self, seconds: float) -> None:
-        """One more frame or clip, and how long it took from arrival to result."""
+        """Count a frame or clip that took so long from arrival to result."""
         now = time.monotonic()
         with self._lock:
             self._done.append((now, seconds))
@@ -40,20 +40,20 @@ class Health:
             return self._counts.get(name, 0)
 
     def warn(self, problem: str, subject: str = "work") -> None:
-        """The node works on, with this shortcoming, until `recover` is told the same subject."""
+        """Report a problem that the node works on with, until `recover` of the same subject."""
         self._tell(problem, subject, failed=False)
 
     def fail(self, problem: str, subject: str = "work") -> None:
-        """The node cannot do its work, until `recover` is told the same subject."""
+        """Report that the node cannot do its work, until `recover` of the same subject."""
         self._tell(problem, subject, failed=True)
 
     def recover(self, subject: str = "work") -> None:
-        """What was told of a subject is over."""
+        """End the problem of a subject."""
         with self._lock:
             self._problems.pop(subject, None)
 
     def recover_all(self) -> None:
-        """Whatever was told is over."""
+        """End all problems."""
         with self._lock:
             self._problems.clear()
 
@@ -63,7 +63,7 @@ class Health:
             self._counts.clear()
 
     def status(self, name: str, state: str, values: Mapping[str, object]) -> DiagnosticStatus:
-        """`diagnostic_msgs/DiagnosticStatus` of this moment."""
+        """The current `diagnostic_msgs/DiagnosticStatus`."""
         with self._lock:
             self._forget(time.monotonic())
             seconds = [took for _, took in self._done]

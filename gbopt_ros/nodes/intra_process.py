@@ -1,4 +1,4 @@
-"""Streams between nodes of one process: payloads are handed over by reference."""
+"""Topics between nodes of one process: payloads are handed over by reference."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class IntraProcessBus:
-    """Gives what is published under a topic name to all who subscribed to it.
+    """Hands each payload that is published on a topic to all subscribers in the process.
 
     rclpy would serialise every image and send it through the middleware, even to a node of the
-    same process. Callbacks run on the thread of the publisher and must only queue.
+    same process. Callbacks run on the thread of the publisher and must only queue the payload.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class IntraProcessBus:
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {}
 
     def subscribe(self, topic: str, callback: Callable[[Any], None]) -> Callable[[], None]:
-        """Call `callback` with every payload of the topic; returns how to stop that."""
+        """Call `callback` with every payload of the topic; returns a function that stops it."""
         with self._lock:
             self._callbacks.setdefault(topic, []).append(callback)
 

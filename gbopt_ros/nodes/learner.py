@@ -1,4 +1,4 @@
-"""Collects what was selected, fine-tunes on it, and announces versions that pass the gate."""
+"""Collects selected masks, fine-tunes on them, and announces versions that pass the gate."""
 
 from __future__ import annotations
 
@@ -22,18 +22,11 @@ from gbopt_ros.config import setting
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.learning.data.training_set import TrainingSet
-from gbopt_ros.learning.round import learn
-from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.learning.store.model_store import ModelVersion
+from gbopt_ros.learning.store.store import Store
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import sha256_of
-from gbopt_ros.msg import (
-    ClipStatus,
-    Metric,
-    ModelUpdate,
-    SelectedMasks,
-    TrainingProgress,
-)
+from gbopt_ros.msg import ClipStatus, Metric, ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
 from gbopt_ros.perception.load import proposal_weights
@@ -46,28 +39,48 @@ _STATES = TrainingProgress
 
 @dataclass(frozen=True)
 class LearnerSettings(NodeSettings):
-    """Parameters of the learner itself."""
+    """Parameters of the learner node."""
 
-    store: str = setting("~/.ros/gbopt_ros", "folder of versions and training set", fixed=True)
+    store: str = setting(
+        "~/.ros/gbopt_ros", "Folder of the model versions and of the training set.", fixed=True
+    )
     rehearse: str = setting(
-        "", "COCO folder of labelled seen data; empty: the seed network's own", fixed=True
+        "",
+        "COCO folder of labelled images of seen classes for rehearsal. Empty: the bundled folder "
+        "with the bundled proposal network, none with another network.",
+        fixed=True,
     )
     validation: str = setting(
-        "", "COCO folder of labelled seen data for the gate; empty: the seed network's", fixed=True
+        "",
+        "COCO folder of labelled images of seen classes, on which the gate measures forgetting. "
+        "Empty: the bundled folder with the bundled proposal network, none with another network.",
+        fixed=True,
     )
     train_every_clips: int = setting(
         50,
-        "new clips with masks after which training starts by itself; 0: only when called",
+        "Number of new clips with masks after which a training round starts (0: only when ~/train "
+        "is called).",
         low=0,
     )
     max_buffered_frames: int = setting(
-        96, "images that wait for their masks, and as many for their clip", low=1, fixed=True
+        96,
+        "Maximum number of images that wait for their masks. As many frames may wait for the end "
+        "of their clip.",
+        low=1,
+        fixed=True,
     )
     niceness: int = setting(
-        10, "added to the process's niceness, so that perception comes first", low=0, high=19,
-        fixed=True,
+        10,
+        "Niceness that the process adds to its own. A larger value gives the other nodes more CPU "
+        "time.",
+        low=0, high=19, fixed=True,
     )  # fmt: skip
-    threads: int = setting(1, "CPU threads of the training", low=1, high=256, fixed=True)
+    threads: int = setting(
+        1,
+        "Number of CPU threads for training. More threads are faster and leave fewer to the other "
+        "nodes.",
+        low=1, high=256, fixed=True,
+    )  # fmt: skip
 
 
 _Labelled = tuple[Any, Image | None]  # SelectedMasks and its image
@@ -75,7 +88,11 @@ _Labelled = tuple[Any, Image | None]  # SelectedMasks and its image
 
 @dataclass(frozen=True)
 class _Storable:
-    """Frames of a clip, all or the last of it (`is_whole`) or some of it."""
+    """Frames of a clip to be stored.
+
+    Attributes:
+        is_whole: whether the clip ends with them.
+    """
 
     session: str
     frames: list[_Labelled]
@@ -83,28 +100,28 @@ class _Storable:
 
 
 class _Cancelled(Exception):
-    """The node is deactivated while it trains."""
+    """The node was deactivated during training."""
 
 
 class LearnerNode(PipelineNode):
     """Runs in a process of its own. Two threads: one stores clips, one trains."""
 
+    NAME = "learner"
     SECTIONS = ("proposal", "learning")
     _masks_stored = 0
     SETTINGS = LearnerSettings
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__("learner", None, **options)
-
     def configure(self) -> None:
-        self._root = Path(self.settings.store).expanduser()
-        self._store = ModelStore(self._root)
+        self._store = Store(Path(self.settings.store).expanduser())
         if self.config.proposal.weights:
-            self._store.check_origin(proposal_weights(self.config))
+            proposal = self.config.proposal
+            path = proposal_weights(self.config)
+            self._store.models.check_origin(path, proposal.detectron2_config)
         self._rehearsal = self._labelled(self.settings.rehearse, "demo/rehearsal")
         self._validation = self._labelled(self.settings.validation, "demo/validation")
-        with self._training_set() as collected:  # a store that cannot be used is told now
-            self._masks_stored = collected.instance_count
+        # Here, so that an unusable store fails the transition.
+        with self._store.training_set(self.config.learning) as training_set:
+            self._masks_stored = training_set.instance_count
         self._updates = self.publisher(ModelUpdate, "~/output/model_update", LATCHED_QOS)
         self._progress = self.publisher(TrainingProgress, "~/output/progress", LATCHED_QOS)
         self.input("~/input/image", IMAGE, LINK_QOS, self._on_image)
@@ -118,9 +135,10 @@ class LearnerNode(PipelineNode):
         self._last_index = -1  # of a frame with masks
         self._images: OrderedDict[int, Stamped[Image]] = OrderedDict()
         self._frames: dict[int, list[_Labelled]] = {}  # clip: its frames so far
-        self._expected: dict[int, int] = {}  # clip: frames that its status told of
-        self._clips_stored = self._clips_since = 0
-        self._news = 0  # frames that were stored of the clip so far
+        self._expected: dict[int, int] = {}  # clip: number of frames by its status
+        self._clips_stored = 0
+        self._clips_since = 0  # clips with masks since the last training
+        self._clip_frames = 0  # frames with masks stored of the clip so far
         self._cancel = threading.Event()
         self._last_progress = 0.0
         self._storing = self.worker("clips", self._add_clip, capacity=4)
@@ -130,7 +148,7 @@ class LearnerNode(PipelineNode):
 
     def deactivate(self) -> None:
         self._cancel.set()
-        for clip in sorted(self._frames):  # no status comes for them any more
+        for clip in sorted(self._frames):  # their status will not arrive any more
             self._store_frames(clip, is_whole=False)
         self._storing.close(drain=True)
 
@@ -141,19 +159,13 @@ class LearnerNode(PipelineNode):
         if folder:
             return load_coco_dir(Path(folder).expanduser())
         if self.config.proposal.weights:
+            missing = "rehearsed" if "rehearsal" in bundled else "checked by the gate"
             self.get_logger().warning(
-                f"no labelled data in place of {bundled}: what the network knows is not "
-                f"{'rehearsed' if 'rehearsal' in bundled else 'checked by the gate'}; "
-                "name a COCO folder"
+                f"no labelled images for this network: its seen classes are not {missing}; name a "
+                "COCO folder"
             )
             return None
         return load_coco_dir(find_resource(bundled))
-
-    def _training_set(self) -> TrainingSet:
-        """Opened by each thread for itself, as SQLite wants it."""
-        return TrainingSet(
-            self._root / "training", self.config.learning.max_bytes, self.config.learning.policy
-        )
 
     # Collecting.
 
@@ -176,18 +188,18 @@ class LearnerNode(PipelineNode):
         self._hand_over()
 
     def _begin_again(self) -> None:
-        """The clip buffer was started again: its frames and clips count from 0."""
+        """Start a new session: the clip buffer was restarted and counts from 0."""
         for clip in sorted(self._frames):
             self._store_frames(clip, is_whole=True)
         self._session = _new_session()
 
     def _on_status(self, status: Any) -> None:
-        """It may overtake the masks that it sums up: they come on another topic."""
+        """Note the number of a clip's frames; may arrive before them, by another topic."""
         self._expected[status.clip_id] = status.published
         self._hand_over()
 
     def _hand_over(self) -> None:
-        """Give complete clips to be stored; older ones will not become complete any more."""
+        """Store complete clips, and older ones: the rest of those was lost."""
         complete = [c for c, n in self._expected.items() if len(self._frames.get(c, ())) >= n]
         if not complete:
             return
@@ -197,7 +209,7 @@ class LearnerNode(PipelineNode):
             self._store_frames(clip, is_whole=True)
 
     def _store_frames(self, clip: int, is_whole: bool) -> None:
-        """Hand over what is there of a clip; it counts as one when the rest has come, too."""
+        """Give the buffered frames of a clip to the storing thread."""
         frames = self._frames.pop(clip, [])
         if is_whole:
             self._expected.pop(clip, None)
@@ -206,20 +218,23 @@ class LearnerNode(PipelineNode):
 
     def _add_clip(self, clip: _Storable) -> None:
         start = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder, self._training_set() as collected:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self._store.training_set(self.config.learning) as training_set,
+        ):
             selected = [
                 self._selected_frame(clip.session, masks, image, Path(folder))
                 for masks, image in clip.frames
                 if image is not None
             ]
-            added = collected.add(selected, may_collect=lambda: self._training.idle)
-            self._masks_stored = collected.instance_count
-        self._news += added
+            added = training_set.add(selected, may_collect=lambda: self._training.idle)
+            self._masks_stored = training_set.instance_count
+        self._clip_frames += added
         if not clip.is_whole:
             return
         self._clips_stored += 1
-        self._clips_since += self._news > 0
-        self._news = 0
+        self._clips_since += self._clip_frames > 0
+        self._clip_frames = 0
         self.health.done(time.monotonic() - start)
         self.health.count("clips stored")
         every = self.settings.train_every_clips
@@ -262,18 +277,14 @@ class LearnerNode(PipelineNode):
         self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
         try:
-            with self._training_set() as collected:
-                learnt = learn(
-                    collected,
-                    self._store,
-                    self.config,
-                    rehearsal=self._rehearsal,
-                    validation=self._validation,
-                    on_step=self._on_step,
-                )
-                collected.collect_garbage()
+            learnt = self._store.learn(
+                self.config,
+                rehearsal=self._rehearsal,
+                validation=self._validation,
+                on_step=self._on_step,
+            )
         except _Cancelled:
-            self._tell(_STATES.STATE_FAILED, "training was broken off: the node was deactivated")
+            self._tell(_STATES.STATE_FAILED, "training was stopped: the node was deactivated")
             return
         except Exception as error:
             self._tell(_STATES.STATE_FAILED, f"training failed: {error}")
@@ -299,7 +310,7 @@ class LearnerNode(PipelineNode):
     def _on_rollback(self, request: Any, response: Any) -> str:
         if not self._training.idle:
             raise GboptError("training is under way: its parent must not change; try again later")
-        restored = self._store.rollback()
+        restored = self._store.models.rollback()
         self.health.recover("store")
         if restored is not None:
             self._announce(restored, ModelUpdate.CAUSE_ROLLBACK)
@@ -310,12 +321,12 @@ class LearnerNode(PipelineNode):
         return f"{info.version} ({path}) serves again; no version of the store does"
 
     def _announce_current(self) -> None:
-        """Announce what the store serves; where that was damaged, `~/rollback` can mend it."""
-        current = self._store.current()
+        """Announce the current version; where it is damaged, `~/rollback` can repair the store."""
+        current = self._store.models.current()
         if current is None:
             return
         try:
-            self._store.verify(current)
+            self._store.models.verify(current)
         except GboptError as error:
             self.health.fail(f"{error}: call ~/rollback", "store")
             self.get_logger().error(f"{error}: call ~/rollback; until then nothing is learnt")
@@ -360,7 +371,7 @@ class LearnerNode(PipelineNode):
         )
 
     def _tell(self, state: int, message: str, step: int = 0, loss: float = float("nan")) -> None:
-        current = self._store.current()
+        current = self._store.models.current()
         serving = current.version if current is not None else "the network it started with"
         self._progress.publish(
             TrainingProgress(
@@ -378,9 +389,9 @@ class LearnerNode(PipelineNode):
 
 
 def _new_session() -> str:
-    """A name for a recording in the training set, in which a frame's index names it.
+    """A unique name for a recording in the training set.
 
-    The clock of a robot may stand at the same time at every start.
+    The time is not enough: the clock of a robot may show the same time at every start.
     """
     return f"live-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
 

@@ -1,7 +1,7 @@
 """ROS messages to the package's vocabulary and back.
 
-Each stream between two nodes has a `Codec`: what it carries in one process, and the message that
-it becomes between processes. Headers are carried along unread, so they arrive as they left.
+Each topic between two nodes has a `Codec`: what it carries within a process, and its message
+between processes. Headers are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.io.sources.images import image_fields, image_from_message
-from gbopt_ros.msg import ClipFrames, SelectedMask, SelectedMasks
+from gbopt_ros.io.sources.images import image_from_message
+from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMask, SelectedMasks
 from gbopt_ros.msg import Proposal as ProposalMessage
 from gbopt_ros.msg import Proposals as ProposalsMessage
 from gbopt_ros.msg import Rle as RleMessage
 from gbopt_ros.structures import (
-    BoolMask,
     Calibration,
     FrameSelection,
     GboptError,
     Image,
     Proposals,
     Rle,
+    Selection,
 )
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True)
 class Stamped(Generic[T]):
-    """Something that belongs to one camera image, with the header of that image."""
+    """A value that belongs to one camera image, with the header of that image."""
 
     header: Any
     value: T
@@ -59,7 +59,7 @@ class VersionedProposals:
 
 @dataclass(frozen=True)
 class Codec(Generic[T]):
-    """One kind of stream: its payload inside a process and its message between processes."""
+    """One kind of topic: its payload within a process and its message between processes."""
 
     message_type: Any
     encode: Callable[[T], Any]
@@ -80,42 +80,24 @@ def make_header(nanoseconds: int, frame_id: str) -> Any:
     return Header(stamp=make_time(nanoseconds), frame_id=frame_id)
 
 
-def byte_array(values: NDArray[Any]) -> array[int]:
-    """The bytes of an array as what rclpy takes without looking at every single one."""
-    data = array("B")
-    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-    return data
-
-
 def encode_image(image: Stamped[Image]) -> Any:
     """`sensor_msgs/Image` in rgb8."""
-    fields = image_fields(image.value)
-    data = byte_array(fields.pop("data"))
-    return ImageMessage(header=image.header, data=data, **fields)
+    return _image_message(image.header, image.value, "rgb8")
 
 
 def decode_image(message: Any) -> Stamped[Image]:
-    """Raises GboptError where the image is broken or of an unknown encoding."""
+    """Raises GboptError if the image is broken or has an unknown encoding."""
     return Stamped(message.header, image_from_message(message))
 
 
 def encode_map(field: Stamped[NDArray[np.float32]]) -> Any:
     """`sensor_msgs/Image` in 32FC1 of an (H, W) array or in 32FC2 of an (H, W, 2) array."""
-    height, width = field.value.shape[:2]
-    channels = field.value.size // (height * width)
-    return ImageMessage(
-        header=field.header,
-        height=height,
-        width=width,
-        encoding=f"32FC{channels}",
-        is_bigendian=0,
-        step=4 * channels * width,
-        data=byte_array(field.value.astype("<f4", copy=False)),
-    )
+    encoding = "32FC1" if field.value.ndim == 2 else "32FC2"
+    return _image_message(field.header, field.value.astype("<f4", copy=False), encoding)
 
 
 def decode_map(message: Any) -> Stamped[NDArray[np.float32]]:
-    """Raises GboptError where the message is none that `encode_map` makes."""
+    """The reverse of `encode_map`. Raises GboptError for any other image."""
     channels = {"32FC1": 1, "32FC2": 2}.get(message.encoding)
     if channels is None or message.is_bigendian:
         raise GboptError(f"expected little-endian 32FC1 or 32FC2, got {message.encoding!r}")
@@ -155,7 +137,7 @@ def encode_proposals(stamped: Stamped[VersionedProposals]) -> Any:
 
 
 def decode_proposals(message: Any) -> Stamped[VersionedProposals]:
-    """Raises GboptError where scores, boxes or masks are not what `Proposals` takes."""
+    """Raises GboptError if `Proposals` refuses scores, boxes, masks or calibration."""
     candidates = message.proposals
     try:
         proposals = Proposals(
@@ -217,31 +199,48 @@ def selected_masks(header: Any, clip_id: int, selection: FrameSelection, version
     )
 
 
-def label_image(header: Any, rles: Sequence[Rle], size: tuple[int, int]) -> Any:
-    """`sensor_msgs/Image` in 16UC1: 0 where there is no mask, i + 1 on mask i."""
-    labels = np.zeros(size, np.uint16)
-    for value, rle in enumerate(rles, start=1):
-        labels[mask_ops.decode(rle)] = value
-    return ImageMessage(
-        header=header,
-        height=size[0],
-        width=size[1],
-        encoding="16UC1",
-        is_bigendian=0,
-        step=2 * size[1],
-        data=byte_array(labels.astype("<u2", copy=False)),
+def clip_status(clip: Any, selection: Selection) -> Any:
+    """`gbopt_ros/ClipStatus` of a `ClipFrames` and its selection; the caller adds the times."""
+    return ClipStatus(
+        header=clip.header,
+        clip_id=selection.clip_id,
+        model_version=selection.model_version,
+        frames=len(selection),
+        masks=selection.mask_count,
+        energy=selection.energy,
+        lower_bound=selection.lower_bound,
+        optimal=selection.optimal,
+        flow_runs=selection.flow_runs,
+        dropped_frames=clip.dropped,
     )
 
 
-def segmask(header: Any, mask: BoolMask) -> Any:
-    """`sensor_msgs/Image` in mono8: 255 on the (H, W) bool mask, 0 elsewhere."""
-    height, width = mask.shape
+def label_image(header: Any, rles: Sequence[Rle], size: tuple[int, int]) -> Any:
+    """`sensor_msgs/Image` in 16UC1: 0 where there is no mask, i + 1 on mask i."""
+    labels = np.zeros(size, "<u2")
+    for value, rle in enumerate(rles, start=1):
+        labels[mask_ops.decode(rle)] = value
+    return _image_message(header, labels, "16UC1")
+
+
+def segmask(header: Any, rles: Sequence[Rle], size: tuple[int, int]) -> Any:
+    """`sensor_msgs/Image` in mono8: 255 on every mask, 0 elsewhere."""
+    covered = np.asarray(mask_ops.decode_all(rles, size).any(axis=0))
+    return _image_message(header, covered.astype(np.uint8) * 255, "mono8")
+
+
+def _image_message(header: Any, values: NDArray[Any], encoding: str) -> Any:
+    """`sensor_msgs/Image` of an (H, W) or (H, W, C) array, little-endian, without row padding."""
+    height, width = values.shape[:2]
+    # rclpy checks every element of any other type of data.
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return ImageMessage(
         header=header,
         height=height,
         width=width,
-        encoding="mono8",
+        encoding=encoding,
         is_bigendian=0,
-        step=width,
-        data=byte_array(mask.astype(np.uint8) * 255),
+        step=values.nbytes // height,
+        data=data,
     )

@@ -1,11 +1,11 @@
-"""ROS parameters out of the settings of config dataclasses, and back."""
+"""ROS parameters from the settings of config dataclasses, and back."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -16,73 +16,56 @@ T = TypeVar("T")
 _LARGEST_INTEGER = 2**63 - 1
 
 
-def declare(node: Any, prefix: str, values: Any) -> None:
-    """Declare `prefix` + name for each setting of a dataclass instance, its value the default."""
+def declare(node: Any, values: Any, sections: tuple[str, ...] | None = None) -> None:
+    """Declare a parameter for each setting of a dataclass instance; its value is the default.
+
+    Args:
+        sections: names of the fields to declare; None declares all.
+    """
     for setting in settings(type(values)):
-        default = _get(values, setting.name)
-        node.declare_parameter(prefix + setting.name, default, descriptor(setting))
+        if sections is None or setting.name.partition(".")[0] in sections:
+            default = attrgetter(setting.name)(values)
+            node.declare_parameter(setting.name, default, descriptor(setting))
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
     """Description, range and choices; read-only where the setting is fixed."""
     described = ParameterDescriptor(description=setting.doc, read_only=setting.fixed)
     if setting.choices:
-        described.additional_constraints = "one of " + ", ".join(map(str, setting.choices))
+        described.additional_constraints = setting.expected
     bounds = (setting.low, setting.high, setting.above, setting.below)
     if all(bound is None for bound in bounds):
         return described
+    low, high, above, below = bounds
     if setting.type is int:
-        low = _integer(setting.low, setting.above, 1, -_LARGEST_INTEGER)
-        high = _integer(setting.high, setting.below, -1, _LARGEST_INTEGER)
-        described.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
-    elif setting.type is float:
-        low_value = _real(setting.low, setting.above, math.inf, -sys.float_info.max)
-        high_value = _real(setting.high, setting.below, -math.inf, sys.float_info.max)
-        described.floating_point_range = [
-            FloatingPointRange(from_value=low_value, to_value=high_value, step=0.0)
-        ]
+        ends = _or(low, -_LARGEST_INTEGER), _or(high, _LARGEST_INTEGER)
+        described.integer_range = [IntegerRange(from_value=int(ends[0]), to_value=int(ends[1]))]
+    else:  # without a bound the end is the largest float
+        first = _or(low, math.nextafter(_or(above, -math.inf), math.inf))
+        last = _or(high, math.nextafter(_or(below, math.inf), -math.inf))
+        described.floating_point_range = [FloatingPointRange(from_value=first, to_value=last)]
     return described
 
 
-def with_values(values: T, prefix: str, changes: Mapping[str, Any]) -> T:
-    """The dataclass with those of the named changes that begin with `prefix`.
+def with_values(values: T, changes: Mapping[str, Any], prefix: str = "") -> T:
+    """The dataclass with the changes that name one of its settings; the others are left out.
+
+    Args:
+        changes: by the names that `declare` gives.
+        prefix: in front of these names.
 
     Raises:
         ValueError: a value is out of range.
     """
-    own = {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
-    return _replace(values, own)
+    changed: dict[str, Any] = {}
+    for field in fields(values):  # type: ignore[arg-type]
+        name, value = prefix + field.name, getattr(values, field.name)
+        if is_dataclass(value):
+            changed[field.name] = with_values(value, changes, f"{name}.")
+        elif name in changes:
+            changed[field.name] = changes[name]
+    return replace(values, **changed)  # type: ignore[type-var]
 
 
-def _replace(values: Any, changes: Mapping[str, Any]) -> Any:
-    names = {field.name for field in fields(values)}
-    direct = {name: value for name, value in changes.items() if name in names}
-    for name in names:
-        part = getattr(values, name)
-        if is_dataclass(part):
-            inside = {
-                k.removeprefix(f"{name}."): v
-                for k, v in changes.items()
-                if k.startswith(f"{name}.")
-            }
-            if inside:
-                direct[name] = _replace(part, inside)
-    return replace(values, **direct) if direct else values
-
-
-def _get(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = getattr(values, part)
-    return values
-
-
-def _integer(inclusive: Any, exclusive: Any, inward: int, unbounded: int) -> int:
-    if inclusive is not None:
-        return int(inclusive)
-    return int(exclusive) + inward if exclusive is not None else unbounded
-
-
-def _real(inclusive: Any, exclusive: Any, inward: float, unbounded: float) -> float:
-    if inclusive is not None:
-        return float(inclusive)
-    return math.nextafter(float(exclusive), inward) if exclusive is not None else unbounded
+def _or(bound: float | None, default: float) -> float:
+    return default if bound is None else float(bound)

@@ -1,4 +1,4 @@
-"""Plays a recording into the graph, at the pace of its stamps or of the graph."""
+"""Plays a recording on a camera topic, at its own pace or in lockstep with the nodes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS
 from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
 from gbopt_ros.structures import Frame, GboptError
 
-_SETTLE_S = 0.5  # in which what the graph still had to say of earlier frames arrives
+_SETTLE_S = 0.5  # in this time the last messages of the nodes arrive
 
 
 class Player:
-    """Publishes frames as `sensor_msgs/Image` with the stamps that they have.
+    """Publishes frames as `sensor_msgs/Image` with their own stamps.
 
     Args:
-        topic: of the camera.
-        lockstep: publish the next frame only when the graph is done with the last one, so that
-            none is dropped, however slow the machine.
-        finish: at the end, end the last clip and wait for its masks; always so in lockstep.
-        subscribed: topics that somebody else must subscribe to before the first frame goes out.
-        patience_s: wait at most so long for a subscriber, and for the graph to finish a frame.
-        options: of rclpy's node, such as `context` and `namespace`.
+        topic: camera topic.
+        lockstep: publish a frame only when the nodes are done with the previous one, so that no
+            frame is dropped on a slow machine.
+        finish: at the end, end the last clip and wait for its masks. In lockstep it always does.
+        subscribed: topics that need a subscriber before the first frame is published.
+        patience_s: maximum time to wait for a subscriber or for a frame to be done, seconds.
+        options: for rclpy's node, such as `context` and `namespace`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Player:
         self._images = self._node.create_publisher(ImageMessage, topic, qos)
         self._done: set[int] = set()  # stamps
         self._clips: dict[int, set[int]] = {}  # the stamps of each clip that was announced
-        self._selected: set[int] = set()  # clips
+        self._selected: set[int] = set()  # clips whose masks are out
         subscribe = self._node.create_subscription
         if lockstep:
             subscribe(Header, "selector/output/done", self._on_done, LINK_QOS)
@@ -86,16 +86,16 @@ class Player:
         """Publish all frames; returns how many.
 
         Args:
-            rate: times the speed of the recording; without lockstep only.
-            published: called with each frame after it went out.
+            rate: speed relative to the recording; no effect in lockstep.
+            published: called with each frame after it was published.
 
         Raises:
-            GboptError: nobody subscribes to the topic, or the graph does not finish a frame.
+            GboptError: nobody subscribes to a topic, or a frame is never done.
         """
         self._wait(
             lambda: self._images.get_subscription_count() > 0,
-            f"nobody subscribes to {self._images.topic_name}: is the graph running, and its "
-            "camera topic this one?",
+            f"nobody subscribes to {self._images.topic_name}: do the nodes run, and is this their "
+            "camera topic?",
         )
         for name in self._awaited:
             self._wait(partial(self._has_subscriber, name), f"nobody subscribes to {name}")
@@ -118,26 +118,26 @@ class Player:
             )
             sent.add(frame.stamp_ns)
             count += 1
-            # A frame that repeats the stamp before it is none to the graph, as in a replay.
+            # The nodes drop a frame that repeats the previous stamp, as a replay does.
             if self._lockstep and frame.stamp_ns != last_ns:
                 self._wait(
                     partial(self._done.__contains__, frame.stamp_ns),
-                    f"the graph did not finish frame {frame.index}: are all nodes active?",
+                    f"the nodes did not finish frame {frame.index}: are all of them active?",
                 )
             last_ns = frame.stamp_ns
             published(frame)
         if self._finishes and last_ns is not None:
             if not self._lockstep:
                 self._spin_for(_SETTLE_S)  # the call below must not overtake the last image
-            # Of frames that come too fast the graph leaves some out, but never the last.
+            # Without lockstep some frames may be dropped, but never the last one.
             self._finish(sent if self._lockstep else {last_ns})
-            self._spin_for(_SETTLE_S)  # in which others, too, get what was just published
+            self._spin_for(_SETTLE_S)  # other subscribers get the last masks too
         return count
 
     def _finish(self, sent: set[int]) -> None:
         """End the last clip and wait until the masks of all clips with these frames are out."""
         if not self._flush.wait_for_service(self._patience_s):
-            raise GboptError("clip_buffer/flush is not there: is the graph running?")
+            raise GboptError("no service clip_buffer/flush: do the nodes run?")
         self._flush.call_async(Trigger.Request())
 
         def is_over() -> bool:
@@ -145,7 +145,7 @@ class Player:
             told = set[int]().union(*(self._clips[number] for number in clips))
             return sent <= told and clips <= self._selected
 
-        self._wait(is_over, "the graph did not finish the last clip")
+        self._wait(is_over, "the nodes did not finish the last clip")
 
     def _on_done(self, header: Any) -> None:
         self._done.add(stamp_ns(header.stamp))
@@ -174,10 +174,10 @@ class Player:
 
 @contextmanager
 def player(topic: str, **options: Any) -> Iterator[Player]:
-    """A player in a ROS context of its own; the arguments are those of `Player`.
+    """A player in a ROS context of its own; arguments as for `Player`.
 
     Raises:
-        GboptError: topic or namespace are no names in ROS.
+        GboptError: the topic or the namespace is no valid ROS name.
     """
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
@@ -188,14 +188,14 @@ def player(topic: str, **options: Any) -> Iterator[Player]:
         finally:
             playing.close()
     except NameValidationException as error:
-        # Its last line points into the line before.
+        # Its last line marks a place in the line before.
         raise GboptError(" ".join(str(error).split()).rstrip(" ^")) from error
     finally:
         context.try_shutdown()
 
 
 def looped(frames: Iterable[Frame], times: int) -> Iterator[Frame]:
-    """The recording again and again, its stamps going on; 0 times is without end."""
+    """The recording `times` times, 0 for ever; the stamps go on increasing."""
     offset, done = 0, 0
     while times == 0 or done < times:
         stamps: list[int] = []

@@ -1,4 +1,4 @@
-"""Mask proposals of every frame, by a network that is exchanged while frames flow."""
+"""Publishes mask proposals for every frame; the network can be exchanged while frames flow."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode, spin
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
 from gbopt_ros.nodes.worker import Worker
-from gbopt_ros.perception.ensemble import load_proposals
-from gbopt_ros.perception.load import load_proposal_network, proposal_weights
+from gbopt_ros.perception.load import load_proposal_network, load_proposals, proposal_weights
 from gbopt_ros.structures import GboptError, ProposalNetwork
 
-_SMOKE_FRAMES = 2  # that a new network must get through before it serves
+_SMOKE_FRAMES = 2  # a new network must succeed on the last frames before it serves
 
 
 class ProposalNode(FrameNode):
-    """Publishes `~/output/proposals`; serves whatever `~/input/model_update` names.
+    """Publishes `~/output/proposals`, by the network that `~/input/model_update` names last.
 
-    A new network is loaded beside the one that serves, on a thread of its own: its checksum, its
-    shapes and its results on the last frames are checked there, and only then one reference is
-    exchanged between two frames. Where any of that fails the old network goes on serving.
+    A new network is loaded on a thread of its own while the old one serves. Its checksum, its
+    version and its results on the last frames are checked there. Then it takes the place of the
+    old one between two frames. If a check fails, the old network goes on serving.
     """
 
+    NAME = "proposal"
     SECTIONS = ("proposal",)
     _network: ProposalNetwork | None = None
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         self._recent: deque[Any] = deque(maxlen=_SMOKE_FRAMES)
-        super().__init__("proposal", bus, **options)
+        super().__init__(bus, **options)
 
     def load(self) -> None:
         self._network = load_proposal_network(self.config)
@@ -45,7 +45,7 @@ class ProposalNode(FrameNode):
     def activate(self) -> None:
         super().activate()
         updates: Worker[Any] = self.worker("update", self._exchange, capacity=1)
-        # Subscribed to anew, for the latched announcement of a time when the node was not active.
+        # A new subscription gets the latched message that was sent while the node was inactive.
         self._announcements = self.create_subscription(
             ModelUpdate, "~/input/model_update", updates.put, LATCHED_QOS
         )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from sensor_msgs.msg import Image as ImageMessage
 
-from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import setting
 from gbopt_ros.io.overlay import ColourTracker, draw_masks
 from gbopt_ros.msg import ClipStatus, SelectedMasks
@@ -34,6 +31,7 @@ from gbopt_ros.nodes.messages import (
     MAP,
     PROPOSALS,
     Stamped,
+    clip_status,
     encode_image,
     label_image,
     segmask,
@@ -44,7 +42,7 @@ from gbopt_ros.nodes.target import Target
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.selection import StreamSelector, make_selector
 from gbopt_ros.srv import SetTarget
-from gbopt_ros.structures import FlowNetwork, FrameSelection, Selection
+from gbopt_ros.structures import FlowNetwork, FrameSelection
 
 
 @dataclass(frozen=True)
@@ -52,37 +50,45 @@ class SelectorSettings(NodeSettings):
     """Parameters of the selector itself."""
 
     queue: int = setting(
-        2, "clips that wait for their selection, frames apart; newest win", low=1, fixed=True
-    )
+        2,
+        "Maximum number of whole clips that wait for their selection. If there are more, the "
+        "oldest is dropped.",
+        low=1, fixed=True,
+    )  # fmt: skip
     max_buffered_frames: int = setting(
-        96, "frames held at most: two clips and what is in flight", low=4, fixed=True
-    )
+        96,
+        "Maximum number of frames that are held. Two clips and the frames in flight must fit.",
+        low=4, fixed=True,
+    )  # fmt: skip
     stall_timeout_s: float = setting(
         10.0,
-        "a clip that lacks frames is given up after this, if none is finished any more or later "
-        "ones were; seconds on the wall",
+        "Time after which an incomplete clip is given up if no frame is finished any more, or "
+        "later ones were, seconds of wall time. A longer time suits slower networks.",
         above=0.0,
-    )
+    )  # fmt: skip
 
 
 class SelectorNode(PipelineNode):
-    """Publishes the selection of each clip frame by frame, and `~/output/done` for backpressure.
+    """Publishes the masks of each frame, and `~/output/done` when a frame is done.
 
-    By whole clips (`selection.lag` -1) a frame is done when all its cues have arrived or, where it
-    ends a clip, when the masks of the clip are out. With a lag it is done when the search has
-    gone on to it, and the masks that this decided are out.
+    With `selection.lag` -1 a frame is done when all its results have arrived; the last frame of a
+    clip is done when the masks of the clip are out. With another lag a frame is done when the
+    selection has taken it, and the masks that are decided then are out.
 
-    The clip buffer announces a clip, and the clip so far, before it sends the last image of it, so
-    the announcement is here before the cues of that image.
+    The clip buffer announces a clip, whole or partial, before it sends the last image of it. So
+    the announcement is here before the results for that image.
     """
 
+    NAME = "selector"
     SECTIONS = ("motion", "selection", "outline", "flow")
     SETTINGS = SelectorSettings
     _flow_network: FlowNetwork | None = None
-    _held: ClipAssembly | None = None
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
-        super().__init__("selector", bus, **options)
+        super().__init__(bus, **options)
+        self._assembly = ClipAssembly(
+            self._on_ready, self._publish_done, self._on_lost, self.settings.max_buffered_frames
+        )
 
     def configure(self) -> None:
         self._flow_network = make_flow(self.config.flow, self.config.device)
@@ -98,63 +104,45 @@ class SelectorNode(PipelineNode):
             self._detections = self.publisher(
                 detections.Detection2DArray, "~/output/detections", RESULT_QOS
             )
-        self.input("~/input/image", IMAGE, LINK_QOS, lambda m: self._assembly.add_image(m))
-        self.input(
-            "~/input/proposals", PROPOSALS, LINK_QOS, lambda m: self._assembly.add_proposals(m)
-        )
-        self.input("~/input/background", MAP, LINK_QOS, lambda m: self._assembly.add_background(m))
-        self.input("~/input/flow", MAP, LINK_QOS, lambda m: self._assembly.add_flow(m))
+        assembly = self._assembly
+        self.input("~/input/image", IMAGE, LINK_QOS, assembly.add_image)
+        self.input("~/input/proposals", PROPOSALS, LINK_QOS, assembly.add_proposals)
+        self.input("~/input/background", MAP, LINK_QOS, assembly.add_background)
+        self.input("~/input/flow", MAP, LINK_QOS, assembly.add_flow)
         self.input("~/input/clips", CLIPS, LINK_QOS, self._on_clip)
-        self.input(
-            "~/input/partial_clip", CLIPS, LINK_QOS, lambda m: self._assembly.add_partial_clip(m)
-        )
+        self.input("~/input/partial_clip", CLIPS, LINK_QOS, assembly.add_partial_clip)
         self.service(SetTarget, "~/set_target", self._on_set_target)
         self.timer(1.0, self._give_up)
 
     def activate(self) -> None:
-        # Clip: when, and how many frames were finished then.
-        self._announced: dict[int, tuple[float, int]] = {}
-        # Indices and stamps of the frames of the last clip and of the one that is streamed.
-        self._published: set[tuple[int, int]] = set()
-        self._current, self._new = -1, 0  # a clip, and how many of its frames were published
-        self._last_clip = -1
         assert self._flow_network is not None
         self._selector = make_selector(self._flow_network, self.config)
         self._is_streaming = isinstance(self._selector, StreamSelector)
         self._colours = ColourTracker()
-        self._lost_lock = threading.Lock()
-        self._lost_clips = 0
+        # Index and stamp of the frames of the last clips, and the clip that they were published in.
+        self._published: dict[tuple[int, int], int] = {}
+        self._last_clip = -1
+        self._assembly.clear()
         self._jobs = self.worker(
             "selection",
             self._handle,
             capacity=self.settings.queue + (LINK_CAPACITY if self._is_streaming else 0),
             on_drop=self._on_drop,
         )
-        self._held = ClipAssembly(
-            self._jobs.put,
-            self._on_partial,
-            self._done.publish,
-            self._on_lost,
-            self.settings.max_buffered_frames,
-        )
-
-    @property
-    def _assembly(self) -> ClipAssembly:
-        assert self._held is not None
-        return self._held
 
     def cleanup(self) -> None:
-        self._flow_network = self._held = None
+        self._flow_network = None
+        self._assembly.clear()
 
     def facts(self) -> dict[str, object]:
-        return {"frames held": len(self._held) if self._held is not None else 0}
+        return {"frames held": len(self._assembly)}
 
     def _on_clip(self, message: Any) -> None:
         age = (time.time_ns() - stamp_ns(message.received)) / 1e9
-        if age > self.settings.stall_timeout_s:  # it was announced to a selector that is no more
+        if age > self.settings.stall_timeout_s:  # announced to a selector that is no more
             self.get_logger().info(
-                f"clip {message.clip_id} ended {age:.0f} s ago and is left out; if all are, the "
-                "clocks of two machines disagree",
+                f"clip {message.clip_id} ended {age:.0f} s ago and is left out; if this happens to "
+                "every clip, the clocks of two machines differ",
                 throttle_duration_sec=60.0,
             )
             return
@@ -162,45 +150,32 @@ class SelectorNode(PipelineNode):
             complaint = (
                 f"a clip of {len(message.stamps)} frames does not fit max_buffered_frames "
                 f"({self.settings.max_buffered_frames}): shorten clip.length, or start selector "
-                "and learner with more"
+                "and learner with a larger max_buffered_frames"
             )
             self.health.fail(complaint)
             self.get_logger().error(complaint, throttle_duration_sec=60.0)
-        self._announced[message.clip_id] = time.monotonic(), self._assembly.finished_frames
         self._assembly.add_clip(message)
 
     def _give_up(self) -> None:
-        """Clips of which nothing comes any more, or whose last frames were overtaken."""
-        limit = time.monotonic() - self.settings.stall_timeout_s
-        is_still = self._assembly.last_progress < limit
-        overtaken = self._assembly.finished_frames - LINK_CAPACITY
+        self._assembly.give_up(self.settings.stall_timeout_s, LINK_CAPACITY)
 
-        def is_lost(message: Any) -> bool:
-            announced, finished = self._announced.get(message.clip_id, (0.0, 0))
-            return announced < limit and (is_still or finished < overtaken)
-
-        self._assembly.give_up_oldest(is_lost)
-
-    def _on_partial(self, clip: AssembledClip) -> None:
-        if self._is_streaming:
+    def _on_ready(self, clip: AssembledClip) -> None:
+        if clip.is_whole or self._is_streaming:
             self._jobs.put(clip)
         else:
-            self._done.publish(clip.headers[-1])
+            self._publish_done(clip.headers[-1])
 
     def _on_drop(self, clip: AssembledClip) -> None:
         if clip.is_whole:
             self._on_lost(clip.message)
-        else:  # what comes later of the clip holds these frames too
-            self._done.publish(clip.headers[-1])
+        else:  # the next part of the clip has these frames too
+            self._publish_done(clip.headers[-1])
 
     def _on_lost(self, message: Any) -> None:
-        """A clip that is not selected: its frames may go, and it is counted."""
-        with self._lost_lock:
-            self._lost_clips += 1
+        """Count a clip that is not selected, and let its frames go."""
         self.health.count("clips lost")
         self.health.warn(f"clip {message.clip_id} was given up")
-        self._announced.pop(message.clip_id, None)
-        self._done.publish(message.header)
+        self._publish_done(message.header)
 
     def _on_set_target(self, request: Any, response: Any) -> str:
         self._target = Target.from_request(request)
@@ -214,48 +189,45 @@ class SelectorNode(PipelineNode):
             seconds = time.monotonic() - start
             self._publish_new(clip, frames)
             if clip.is_whole:
-                self._end_clip(clip, self._selector.finish(clip.versions[-1]), seconds)
+                self._end_clip(clip, seconds)
         finally:
-            if clip.is_whole:
-                self._announced.pop(clip.clip.clip_id, None)
-            self._done.publish(clip.headers[-1])
+            self._publish_done(clip.headers[-1])
 
     def _publish_new(self, clip: AssembledClip, frames: Sequence[FrameSelection]) -> None:
-        """Publish frames but for those that were published with the clip before."""
-        if clip.clip.clip_id <= self._last_clip:  # the clip buffer was started again
-            self._published.clear()
-            self._last_clip = -1
-        if clip.clip.clip_id != self._current:
-            self._current, self._new = clip.clip.clip_id, 0
-        told = zip(clip.headers, clip.versions, strict=True)
-        of_index = dict(zip(clip.message.frame_indices, told, strict=True))
+        """Publish the frames that were not published in the previous clip."""
+        clip_id = clip.clip.clip_id
+        if clip_id <= self._last_clip:  # the clip buffer was started again
+            self._published, self._last_clip = {}, -1
+        sent = zip(clip.headers, clip.versions, strict=True)
+        of_index = dict(zip(clip.message.frame_indices, sent, strict=True))
         for frame in frames:
-            key = frame.frame.index, frame.frame.stamp_ns
-            if key not in self._published:
+            if _key(frame) not in self._published:
                 header, version = of_index[frame.frame.index]
-                self._publish(frame, header, clip.clip.clip_id, version)
-                self._published.add(key)
-                self._new += 1
+                self._publish(frame, header, clip_id, version)
+                self._published[_key(frame)] = clip_id
 
-    def _end_clip(self, clip: AssembledClip, selection: Selection, seconds: float) -> None:
-        self._last_clip = clip.clip.clip_id
-        self._published = {(f.frame.index, f.frame.stamp_ns) for f in selection.frames}
-        latency = (time.time_ns() - stamp_ns(clip.message.received)) / 1e9
-        self._status.publish(self._status_message(clip, selection, latency, seconds))
-        self._current = -1
-        self.health.done(latency)
+    def _end_clip(self, clip: AssembledClip, seconds: float) -> None:
+        selection = self._selector.finish(clip.versions[-1])
+        message = clip_status(clip.message, selection)
+        message.published = list(self._published.values()).count(selection.clip_id)
+        message.latency = (time.time_ns() - stamp_ns(clip.message.received)) / 1e9
+        message.selection_time = seconds
+        message.dropped_clips = self.health.counted("clips lost")
+        self._status.publish(message)
+        self._last_clip = selection.clip_id
+        self._published = {_key(frame): selection.clip_id for frame in selection.frames}
+        self.health.done(message.latency)
         self.health.count("masks", selection.mask_count)
         self.health.recover()
 
     def _publish(self, frame: FrameSelection, header: Any, clip_id: int, version: str) -> None:
-        size = frame.frame.size
         message = selected_masks(header, clip_id, frame, version)
         self._masks.publish(message)
         if self._labels.get_subscription_count():
-            self._labels.publish(label_image(header, frame.rles, size))
+            self._labels.publish(label_image(header, frame.rles, frame.frame.size))
         if self._segmask.get_subscription_count():
-            chosen = mask_ops.decode_all(self._target.choose(frame), size)
-            self._segmask.publish(segmask(header, np.asarray(chosen.any(axis=0))))
+            chosen = self._target.choose(frame)
+            self._segmask.publish(segmask(header, chosen, frame.frame.size))
         if self._overlay.get_subscription_count():
             texts = [f"{confidence:.2f}" for confidence in frame.confidences]
             colours = self._colours.colours(frame.rles)
@@ -264,25 +236,12 @@ class SelectorNode(PipelineNode):
         if self._detections is not None and self._detections.get_subscription_count():
             self._detections.publish(detections.detection_array(message))
 
-    def _status_message(
-        self, clip: AssembledClip, selection: Selection, latency: float, seconds: float
-    ) -> Any:
-        return ClipStatus(
-            header=clip.message.header,
-            clip_id=clip.clip.clip_id,
-            model_version=selection.model_version,
-            frames=len(selection),
-            published=self._new,
-            masks=selection.mask_count,
-            energy=selection.energy,
-            lower_bound=selection.lower_bound,
-            optimal=selection.optimal,
-            flow_runs=selection.flow_runs,
-            latency=latency,
-            selection_time=seconds,
-            dropped_frames=clip.message.dropped,
-            dropped_clips=self._lost_clips,
-        )
+    def _publish_done(self, header: Any) -> None:
+        self._done.publish(header)
+
+
+def _key(selected: FrameSelection) -> tuple[int, int]:
+    return selected.frame.index, selected.frame.stamp_ns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

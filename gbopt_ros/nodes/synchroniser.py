@@ -1,16 +1,15 @@
-"""Streams joined by exact stamp: message_filters where ROS has it, a small class elsewhere.
+"""Joins topics by exact stamp: with message_filters if ROS has it, else with a small class.
 
-message_filters comes with an installation of ROS and not as a wheel. Both classes do the same:
-a full queue drops what came first, an incomplete set waits although newer ones are complete, and
-the callback may add and may raise. `message_filters.TimeSynchronizer` alone differs:
+message_filters comes with an installation of ROS, but not as a wheel. Both classes do the same: a
+full queue drops the item that came first, an incomplete set waits although newer ones are
+complete, and the callback may add and may raise. `message_filters.TimeSynchronizer` by itself is
+different, so it is wrapped:
 
-- A full queue drops the smallest stamp. Once stamps jump back, as in a recording that starts
-  again, that is what has just come, and nothing is joined until the stamps catch up.
+- A full queue drops the smallest stamp. After stamps jump back, as in a recording that starts
+  again, that is the newest item, and nothing is joined until the stamps catch up.
 - It calls back under a lock that is not reentrant and that an exception leaves locked: the next
   `add` waits for ever.
-- A stamp that is no `builtin_interfaces/Time`, or is negative, raises under the same lock.
-
-Its namesake in C++ drops the incomplete sets before a complete one; that in Python does not.
+- A stamp that is negative or no `builtin_interfaces/Time` raises under the same lock.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from gbopt_ros.nodes.messages import Stamped, make_header, stamp_ns
 
 
 class Synchroniser(Protocol):
-    """Joins what several streams say of one stamp."""
+    """Joins the items of several streams that have the same stamp."""
 
     def add(self, index: int, item: Any) -> None:
         """The next item of stream `index`, from any thread.
 
         Args:
-            item: anything with `header.stamp`, which has `sec` and `nanosec`. It replaces one of
-                the same stream and stamp that still waits.
+            item: anything with `header.stamp`, which has `sec` and `nanosec`. It replaces a
+                waiting item of the same stream and stamp.
 
         Raises:
             ValueError: if the stamp is negative.
@@ -39,7 +38,7 @@ class Synchroniser(Protocol):
         ...
 
     def clear(self) -> None:
-        """Forget all that waits."""
+        """Forget all waiting items."""
         ...
 
 
@@ -47,7 +46,7 @@ def make_synchroniser(count: int, queue_size: int, callback: Callable[..., None]
     """A synchroniser of `count` streams.
 
     Args:
-        queue_size: items of each stream that wait for their partners at most.
+        queue_size: maximum number of items of each stream that wait.
         callback: called once for each stamp that all streams delivered, with one item of each, in
             the order of completion. It runs on the thread that delivered the last item, under a
             lock that keeps the order: it may add, but must not wait for a thread that adds.
@@ -62,10 +61,10 @@ def make_synchroniser(count: int, queue_size: int, callback: Callable[..., None]
 
 
 class ExactSynchroniser:
-    """Our own.
+    """A synchroniser without message_filters.
 
     Attributes:
-        dropped: items dropped so far because their queue was full.
+        dropped: number of items dropped because their queue was full.
     """
 
     def __init__(self, count: int, queue_size: int, callback: Callable[..., None]) -> None:
@@ -90,13 +89,13 @@ class ExactSynchroniser:
 
 
 class MessageFiltersSynchroniser:
-    """`message_filters.TimeSynchronizer`, fed by hand since its inputs may come by reference.
+    """A wrapped `message_filters.TimeSynchronizer`; items may also come by reference.
 
     Attributes:
-        dropped: items dropped so far because their queue was full.
+        dropped: number of items dropped because their queue was full.
 
     Raises:
-        ImportError: where message_filters is not there.
+        ImportError: message_filters is not installed.
     """
 
     def __init__(self, count: int, queue_size: int, callback: Callable[..., None]) -> None:
@@ -145,7 +144,7 @@ def _key(item: Any) -> int:
 
 
 def _make_room(queue: MutableMapping[int, Any], stamp: int, size: int) -> int:
-    """Remove what `stamp` replaces, else what came first of a full queue; how many it dropped."""
+    """Remove the item that `stamp` replaces, else the first of a full queue; counts the latter."""
     if queue.pop(stamp, None) is not None or len(queue) < size:
         return 0
     del queue[next(iter(queue))]

@@ -1,4 +1,4 @@
-"""Which selected mask the one-mask output for planners shows."""
+"""Which selected masks `~/output/segmask` shows, for planners that take one mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {
     SetTarget.Request.MODE_INDEX: "the mask at an index",
     SetTarget.Request.MODE_POINT: "the mask under a point",
 }
-_MIN_IOU = 0.1  # with the mask of the frame before; less is another object
+_MIN_IOU = 0.1  # with the mask of the previous frame; below it is another object
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Target:
         return _NAMES[self.mode] + detail.get(self.mode, "")
 
     def choose(self, selection: FrameSelection) -> Sequence[Rle]:
-        """The masks of a frame to show; none where the target is not there."""
+        """The masks of a frame to show; none if the target is not in it."""
         rles, request = selection.rles, SetTarget.Request
         if not rles or self.mode == request.MODE_ALL:
             return rles
@@ -68,7 +68,7 @@ class Target:
         return self._follow(rles)
 
     def _follow(self, rles: Sequence[Rle]) -> Sequence[Rle]:
-        """The mask under the point at first, then the one that overlaps it most."""
+        """First the mask under the point, then in each frame the one that overlaps it most."""
         if self._followed is not None and self._followed["size"] == rles[0]["size"]:
             overlaps = mask_ops.iou_matrix([self._followed], rles)[0]
             best = int(overlaps.argmax())

@@ -1,6 +1,6 @@
-"""Which output feeds which input. Free of ROS, so that launch files can read it.
+"""Which output topic each input topic is connected to. Launch files import this without ROS.
 
-All names are relative to the namespace of the graph, so two robots share a domain in peace.
+All names are relative to the namespace, so that two robots can share a ROS domain.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ WIRING: dict[str, dict[str, str]] = {
     },
 }
 CAMERA = "clip_buffer", "~/input/image"
-"""The node and the input that the camera's topic is remapped to."""
+"""The node and its input that is remapped to the camera topic."""
 
 
 def remap_arguments(node: str) -> list[str]:
-    """What `--ros-args` takes to wire a node, whichever process it is in."""
+    """Remap rules for `--ros-args` that connect the inputs of a node, in any process."""
     rules = WIRING[node].items()
     return [part for name, topic in rules for part in ("-r", f"{node}:{name}:={topic}")]

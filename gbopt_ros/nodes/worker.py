@@ -11,20 +11,19 @@ T = TypeVar("T")
 
 
 class Worker(Generic[T]):
-    """Handles items one after the other on a thread of its own; the newest win.
+    """Handles items one after the other on a thread of its own; a full queue drops the oldest.
 
     Args:
-        name: of the thread.
+        name: name of the thread.
         handle: called with one item at a time.
-        failed: called with what `handle` raised; the next item is handled all the same.
-        capacity: items that wait at most; one more drops the oldest.
-        ready: an item is taken only while this holds; `poke` says that it may have changed.
+        failed: called with an exception of `handle`; the next item is handled all the same.
+        capacity: maximum number of items that wait.
+        ready: an item is taken only while this is true; call `poke` after it has changed.
         on_drop: called with every item that is dropped.
-        is_kept: items that are never dropped and take no room from others, such as marks between
-            them; whoever puts them sees to it that they stay few.
+        is_kept: true for items that are never dropped and do not count towards `capacity`.
 
     Attributes:
-        dropped: items dropped so far.
+        dropped: number of items dropped so far.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Number of items that wait."""
         return len(self._items)
 
     @property
@@ -60,7 +59,7 @@ class Worker(Generic[T]):
             return not self._items and not self._busy
 
     def put(self, item: T) -> None:
-        """Queue an item; it is dropped at once where the worker is closed."""
+        """Queue an item; a closed worker ignores it."""
         dropped = []
         with self._changed:
             if self._closing:
@@ -81,7 +80,7 @@ class Worker(Generic[T]):
             self._changed.notify()
 
     def close(self, patience_s: float | None = None, drain: bool = False) -> None:
-        """Handle (`drain`) or forget what waits, let the current item finish, end the thread."""
+        """Finish the current item, handle (`drain`) or forget the waiting ones, end the thread."""
         with self._changed:
             self._closing = True
             if not drain:
@@ -103,4 +102,4 @@ class Worker(Generic[T]):
                 self._handle(item)
             except Exception as error:
                 self._failed(error)
-            del item  # a frame must not live on while the thread waits for the next
+            del item  # else a frame stays in memory while the thread waits for the next

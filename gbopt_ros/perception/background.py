@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class FpnBackground:
 
     @classmethod
     def from_file(cls, path: Path, config: BackgroundConfig, device: torch.device) -> FpnBackground:
-        """Raises GboptError if the file is missing, corrupt or of another architecture."""
+        """The network of a weights file; raises as `load_semantic_fpn`."""
         return cls(load_semantic_fpn(path)[0], config, device)
 
     @torch.inference_mode()
@@ -54,17 +55,10 @@ class FpnBackground:
         """
         maps: list[NDArray[np.float32]] = []
         step = frames_a_pass(self._config.batch_size, self._device)
-        start = 0
-        while start < len(images):
-            stop = start + 1
-            while (
-                stop < len(images)
-                and stop - start < step
-                and images[stop].shape == images[start].shape
-            ):
-                stop += 1
-            maps += self._forward(images[start:stop])
-            start = stop
+        for _, group in groupby(images, key=np.shape):
+            of_one_size = list(group)
+            for start in range(0, len(of_one_size), step):
+                maps += self._forward(of_one_size[start : start + step])
         return maps
 
     def _forward(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Optical flow: DIS (needs no weights) and the choice between it and RAFT."""
+"""Optical flow: DIS, which needs no weights, and the choice between DIS and RAFT."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ class DisFlow:
     """Dense inverse search (Kroeger et al. 2016) of OpenCV, on the CPU; any thread may call it.
 
     Args:
-        fine: down to half the resolution of the images in place of a quarter, at twice the time.
+        high_detail: half the resolution of the images instead of a quarter, in twice the time.
     """
 
-    def __init__(self, fine: bool = False) -> None:
-        self._preset = (
-            cv2.DISOPTICAL_FLOW_PRESET_MEDIUM if fine else cv2.DISOPTICAL_FLOW_PRESET_FAST
-        )
+    def __init__(self, high_detail: bool = False) -> None:
+        presets = cv2.DISOPTICAL_FLOW_PRESET_FAST, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+        self._preset = presets[high_detail]
         self._own = threading.local()  # OpenCV's object holds buffers: each thread has its own
 
     def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
@@ -38,8 +37,8 @@ class DisFlow:
 
     def _pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = first.shape
-        # With a shorter side OpenCV takes the number of scales from the width alone: the coarsest
-        # image is then smaller than a patch, and DIS reads beyond it or fails an assertion.
+        # OpenCV takes the number of scales from the width alone. If the height is smaller, the
+        # coarsest image is smaller than a patch: DIS reads beyond it or fails an assertion.
         smallest = 32
         if min(height, width) < smallest:
             pad = (0, max(0, smallest - height), 0, max(0, smallest - width))
@@ -48,25 +47,23 @@ class DisFlow:
         if getattr(self._own, "size", None) != first.shape:
             self._own.size = first.shape
             self._own.dis = cv2.DISOpticalFlow_create(self._preset)
-        # Images of another size would change the object's settings for good. Otherwise no state is
+        # A new object for each image size, which changes its settings for good. No other state is
         # carried from pair to pair: an empty flow starts the search afresh.
         return np.asarray(self._own.dis.calc(first, second, None))[:height, :width]
 
 
 def make_flow(config: FlowConfig, device: str) -> FlowNetwork:
-    """The flow network of a configuration: RAFT where weights are given, DIS where not.
+    """The flow network of a configuration: by default RAFT where weights are given, else DIS.
 
     Args:
-        config: says which, and RAFT's weights.
-        device: as `device` of the configuration; DIS runs on the CPU whatever it is.
+        device: as `device` of the configuration; DIS always runs on the CPU.
 
     Raises:
-        GboptError: RAFT's weights are missing, corrupt or of another network, or there is no such
-            GPU.
+        GboptError: the weights are missing, corrupt or of another network, or there is no such GPU.
     """
     if config.backend == "dis" or (config.backend == "auto" and not config.weights):
         return DisFlow()
-    # Not above: a node that needs no more than DIS starts several times faster without torch.
+    # Imported here: a node that needs only DIS starts several times faster without torch.
     from gbopt_ros.models.device import resolve_device
     from gbopt_ros.models.raft import RaftFlow, load_raft
 
@@ -75,5 +72,5 @@ def make_flow(config: FlowConfig, device: str) -> FlowNetwork:
 
 
 def high_detail_flow(network: FlowNetwork) -> FlowNetwork:
-    """A slower network of the same kind with more detail, where there is one, else the same."""
-    return DisFlow(fine=True) if isinstance(network, DisFlow) else network
+    """A slower network of the same kind with more detail; the network itself if there is none."""
+    return DisFlow(high_detail=True) if isinstance(network, DisFlow) else network

@@ -1,8 +1,8 @@
-"""What moves against its surroundings, as a cue beside the background network; not in the paper.
+"""Motion as a second source of the background probability, beside the network. Not in the paper.
 
-The background network judges single images. A print on a table looks like an object to it; a print
-moves as the table does, though, and an object does not. So frames that lie half a second apart are
-compared, and the log-odds of an object that their motion gives are added to those of the network.
+The background network judges single images, so a print on a table looks like an object to it. But
+a print moves as the table does, and an object does not. Frames about half a second apart are
+compared, and the log-odds of an object from motion are added to those of the network.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gbopt_ros.config import MotionConfig
 from gbopt_ros.perception.plane_residual import motion_evidence, plane_residual
 from gbopt_ros.structures import FlowNetwork, Frame, Image
 
-_SHORT_SIDE = 240  # pixels, of the images that are compared at most: the evidence was fitted there
+_SHORT_SIDE = 240  # pixels, maximum size of the compared images: the evidence was fitted there
 _BLOCK = 16  # frames whose flow is in memory at once
-_SURE = 1e-3  # probabilities are kept from 0 and 1 by this much
+_SURE = 1e-3  # smallest distance of a probability from 0 and 1
 
 
 def clip_with_motion(
@@ -28,23 +28,25 @@ def clip_with_motion(
     flow_network: FlowNetwork,
     config: MotionConfig,
 ) -> list[NDArray[np.float32]]:
-    """What the background network and motion together say of the frames of a clip.
+    """The background probability of all frames of a clip, from the network and from motion.
 
     Args:
-        frames: T, of one size.
-        backgrounds: T arrays (H, W), probability that a pixel belongs to no object.
-        flow_network: of two pairs at most for each frame.
+        frames: T frames of one size.
+        backgrounds: T arrays (H, W), the network's probability that a pixel belongs to no object.
+        flow_network: called for at most two pairs of a frame.
 
     Returns:
-        T arrays (H, W) float32, the same probability; those of the network where `weight` is 0.
+        T arrays (H, W) float32; those of the network where `weight` is 0.
+
+    Raises:
+        ValueError: there is not one background a frame.
     """
     if config.weight == 0:
         return list(backgrounds)
     if len(frames) != len(backgrounds):
         raise ValueError(f"expected a background a frame, got {len(backgrounds)}, {len(frames)}")
-    of_frame = dict(enumerate(backgrounds))
-    found = motion_between(frames, of_frame, flow_network, config.baseline_s)
-    return [_with(background, found.get(t), config) for t, background in of_frame.items()]
+    found = motion_between(frames, dict(enumerate(backgrounds)), flow_network, config.baseline_s)
+    return [_combined(background, found.get(t), config) for t, background in enumerate(backgrounds)]
 
 
 def last_with_motion(
@@ -53,18 +55,23 @@ def last_with_motion(
     flow_network: FlowNetwork,
     config: MotionConfig,
 ) -> NDArray[np.float32]:
-    """The same for the last of some frames of a stream, from those before it alone."""
+    """The background probability of the last of some frames, which is compared with earlier ones.
+
+    Args:
+        frames: the clip up to the frame that `background` belongs to.
+    """
     if config.weight == 0:
         return background
     last = len(frames) - 1
     found = motion_between(frames, {last: background}, flow_network, config.baseline_s)
-    return _with(background, found.get(last), config)
+    return _combined(background, found.get(last), config)
 
 
 def partners(frames: Sequence[Frame], t: int, baseline_s: float) -> list[int]:
-    """Places of the frames that frame `t` is compared with.
+    """Indices of the frames that frame `t` is compared with.
 
-    The one closest to the baseline before it and that after, if half of it lies between.
+    Before it and after it, the frame whose distance is closest to the baseline, if it is at least
+    half of the baseline.
     """
     found = []
     for sign in (-1, 1):
@@ -81,19 +88,19 @@ def motion_between(
     flow_network: FlowNetwork,
     baseline_s: float,
 ) -> dict[int, NDArray[np.float32]]:
-    """What motion says of some frames of a clip.
+    """Evidence of objects from motion, for some frames of a clip.
 
-    Of a frame's `partners`, the one that it moves more against counts.
+    If a frame has two `partners`, the larger residual counts at each pixel.
 
     Args:
-        frames: in order, of one size.
-        backgrounds: of the frames that are asked for, by their place in `frames`: (H, W),
-            probability that a pixel belongs to no object.
-        flow_network: of images no larger than what is compared, a block of frames at once.
+        frames: frames in order, of one size.
+        backgrounds: (H, W), probability that a pixel belongs to no object, by the index of the
+            frame in `frames`; these frames are asked for.
+        flow_network: called on blocks of frames whose shorter side is at most 240 pixels.
 
     Returns:
-        By place in `frames`, (h, w) float32, log-odds of an object; nothing for a frame that no
-        other is far enough away from.
+        (h, w) float32, log-odds of an object, by the same indices; frames without a partner are
+        left out.
     """
     others = {t: partners(frames, t, baseline_s) for t in backgrounds}
     asked = sorted(t for t, found in others.items() if found)
@@ -110,7 +117,7 @@ def motion_between(
             background = resized(backgrounds[t], flows[t, others[t][0]].shape)
             residuals = [plane_residual(flows[t, o], flows[o, t], background) for o in others[t]]
             evidence[t] = motion_evidence(np.fmax.reduce(residuals))
-        # The rest was the last that its frames are asked of.
+        # Later blocks need only pairs that reach beyond this one.
         flows = {pair: flow.copy() for pair, flow in flows.items() if max(pair) > block[-1]}
     return evidence
 
@@ -118,9 +125,9 @@ def motion_between(
 def add_evidence(
     background: NDArray[np.floating], evidence: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """(H, W) float32, probability of no object, after log-odds of an object were added to it.
+    """(H, W) float32, probability of no object after log-odds of an object are added to it.
 
-    What the network is sure of counts as 0.001 or 0.999 where there is evidence.
+    Where there is evidence, the probability is limited to 0.001 to 0.999 first.
     """
     sure = np.clip(background.astype(np.float32), _SURE, 1 - _SURE)
     log_odds = np.log1p(-sure) - np.log(sure) + evidence.astype(np.float32)
@@ -128,18 +135,17 @@ def add_evidence(
 
 
 def resized(values: NDArray[np.floating], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map of another size, (height, width, ...)."""
+    """A map at another size (height, width, ...)."""
     if values.shape == size[:2]:
         return values.astype(np.float32, copy=False)
-    shrinks = size[0] < values.shape[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if size[0] < values.shape[0] else cv2.INTER_LINEAR
     return np.asarray(
         cv2.resize(values.astype(np.float32), (size[1], size[0]), interpolation=interpolation),
         np.float32,
     )
 
 
-def _with(
+def _combined(
     background: NDArray[np.float32], evidence: NDArray[np.float32] | None, config: MotionConfig
 ) -> NDArray[np.float32]:
     if evidence is None:

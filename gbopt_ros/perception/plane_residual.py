@@ -1,8 +1,7 @@
-"""What moves against its surroundings: evidence for objects that needs no network.
+"""Plane residual: how far the flow departs from the motion of the surroundings. Not in the paper.
 
-Between two views of a table from different places, or of things that somebody moves, the table
-itself moves by a homography; what stands on it, or is moved, does not. A flat print moves as the
-table does, however much it looks like an object. Not in the paper.
+A table moves by a homography between two views. So does a flat print on it, even if it looks like
+an object. Objects that stand on the table, or that somebody moves, depart from the homography.
 """
 
 from __future__ import annotations
@@ -11,45 +10,46 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Of the shorter side of the image. Flow that does not lead back to where it started says nothing:
-# the pixel was hidden in one of the two frames. The homography need not fit better than the flow.
+# In units of the shorter side of the image. If the flow to the other frame and back misses a pixel
+# by more, the pixel is unknown: one of the frames hides it. The homography need not fit better.
 _RETURN_ERROR = _FIT_ERROR = 1 / 240
-_GRID = 4  # pixels between those that the homography is fitted to,
-_SURE = 0.8  # of this background probability at least,
-_FEWEST = 0.1  # and no smaller share of all of them,
-_INLIERS = 0.5  # of which it must fit this share
+# The homography is fitted to pixels of a grid that are sure to be background. It must fit enough of
+# them, and they must be enough of the grid.
+_GRID = 4  # pixels
+_SURE = 0.8  # smallest background probability
+_FEWEST = 0.1  # smallest share of the grid
+_INLIERS = 0.5  # smallest share of the fitted pixels
 
-# Log-odds of an object: bias + slope * log(residual + floor), the residual in thousandths of the
-# shorter side, fitted by benchmarks/parallax.py.
+# Log-odds of an object: bias + slope * log(residual + floor), fitted by
+# experiments/plane_residual.py; the residual in thousandths of the shorter side.
 BIAS, SLOPE, FLOOR = -2.3, 1.1, 0.6
-_NEUTRAL = float(np.exp(-BIAS / SLOPE)) - FLOOR  # the residual that says nothing
-# Something stands out against the surroundings where this percentile of the residuals is not below
-# that, about what flow is wrong by.
+_NEUTRAL = float(np.exp(-BIAS / SLOPE)) - FLOOR  # the residual whose log-odds are 0
+# Something stands out if this percentile of the residuals reaches the error of the flow.
 _PERCENTILE, _LEAST = 98, 3.0
 
 
 def plane_residual(
     flow: NDArray[np.floating], back: NDArray[np.floating], background: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """How far the flow departs from the motion of the surroundings, in thousandths of a side.
+    """Distance of the flow from the motion of the surroundings, in thousandths of a side.
 
-    The surroundings are taken to be a plane: the homography is fitted, robustly, to the flow of
+    The surroundings are taken to be a plane. Its homography is fitted robustly to the flow of
     pixels that are sure to be background.
 
-    That nothing departs says nothing of an object that stands still where the camera does not
-    move, or only turns: small residuals are known only where the surroundings move in the image
-    and something stands out against them. Where the camera turns while something else is moved,
-    things that stand still are mistaken for surroundings.
+    A small residual is evidence against an object only where the surroundings move and something
+    stands out against them: an object at rest shows nothing to a camera at rest, or one that only
+    turns. Elsewhere small residuals are unknown. If the camera turns while something else is
+    moved, objects at rest are mistaken for surroundings.
 
     Args:
-        flow: (H, W, 2), pixels (x, y), measured from this frame to another one.
-        back: (H, W, 2), measured from that frame to this one.
+        flow: (H, W, 2), pixels (x, y), from this frame to another one.
+        back: (H, W, 2), pixels (x, y), from that frame to this one.
         background: (H, W), probability that a pixel of this frame belongs to no object.
 
     Returns:
-        (H, W) float32, NaN where nothing is known: where the other frame does not show the pixel,
-        outside the region that the plane was fitted in, and everywhere where too little is sure to
-        be background or fits no plane.
+        (H, W) float32, NaN where unknown: where the other frame does not show the pixel, outside
+        the region of the fit, and everywhere if too little is sure to be background or fits no
+        plane.
     """
     height, width = background.shape
     side = min(height, width)
@@ -57,25 +57,21 @@ def plane_residual(
     here = np.stack([columns, rows], axis=-1)
     there = here + flow.astype(np.float32)
     returned = cv2.remap(
-        back.astype(np.float32),
-        there,
-        None,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(1e6, 1e6),
-    )
+        back.astype(np.float32), there, None, cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT, borderValue=(1e6, 1e6),
+    )  # fmt: skip
     known = np.linalg.norm(there + returned - here, axis=-1) < _RETURN_ERROR * side
     grid = np.zeros_like(known)
     grid[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID] = True
     fitted = grid & known & (background > _SURE)
-    nothing = np.full((height, width), np.nan, np.float32)
+    unknown = np.full((height, width), np.nan, np.float32)
     if np.count_nonzero(fitted) < max(4, _FEWEST * np.count_nonzero(grid)):
-        return nothing
+        return unknown
     homography, inliers = cv2.findHomography(
         here[fitted], there[fitted], cv2.RANSAC, _FIT_ERROR * side, maxIters=500
     )
     if homography is None or inliers.mean() < _INLIERS:
-        return nothing
+        return unknown
     low, high = (edge(here[fitted][inliers[:, 0] > 0], axis=0) for edge in (np.min, np.max))
     known &= np.all((here >= low - _GRID) & (here <= high + _GRID), axis=-1)
     with_surroundings = cv2.perspectiveTransform(here.reshape(-1, 1, 2), homography)
@@ -88,7 +84,7 @@ def plane_residual(
 
 
 def motion_evidence(residual: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(H, W) float32, log-odds of an object that `residual_motion` gives; 0 where it is NaN."""
+    """(H, W) float32, log-odds of an object given its `plane_residual`; 0 where it is NaN."""
     known = np.isfinite(residual)
     evidence = BIAS + SLOPE * np.log(np.where(known, residual, 0.0) + FLOOR)
     return np.where(known, evidence, 0.0).astype(np.float32)

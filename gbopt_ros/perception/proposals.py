@@ -17,13 +17,13 @@ from gbopt_ros.structures import Calibration, Image, Proposals
 
 
 class MaskRcnnProposals:
-    """`ProposalNetwork` on torchvision or, with a network of its backend, on detectron2.
+    """`ProposalNetwork` on Mask R-CNN of torchvision or detectron2.
 
     Args:
-        network: Mask R-CNN, class-agnostic or with `BestClassHeads`; moved to `device` and put in
-            evaluation mode.
+        network: gives one candidate a region, whatever its classes (`ClassAgnosticHeads`). It is
+            moved to `device` and put in evaluation mode.
         version: name of the weights.
-        calibration: of confidences, copied to all proposals.
+        calibration: model of the confidences, copied to all proposals.
     """
 
     def __init__(
@@ -35,25 +35,21 @@ class MaskRcnnProposals:
         calibration: Calibration | None = None,
     ) -> None:
         self._network = to_device(network, device).eval()
-        self._network.roi_heads.score_thresh = config.score_threshold
-        self._network.roi_heads.nms_thresh = config.nms_iou
-        self._network.roi_heads.detections_per_img = config.max_proposals
-        self._network.roi_heads.mask_thresh = config.mask_threshold  # read by detectron2's alone
-        self._config = config
-        self._device = device
-        self._version, self._calibration = version, calibration
+        heads = self._network.roi_heads
+        heads.score_thresh = config.score_threshold
+        heads.nms_thresh = config.nms_iou
+        heads.detections_per_img = config.max_proposals
+        heads.mask_thresh = config.mask_threshold  # for detectron2; torchvision gives probabilities
+        self.version, self.calibration = version, calibration
+        self._config, self._device = config, device
 
     @classmethod
     def from_file(
         cls, path: Path, config: ProposalConfig, device: torch.device
     ) -> MaskRcnnProposals:
-        """Raises GboptError if the file is missing, corrupt or of another architecture."""
+        """The network of a weights file; raises as `load_mask_rcnn`."""
         network, info = load_mask_rcnn(path, config.detectron2_config)
         return cls(network, info.version, config, device, info.calibration)
-
-    @property
-    def version(self) -> str:
-        return self._version
 
     @torch.inference_mode()
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
@@ -75,8 +71,8 @@ class MaskRcnnProposals:
         masks = download(detection["masks"][:, 0] > self._config.mask_threshold)
         scores = download(detection["scores"].float())
         boxes = download(detection["boxes"].float())
-        # A mask that nowhere reaches the threshold is no candidate.
+        # A mask without a pixel above the threshold is no candidate.
         keep = np.flatnonzero(masks.any(axis=(1, 2)))
         order = keep[np.lexsort((keep, -scores[keep]))]
         rles = mask_ops.encode_all(masks[order])
-        return Proposals(size, rles, scores[order], boxes[order], self._calibration)
+        return Proposals(size, rles, scores[order], boxes[order], self.calibration)

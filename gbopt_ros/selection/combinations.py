@@ -1,12 +1,11 @@
 """Stage 1: the K best combinations of a frame under the non-overlap rule (Section 3.3, App. B.1).
 
-Selecting a pixel adds its evidence to L_I, so the loss of a combination is a constant plus the
-evidence of the atoms that it covers. Finding the K best is finding the K cheapest independent
-sets of the conflict graph. The graph falls into components that share no pixel; each is solved
-by best-first branch and bound, and the K best sums over components are merged.
+The loss of a combination is a constant plus the evidence of the atoms that it covers. So the K
+best combinations are the K cheapest independent sets of the conflict graph. Its components share
+no pixel: best-first branch and bound solves each, and the K best sums over components are merged.
 
-The paper runs Dijkstra's algorithm on a binary tree whose edges become negative once shared
-sub-masks are subtracted; the bound here is admissible for any sign.
+The paper runs Dijkstra's algorithm on a binary tree. Its edges become negative once shared
+sub-masks are subtracted. The bound here holds for any sign.
 """
 
 from __future__ import annotations
@@ -39,22 +38,22 @@ def best_combinations(
 ) -> list[Combination]:
     """The K combinations of masks with the lowest background loss.
 
-    The empty combination competes like every other. Two masks conflict if their intersection
-    over the smaller of them exceeds the tolerance; masks without pixels are never selected.
+    The empty combination competes too. Two masks conflict if their intersection over the smaller
+    mask exceeds the tolerance. Masks without pixels are never selected.
 
     Args:
         masks: (N, H, W) bool.
         background: (H, W) float, probability that a pixel belongs to no object.
-        k: at most this many are returned.
+        k: maximum number of combinations.
         overlap_tolerance: 0 is the paper's rule: no shared pixel.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon].
-        reduction: of the loss over pixels, "mean" or "sum".
-        prior: (N,) what selecting each mask adds to the sum over the pixels, of either sign;
-            None adds nothing, as in the paper.
+        reduction: "mean" or "sum" of the loss over pixels.
+        prior: (N,) additional cost of selecting each mask, summed over its pixels, of either sign;
+            None: no prior, as in the paper.
 
     Returns:
-        Cheapest first; equal losses by fewer masks, then by lower indices. Which of several
-        combinations that cost as much as the k-th are among them is not said.
+        Cheapest first; equal losses by fewer masks, then by lower indices. If several combinations
+        cost as much as the k-th, any of them may be returned.
 
     Raises:
         ValueError: shapes do not fit, k < 1, or a probability is not finite.
@@ -66,14 +65,9 @@ def best_combinations(
         )
     decomposed = atoms(masks.astype(bool, copy=False))
     return combinations_of_atoms(
-        decomposed,
-        background,
-        k,
-        overlap_tolerance,
-        epsilon=epsilon,
-        reduction=reduction,
-        prior=prior,
-    )
+        decomposed, background, k, overlap_tolerance,
+        epsilon=epsilon, reduction=reduction, prior=prior,
+    )  # fmt: skip
 
 
 def combinations_of_atoms(
@@ -86,7 +80,7 @@ def combinations_of_atoms(
     reduction: str,
     prior: NDArray[np.floating] | None = None,
 ) -> list[Combination]:
-    """`best_combinations` of masks that are decomposed already; arguments and result are its."""
+    """`best_combinations` of masks that are decomposed already."""
     if k < 1:
         raise ValueError(f"best_combinations: expected k >= 1, got {k}")
     if not np.all(np.isfinite(background)):
@@ -100,7 +94,7 @@ def combinations_of_atoms(
 
 
 def conflict_graph(decomposed: Atoms, overlap_tolerance: float) -> NDArray[np.bool_]:
-    """(N, N) bool, symmetric, false on the diagonal: pairs that may not be selected together."""
+    """The non-overlap rule: (N, N) bool, symmetric, pairs that may not be selected together."""
     shared = decomposed.intersections()
     areas = np.diag(shared)
     smaller = np.minimum(areas[:, None], areas[None, :])
@@ -133,21 +127,17 @@ def _best_sets(
 
 def _components(touching: NDArray[np.bool_]) -> list[list[int]]:
     """Connected components of the masks that have pixels; `touching` is true on their diagonal."""
-    remaining = [i for i in range(len(touching)) if touching[i, i]]
-    seen: set[int] = set()
+    remaining = set(np.flatnonzero(touching.diagonal()).tolist())
     components = []
-    for start in remaining:
-        if start in seen:
-            continue
-        seen.add(start)
-        component, frontier = [], [start]
+    while remaining:
+        component: set[int] = set()
+        frontier = {min(remaining)}
         while frontier:
-            i = frontier.pop()
-            component.append(i)
-            fresh = [int(j) for j in np.flatnonzero(touching[i]) if int(j) not in seen]
-            seen.update(fresh)
-            frontier.extend(fresh)
+            component |= frontier
+            neighbours = touching[list(frontier)].any(axis=0)
+            frontier = set(np.flatnonzero(neighbours).tolist()) - component
         components.append(sorted(component))
+        remaining -= component
     return components
 
 
@@ -166,10 +156,10 @@ class _Component:
     """Masks that are connected by shared pixels, n of them.
 
     Attributes:
-        indices: their candidate indices.
-        membership: (n, A) bool, the atoms of each.
-        evidence: (A,) float64, of each atom.
-        prior: (n,) float64, of each mask.
+        indices: candidate indices of the masks.
+        membership: (n, A) bool, the atoms of each mask.
+        evidence: (A,) float64, for each atom.
+        prior: (n,) float64, for each mask.
         conflict: (n, n) bool.
     """
 
@@ -198,10 +188,9 @@ class _State(NamedTuple):
 def _best_of_component(component: _Component, k: int) -> list[_Scored]:
     """Best-first branch and bound over the masks in a fixed order, each taken or left.
 
-    The bound of a state adds, for every clique of a greedy clique cover of the conflict graph,
-    the best marginal of a mask that is still free: of mutually conflicting masks at most one
-    can be taken. States are popped in the order of their bounds, so complete ones appear
-    cheapest first.
+    At most one mask of a clique of the conflict graph can be taken. So the bound of a state adds,
+    for every clique of a greedy clique cover, the best marginal of a mask that is still free.
+    States are popped in the order of their bounds, so complete states appear cheapest first.
     """
     if len(component.indices) == 1:
         alone = float(component.evidence[component.membership[0]].sum() + component.prior[0])
@@ -260,8 +249,8 @@ def _marginal_floor(
 ) -> NDArray[np.float64]:
     """(n,) the least evidence that taking a mask can add, whatever is taken already.
 
-    Atoms that a compatible mask covers too may be paid for already: only their negative
-    evidence counts. With no tolerance there are none, and the floor is the mask's own evidence.
+    Atoms shared with a compatible mask may be covered already, so only negative evidence of them
+    counts. With tolerance 0 there are none, and the floor is the mask's own evidence.
     """
     floor = np.zeros(len(member))
     compatible = ~conflict
@@ -273,7 +262,7 @@ def _marginal_floor(
 
 
 def _clique_cover(conflict: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n,) number of the clique of each mask, greedily: the first clique that it fits into."""
+    """(n,) number of the clique of each mask: greedily, the first clique that it fits into."""
     cliques: list[list[int]] = []
     labels = np.zeros(len(conflict), np.int64)
     for i in range(len(conflict)):

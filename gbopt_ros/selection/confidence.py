@@ -1,4 +1,7 @@
-"""How probable it is that a selected mask shows an object; not in the paper."""
+"""The confidence of a selected mask: how probable it is that the mask shows an object.
+
+Not in the paper.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ def confidence(
 ) -> NDArray[np.float32]:
     """The probability that a selected mask has an IoU of at least 0.5 with an object.
 
-    A logistic model of the margin and the network score. Its coefficients are fitted on recordings
-    with ground truth (`gbopt calibrate`) and hold for the network that they were fitted for.
+    It is a logistic model of the margin and the network score. `gbopt calibrate` fits it on
+    recordings with ground truth, for one proposal network.
 
     Args:
-        margins: (S,) >= 0, what the best path without the mask costs more.
-        scores: (S,) in [0, 1], of the network.
-        calibration: of the network; None takes the scores as they are.
+        margins: (S,) >= 0, additional cost of the best path without the mask.
+        scores: (S,) in [0, 1], network scores.
+        calibration: the fitted model; with None the confidences are the scores.
 
     Returns:
         (S,) float32 in [0, 1].
@@ -35,6 +38,6 @@ def confidence(
 def confidence_features(
     margins: NDArray[np.float64], scores: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """(S, 2) float64: log(1 + 10,000 margin) and logit(score), what `confidence` is a model of."""
+    """(S, 2) float64, the features of the model: log(1 + 10,000 margin) and logit(score)."""
     clipped = np.clip(scores.astype(np.float64), 1e-3, 1 - 1e-3)
     return np.column_stack([np.log1p(1e4 * margins), np.log(clipped / (1 - clipped))])

@@ -1,9 +1,9 @@
-"""The lattice of stage 2: nodes are combinations of a frame, edges cost L_F + L_p (Eq. 17)."""
+"""The lattice of stage 2: nodes are the combinations of a frame, edges cost L_F + L_p (Eq. 17)."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from gbopt_ros.selection.combinations import combinations_of_atoms
 from gbopt_ros.selection.objective import (
     inside_flow_loss,
     outside_flow_losses,
-    regularization_loss,
+    regularization_losses,
     score_prior,
 )
 from gbopt_ros.selection.path import (
@@ -46,22 +46,22 @@ class Layer:
     """One frame of the lattice.
 
     Attributes:
-        frame: its image and stamp.
+        frame: image and stamp.
         proposals: the candidates.
         combinations: K_t of them, cheapest first.
         unions: RLE of the foreground of each.
         decomposed: the atoms of the candidates.
         selected: (K_t, A) bool, the atoms of each combination.
-        scores: (N,) float64, of the candidates, with what they owe to the frame before.
+        scores: (N,) float64, scores of the candidates after score propagation.
     """
 
     frame: Frame
     proposals: Proposals
     combinations: list[Combination]
-    unions: list[Rle]
+    unions: list[Rle] = field(repr=False)
     decomposed: mask_ops.Atoms
-    selected: NDArray[np.bool_]
-    scores: NDArray[np.float64]
+    selected: NDArray[np.bool_] = field(repr=False)
+    scores: NDArray[np.float64] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.combinations)
@@ -83,8 +83,20 @@ def make_layer(
 
     Args:
         before: the layer of the frame before.
-        flow: (H, W, 2), pixels, measured from that frame.
+        flow: (H, W, 2), pixels, from that frame to this one.
+
+    Raises:
+        ValueError: shapes do not fit, or the flow is not finite.
     """
+    size = frame.size if before is None else before.frame.size
+    shapes = ("image", frame.size), ("proposals", proposals.size), ("background", background.shape)
+    for name, found in shapes:
+        if tuple(found) != size:
+            raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
+    if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
+        raise ValueError(
+            f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
+        )
     decomposed = mask_ops.atoms_of_rles(proposals.rles, proposals.size)
     scores = proposals.scores.astype(np.float64)
     if config.score_propagation and before is not None and flow is not None:
@@ -113,27 +125,8 @@ def make_layer(
     return Layer(frame, proposals, combinations, unions, decomposed, selected, scores)
 
 
-def _check_fits(
-    frame: Frame,
-    proposals: Proposals,
-    background: NDArray[np.floating],
-    flow: NDArray[np.floating] | None,
-    before: Layer | None,
-) -> None:
-    size = frame.size if before is None else before.frame.size
-    for name, found in (
-        ("image", frame.size), ("proposals", proposals.size), ("background", background.shape)
-    ):  # fmt: skip
-        if tuple(found) != size:
-            raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
-    if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
-        raise ValueError(
-            f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
-        )
-
-
 class Lattice:
-    """Layers in the order of time; grows at one end and may be cut off at the other.
+    """Layers in the order of time: frames are added at the end and cut off at the front.
 
     Args:
         flow_network: g, for the composites.
@@ -143,8 +136,7 @@ class Lattice:
         layers: T of them.
         nodes: T arrays (K_t,) float64, weighted L_I.
         bounds: T - 1 arrays (K_t, K_t+1) float64: lower bounds of weighted L_F + L_p.
-        edges: T - 1 arrays of the same shapes: weighted L_F + L_p where evaluated, its bound
-            elsewhere.
+        edges: T - 1 arrays of the same shapes: weighted L_F + L_p where evaluated, else its bound.
         evaluated: T - 1 arrays (K_t, K_t+1) bool.
         flow_runs: pairs of composites that the flow network was run on.
     """
@@ -173,41 +165,39 @@ class Lattice:
         """Add the next frame.
 
         Args:
-            proposals: its candidates.
+            proposals: the candidates of the frame.
             background: (H, W), probability that a pixel belongs to no object.
-            flow: (H, W, 2), pixels, measured from the frame before it; None for the first frame.
+            flow: (H, W, 2), pixels, from the frame before; None for the first frame.
 
         Raises:
             ValueError: shapes do not fit, or a flow is not finite.
         """
         config = self._config
-        last = self.layers[-1] if self.layers else None
-        _check_fits(frame, proposals, background, flow, last)
-        layer = make_layer(frame, proposals, background, config, last, flow)
+        before = self.layers[-1] if self.layers else None
+        layer = make_layer(frame, proposals, background, config, before, flow)
         self.layers.append(layer)
         self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))
-        if flow is None:
-            self._photograph = background_photograph(layer.frame.size, config.seed)
+        if before is None or flow is None:
+            self._photograph = background_photograph(frame.size, config.seed)
             return
-        t = len(self.layers) - 2
-        before = self.layers[t]
         self._flows.append(flow)
-        outside = config.lambda_flow * (
-            outside_flow_losses(before.decomposed, before.selected, flow)
-            if config.lambda_flow
-            else np.zeros(len(before))
-        )
-        regularization = config.lambda_regularization * _pairwise_regularization(before, layer)
+        outside = np.zeros(len(before))
+        if config.lambda_flow:
+            losses = outside_flow_losses(before.decomposed, before.selected, flow)
+            outside = config.lambda_flow * losses
+        regularization = regularization_losses(before.unions, layer.unions)
+        regularization *= config.lambda_regularization
         self._outside.append(outside)
         self._regularization.append(regularization)
         bound = outside[:, None] + regularization
-        # An edge that leaves an empty combination has no masks whose flow could be synthesised.
+        # After an empty combination there is no flow to synthesise: the bound is the cost.
         empty = np.array([len(c.indices) == 0 for c in before.combinations])
         known = np.broadcast_to(empty[:, None], bound.shape) | (config.lambda_flow == 0)
         self.bounds.append(bound)
         self.edges.append(bound.copy())
         self.evaluated.append(known)
         if config.exhaustive:
+            t = len(self.edges) - 1
             missing = [(t, int(k), int(m)) for k, m in np.argwhere(~known)]
             for (_, k, m), cost in zip(missing, self._evaluate(missing), strict=True):
                 self.edges[t][k, m] = cost
@@ -216,7 +206,7 @@ class Lattice:
             self.evaluated[t] = np.ones_like(known)
 
     def solve(self) -> PathResult:
-        """The cheapest path through all layers; what it evaluates is kept."""
+        """The cheapest path through all layers; evaluated edges are kept for the next call."""
         found = lazy_shortest_path(
             self.nodes,
             self.bounds,
@@ -235,19 +225,13 @@ class Lattice:
         for key in [key for key in self._composites if key[0] in gone]:
             del self._composites[key]
         for values in (
-            self.layers,
-            self.nodes,
-            self.bounds,
-            self.edges,
-            self.evaluated,
-            self._flows,
-            self._regularization,
-            self._outside,
-        ):
+            self.layers, self.nodes, self.bounds, self.edges, self.evaluated,
+            self._flows, self._regularization, self._outside,
+        ):  # fmt: skip
             del values[:first]
 
     def frame_energy(self, t: int, path: tuple[int, ...]) -> FrameEnergy:
-        """The terms of frame t on an evaluated path."""
+        """The terms of Eq. 2 for frame t on an evaluated path."""
         k = path[t]
         loss = self._config.lambda_background * self.layers[t].combinations[k].loss
         if t == len(self.layers) - 1:
@@ -257,22 +241,23 @@ class Lattice:
         return FrameEnergy(loss, float(self.edges[t][k, m]) - regularization, regularization)
 
     def margins(self, found: PathResult) -> list[dict[int, float]]:
-        """Per frame and selected candidate, what the best path without it costs more.
+        """Per frame and selected candidate, the additional cost of the best path without it.
 
-        Where every combination that was kept holds the candidate, the next one, whatever it is,
-        costs at least as much as the last of them: its L_I alone gives the margin then.
+        If all K combinations hold the candidate, the margin is a lower bound from L_I alone: any
+        other combination costs at least as much as the last of the K.
         """
         through = node_min_marginals(self.nodes, found.edges)
         margins: list[dict[int, float]] = []
         for t, layer in enumerate(self.layers):
-            chosen = layer.combinations[found.path[t]].indices
+            best = found.path[t]
             frame: dict[int, float] = {}
-            for i in chosen:
+            for i in layer.combinations[best].indices:
                 without = [k for k, c in enumerate(layer.combinations) if i not in c.indices]
                 if without:
-                    frame[i] = max(0.0, float(through[t][without].min()) - found.energy)
+                    margin = float(through[t][without].min()) - found.energy
                 else:
-                    frame[i] = max(0.0, float(self.nodes[t].max() - self.nodes[t][found.path[t]]))
+                    margin = float(self.nodes[t].max() - self.nodes[t][best])
+                frame[i] = max(0.0, margin)
             margins.append(frame)
         return margins
 
@@ -307,10 +292,3 @@ class Lattice:
         if len(self._composites) > _CACHED_COMPOSITES:
             self._composites.popitem(last=False)
         return image
-
-
-def _pairwise_regularization(first: Layer, second: Layer) -> NDArray[np.float64]:
-    """(K_t, K_t+1) float64, L_p of every pair of combinations."""
-    iou = mask_ops.iou_matrix(first.unions, second.unions)
-    areas = mask_ops.areas(first.unions)[:, None] + mask_ops.areas(second.unions)[None, :]
-    return np.where(areas > 0, -iou, regularization_loss(0, 0))

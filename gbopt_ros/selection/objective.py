@@ -1,16 +1,22 @@
 """The objective of Eq. 2, one function an equation.
 
+    Eq. 3    `background_loss`, L_I          Eq. 13   `background_evidence`
+    Eq. 4    `flow_loss`, L_F                Eq. 14   `empty_background_loss`
+    Eq. 5    `regularization_losses`, L_p    App. C   `inside_flow_loss`, `outside_flow_loss`
+
 Symbols: `background` is Bg(I_t), `foreground` the binary image Fg(Delta_t) of the selected masks,
-`flow` F_t and `synthetic` its synthetic counterpart.
+`flow` is F_t and `synthetic` its synthetic counterpart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gbopt_ros.masks import Atoms
-from gbopt_ros.structures import BoolMask
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.structures import BoolMask, Rle
 
 # Evidence is rounded to this grid so that its sums are exact in float64, whatever their order:
 # equal combinations then have equal losses, to the last bit. Good for images up to 4K.
@@ -33,7 +39,7 @@ def background_evidence(background: NDArray[np.floating], epsilon: float) -> NDA
     Returns:
         (...,) float64, nats, on a grid that makes sums exact.
     """
-    bg = background.astype(np.float32, copy=False)  # what networks give, and several times faster
+    bg = background.astype(np.float32, copy=False)  # networks give float32, which is faster too
     limit = np.log((1 - epsilon) / epsilon)
     with np.errstate(divide="ignore"):
         evidence = np.log(bg / (1 - bg))
@@ -53,9 +59,8 @@ def background_loss(
 ) -> float:
     """L_I = CE(Bg, 1 - Fg) (Eq. 3).
 
-    The paper does not say whether the cross-entropy is summed or averaged; only the mean makes
-    its weights (1, 1, 0.5) independent of the image size, so `reduction` is "mean" by default
-    and "sum" on request.
+    The paper does not say whether the cross-entropy is summed or averaged. Only with the mean do
+    its weights (1, 1, 0.5) suit every image size, so `reduction` is "mean" by default.
     """
     evidence = background_evidence(background, epsilon)
     total = empty_background_loss(background, epsilon) + float(evidence[foreground].sum())
@@ -71,6 +76,28 @@ def flow_residual(
     return residual
 
 
+def flow_loss(
+    foreground: BoolMask, flow: NDArray[np.floating], synthetic: NDArray[np.floating]
+) -> float:
+    """L_F = mean over pixels of |F_t - F'_t|_1 (Eq. 4), pixels.
+
+    Args:
+        foreground: (H, W), the union of the masks of frame t.
+        flow: (H, W, 2), F_t.
+        synthetic: (H, W, 2), the flow network's output on the composites.
+    """
+    return outside_flow_loss(foreground, flow) + inside_flow_loss(foreground, flow, synthetic)
+
+
+def inside_flow_loss(
+    foreground: BoolMask, flow: NDArray[np.floating], synthetic: NDArray[np.floating]
+) -> float:
+    """The part of L_F on the masks of frame t, where F'_t = g(I'_t, I'_t+1) (App. C)."""
+    pixels = np.flatnonzero(foreground)
+    on_masks = [values.reshape(-1, 2).take(pixels, axis=0) for values in (flow, synthetic)]
+    return float(np.abs(on_masks[0] - on_masks[1]).sum(dtype=np.float64)) / foreground.size
+
+
 def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float:
     """The part of L_F outside the masks of frame t, where F'_t is the mean of F_t (App. C).
 
@@ -84,13 +111,13 @@ def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float
 
 
 def outside_flow_losses(
-    decomposed: Atoms, selected: NDArray[np.bool_], flow: NDArray[np.floating]
+    decomposed: mask_ops.Atoms, selected: NDArray[np.bool_], flow: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """`outside_flow_loss` of many combinations of one frame at once.
 
-    The sum over the outside is that over the image less that over the masks. Of the image only
-    the values between the lowest and the highest mean need a pass for each combination; on the
-    masks the sums over the atoms do.
+    The sum over the outside is the sum over the image less the sum over the masks. In the image,
+    only values between the lowest and the highest mean need a pass for each combination. On the
+    masks, sums over the atoms are enough.
 
     Args:
         decomposed: the atoms of the frame's candidates.
@@ -103,8 +130,9 @@ def outside_flow_losses(
     losses = np.zeros(len(selected))
     outside = flow.shape[0] * flow.shape[1] - selected @ decomposed.areas  # (K,) pixels
     for channel in (flow[..., 0], flow[..., 1]):
-        values = np.ascontiguousarray(channel, np.float32).ravel()
-        covered = decomposed.covered(np.ascontiguousarray(channel, np.float32))
+        values = np.ascontiguousarray(channel, np.float32)
+        covered = decomposed.covered(values)
+        values = values.ravel()
         total = values.sum(dtype=np.float64) - selected @ decomposed.sums(covered)
         means = (total / np.maximum(outside, 1)).astype(np.float32)  # (K,)
         inside = np.array([decomposed.sums(np.abs(covered - mean)) for mean in means])  # (K, A)
@@ -128,38 +156,18 @@ def _absolute_deviations(
     return deviations
 
 
-def inside_flow_loss(
-    foreground: BoolMask, flow: NDArray[np.floating], synthetic: NDArray[np.floating]
-) -> float:
-    """The part of L_F on the masks of frame t, where F'_t = g(I'_t, I'_t+1) (App. C)."""
-    pixels = np.flatnonzero(foreground)
-    residual = flow.reshape(-1, 2).take(pixels, axis=0) - synthetic.reshape(-1, 2).take(
-        pixels, axis=0
-    )
-    return float(np.abs(residual).sum(dtype=np.float64)) / foreground.size
-
-
-def flow_loss(
-    foreground: BoolMask, flow: NDArray[np.floating], synthetic: NDArray[np.floating]
-) -> float:
-    """L_F = mean over pixels of |F_t - F'_t|_1 (Eq. 4), pixels.
+def regularization_losses(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:
+    """L_p = -IoU of the binary images of two frames; 0 where both are empty (Eq. 5).
 
     Args:
-        foreground: (H, W), the union of the masks of frame t.
-        flow: (H, W, 2), F_t.
-        synthetic: (H, W, 2), the flow network's output on the composites.
+        first: K unions of masks of frame t.
+        second: K' unions of masks of frame t + 1.
+
+    Returns:
+        (K, K') float64, L_p of every pair.
     """
-    return outside_flow_loss(foreground, flow) + inside_flow_loss(foreground, flow, synthetic)
-
-
-def regularization_loss(intersection: int, union: int) -> float:
-    """L_p = -IoU of the binary images of two frames; 0 when both are empty (Eq. 5).
-
-    Args:
-        intersection: pixels selected in both frames.
-        union: pixels selected in either frame.
-    """
-    return -intersection / union if union else 0.0
+    areas = mask_ops.areas(first)[:, None] + mask_ops.areas(second)[None, :]
+    return np.where(areas > 0, -mask_ops.iou_matrix(first, second), 0.0)
 
 
 def score_prior(
@@ -167,9 +175,8 @@ def score_prior(
 ) -> NDArray[np.float64]:
     """What selecting each mask adds to L_I, summed over the pixels, for its network score.
 
-    Not in the paper, which asks the network for masks and disregards how sure it is of them. Each
-    pixel of a mask is taken to lie on an object with the odds of the mask's score over those of a
-    neutral score: weight * area * (logit(neutral) - logit(score)).
+    Not in the paper, which disregards the scores. Each pixel of a mask counts as evidence of an
+    object: weight * area * (logit(neutral) - logit(score)).
 
     Args:
         scores: (N,) in [0, 1].

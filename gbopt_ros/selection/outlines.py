@@ -1,9 +1,8 @@
-"""Where selected masks end: their outlines drawn anew on the image by GrabCut (Rother et al. 2004).
+"""New outlines of selected masks by GrabCut (Rother et al. 2004).
 
-The mask head draws an object of any size on 28 x 28 cells, and it knows the outlines of seen
-classes; where an object of an unseen class ends, the image often shows better. GrabCut decides the
-pixels of a band around the outline: by the colours on both sides, and so that the outline follows
-edges. What is object or background beyond the band stays as the network said.
+The mask head draws every object on 28 x 28 cells and was trained on the outlines of seen classes.
+The image often shows better where an object ends. GrabCut decides the pixels of a band around the
+outline by the colours on both sides and by edges. Beyond the band nothing changes.
 """
 
 from __future__ import annotations
@@ -17,28 +16,29 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import OutlineConfig
 from gbopt_ros.structures import BoolMask, FrameSelection, Image, Selection
 
-# Lengths in sides of a square of the mask's area: a mask head's error grows with the object.
+# In units of the square root of the mask's area: the error of a mask head grows with the object.
 _BAND_OUTSIDE, _BAND_INSIDE = 0.1, 0.05
-_CONTEXT = 0.5  # around the band, to learn the colours of the background from
-_WORKING_SIDE = 96  # pixels; larger masks are shrunk to it
-_WORKING_WINDOW = 3 * _WORKING_SIDE  # side of a square of a thin mask's window: bounds the time
+_CONTEXT = 0.5  # width around the band that shows the colours of the background
+_WORKING_SIDE = 96  # pixels; larger masks are shrunk to a square of this side
+_WORKING_WINDOW = (
+    3 * _WORKING_SIDE
+)  # pixels, the same for the window: bounds the time of thin masks
 _MIN_AREA = 20  # pixels; the colours of smaller masks cannot be modelled
-_MIN_CONTRAST = 8  # grey levels; there is no edge in a patch with less
-_SAME_OBJECT = 0.5  # IoU with the mask as it was, below which the new one is not believed
+_MIN_CONTRAST = 8  # grey levels; a patch with less shows no edge
+_SAME_OBJECT = 0.5  # smallest IoU of the new mask with the old one; else the old one stays
 
 
 def with_outlines(selection: Selection, config: OutlineConfig) -> Selection:
-    """A clip's selection with the outlines of `redraw_outlines`."""
+    """The selection of a clip with the outlines of `redraw_outlines`."""
     frames = tuple(redraw_outlines(frame, config) for frame in selection.frames)
     return replace(selection, frames=frames)
 
 
 def redraw_outlines(frame: FrameSelection, config: OutlineConfig) -> FrameSelection:
-    """Masks and boxes of a frame with the outlines that the configuration asks for.
+    """The selection of a frame with new outlines, as `config.method` says.
 
-    Which masks there are, their order, scores, margins and energies stay those of the masks as
-    proposed; no two masks share a pixel, and none takes a pixel that was another's. The same frame
-    always gives the same masks.
+    Only masks and boxes change. No two masks share a pixel, and no mask takes a pixel that another
+    mask had. The result is deterministic.
     """
     if config.method == "network" or not len(frame):
         return frame
@@ -50,7 +50,7 @@ def redraw_outlines(frame: FrameSelection, config: OutlineConfig) -> FrameSelect
 
 
 def _redraw(image: Image, mask: BoolMask, others: BoolMask) -> BoolMask:
-    """One mask drawn anew, free of others; the mask itself where the image does not tell."""
+    """A new outline for one mask, outside `others`; the mask itself where no edge is found."""
     side = float(np.sqrt(np.count_nonzero(mask)))
     if side * side < _MIN_AREA:
         return mask
@@ -72,7 +72,7 @@ def _redraw(image: Image, mask: BoolMask, others: BoolMask) -> BoolMask:
 
 
 def _cut(patch: Image, mask: BoolMask, others: BoolMask, side: float) -> BoolMask | None:
-    """GrabCut on a patch; None where there is nothing to tell object and background apart by."""
+    """GrabCut on a patch; None where object and background cannot be told apart."""
     if int(np.ptp(patch, axis=(0, 1)).max()) < _MIN_CONTRAST:
         return None
     object_ = mask.astype(np.uint8)
@@ -94,7 +94,7 @@ def _cut(patch: Image, mask: BoolMask, others: BoolMask, side: float) -> BoolMas
 
 
 def _touching(drawn: BoolMask, mask: BoolMask) -> BoolMask:
-    """What hangs together with the mask; specks of its colours in the band are no part of it."""
+    """The connected pieces that overlap the mask; specks of its colours are left out."""
     _, pieces = cv2.connectedComponents(drawn.astype(np.uint8), connectivity=8)
     return drawn & np.isin(pieces, np.unique(pieces[drawn & mask]))
 

@@ -1,15 +1,15 @@
 """Stage 2: the cheapest path through the lattice of combinations (Section 3.3, App. B.2).
 
-Layer t holds the K_t combinations of frame t; a path takes one of each. L_p is negative, so the
-condition of Dijkstra's algorithm that the paper names does not hold; dynamic programming over
-the layers needs none. Eq. 17 puts L_I(I_t) on the edge t -> t + 1 and so drops that of the last
-frame; here it stands on the nodes, all T of them.
+Layer t holds the K_t combinations of frame t; a path takes one of each layer. L_p is negative, so
+Dijkstra's algorithm, which the paper names, does not apply; dynamic programming over the layers
+does. Eq. 17 puts L_I(I_t) on the edge t -> t + 1 and so drops L_I of the last frame. Here L_I is
+on the nodes, all T of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -22,12 +22,12 @@ Edge = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PathResult:
-    """The cheapest path that is known, and what is known of the lattice.
+    """The cheapest known path, and the costs that were found on the way.
 
     Attributes:
         path: T combination indices.
-        energy: cost of the path, every edge of it evaluated.
-        lower_bound: no path costs less; equal to `energy` unless the search was ended before.
+        energy: cost of the path, all its edges evaluated.
+        lower_bound: no path costs less; equal to `energy` unless the search ended early.
         edges: T - 1 arrays (K_t, K_t+1) float64: the cost where an edge was evaluated, its lower
             bound elsewhere.
         evaluated: T - 1 arrays (K_t, K_t+1) bool.
@@ -36,8 +36,8 @@ class PathResult:
     path: tuple[int, ...]
     energy: float
     lower_bound: float
-    edges: tuple[Costs, ...]
-    evaluated: tuple[NDArray[np.bool_], ...]
+    edges: tuple[Costs, ...] = field(repr=False)
+    evaluated: tuple[NDArray[np.bool_], ...] = field(repr=False)
 
 
 def shortest_path(nodes: Sequence[Costs], edges: Sequence[Costs]) -> tuple[tuple[int, ...], float]:
@@ -64,13 +64,6 @@ def shortest_path(nodes: Sequence[Costs], edges: Sequence[Costs]) -> tuple[tuple
     return tuple(reversed(path)), float(best.min())
 
 
-def path_energy(nodes: Sequence[Costs], edges: Sequence[Costs], path: Sequence[int]) -> float:
-    """The cost of a given path."""
-    energy = sum(float(node[k]) for node, k in zip(nodes, path, strict=True))
-    steps = zip(edges, path, path[1:], strict=False)
-    return energy + sum(float(edge[k, m]) for edge, k, m in steps)
-
-
 def lazy_shortest_path(
     nodes: Sequence[Costs],
     bounds: Sequence[Costs],
@@ -80,30 +73,30 @@ def lazy_shortest_path(
     budget: int = 0,
     max_gap: float = 0.0,
 ) -> PathResult:
-    """The cheapest path, evaluating only what is needed to find it and to prove that it is.
+    """The cheapest path, found and proven with few evaluations.
 
-    Lazy shortest path (Dellin and Srinivasa 2016): when every edge of the path that is cheapest
-    under lower bounds has been evaluated, no other path can be cheaper. Which edges are evaluated
-    decides how soon that is:
+    Lazy shortest path (Dellin and Srinivasa 2016): once all edges of the path that is cheapest
+    under the lower bounds are evaluated, no other path can be cheaper. Two steps are repeated:
 
-    1. Finding. Costs exceed their bounds, and by about as much on all edges that leave one node:
-       there the masks whose flow is synthesised are the same. The path that is cheapest under
-       what is to be expected is evaluated all along, until it has no unknown edge.
-    2. Proving. Of the path that is cheapest under the bounds, the edges that most other cheap
-       paths run through are evaluated: they rule out most at a time.
+    1. Finding. All edges that leave one node exceed their bounds by about the same amount, since
+       the flow of the same masks is synthesised. The path that is cheapest under the expected
+       costs is evaluated, until it has no unknown edge.
+    2. Proving. On the path that is cheapest under the bounds, those edges are evaluated that most
+       other cheap paths use too. They rule out most paths at a time.
 
-    Where the search is ended before the proof, the result is the cheapest of the paths that are
-    evaluated all along, and the bound of the last path sought is the gap's other end.
+    If the search ends before the proof, the result is the cheapest of the evaluated paths.
 
     Args:
         nodes: T arrays (K_t,).
         bounds: T - 1 arrays (K_t, K_t+1), lower bounds of the edges.
-        edges: T - 1 arrays of the same shapes: the cost of an edge where it is known already, its
-            bound elsewhere.
-        evaluated: T - 1 bool arrays of the same shapes: where a cost is known already.
-        evaluate: the costs of a batch of edges, each at least its bound.
-        budget: edges to evaluate at most, the T - 1 of a first path apart; 0 is no limit.
+        edges: T - 1 arrays of the same shapes: the cost of a known edge, else its bound.
+        evaluated: T - 1 bool arrays of the same shapes, true at the known edges.
+        evaluate: gives the costs of a batch of edges, each at least its bound.
+        budget: maximum number of edges to evaluate after a first path of T - 1; 0: no limit.
         max_gap: the search ends when no path can be cheaper by more than this.
+
+    Raises:
+        ValueError: a cost is not finite.
     """
     edges = [edge.copy() for edge in edges]
     evaluated = [flag.copy() for flag in evaluated]
@@ -132,13 +125,13 @@ def lazy_shortest_path(
 
 
 def _missing(path: Sequence[int], evaluated: Sequence[NDArray[np.bool_]]) -> list[Edge]:
-    """The edges of a path that are not evaluated."""
+    """The unknown edges of a path."""
     steps = enumerate(pairwise(path))
     return [(t, k, m) for t, (k, m) in steps if not evaluated[t][k, m]]
 
 
 def _typical(raises: Sequence[Costs]) -> float:
-    """By how much a cost exceeds its bound, on average; 0 where none is known to do so."""
+    """Mean excess of the costs that exceed their bounds; 0 where none does."""
     known = np.concatenate([raised[raised > 0] for raised in raises])
     return float(known.mean()) if len(known) else 0.0
 
@@ -146,10 +139,10 @@ def _typical(raises: Sequence[Costs]) -> float:
 def _expected(
     edges: Sequence[Costs], raises: Sequence[Costs], evaluated: Sequence[NDArray[np.bool_]]
 ) -> list[Costs]:
-    """The costs of evaluated edges, of all others their bound and most of the raise to expect.
+    """The expected cost of every edge: known, or the bound and most of the expected excess.
 
-    That is the mean raise of the edges from the same node, or of all where none of these is
-    known. Part of it is left out in favour of edges of which nothing is known.
+    The expected excess is the mean over the known edges from the same node or, where there are
+    none, over all known edges. A part is left out, in favour of unknown edges.
     """
     optimism = 0.6
     typical = _typical(raises)
@@ -164,14 +157,11 @@ def _expected(
 def _contested(
     missing: list[Edge], nodes: Sequence[Costs], edges: Sequence[Costs], temperature: float
 ) -> list[Edge]:
-    """Of a path's missing edges those that most cheap paths run through, no two adjacent.
+    """The missing edges of a path that most cheap paths run through, no two adjacent.
 
-    Paths count with weight exp(-cost / temperature), summed by forward-backward (as Dellin and
-    Srinivasa's partition selector). A cost may rule out either end of its edge, and the edges
-    next to it are not needed then.
-
-    Args:
-        temperature: above 0; it is, where the expected costs differ from the bounds.
+    Each path has the weight exp(-cost / temperature); forward-backward gives their sums (the
+    partition selector of Dellin and Srinivasa). Neighbours wait: a cost may rule out either end of
+    its edge.
     """
     forward = [-nodes[0] / temperature]
     for edge, node in zip(edges, nodes[1:], strict=True):
@@ -196,32 +186,33 @@ def _contested(
 
 
 def node_min_marginals(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
-    """For every node the cost of the cheapest path through it, by forward-backward.
+    """The cost of the cheapest path through every node, by forward-backward.
 
     Returns:
         T arrays (K_t,) float64.
     """
-    forward = [nodes[0]]
-    for edge, node in zip(edges, nodes[1:], strict=True):
-        forward.append((forward[-1][:, None] + edge).min(axis=0) + node)
     backward = [np.zeros_like(nodes[-1])]
     for edge, node in zip(reversed(edges), reversed(nodes[1:]), strict=True):
         backward.append((edge + (node + backward[-1])[None, :]).min(axis=1))
-    return [f + b for f, b in zip(forward, reversed(backward), strict=True)]
+    return [f + b for f, b in zip(_forward(nodes, edges), reversed(backward), strict=True)]
 
 
 def reachable_costs(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
-    """The cheapest path through every node to every node of the last layer.
+    """The cost of the cheapest path through every node to every node of the last layer.
 
     Returns:
         T arrays (K_t, K_T) float64.
     """
-    last = len(nodes[-1])
-    onward = [np.where(np.eye(last, dtype=bool), 0.0, np.inf)]
+    onward = [np.where(np.eye(len(nodes[-1]), dtype=bool), 0.0, np.inf)]
     for edge, node in zip(reversed(edges), reversed(nodes[1:]), strict=True):
         steps = edge + node[None, :]  # (K_t, K_t+1)
         onward.append((steps[:, :, None] + onward[-1][None, :, :]).min(axis=1))
+    return [f[:, None] + b for f, b in zip(_forward(nodes, edges), reversed(onward), strict=True)]
+
+
+def _forward(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
+    """T arrays (K_t,), the cost of the cheapest path from the first layer to every node."""
     forward = [nodes[0]]
     for edge, node in zip(edges, nodes[1:], strict=True):
         forward.append((forward[-1][:, None] + edge).min(axis=0) + node)
-    return [f[:, None] + b for f, b in zip(forward, reversed(onward), strict=True)]
+    return forward

@@ -1,8 +1,8 @@
-"""Scores with a memory: a mask counts for more where it follows one of the frame before.
+"""Score propagation: a mask takes over part of the score of the mask that it follows.
 
-Not in the paper, whose terms compare unions of masks. A network is often as sure of a mask that it
-proposes in one frame alone as of an object; the object it proposes again in the next frame, where
-the flow says.
+Not in the paper, whose terms compare unions of masks. A network may score a false mask as high as
+an object. The object is proposed again in the next frame, where the flow points; the false mask
+often is not.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from gbopt_ros.structures import Proposals
 def warped_iou(
     before: Proposals, after: Proposals, flow: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """IoU of the masks of one frame, moved by the flow, with those of the next.
+    """IoU of the masks of one frame, moved by the flow, with the masks of the next.
 
-    Every pixel of a mask moves to the nearest pixel that its flow points to, at the border to the
-    last one inside.
+    Every pixel moves to the nearest pixel that its flow points to, within the image.
 
     Args:
         before: N candidates of frame t.
         after: N' candidates of frame t + 1.
-        flow: (H, W, 2), pixels (x, y), measured from frame t to t + 1.
+        flow: (H, W, 2), pixels (x, y), from frame t to t + 1.
 
     Returns:
         (N, N') float64.
@@ -37,10 +36,10 @@ def warped_iou(
     move = flow[rows, columns]
     to_column = np.clip(np.rint(columns + move[:, 0]), 0, width - 1).astype(np.intp)
     to_row = np.clip(np.rint(rows + move[:, 1]), 0, height - 1).astype(np.intp)
-    held = first[:, rows, columns].astype(np.float32)  # (N, P)
-    met = second[:, to_row, to_column].astype(np.float32)  # (N', P)
-    shared = (held @ met.T).astype(np.float64)  # (N, N')
-    areas = held.sum(axis=1)[:, None] + mask_ops.areas(after.rles)[None, :]
+    moved = first[:, rows, columns].astype(np.float32)  # (N, P)
+    target = second[:, to_row, to_column].astype(np.float32)  # (N', P)
+    shared = (moved @ target.T).astype(np.float64)  # (N, N')
+    areas = moved.sum(axis=1)[:, None] + mask_ops.areas(after.rles)[None, :]
     iou: NDArray[np.float64] = shared / np.maximum(areas - shared, 1.0)
     return np.minimum(iou, 1.0)  # pixels that the flow crowds together count more than once
 
@@ -49,19 +48,19 @@ def propagated_scores(
     scores: NDArray[np.floating],
     scores_before: NDArray[np.floating],
     iou: NDArray[np.float64],
-    memory: float,
+    share: float,
 ) -> NDArray[np.float64]:
-    """(1 - memory) s_i + memory max_j IoU_ji r_j, r_j being what this gave a frame before.
+    """r_i = (1 - share) s_i + share max_j IoU_ji r'_j, r' being the r of the frame before.
 
     Args:
-        scores: (N',) of the network.
-        scores_before: (N,) r of the frame before.
-        iou: (N, N') of `moved_iou`.
-        memory: in [0, 1).
+        scores: (N',) s, network scores.
+        scores_before: (N,) r'.
+        iou: (N, N') of `warped_iou`.
+        share: `selection.score_propagation`, in [0, 1).
 
     Returns:
-        (N',) float64, r of this frame.
+        (N',) float64, r.
     """
     carried = (iou * scores_before[:, None]).max(axis=0, initial=0.0)
-    followed: NDArray[np.float64] = (1 - memory) * scores.astype(np.float64) + memory * carried
-    return followed
+    propagated: NDArray[np.float64] = (1 - share) * scores.astype(np.float64) + share * carried
+    return propagated

@@ -1,7 +1,7 @@
-"""The whole selection: motion, the two stages, outlines; on whole clips or on one that grows.
+"""The whole selection in one call: motion, the two stages, outlines.
 
-Whoever selects calls one of these two classes: replay, the live selector node, the demo. Both need
-a clip and what the networks say of it (`Cues`); neither needs torch or ROS.
+Replay, the live selector node and the demo call one of these two classes. Both take a clip and the
+outputs of the networks on it (`Cues`). Neither needs torch or ROS.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import replace
 from gbopt_ros.config import Config
 from gbopt_ros.perception.flow import high_detail_flow
 from gbopt_ros.perception.motion import clip_with_motion, last_with_motion
-from gbopt_ros.selection.clip_selector import select_clip
 from gbopt_ros.selection.fixed_lag import FixedLagSelector
 from gbopt_ros.selection.outlines import redraw_outlines, with_outlines
+from gbopt_ros.selection.two_stage import select_clip
 from gbopt_ros.structures import Clip, Cues, FlowNetwork, FrameSelection, Selection
 
 Timed = Callable[[str], AbstractContextManager[object]]
-"""Takes the name of a step, and measures the block that it is around."""
+"""Takes the name of a step and gives a context that measures it."""
 
 
 def _untimed(step: str) -> AbstractContextManager[object]:
@@ -35,7 +35,7 @@ class ClipSelector:
         timed: measures the steps "motion", "selection" and "outlines".
 
     Attributes:
-        config: it may be exchanged between two clips.
+        config: may be replaced between two clips.
     """
 
     def __init__(self, flow_network: FlowNetwork, config: Config, timed: Timed = _untimed) -> None:
@@ -44,7 +44,7 @@ class ClipSelector:
         self._detailed_flow = high_detail_flow(flow_network)
 
     def select(self, clip: Clip, cues: Cues, model_version: str = "") -> Selection:
-        """The masks of a clip, chosen jointly.
+        """Choose the masks of a clip jointly.
 
         Raises:
             ValueError: lengths or shapes of the cues do not fit the clip.
@@ -68,31 +68,31 @@ class ClipSelector:
             return with_outlines(selection, config.outline)
 
     def advance(self, clip: Clip, cues: Cues, *, is_whole: bool) -> list[FrameSelection]:
-        """As `StreamSelector.advance`: all frames of a clip are decided when it is whole."""
+        """As `StreamSelector.advance`; all frames are decided when the clip is whole."""
         if not is_whole:
             return []
         self._selection = self.select(clip, cues)
         return list(self._selection.frames)
 
     def finish(self, model_version: str = "") -> Selection:
-        """The selection of the clip that was whole."""
+        """The selection of the clip that is whole now."""
         return replace(self._selection, model_version=model_version)
 
 
 class StreamSelector:
     """Selects the masks of a clip while it grows, each frame at most `selection.lag` frames later.
 
-    Clips come one after the other. What is selected does not depend on how many frames come at a
-    time: a whole clip at once gives the masks that its frames give one by one. Motion is known
-    from earlier frames of the clip alone, where `ClipSelector` knows later ones too.
+    The masks do not depend on how many frames come at a time: a whole clip gives the same masks as
+    its frames one by one. Motion is taken from earlier frames of the clip only; `ClipSelector`
+    takes it from later frames too.
 
     Args:
         flow_network: g, for the composites and for motion.
-        config: sections `motion`, `selection` and `outline` are used; the lag must not be -1.
+        config: as for `ClipSelector`; the lag must not be -1.
         timed: measures the steps "motion", "selection" and "outlines".
 
     Attributes:
-        config: it may be exchanged; the next clip takes it up, but for the lag.
+        config: may be replaced; the next clip uses it, except for the lag.
     """
 
     def __init__(self, flow_network: FlowNetwork, config: Config, timed: Timed = _untimed) -> None:
@@ -101,17 +101,17 @@ class StreamSelector:
         self._detailed_flow = high_detail_flow(flow_network)
         self._lag = config.selection.lag
         self._clip_id = -1
-        self._stamps: list[int] = []  # of the frames that were taken
+        self._stamps: list[int] = []  # of the frames taken so far
         self._decided: list[FrameSelection] = []
 
     def advance(self, clip: Clip, cues: Cues, *, is_whole: bool) -> list[FrameSelection]:
-        """Take what is new of a clip.
+        """Take the new frames of a clip.
 
         Args:
-            clip: the clip up to now, or the whole of it. If it does not continue what came
-                before, or has another number, it is taken from its first frame.
-            cues: of this clip.
-            is_whole: no frame follows; all frames are decided then.
+            clip: the whole clip, or a partial clip: its first frames. It is taken from its first
+                frame if it has another number than the clip before, or does not continue it.
+            cues: outputs of the networks on the clip.
+            is_whole: no frame follows, so all frames are decided.
 
         Returns:
             The frames that are decided now, in order.
@@ -126,7 +126,7 @@ class StreamSelector:
             self._selector = FixedLagSelector(self._flow_network, config.selection, self._lag)
             self._decided, seen = [], 0
         config = self._begun_with
-        self._clip_id = -1  # until this has gone well: else the clip is taken afresh
+        self._clip_id = -1  # if an error ends this call, the next one takes the clip afresh
         new: list[FrameSelection] = []
         for t in range(seen, len(clip)):
             with self._timed("motion"):
@@ -146,7 +146,7 @@ class StreamSelector:
         return new
 
     def finish(self, model_version: str = "") -> Selection:
-        """All that was selected in a clip of which the whole was taken; it is forgotten then."""
+        """The selection of a whole clip, which is forgotten then."""
         selection = Selection(
             clip_id=self._clip_id,
             frames=tuple(self._decided),
@@ -160,7 +160,7 @@ class StreamSelector:
         return selection
 
     def select(self, clip: Clip, cues: Cues, model_version: str = "") -> Selection:
-        """The masks of a whole clip, as they come while it grows."""
+        """The masks of a whole clip, equal to those that it gives while it grows."""
         self.advance(clip, cues, is_whole=True)
         return self.finish(model_version)
 
@@ -168,6 +168,6 @@ class StreamSelector:
 def make_selector(
     flow_network: FlowNetwork, config: Config, timed: Timed = _untimed
 ) -> ClipSelector | StreamSelector:
-    """The selector that `selection.lag` asks for: -1 selects by whole clips."""
+    """The selector for `selection.lag`; -1 selects whole clips."""
     kind = StreamSelector if config.selection.lag >= 0 else ClipSelector
     return kind(flow_network, config, timed)

@@ -1,10 +1,9 @@
-"""Synthetic flow (Appendix C): composites of the selected masks on one background photograph."""
+"""Appendix C: composites of the selected masks on one background photograph."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from gbopt_ros.structures import BoolMask, Image
 
@@ -15,8 +14,7 @@ _DECAY = 0.8  # of the amplitude from one octave to the next
 def background_photograph(size: tuple[int, int], seed: int) -> Image:
     """A textured image to paste masks on: coloured noise with the spectrum of natural images.
 
-    The paper takes a photograph from the Internet, so that objects of any colour stand out of
-    it; texture at every scale does the same and needs no download.
+    Objects of any colour stand out from texture at every scale, as from the paper's photograph.
 
     Args:
         size: (height, width).
@@ -41,7 +39,7 @@ def background_photograph(size: tuple[int, int], seed: int) -> Image:
 
 
 def composite(image: Image, foreground: BoolMask, photograph: Image) -> Image:
-    """The selected masks' pixels cut out of a frame and pasted on the photograph: I'_t.
+    """I'_t: the pixels of the selected masks of a frame, pasted on the photograph.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -54,23 +52,3 @@ def composite(image: Image, foreground: BoolMask, photograph: Image) -> Image:
     pasted: Image = photograph.copy()
     cv2.copyTo(np.ascontiguousarray(image), foreground.astype(np.uint8), pasted)
     return pasted
-
-
-def synthetic_flow(
-    inside: NDArray[np.floating], flow: NDArray[np.floating], foreground: BoolMask
-) -> NDArray[np.float32]:
-    """F'_t: the composites' flow on the masks of frame t, the mean of F_t outside them.
-
-    Args:
-        inside: (H, W, 2), the flow network's output on the pair of composites.
-        flow: (H, W, 2), F_t.
-        foreground: (H, W) bool, the union of the masks of frame t.
-
-    Returns:
-        (H, W, 2) float32, pixels.
-    """
-    synthetic = np.array(inside, np.float32)
-    outside = flow[~foreground]
-    if len(outside):
-        synthetic[~foreground] = outside.mean(axis=0, dtype=np.float64)
-    return synthetic

@@ -1,4 +1,4 @@
-"""A pinhole camera that looks at a point, with the matrices of the renderer and of the planes."""
+"""A pinhole camera that looks at a point, and its projection matrices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Camera:
 
     @property
     def pixels_per_metre(self) -> float:
-        """Of the final image, at the distance of the target."""
+        """Resolution of the final image at the distance of the target."""
         return HEIGHT / 2 / math.tan(math.radians(self.fov_y) / 2) / self.distance
 
     @property
@@ -47,15 +47,15 @@ class Camera:
         )
         return view, projection
 
-    def pixel_projection(self, sim: Simulator, size: tuple[int, int]) -> NDArray[np.float64]:
-        """(3, 4): homogeneous world points to homogeneous pixels of a (height, width) image."""
-        return pixel_projection(self.matrices(sim), size)
-
 
 def pixel_projection(
     matrices: tuple[Sequence[float], Sequence[float]], size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """(3, 4) for the renderer's view and projection matrix and a (height, width) image."""
+    """(3, 4): homogeneous world points to homogeneous pixels of a (height, width) image.
+
+    Args:
+        matrices: view and projection matrix of the renderer, column-major.
+    """
     view, projection = matrices
     clip = np.reshape(projection, (4, 4)).T @ np.reshape(view, (4, 4)).T
     height, width = size

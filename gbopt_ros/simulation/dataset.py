@@ -1,15 +1,12 @@
-"""The splits of the Tabletop benchmark and how they are written.
+"""The splits of the Tabletop benchmark, rendered and written.
 
-A split of stills is a COCO folder, `annotations.json` and `images/`. A split of video is one
-rosbag2 `recording/` and `annotations.json`, whose images carry `stamp_ns` and `frame_index`. Every
-annotation carries the `name` of its object: its kind, in an environment with its number there.
+A split of stills is a COCO folder, `annotations.json` and `images/`. A split of video is a rosbag2
+`recording/` and `annotations.json`, whose images have `stamp_ns` and `frame_index`. The `name` of
+an annotation is the kind of the object, followed by its number in an environment.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, write_coco
-from gbopt_ros.io.sources.rosbag_writer import write_rosbag
+from gbopt_ros.io.files import replacing_folder
+from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.simulation.camera import HEIGHT, WIDTH
-from gbopt_ros.simulation.environment import ENVIRONMENT_THINGS
+from gbopt_ros.simulation.environment import ENVIRONMENT_OBJECTS
 from gbopt_ros.simulation.objects import unseen_kinds
 from gbopt_ros.simulation.rendering import (
     FRAMES_PER_SECOND,
@@ -48,10 +46,10 @@ class Split:
     """One part of the benchmark.
 
     Attributes:
-        seen: shows seen kinds of object, or unseen ones.
+        seen: shows seen kinds of objects, or unseen ones.
         count: default number of labelled stills; 0 for a video.
-        sample_of: the split whose images these are some of, "" if they are its own.
-        drawn_as: name that its random numbers are drawn under, "" for its own.
+        sample_of: name of a larger split that the images are a sample of, "" if of none.
+        drawn_as: name that seeds the random numbers, "" for the split's own.
     """
 
     seen: bool
@@ -73,19 +71,19 @@ SPLITS: dict[str, Split] = {
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What to generate.
+    """Options of the generated world.
 
     Attributes:
-        seed: of everything.
-        jobs: worker processes.
-        count: stills in each split of stills, None for the split's own number.
-        clips: scenes of a video split.
-        frames_per_clip: frames of each scene, 10 a second.
-        jpeg_quality: of stills and video, 1 to 100.
-        kinds: names of the unseen kinds that the splits of unseen objects show, () for all.
-        environment: the splits of unseen objects show one environment, always the same few things, tables and
+        seed: seed of all random numbers.
+        jobs: number of worker processes.
+        count: number of stills in each split of stills, None for the split's own.
+        clips: number of scenes in a video split.
+        frames_per_clip: number of frames of each scene, 10 a second.
+        jpeg_quality: quality of stills and video, 1 to 100.
+        kinds: names of the unseen kinds that the unseen splits show, () for all.
+        environment: unseen splits show a fixed environment with recurring objects, tables and
             walls, in place of new ones in every scene.
-        things: how many of the environment's things are there, the first ones.
+        object_count: number of recurring objects in the environment.
         first: number of the first clip; clips of other numbers show other scenes.
     """
 
@@ -97,7 +95,7 @@ class WorldConfig:
     jpeg_quality: int = JPEG_QUALITY
     kinds: tuple[str, ...] = ()
     environment: bool = False
-    things: int = ENVIRONMENT_THINGS
+    object_count: int = ENVIRONMENT_OBJECTS
     first: int = 0
 
     def __post_init__(self) -> None:
@@ -107,8 +105,10 @@ class WorldConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise GboptError(f"{name}: expected 1 or more, got {value}")
-        if not 2 <= self.things <= ENVIRONMENT_THINGS:
-            raise GboptError(f"things: expected 2 to {ENVIRONMENT_THINGS}, got {self.things}")
+        if not 2 <= self.object_count <= ENVIRONMENT_OBJECTS:
+            raise GboptError(
+                f"object_count: expected 2 to {ENVIRONMENT_OBJECTS}, got {self.object_count}"
+            )
         if self.first < 0:
             raise GboptError(f"first: expected 0 or more, got {self.first}")
         if not 1 <= self.jpeg_quality <= 100:
@@ -120,18 +120,21 @@ ENVIRONMENT_SPLITS = ("unseen-train", "unseen-test")
 
 
 def environment_config(seed: int, jobs: int) -> WorldConfig:
-    """An environment as the demo and the benchmarks render it, for `ENVIRONMENT_SPLITS`: as much video as comes
-    with the demo, and 100 stills."""
+    """The environment of the demo and the experiments, for `ENVIRONMENT_SPLITS`.
+
+    It has as much video as the bundled recording, and 100 stills.
+    """
     return WorldConfig(
         seed, jobs, 100, clips=24, frames_per_clip=10, jpeg_quality=80, environment=True
     )
 
 
 def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
-    """Write `out/<split>` for each split; a split's folder appears when it is complete.
+    """Write `out/<split>` for each split; the folder of a split appears when it is complete.
 
-    Raises GboptError if a split is unknown or exists, if `out` cannot be written, or if pybullet
-    is not installed.
+    Raises:
+        GboptError: a split is unknown or exists, `out` cannot be written, or pybullet is not
+            installed.
     """
     require_pybullet()
     for name in splits:
@@ -140,25 +143,24 @@ def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
         if (out / name).exists():
             raise GboptError(f"{out / name} exists already: remove it, or choose another --out")
     for name in splits:
-        try:
-            _write_split(out, name, config)
-        except OSError as error:
-            raise GboptError(f"{out / name}: cannot be written: {error}") from error
+        with replacing_folder(out / name) as folder:
+            folder.mkdir()
+            write = _write_stills if SPLITS[name].count else _write_video
+            write(folder, name, config)
 
 
-def _write_split(out: Path, name: str, config: WorldConfig) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
-    try:
-        folder = aside / name
-        folder.mkdir()
-        if SPLITS[name].count:
-            _write_stills(folder, name, config)
-        else:
-            _write_video(folder, name, config)
-        os.replace(folder, out / name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _job(config: WorldConfig, split: str, seen: bool, index: int, frames: int = 0) -> Job:
+    return Job(
+        config.seed,
+        split,
+        seen,
+        index,
+        frames,
+        config.jpeg_quality,
+        config.kinds,
+        config.environment,
+        config.object_count,
+    )
 
 
 def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
@@ -169,19 +171,7 @@ def _write_stills(folder: Path, name: str, config: WorldConfig) -> None:
         rng = np.random.default_rng([config.seed, zlib.crc32(name.encode())])
         available = SPLITS[origin].count
         indices = np.sort(rng.choice(available, size=min(count, available), replace=False))
-    jobs = [
-        Job(
-            config.seed,
-            origin,
-            split.seen,
-            int(index),
-            jpeg_quality=config.jpeg_quality,
-            kinds=config.kinds,
-            environment=config.environment,
-            things=config.things,
-        )
-        for index in indices
-    ]
+    jobs = [_job(config, origin, split.seen, int(index)) for index in indices]
     images: list[CocoImage] = []
     objects: dict[int, tuple[Visible, ...]] = {}
     (folder / IMAGES_NAME).mkdir()
@@ -230,21 +220,9 @@ def _write_labels(
 
 
 def _video_frames(name: str, config: WorldConfig) -> Iterator[tuple[Frame, tuple[Visible, ...]]]:
-    """The frames of a video split with the objects that each shows, scene after scene."""
-    seen = SPLITS[name].seen
-    jobs = [
-        Job(
-            config.seed,
-            name,
-            seen,
-            index,
-            config.frames_per_clip,
-            kinds=config.kinds,
-            environment=config.environment,
-            things=config.things,
-        )
-        for index in range(config.first, config.first + config.clips)
-    ]
+    """The frames of a video split with their visible objects, scene after scene."""
+    numbers = range(config.first, config.first + config.clips)
+    jobs = [_job(config, name, SPLITS[name].seen, n, config.frames_per_clip) for n in numbers]
     stamp, index = _START_NS, 0
     clips = run_parallel(render_clip, jobs, config.jobs)
     for clip in tqdm(clips, name, len(jobs), unit="clip"):

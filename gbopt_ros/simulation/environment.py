@@ -1,4 +1,4 @@
-"""An environment: the few things, tables and walls that a robot sees again and again."""
+"""A fixed simulated environment: the same few objects, tables and walls in every scene."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ENVIRONMENT_THINGS, ENVIRONMENT_TABLES, ENVIRONMENT_WALLS = 8, 3, 3
-ENVIRONMENT_PRINTS = (3, 7)  # flat prints on each of its tables, from and below
+ENVIRONMENT_OBJECTS, ENVIRONMENT_TABLES, ENVIRONMENT_WALLS = 8, 3, 3
+ENVIRONMENT_PRINTS = (3, 7)  # number of flat prints on each of its tables, upper bound excluded
 
 _TABLE, _WALL = 0, 1
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Generators that give the same draws in every scene of the environment.
+    """Random generators of everything that recurs in the scenes of an environment.
 
-    How things are arranged, the light, where the camera stands and its field of view are not the
-    environment's: every scene draws them.
+    A generator gives the same draws in every scene. Each scene draws the rest: the arrangement of
+    the objects, the light, and the pose and field of view of the camera.
 
     Attributes:
-        things: how many of its things are there, the first ones, up to `ENVIRONMENT_THINGS`.
+        seed: number of the environment.
+        object_count: number of recurring objects, up to `ENVIRONMENT_OBJECTS`; the first ones of
+            larger environments of that seed.
     """
 
     seed: int
-    things: int = ENVIRONMENT_THINGS
+    object_count: int = ENVIRONMENT_OBJECTS
 
     def table(self, rng: np.random.Generator) -> np.random.Generator:
-        """Of the size and the texture of one of its tables, which `rng` chooses."""
+        """Size and texture of a table, which `rng` chooses."""
         return self._surface(_TABLE, int(rng.integers(ENVIRONMENT_TABLES)))
 
     def wall(self, rng: np.random.Generator) -> np.random.Generator:
-        """Of the size and the texture of one of its walls."""
+        """Size and texture of a wall, which `rng` chooses."""
         return self._surface(_WALL, int(rng.integers(ENVIRONMENT_WALLS)))
 
-    def thing(self, number: int) -> np.random.Generator:
-        """Of the kind, the size and the colours of one of its things."""
+    def object(self, number: int) -> np.random.Generator:
+        """Kind, size and colours of a recurring object."""
         return np.random.default_rng([self.seed, 5, number])
 
     def camera(self) -> np.random.Generator:
-        """Of the blur, the noise and the colours of the robot's camera."""
+        """Blur, noise and colours of the camera."""
         return np.random.default_rng([self.seed, 99])
 
     def _surface(self, what: int, number: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""What moves in a video: kinematic objects that slide, roll, spin or are lifted."""
+"""Moving objects in a video: kinematic objects that slide, roll, spin or are lifted."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DIRECTIONS = 8
 
 @dataclass(frozen=True)
 class Mover:
-    """One moving object; it pushes what it meets.
+    """One moving object; it pushes others.
 
     Attributes:
         body: id in the simulator.
-        position, orientation: where it starts; (3,) metres and (4,) quaternion.
+        position, orientation: start pose; (3,) metres and (4,) quaternion.
         velocity: (3,) metres a second.
         spin: (3,) rotation vector, radians a second.
-        phase: of the slow swing of its speed.
+        phase: phase of the slow swing of its speed, radians.
     """
 
     body: int
@@ -36,7 +36,7 @@ class Mover:
     phase: float
 
     def place(self, sim: Simulator, seconds: float) -> None:
-        """Put the body where it is `seconds` after the start, with its velocity."""
+        """Set pose and velocity of the body `seconds` after the start."""
         way = seconds + 0.12 * (math.sin(3 * seconds + self.phase) - math.sin(self.phase))
         angle = float(np.linalg.norm(self.spin)) * way
         orientation = self.orientation
@@ -57,7 +57,7 @@ def choose_movers(
     pixels_per_metre: float,
     frames_per_second: float,
 ) -> list[Mover]:
-    """Up to half of the bodies, at least one where there is any, each with its own motion."""
+    """Random motions of up to half of the bodies, and of at least one if there is any."""
     if not bodies:
         return []
     count = int(rng.integers(1, max(2, len(bodies) // 2 + 1)))
@@ -111,7 +111,7 @@ def _clearest_direction(
     start: NDArray[np.float64],
     others: Sequence[NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """(2,) unit vector; usually away from the others, sometimes any: then something is pushed."""
+    """(2,) unit vector, usually away from the others, sometimes any, so that it may push one."""
     angles = rng.uniform(0, 2 * math.pi) + np.arange(_DIRECTIONS) * 2 * math.pi / _DIRECTIONS
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     if not others or rng.random() < 0.35:

@@ -1,4 +1,4 @@
-"""The kinds of object: seen ones, which the seed network is trained on, and unseen ones."""
+"""Kinds of objects: seen ones, which the seed network is trained on, and unseen ones."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _DENSITY_MASS_KG = 0.2
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of thing.
+    """A kind of object.
 
     Attributes:
-        name: what it is.
+        name: name of the kind.
         file: model below the pybullet_data folder, "" for primitives.
-        extent: largest side of the model as it is stored, metres.
+        extent: largest side of the stored model, metres.
         target: range of the largest side on the table, metres.
-        stands: it is put upright on the table and stays (articulated or legged models); others
-            are dropped in any orientation.
-        centre: (x, y) middle of the stored model, metres; used where it stands.
-        bottom: lowest z of the stored model, metres; used where it stands.
+        stands: it is fixed upright on the table (articulated or legged models); others are dropped
+            in any orientation.
+        centre: (x, y) middle of the stored model, metres; used if it stands.
+        bottom: lowest z of the stored model, metres; used if it stands.
         swing: standard deviation of random joint angles, radians.
-        has_uv: its mesh has texture coordinates, so that a random texture may be put on it.
+        has_uv: its mesh has texture coordinates, so it may get a random texture.
     """
 
     name: str
@@ -80,11 +80,11 @@ class Body:
     body: int
     kind: Kind
     size: float  # largest side, metres
-    name: str  # its kind's, in an environment with its number there
+    name: str  # name of its kind, followed by its number in an environment
 
 
 def unseen_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
-    """The unseen kinds of these names, all where none is named.
+    """The unseen kinds of these names, all kinds for no name.
 
     Raises:
         GboptError: there is no such kind.
@@ -97,7 +97,7 @@ def unseen_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
 
 
 def draw_kind(rng: np.random.Generator, seen: bool, unseen: Sequence[Kind] = UNSEEN) -> Kind:
-    """A random kind of the seen or of the given unseen ones."""
+    """A random kind, seen or one of the given unseen ones."""
     if not seen:
         return unseen[int(rng.integers(len(unseen)))]
     if rng.random() < _PRIMITIVE_SHARE:
@@ -112,21 +112,22 @@ def spawn(
     rng: np.random.Generator,
     kind: Kind,
     position: tuple[float, float, float],
-    look: np.random.Generator,
+    appearance: np.random.Generator,
     name: str,
 ) -> Body:
-    """Load an object of random pose; its size and colour come from `look`.
+    """Load an object in a random pose; `appearance` draws its size and colours.
 
-    `position` z is for those that drop.
+    Args:
+        position: (x, y, z) in metres; a kind that stands does not use z.
     """
-    size = float(look.uniform(*kind.target))
+    size = float(appearance.uniform(*kind.target))
     scale = size / kind.extent
     if kind.stands:
         body = _load_standing(sim, rng, kind, position, scale)
     else:
         orientation = _random_orientation(sim, rng)
         if not kind.file:
-            body = _make_primitive(sim, look, kind.name, size, position, orientation)
+            body = _make_primitive(sim, appearance, kind.name, size, position, orientation)
         elif kind.file.endswith(".obj"):
             body = _load_mesh(sim, kind, position, orientation, scale)
         else:
@@ -143,7 +144,7 @@ def spawn(
             linearDamping=0.3,
             angularDamping=0.5,
         )
-    _paint(sim, look, kind, body)
+    _paint(sim, appearance, kind, body)
     return Body(body, kind, size, name)
 
 
@@ -226,7 +227,7 @@ def _load_mesh(
 
 
 def _paint(sim: Simulator, rng: np.random.Generator, kind: Kind, body: int) -> None:
-    """Recolour: primitives always, models that come with colours in part of the cases."""
+    """Recolour or texture an object: primitives always, models with some probability."""
     primitive = not kind.file
     if (primitive or kind.has_uv) and rng.random() < (0.45 if primitive else 0.25):
         texture = sim.load_texture(draw(rng, SKINS, 128))

@@ -1,4 +1,4 @@
-"""What lens and sensor do to a rendered image."""
+"""The effects of lens and sensor on a rendered image."""
 
 from __future__ import annotations
 

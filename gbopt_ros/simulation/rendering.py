@@ -1,6 +1,6 @@
 """Rendering of stills and clips in worker processes.
 
-Each depends on (seed, split, index) alone, whatever the number of processes.
+A result depends on (seed, split, index) alone, not on the number of processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from gbopt_ros.simulation.camera import CameraPath
-from gbopt_ros.simulation.environment import ENVIRONMENT_THINGS, Environment
+from gbopt_ros.simulation.environment import ENVIRONMENT_OBJECTS, Environment
 from gbopt_ros.simulation.motion import choose_movers
 from gbopt_ros.simulation.objects import unseen_kinds
 from gbopt_ros.simulation.scene import Scene, Visible
@@ -39,7 +39,7 @@ Rendered = TypeVar("Rendered")
 
 @dataclass(frozen=True)
 class Still:
-    """A rendered still: JPEG bytes, and the objects that it shows."""
+    """A rendered still: JPEG bytes, and the visible objects."""
 
     jpeg: bytes
     objects: tuple[Visible, ...]
@@ -47,7 +47,7 @@ class Still:
 
 @dataclass(frozen=True)
 class VideoClip:
-    """T rendered frames, (240, 320, 3) uint8 RGB each, and the objects that each shows."""
+    """T rendered frames, (240, 320, 3) uint8 RGB each, and the visible objects of each."""
 
     images: tuple[Image, ...]
     objects: tuple[tuple[Visible, ...], ...]
@@ -59,10 +59,10 @@ class Job:
 
     Attributes:
         frames: length of a clip.
-        jpeg_quality: of a still, 1 to 100.
+        jpeg_quality: quality of a still, 1 to 100.
         kinds: names of the unseen kinds to show, () for all.
-        environment: unseen objects are those of one environment, see `Environment`.
-        things: how many of the environment's there are.
+        environment: show an `Environment`, if the split is of unseen objects.
+        object_count: number of recurring objects in the environment.
     """
 
     seed: int
@@ -73,7 +73,7 @@ class Job:
     jpeg_quality: int = JPEG_QUALITY
     kinds: tuple[str, ...] = ()
     environment: bool = False
-    things: int = ENVIRONMENT_THINGS
+    object_count: int = ENVIRONMENT_OBJECTS
 
     def generator(self, attempt: int) -> np.random.Generator:
         key = zlib.crc32(self.split.encode())
@@ -81,7 +81,7 @@ class Job:
 
 
 class _Worker:
-    """The simulator of a worker process, and the pictures that its posters show."""
+    """The simulator of a worker process, and the pictures on its posters."""
 
     def __init__(self, seed: int) -> None:
         self.sim = Simulator()
@@ -97,7 +97,7 @@ _worker: _Worker | None = None
 
 
 def _start_worker(seed: int) -> None:
-    """Runs once in each worker process; Bullet reports every model it loads, so it is muted."""
+    """Runs once in each worker process. Bullet prints every model that it loads, so it is muted."""
     global _worker
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
@@ -109,12 +109,11 @@ def _start_worker(seed: int) -> None:
 def _compose_scene(job: Job, settle_s: float) -> tuple[Scene, np.random.Generator]:
     """The first random scene that shows at least two objects."""
     assert _worker is not None
+    kinds, environment = unseen_kinds(job.kinds), None
+    if job.environment and not job.seen:
+        environment = Environment(job.seed, job.object_count)
     for attempt in range(_ATTEMPTS):
         rng = job.generator(attempt)
-        kinds = unseen_kinds(job.kinds)
-        environment = (
-            Environment(job.seed, job.things) if job.environment and not job.seen else None
-        )
         scene = Scene(_worker.sim, rng, job.seen, _worker.pictures, settle_s, kinds, environment)
         if scene.visible_count() >= _MIN_INSTANCES:
             return scene, rng
@@ -153,7 +152,7 @@ def render_clip(job: Job) -> VideoClip:
 def run_parallel(
     render: Callable[[Job], Rendered], jobs: list[Job], processes: int
 ) -> Iterator[Rendered]:
-    """Results in order; a few jobs are under way at a time, so that few results wait."""
+    """Results in the order of the jobs; few jobs run ahead, so that few results wait."""
     context = multiprocessing.get_context("spawn")
     block = _SCENES_A_PROCESS * processes
     for start in range(0, len(jobs), block):

@@ -34,16 +34,16 @@ _LAMP_DISTANCE_M, _LAMP_FOV, _LAMP_PIXELS = 6.0, 10.0, 384  # sees 1 m around th
 
 
 class Visible(NamedTuple):
-    """What an image shows of an object: the object's name and its visible mask."""
+    """The name and the visible mask of an object in an image."""
 
     name: str
     rle: Rle
 
 
 class Scene:
-    """Objects on a table, perhaps before a wall, with light, camera and optics of their own.
+    """Objects on a table, perhaps in front of a wall, with light, camera and optics.
 
-    In an environment, objects, tables, walls and what the camera does to colours are always the same.
+    In an environment, objects, tables, walls and optics recur from scene to scene.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Scene:
         self._remove_fallen()
 
     def render(self, camera: Camera, rng: np.random.Generator) -> tuple[Image, tuple[Visible, ...]]:
-        """(240, 320, 3) uint8 RGB, and each object of which at least 60 pixels are visible."""
+        """(240, 320, 3) uint8 RGB, and each object with at least 60 visible pixels."""
         size = (HEIGHT * SUPERSAMPLING, WIDTH * SUPERSAMPLING)
         rendered, ids = self._rasterise(camera.matrices(self._sim), size)
         picture = self._backdrop(camera, size)
@@ -90,7 +90,7 @@ class Scene:
         return self._optics(picture, rng), self._visible(ids)
 
     def _remove_fallen(self) -> None:
-        """Take away what was squeezed through the table: it would be drawn over it."""
+        """Remove objects that were pressed through the table: they would be drawn over it."""
         bullet = self._sim.bullet
         on_table = []
         for body in self.bodies:
@@ -101,7 +101,7 @@ class Scene:
         self.bodies = tuple(on_table)
 
     def visible_count(self) -> int:
-        """How many objects the scene's own camera sees well enough to be labelled."""
+        """Number of objects that are visible enough to be labelled, from the scene's own camera."""
         _, ids = self._rasterise(self.camera.matrices(self._sim), (HEIGHT, WIDTH))
         seen = (int(np.count_nonzero(ids == b.body)) for b in self.bodies)
         return sum(pixels >= MIN_VISIBLE_PIXELS for pixels in seen)
@@ -137,8 +137,8 @@ class Scene:
         return rgb, np.where(ids < 0, -1, ids & _BODY_BITS)
 
     def _backdrop(self, camera: Camera, size: tuple[int, int]) -> Texture:
-        """(height, width, 3) float32: table, wall and what is behind them, without objects."""
-        projection = camera.pixel_projection(self._sim, size)
+        """(height, width, 3) float32: table, wall and the colour behind them, without objects."""
+        projection = pixel_projection(camera.matrices(self._sim), size)
         picture = np.empty((*size, 3), np.float32)
         picture[:] = self._far_color
         lamp = self._lamp_view() if self._light["shadow"] else None
@@ -162,7 +162,7 @@ class Scene:
         size: tuple[int, int],
         lamp: tuple[NDArray[np.float32], NDArray[np.float64]] | None,
     ) -> Texture:
-        """A surface as seen, brighter where it faces the lamp and dark where shadows fall."""
+        """The view of a surface, brighter if it faces the lamp, darker in shadows."""
         direction = np.array(self._light["lightDirection"])
         facing = float(surface.normal @ direction / np.linalg.norm(direction))
         diffuse = self._light["lightDiffuseCoeff"] * max(facing, 0.0)
@@ -177,7 +177,7 @@ class Scene:
         return view
 
     def _lamp_view(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """What the objects hide from the lamp, (P, P) float32, and its (3, 4) projection."""
+        """The shadow casters as the lamp sees them, (P, P) float32, and its (3, 4) projection."""
         bullet, size = self._sim.bullet, (_LAMP_PIXELS, _LAMP_PIXELS)
         direction = np.array(self._light["lightDirection"])
         eye = _LAMP_DISTANCE_M * direction / np.linalg.norm(direction)
@@ -213,22 +213,20 @@ def _place_objects(
     unseen: Sequence[Kind],
     environment: Environment | None,
 ) -> tuple[Body, ...]:
-    """Objects close to each other; one above another is dropped on it, and they come to touch."""
+    """Objects close to each other; some are dropped on others, so that they touch."""
     area = rng.uniform(0.1, 0.24)
     spots: list[tuple[float, float, float, float]] = []  # x, y, radius, top
     bodies: list[Body] = []
-    out: set[int] = (
-        set()
-    )  # things of the environment that are on the table, or found no place on it
+    tried: set[int] = set()  # recurring objects that were placed, or found no place
     for _ in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
-        look, number = rng, None
+        appearance, number = rng, None
         if environment:
-            number = int(rng.integers(environment.things))
-            if number in out:
+            number = int(rng.integers(environment.object_count))
+            if number in tried:
                 continue
-            out.add(number)
-            look = environment.thing(number)
-        kind = draw_kind(look, seen, unseen)
+            tried.add(number)
+            appearance = environment.object(number)
+        kind = draw_kind(appearance, seen, unseen)
         name = kind.name if number is None else f"{kind.name} {number}"
         radius = 0.4 * sum(kind.target) / 2
         spot = _free_spot(rng, spots, radius, area, kind.stands)
@@ -237,7 +235,7 @@ def _place_objects(
         below = [s for s in spots if np.hypot(s[0] - spot[0], s[1] - spot[1]) < s[2] + radius]
         base = max((s[3] for s in below), default=0.0)
         place = spot[0], spot[1], base + 0.55 * kind.target[1]
-        body = spawn(sim, rng, kind, place, look, name)
+        body = spawn(sim, rng, kind, place, appearance, name)
         spots.append((*spot, radius, base + body.size))
         bodies.append(body)
     return tuple(bodies)
@@ -250,7 +248,7 @@ def _free_spot(
     area: float,
     clear: bool,
 ) -> tuple[float, float] | None:
-    """A place on the table; things that stand get one that nothing else reaches into."""
+    """A place on the table, None if there is none; a `clear` one is far from all others."""
     for _ in range(20):
         distance, angle = area * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
         x, y = float(distance * np.cos(angle)), float(distance * np.sin(angle))

@@ -38,16 +38,12 @@ class Simulator:
 
         self.bullet = pybullet
         self.models = Path(pybullet_data.getDataPath())
-        self.client = self.bullet.connect(self.bullet.DIRECT)
+        self.bullet.connect(self.bullet.DIRECT)
         self._scratch = tempfile.TemporaryDirectory(prefix="gbopt_world_")
         self._texture_count = 0
 
-    def close(self) -> None:
-        self.bullet.disconnect(self.client)
-        self._scratch.cleanup()
-
     def reset(self) -> None:
-        """Remove everything, so that a scene depends on nothing that came before it."""
+        """Remove everything, so that a scene does not depend on earlier ones."""
         self.bullet.resetSimulation()
         self.bullet.setPhysicsEngineParameter(
             fixedTimeStep=self.STEP_S, deterministicOverlappingPairs=1, enableFileCaching=1
@@ -59,7 +55,7 @@ class Simulator:
         collision = self.bullet.createCollisionShape(
             self.bullet.GEOM_PLANE, planeNormal=normal.tolist()
         )
-        # without a visual shape the collision shape would be drawn; no camera looks up
+        # Without a visual shape the collision shape would be drawn; no camera looks up.
         hidden = self.bullet.createVisualShape(
             self.bullet.GEOM_SPHERE, radius=1e-6, visualFramePosition=[0, 0, 100]
         )
@@ -71,7 +67,7 @@ class Simulator:
 
     def load_texture(self, texture: Texture) -> int:
         """Texture id of an (S, S, 3) float32 RGB image in [0, 1]; valid until the next reset."""
-        self._texture_count += 1  # the renderer takes equal names for equal textures
+        self._texture_count += 1  # the renderer takes equal file names for equal textures
         path = Path(self._scratch.name) / f"{self._texture_count}.bmp"
         bgr = np.ascontiguousarray((255 * texture[:, :, ::-1]).astype(np.uint8))
         cv2.imwrite(str(path), bgr)

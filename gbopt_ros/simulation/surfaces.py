@@ -1,7 +1,7 @@
 """Flat surfaces: metric canvases with floor texture, prints and soft stains, seen by a camera.
 
-The planes are not drawn by the renderer but warped into the image by homography: sharper, and no
-texture has to be loaded. The renderer only says which pixels are plane, and which lie in shadow.
+The planes are warped into the image by homography, not drawn by the renderer: the result is sharper
+and no texture is loaded. The renderer only tells which pixels are plane, and which lie in shadow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CANVAS_PIXELS = 1024
 
 @dataclass(frozen=True)
 class Surface:
-    """A plane in the world and what is printed on it.
+    """A plane in the world and its texture.
 
     Attributes:
         texture: (P, P, 3) float32 RGB in [0, 1]; mirrored beyond its edge.

@@ -13,7 +13,7 @@ Texture = NDArray[np.float32]
 
 
 def random_color(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(3,) float32; half of them muted, as most surfaces of a room are."""
+    """(3,) float32; half of the colours are muted, as on most surfaces of a room."""
     saturation = rng.uniform(0.0, 0.35) if rng.random() < 0.5 else rng.uniform(0.35, 1.0)
     return np.array(
         colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.18, 1.0)), np.float32
@@ -125,7 +125,7 @@ def dots(rng: np.random.Generator, size: int) -> Texture:
 
 
 def confetti(rng: np.random.Generator, size: int) -> Texture:
-    """Many flat shapes on one ground: the pattern most easily taken for objects."""
+    """Many flat shapes on one ground, which are easily mistaken for objects."""
     texture = np.empty((size, size, 3), np.float32)
     texture[:] = random_color(rng)
     for _ in range(int(rng.integers(12, 60))):
@@ -172,7 +172,7 @@ def lettering(rng: np.random.Generator, size: int) -> Texture:
 
 
 def shapes_picture(rng: np.random.Generator, size: int) -> Texture:
-    """A picture of shaded balls and boxes, drawn: it looks like objects and is flat."""
+    """A flat picture of shaded balls and boxes, which looks like objects."""
     picture = FLOORS[int(rng.integers(len(FLOORS)))](rng, size)
     light = rng.uniform(-0.5, 0.5, 2)
     row, column = np.mgrid[0:size, 0:size].astype(np.float32)

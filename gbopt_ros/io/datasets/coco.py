@@ -14,14 +14,14 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from gbopt_ros.io.files import write_text
+from gbopt_ros.io.files import read_json, write_text
 from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.masks import is_consistent
 from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
 
 ANNOTATIONS_NAME = "annotations.json"
 IMAGES_NAME = "images"
-COCO_SPLIT = "train2017"  # of the released dataset, the one to train on
+COCO_SPLIT = "train2017"  # training split of the released dataset
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 
@@ -50,11 +50,11 @@ class CocoDataset:
 
     Attributes:
         images: in the order of the file.
-        rles_by_image: RLEs of the instances of each image id; an image without any has ().
+        rles_by_image: RLEs of the instances of each image id, () where there are none.
         image_dir: folder of the image files, None where only the labels are at hand.
         crowd_by_image: RLEs of the `iscrowd` regions, for image ids that have some.
-        names_by_image: a name of each of `rles_by_image`, "" of one that has none; empty where
-            nothing has a name.
+        names_by_image: the name of each instance in `rles_by_image`, "" where it has none; empty
+            where no instance has a name.
     """
 
     images: tuple[CocoImage, ...]
@@ -82,7 +82,7 @@ class CocoDataset:
         return pixels
 
     def labelled(self, image: CocoImage) -> LabelledImage:
-        """The image with its instance masks; crowd regions are ignored, they are no instance."""
+        """The image with its instance masks; crowd regions become ignore regions."""
         return LabelledImage(
             self.load_image(image),
             self.rles_by_image.get(image.id, ()),
@@ -133,7 +133,10 @@ def _annotation(number: int, image_id: int, rle: Rle, crowd: int, name: str) -> 
 def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> CocoDataset:
     """Read a COCO instance file. Raises GboptError on a missing file, bad JSON or missing keys."""
     path = Path(json_path)
-    content = _read_json(path)
+    content = read_json(path)
+    for key in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise GboptError(f"{path}: expected a COCO JSON file with a list {key!r}")
     images = tuple(_parse_image(entry, path) for entry in content["images"])
     by_id = {image.id: image for image in images}
     if len(by_id) != len(images):
@@ -167,8 +170,8 @@ def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> Coc
 def load_coco_dir(folder: str | Path, split: str = COCO_SPLIT) -> CocoDataset:
     """Read `annotations.json` with the image folder `images`, if that exists, of a folder.
 
-    A folder without them may be COCO's own: `annotations/instances_<split>.json` and `<split>`.
-    Raises GboptError if it is neither, and as `load_coco`.
+    A folder without them may be the released COCO: `annotations/instances_<split>.json` and
+    `<split>`. Raises GboptError if it is neither, and as `load_coco`.
     """
     folder = Path(folder)
     annotations, images = folder / ANNOTATIONS_NAME, folder / IMAGES_NAME
@@ -201,19 +204,6 @@ def write_coco(
     write_text(path, json.dumps(dataset.to_coco(), separators=(",", ":")))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GboptError(f"{path}: cannot read annotations: {error.strerror or error}") from error
-    except ValueError as error:
-        raise GboptError(f"{path}: expected a COCO JSON file: {error}") from error
-    for key in ("images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise GboptError(f"{path}: expected a COCO JSON file with a list {key!r}")
-    return content
-
-
 def _parse_image(entry: Any, path: Path) -> CocoImage:
     missing = [key for key in _IMAGE_KEYS if not isinstance(entry, dict) or key not in entry]
     if missing:
@@ -237,10 +227,10 @@ def segmentation_to_rle(segmentation: Any, size: tuple[int, int], where: str) ->
     Args:
         segmentation: polygons, or run lengths, uncompressed (a list) or compressed (text).
         size: (height, width) of the image.
-        where: the file and the image, for the error.
+        where: start of the error message, such as the file and the image.
 
     Raises:
-        GboptError: malformed, of another size, or run lengths that do not fill it.
+        GboptError: malformed, of another size, or run lengths that do not fill the size.
     """
     try:
         if isinstance(segmentation, list):

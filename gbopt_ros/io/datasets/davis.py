@@ -1,4 +1,4 @@
-"""DAVIS: sequences of frames with label images, one value an object.
+"""DAVIS: sequences of frames with label images, in which each object has a value.
 
 Two layouts are read:
 
@@ -8,9 +8,8 @@ Two layouts are read:
 
     SEQUENCE/00000.jpg, SEQUENCE/00000.png               a folder of pairs
 
-Label images are palette or grey PNGs: 0 is background, 1, 2 ... are objects, 255 is void, which
-no metric looks at. In a sequence that has no value but 0 and 255, as in DAVIS 2016, 255 is the
-one object.
+Label images are palette or grey PNGs: 0 is background, 1, 2 ... are objects, and the metrics ignore
+255, void. In a sequence with the values 0 and 255 alone, as in DAVIS 2016, 255 is the object.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class DavisSequence:
     """T labelled frames.
 
     Attributes:
-        name: of the sequence.
-        masks: T label images, in the order of the frames.
+        name: name of the sequence.
+        masks: T files of label images, in the order of the frames.
         frame_indices: T positions of the labelled frames among all frames of the sequence.
     """
 
@@ -67,14 +66,14 @@ class DavisSequence:
 def load_davis(
     folder: Path, subset: str = "val", resolution: str = "480p"
 ) -> tuple[DavisSequence, ...]:
-    """The sequences of a DAVIS folder, or the one of a folder of frame and label pairs.
+    """The sequences of a DAVIS folder, or the single one of a folder of frame and label pairs.
 
     Args:
-        subset: names the list in ImageSets/2017.
-        resolution: names the folder below JPEGImages and the annotations.
+        subset: name of the list in ImageSets/2017.
+        resolution: name of the folder below JPEGImages and the annotations.
 
     Raises:
-        GboptError: neither layout, or a sequence of the list is not there.
+        GboptError: neither layout, or a listed sequence is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -156,7 +155,7 @@ def read_label_image(path: Path) -> LabelImage:
             return np.array(image, np.uint8)
     except FileNotFoundError as error:
         raise GboptError(f"{path}: label image is missing") from error
-    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a damaged PNG
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged PNG
         raise GboptError(f"{path}: label image cannot be read ({error})") from error
 
 
@@ -166,7 +165,7 @@ def write_label_image(
     """Write a palette PNG atomically, its folder included.
 
     Args:
-        colours: RGB of objects 1, 2 ...; background is black, all others are white.
+        colours: RGB of objects 1, 2 ...; background is black, further values are white.
 
     Raises:
         GboptError: it cannot be written.

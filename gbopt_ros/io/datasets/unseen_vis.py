@@ -1,18 +1,20 @@
-"""Unseen-VIS (Section 4.1): the part of YouTube-VIS 2019 that shows classes COCO does not have.
+"""Unseen-VIS (Section 4.1): the videos of YouTube-VIS 2019 with classes that COCO lacks.
 
     OUT/manifest.json            seed, classes, counts, the videos of each split
     OUT/test/annotations.json    labelled stills, COCO instances of one class
     OUT/test/images/VIDEO/       links to the folders of YouTube-VIS
-    OUT/train/annotations.json   the same of the training videos; only upper bounds may read it
+    OUT/train/annotations.json   labels of the training videos, for upper bounds alone
     OUT/train/images/VIDEO/      each a recording for `gbopt replay`
 
-24 of the 40 classes coincide with classes of COCO, the 16 of `UNSEEN` remain. What the paper leaves
-open is decided so. A video is taken if all its objects are of unseen classes: an object of a seen
-class would else count as background. (The paper has 795 videos, and 1,089 of seen classes in
-Appendix D.2; of the 2,238 with public labels that leaves 354, which would be the mixed ones.) The
-split goes by the order of a hash of seed and video name, which no library's random numbers can
-change. Frames in which no object is labelled are left out: not everything in a frame is labelled,
-so nothing can be concluded from an empty one.
+24 of the 40 classes coincide with classes of COCO, the 16 of `UNSEEN` remain. The paper leaves
+three things open:
+
+- A video is taken if all its objects are of unseen classes, because an object of a seen class would
+  count as background. (The paper has 795 videos, and 1,089 of seen classes in Appendix D.2; of the
+  2,238 with public labels that leaves 354, probably the mixed ones.)
+- Videos are split in the order of a hash of seed and video name, which depends on no library.
+- Frames without a labelled object are left out: not every object is labelled, so an empty frame
+  proves nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +22,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +34,7 @@ from tqdm import tqdm
 
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, write_coco
 from gbopt_ros.io.datasets.youtube_vis import VisVideo, YoutubeVis, load_youtube_vis
+from gbopt_ros.io.files import replacing_folder
 from gbopt_ros.io.sources.folder import list_images
 from gbopt_ros.structures import GboptError, Rle
 
@@ -45,7 +45,7 @@ UNSEEN = (
     "giant_panda", "lizard", "earless_seal", "shark", "mouse", "frog", "tiger", "leopard", "fox",
     "deer", "ape", "snake", "monkey", "rabbit", "fish", "turtle",
 )  # fmt: skip
-SEEN = (  # COCO calls the birds bird, a sedan car, and a hand is part of a person
+SEEN = (  # in COCO, birds are "bird", a sedan is "car", and a hand is part of a "person"
     "person", "parrot", "skateboard", "sedan", "dog", "hand", "duck", "cat", "cow", "train",
     "horse", "bear", "motorbike", "giraffe", "owl", "surfboard", "airplane", "truck", "zebra",
     "elephant", "snowboard", "boat", "eagle", "tennis_racket",
@@ -56,15 +56,15 @@ _DEFINED_ON = "Unseen-VIS is defined on the 40 classes of YouTube-VIS 2019"
 
 @dataclass(frozen=True)
 class UnseenVisConfig:
-    """What the benchmark consists of; the defaults are the paper's.
+    """Options of the benchmark; the defaults are the paper's.
 
     Attributes:
-        train_videos, test_videos: videos of each split.
-        seed: of the split.
+        train_videos, test_videos: number of videos of each split.
+        seed: seed of the split.
         mixed: also take videos that show unseen and seen classes; their objects of seen classes
-            become regions to ignore.
-        all_frames: folder with a folder a video that holds all its frames, not the annotated ones
-            alone (`train_all_frames/JPEGImages`); training videos are taken from there.
+            become ignore regions.
+        all_frames: folder with all frames of each video (`train_all_frames/JPEGImages`), for the
+            training videos; None takes the annotated frames alone.
         copy: copy the images; by default folders are linked.
     """
 
@@ -85,24 +85,22 @@ def build_unseen_vis(folder: Path, out: Path, config: UnseenVisConfig) -> dict[s
     """Build Unseen-VIS at `out` from the YouTube-VIS folder `folder`.
 
     Returns:
-        What `manifest.json` holds.
+        The content of `manifest.json`.
 
     Raises:
         GboptError: `out` exists, `folder` is not YouTube-VIS 2019, it has too few videos, or frames
-            are missing. Nothing is left of a failure.
+            are missing. After a failure nothing is left.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise GboptError(f"{out}: exists already; choose another --out or remove it")
-    source = load_youtube_vis(folder)
-    _check_classes(source)
-    kinds = ("unseen", "mixed") if config.mixed else ("unseen",)
-    candidates = [video for video in source.videos if _kind(video) in kinds]
-    splits = split_videos(candidates, config)
-    image_dirs = {"train": config.all_frames or source.image_dir, "test": source.image_dir}
-    for name in _SPLITS:
-        _check_frames(splits[name], image_dirs[name])
-    manifest = _manifest(source, candidates, splits, config)
-    with _written_aside(out) as aside:
+    with replacing_folder(out) as aside:
+        source = load_youtube_vis(folder)
+        _check_classes(source)
+        kinds = ("unseen", "mixed") if config.mixed else ("unseen",)
+        candidates = [video for video in source.videos if _kind(video) in kinds]
+        splits = split_videos(candidates, config)
+        image_dirs = {"train": config.all_frames or source.image_dir, "test": source.image_dir}
+        for name in _SPLITS:
+            _check_frames(splits[name], image_dirs[name])
+        manifest = _manifest(source, candidates, splits, config)
         first_id = 1
         for name in _SPLITS:
             _write_split(aside / name, splits[name], image_dirs[name], config.copy, first_id)
@@ -113,9 +111,9 @@ def build_unseen_vis(folder: Path, out: Path, config: UnseenVisConfig) -> dict[s
 
 
 def class_name(name: str) -> str:
-    """The name of a YouTube-VIS class as `UNSEEN` and `SEEN` have it.
+    """The name of a YouTube-VIS class as in `UNSEEN` and `SEEN`.
 
-    Copies of the annotations write "earless seal", the paper "seal" and "panda".
+    Some copies of the annotations write "earless seal", the paper writes "seal" and "panda".
     """
     name = name.strip().lower().replace(" ", "_")
     return {"panda": "giant_panda", "seal": "earless_seal"}.get(name, name)
@@ -124,12 +122,12 @@ def class_name(name: str) -> str:
 def split_videos(
     candidates: Sequence[VisVideo], config: UnseenVisConfig
 ) -> dict[str, list[VisVideo]]:
-    """`train` and `test`, disjoint, each sorted by name; what neither needs is left over.
+    """The disjoint splits `train` and `test`, each sorted by name; other candidates are left over.
 
-    The same seed gives the same split whatever the order of the candidates.
+    The split does not depend on the order of the candidates.
 
     Raises:
-        GboptError: there are too few.
+        GboptError: there are too few candidates.
     """
     wanted = config.train_videos + config.test_videos
     if len(candidates) < wanted:
@@ -169,7 +167,7 @@ def _unseen(category: str) -> bool:
 
 
 def _kind(video: VisVideo) -> str:
-    """What classes a video shows."""
+    """Whether a video shows "unseen" classes, "mixed" ones, or "seen or none"."""
     shown = {_unseen(category) for category in video.categories}
     if shown == {True}:
         return "unseen"
@@ -194,7 +192,7 @@ def _labelled_frames(video: VisVideo) -> list[int]:
 
 
 def _instances(video: VisVideo, frame: int) -> tuple[list[Rle], list[Rle]]:
-    """The instances of a frame, and its regions to ignore."""
+    """The instances and the ignore regions of a frame."""
     instances: list[Rle] = []
     ignored: list[Rle] = []
     for item in video.objects:
@@ -276,7 +274,7 @@ def _summary(videos: Sequence[VisVideo]) -> dict[str, Any]:
 
 
 def _frame_step(videos: Sequence[VisVideo]) -> int | None:
-    """The usual distance of annotated frames by their file names, None where those tell nothing."""
+    """The most frequent distance of annotated frames by their file names, None if unknown."""
     steps: Counter[int] = Counter()
     for video in videos:
         stems = [name.partition(".")[0] for name in video.file_names]
@@ -284,25 +282,3 @@ def _frame_step(videos: Sequence[VisVideo]) -> int | None:
             numbers = [int(stem) for stem in stems]
             steps.update(b - a for a, b in pairwise(numbers))
     return steps.most_common(1)[0][0] if steps else None
-
-
-@contextmanager
-def _written_aside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name at the end; after a failure nothing is left."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise GboptError(f"{out}: cannot be written ({error.strerror})") from error
-    try:
-        aside.chmod(0o755)
-        yield aside
-        if out.is_dir():
-            out.rmdir()
-        os.replace(aside, out)
-    except OSError as error:
-        raise GboptError(f"{out}: cannot be written ({error.strerror or error})") from error
-    except GboptError as error:  # told of the name that the user knows
-        raise GboptError(str(error).replace(str(aside), str(out))) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -4,14 +4,12 @@
     FOLDER/JPEGImages/VIDEO/00000.jpg
 
 `FOLDER/train/instances.json` and `FOLDER/train.json` are found too, with their images in
-`FOLDER/train/JPEGImages`. An annotation is one object: `segmentations` has an entry for each
-frame, polygons or run lengths, null where the object is not in view; so are an empty mask and an
-empty list.
+`FOLDER/train/JPEGImages`. An annotation is one object. Its `segmentations` has an entry for each
+frame, polygons or run lengths; null, an empty list and an empty mask mean that it is not in view.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +17,7 @@ from typing import Any
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.datasets.coco import segmentation_to_rle
+from gbopt_ros.io.files import read_json
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES
 from gbopt_ros.structures import GboptError, Rle
 
@@ -36,7 +35,7 @@ class VisObject:
     Attributes:
         category: name of its class.
         rles: T COCO RLEs, None in frames that do not show the object.
-        crowd: a group of objects that are not told apart.
+        crowd: it is a group of objects without masks of their own.
     """
 
     category: str
@@ -49,7 +48,7 @@ class VisVideo:
     """One video of T annotated frames.
 
     Attributes:
-        name: of its folder below the image folder.
+        name: name of its folder below the image folder.
         file_names: T names of image files in that folder.
         size: (height, width) in pixels.
         objects: in the order of the file.
@@ -74,7 +73,7 @@ class YoutubeVis:
         videos: in the order of the file, names distinct.
         categories: all class names that the file declares, used or not.
         annotations: the JSON file.
-        image_dir: holds a folder a video.
+        image_dir: folder with a sub-folder for each video.
     """
 
     videos: tuple[VisVideo, ...]
@@ -90,7 +89,14 @@ def load_youtube_vis(folder: Path) -> YoutubeVis:
         GboptError: no such folder, no annotations or images in it, or a malformed file.
     """
     path, image_dir = _find(Path(folder))
-    content = _read_json(path)
+    content = read_json(path)
+    for key in ("videos", "categories", "annotations"):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise GboptError(
+                f"{path}: expected YouTube-VIS annotations with a list {key!r}; files of the "
+                "validation and test splits have none"
+            )
     categories = _categories(content["categories"], path)
     objects: dict[int, list[VisObject]] = {}
     entries = {_integer(entry, "id", path): entry for entry in content["videos"]}
@@ -123,23 +129,6 @@ def _find(folder: Path) -> tuple[Path, Path]:
         f"{folder}: not a YouTube-VIS folder, it has none of "
         f"{', '.join(json_name for json_name, _ in _LAYOUTS)}"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GboptError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise GboptError(f"{path}: expected JSON: {error}") from error
-    for key in ("videos", "categories", "annotations"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise GboptError(
-                f"{path}: expected YouTube-VIS annotations with a list {key!r}; files of the "
-                "validation and test splits have none"
-            )
-    return content
 
 
 def _categories(entries: list[dict[str, Any]], path: Path) -> dict[int, str]:
@@ -217,7 +206,7 @@ def _object(
 
 
 def _visible(segmentation: Any, size: tuple[int, int], where: str) -> Rle | None:
-    """None where there is no mask, or an empty one."""
+    """The mask of an object in a frame, None where it is absent or empty."""
     if not segmentation:
         return None
     rle = segmentation_to_rle(segmentation, size, where)

@@ -1,4 +1,4 @@
-"""What every recording has in common: a stream of frames, of which some are left out."""
+"""The base class of all recordings: a stream of frames with a stride, a range and a size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Which frames of a recording are wanted, and how large.
+    """The frames of a recording to read, and their size.
 
     Attributes:
         stride: every stride-th frame, counted from the first one in range.
@@ -65,14 +65,14 @@ class Record:
 class Source(ABC):
     """A recording. Iterating streams its frames; every iteration starts afresh.
 
-    Undecodable images are left out, counted in `skipped`, and each logged once as a warning.
-    A recording that breaks off gives the frames before the damage and then a `GboptError`.
+    Undecodable images are left out, counted in `skipped`, and logged once as a warning. A damaged
+    recording gives the frames before the damage and then raises a `GboptError`.
 
     Attributes:
         path: the file or folder.
         name: its name without folder and suffix.
-        options: which frames are wanted.
-        skipped: undecodable images met by the latest iteration so far.
+        options: the frames to read.
+        skipped: number of undecodable images in the latest iteration so far.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
@@ -85,7 +85,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def total(self) -> int | None:
-        """Images in the whole recording, None if unknown."""
+        """Number of images in the whole recording, None if unknown."""
 
     @abstractmethod
     def _records(self) -> Iterator[Record]:
@@ -93,7 +93,7 @@ class Source(ABC):
 
     @property
     def count(self) -> int | None:
-        """Frames to expect, for progress bars; None if unknown."""
+        """Expected number of frames, None if unknown."""
         in_part = self.options.start is not None or self.options.end is not None
         if self.total is None or in_part:
             return None
@@ -103,7 +103,7 @@ class Source(ABC):
         """Frames in the order of the recording.
 
         Raises:
-            GboptError: the recording is damaged, or it gives no frame at all.
+            GboptError: the recording is damaged, or it gives no frame.
         """
         self.skipped = 0
         yielded = 0
@@ -121,7 +121,7 @@ class Source(ABC):
             raise GboptError(
                 f"{self.path}: none of {self.skipped} images can be decoded; {failure}"
                 if self.skipped
-                else f"{self.path}: no image in the range that was asked for"
+                else f"{self.path}: no image in the requested range"
             )
 
     def _wanted(self) -> Iterator[Record]:

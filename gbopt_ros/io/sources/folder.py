@@ -20,9 +20,9 @@ _STAMP = re.compile(r"\d{16,19}")
 class FolderSource(Source):
     """Images of one folder, sub-folders not included, in natural order (`9.png`, `10.png`).
 
-    A PNG beside a JPEG of the same stem is a ground-truth mask, as in DAVIS and YCB-Video
-    folders, and is left out. Stamps: the file name where every stem is a number of nanoseconds
-    (16 to 19 digits), otherwise 30 Hz from 0.
+    A PNG beside a JPEG of the same stem is taken for a ground-truth mask, as in DAVIS and
+    YCB-Video folders, and left out. Where every stem is a number of 16 to 19 digits, it is the
+    stamp in nanoseconds. Otherwise stamps count from 0 at 30 Hz.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
@@ -72,7 +72,7 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _hint(folder: Path) -> str:
-    """Where the images may be instead."""
+    """The end of the error message: a sub-folder with images, or what was expected."""
     for child in sorted(folder.iterdir(), key=natural_key):
         if child.is_dir() and list_images(child):
             return f", but there are in {child}"

@@ -1,7 +1,7 @@
 """ROS image messages to arrays and back, without ROS.
 
-The functions read a message by its attributes only, so that a message of rclpy (`data` is an
-`array.array`) and one of the rosbags library (`data` is an array of NumPy) do equally well.
+Messages may come from rclpy (`data` is an `array.array`) or from the rosbags library (`data` is a
+NumPy array): only their attributes are read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PIXEL_BYTES = {
     **dict.fromkeys(("rgb16", "bgr16"), 6),
     **dict.fromkeys(("rgba16", "bgra16"), 8),
 }
-# OpenCV's own names carry no colour order; theirs is BGR.
+# OpenCV's names state no colour order; it is BGR.
 _SYNONYMS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
 
@@ -42,12 +42,12 @@ SUPPORTED_ENCODINGS = tuple(_PIXEL_BYTES)
 
 
 class UndecodableImage(GboptError):
-    """The data of one image is broken; the images around it may be sound."""
+    """The data of one image are broken; its neighbours may be sound."""
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What rosbags-image reads of a message; rows without padding."""
+    """The attributes that rosbags-image reads; `data` has no row padding."""
 
     encoding: str
     height: int
@@ -57,10 +57,10 @@ class _Pixels:
 
 
 def image_from_message(message: Any) -> Image:
-    """The picture of a `sensor_msgs/Image`.
+    """Convert a `sensor_msgs/Image`.
 
-    Row padding (`step`) and `is_bigendian` are honoured. 16-bit images are scaled to 8 bits:
-    v / 257, rounded, so that 65535 becomes 255. Bayer patterns are demosaiced, YUV is converted.
+    Row padding (`step`) and `is_bigendian` are honoured. 16-bit values become round(v / 257).
+    Bayer patterns are demosaiced, YUV is converted.
 
     Returns:
         (H, W, 3) uint8, RGB, writable.
@@ -105,7 +105,7 @@ def _unpadded_rows(message: Any) -> NDArray[np.uint8]:
 
 
 def image_from_compressed_message(message: Any) -> Image:
-    """The picture of a `sensor_msgs/CompressedImage`.
+    """Convert a `sensor_msgs/CompressedImage`.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -150,7 +150,7 @@ def decode_image(data: NDArray[np.uint8]) -> Image:
     """
     if data.size == 0:
         raise UndecodableImage("the image is empty (0 bytes)")
-    # Some versions of OpenCV fill up a cut JPEG with grey and report success.
+    # Some versions of OpenCV fill a cut JPEG with grey and report success.
     raw = data.tobytes()
     if raw.startswith(b"\xff\xd8") and b"\xff\xd9" not in raw:
         raise UndecodableImage(f"the JPEG is cut off after {data.size} bytes")
@@ -178,7 +178,7 @@ def encode_image(image: Image, compression: str, jpeg_quality: int = 90) -> NDAr
 
 
 def image_fields(image: Image) -> dict[str, Any]:
-    """The fields of a `sensor_msgs/Image` in rgb8 for an (H, W, 3) uint8 RGB image, header apart.
+    """The fields of a `sensor_msgs/Image` but the header, for an (H, W, 3) uint8 RGB image.
 
     `data` is (3 H W,) uint8; a node hands it to a message through `array.array`.
     """

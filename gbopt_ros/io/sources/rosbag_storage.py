@@ -1,8 +1,8 @@
 """Messages of a rosbag2, complete or damaged, with or without its metadata.yaml.
 
-The rosbags library refuses an MCAP file without a footer, which is what a recorder leaves that
-was killed, and takes an SQLite file at its word. The storages here read the sound part of the
-first and notice when the second is not all there. Both say so at the end of their messages.
+The rosbags library refuses an MCAP file without a footer, as a killed recorder leaves it, and does
+not notice an incomplete SQLite file. The storages here read the sound part of an MCAP file, detect
+an incomplete SQLite file, and report the damage after the last message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+from rosbags.typesys import Stores, get_typestore
 
+TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 SQLITE_MAGIC = b"SQLite format 3\0"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -52,7 +54,7 @@ class Mcap(McapReader):
         self.chunks.clear()
         self.bio = self.path.open("rb")
         self.data_end = self.path.stat().st_size
-        with suppress(Exception):  # it ends at the damage; the topics before it are known then
+        with suppress(Exception):  # ends at the damage; the topics before it are known then
             self.meta_scan()
 
     @property
@@ -79,7 +81,7 @@ class Mcap(McapReader):
 class Sqlite3(Sqlite3Reader):
     """An SQLite file, opened only if all of it is there."""
 
-    damage = ""  # what there may be keeps it from opening
+    damage = ""  # a damaged file does not open
 
     def open(self) -> None:
         _check_sqlite(Path(str(self.path)))
@@ -87,7 +89,7 @@ class Sqlite3(Sqlite3Reader):
 
 
 def _check_sqlite(path: Path) -> None:
-    """Raise `ReaderError` where SQLite, reading alone, would leave something out."""
+    """Raise `ReaderError` where SQLite would silently read only a part."""
     for suffix in ("-wal", "-journal"):
         beside = path.with_name(path.name + suffix)
         if beside.exists() and beside.stat().st_size > 0:
@@ -103,7 +105,7 @@ def _check_sqlite(path: Path) -> None:
     pages = int.from_bytes(head[28:32], "big")
     expected = (65536 if page == 1 else page) * pages
     size = path.stat().st_size
-    # Two equal counters say that the number of pages in the header is up to date.
+    # Two equal counters mean that the number of pages in the header is up to date.
     if head[24:28] == head[92:96] and size < expected:
         raise ReaderError(f"cut off: {expected} bytes expected, {size} found")
 
@@ -149,7 +151,7 @@ class DamagedBag(Exception):
     """A file of a bag cannot be read, or not to its end.
 
     Attributes:
-        path: the file, or the folder where its metadata.yaml or several files are concerned.
+        path: the damaged file, or the folder if the damage is not in a single file.
     """
 
     def __init__(self, path: object, cause: object) -> None:
@@ -172,8 +174,8 @@ def read_messages(
     """The messages of the wanted connections, one file after the other.
 
     Raises:
-        DamagedBag: after the last message before the damage; also where a file gives fewer
-            messages than it, or metadata.yaml, states.
+        DamagedBag: after the last message before the damage, or where there are fewer messages
+            than the file or metadata.yaml states.
     """
     for storage in storages:
         connections = [c for c in storage.connections if wanted(c)]

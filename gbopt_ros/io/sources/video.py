@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-# FFmpeg's own complaints on stderr say nothing that the errors below do not say.
+# FFmpeg's messages on stderr repeat the errors below.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
@@ -34,8 +34,7 @@ _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLe
 class VideoSource(Source):
     """Frames of a video file with the container's stamps, from 0 nanoseconds.
 
-    Stamps strictly increase: one that does not is replaced by the stamp before it plus a frame
-    period.
+    Stamps strictly increase: one that does not is replaced by its predecessor plus a frame period.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
@@ -46,7 +45,7 @@ class VideoSource(Source):
 
     @property
     def total(self) -> int | None:
-        """As the container states it; some containers only state a duration, and it is a guess."""
+        """The container's own count; some containers only state a duration, so it is a guess."""
         return self._total
 
     def _records(self) -> Iterator[Record]:
@@ -79,7 +78,7 @@ class VideoSource(Source):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    # OpenCV need not warn of a file that is no video: the error below does.
+    # The error below replaces OpenCV's warning of a file that is no video.
     level = _set_log_level(0)
     try:
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
@@ -114,8 +113,8 @@ def _retrieve(capture: cv2.VideoCapture) -> Image:
 def missing_bytes(path: Path) -> int:
     """Bytes by which an MP4, MOV or AVI file is shorter than it says; 0 for any other file.
 
-    Only the sizes of the top-level boxes are read. A decoder gives the frames of a cut file up
-    to the cut and then reports a normal end, so this is the only sign.
+    Only the sizes of the top-level boxes are read. A decoder reports a normal end at the cut, so
+    nothing else tells that the file is incomplete.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -128,13 +127,13 @@ def missing_bytes(path: Path) -> int:
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Where the last top-level box of an ISO base media file ends, by its own account."""
+    """End of the last top-level box of an ISO base media file, by the sizes that it states."""
     position = 0
     while position < size:
         file.seek(position)
         head = file.read(16)
         if len(head) >= 8 and head[4:8] not in _BOXES:
-            return size  # some cameras append notes of their own, which are no boxes
+            return size  # some cameras append data that are no boxes
         length = int.from_bytes(head[:4], "big")
         if length == 1:  # the size follows in 64 bits
             length = int.from_bytes(head[8:16], "big")

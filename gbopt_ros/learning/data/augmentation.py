@@ -12,17 +12,17 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import AugmentConfig
 from gbopt_ros.structures import Image, LabelledImage
 
-PADDING_VALUE = (124, 116, 104)  # ImageNet mean, RGB: what a normalised network sees as zero
+PADDING_VALUE = (124, 116, 104)  # ImageNet mean, RGB: zero after normalisation
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training image with its M instances and ignored regions.
+    """One training image with M instances and ignore regions.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
         masks: (M, H, W) bool.
-        is_object: (M,) bool; False marks a region that is unknown, to be ignored.
+        is_object: (M,) bool; False marks an ignore region.
     """
 
     image: Image
@@ -35,7 +35,7 @@ class Example:
 
 
 def to_example(labelled: LabelledImage) -> Example:
-    """Decode the instances and ignored regions of a labelled image."""
+    """Decode the instances and ignore regions of a labelled image."""
     masks = mask_ops.decode_all(
         (*labelled.rles, *labelled.ignore_regions), labelled.image.shape[:2]
     )
@@ -65,8 +65,8 @@ def augment(example: Example, rng: np.random.Generator, config: AugmentConfig) -
 def _scale_and_crop(example: Example, rng: np.random.Generator, config: AugmentConfig) -> Example:
     height, width = example.image.shape[:2]
     factor = float(np.exp(rng.uniform(np.log(config.scale_min), np.log(config.scale_max))))
-    # From input pixels to output pixels; the offset places the crop inside the larger image, or
-    # the smaller image inside the padding.
+    # From input to output pixels. The offset places the crop inside the enlarged image, or the
+    # reduced image inside the padding.
     offset_x = rng.uniform(min(0.0, width * factor - width), max(0.0, width * factor - width))
     offset_y = rng.uniform(min(0.0, height * factor - height), max(0.0, height * factor - height))
     matrix = np.array([[factor, 0, -offset_x], [0, factor, -offset_y]], np.float32)
@@ -109,7 +109,7 @@ def copy_paste(
 ) -> Example:
     """Paste a random subset of the source's instances into the target (Ghiasi et al. 2021).
 
-    Both must have one size. Instances of the target lose the pixels that are pasted over.
+    Both images must have the same size. Instances of the target lose the pixels below.
     """
     source = source.only(source.is_object)
     m = len(source.masks)
@@ -118,7 +118,7 @@ def copy_paste(
     chosen = rng.permutation(m)[: rng.integers(1, m + 1)]
     pasted = source.masks[chosen]
     union = pasted.any(axis=0)
-    # A soft edge hides the seam that a network would otherwise learn to detect.
+    # A soft edge hides the seam, which a network would learn to detect.
     alpha = cv2.GaussianBlur(union.astype(np.float32), (0, 0), 0.7)[..., None]
     image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
     masks = np.concatenate([target.masks & ~union, pasted])

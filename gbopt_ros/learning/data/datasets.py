@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from gbopt_ros.io.datasets.coco import CocoDataset
-from gbopt_ros.structures import GboptError, LabelledImage
+from gbopt_ros.io.sources.images import read_image
+from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
 
 class InstanceDataset(Protocol):
@@ -17,7 +23,7 @@ class InstanceDataset(Protocol):
 
 
 class CocoInstances:
-    """The images of a COCO dataset that hold at least one instance, decoded when drawn."""
+    """The images of a COCO dataset that have at least one instance, decoded when drawn."""
 
     def __init__(self, dataset: CocoDataset) -> None:
         self._dataset = dataset
@@ -32,3 +38,77 @@ class CocoInstances:
 
     def __getitem__(self, index: int) -> LabelledImage:
         return self._dataset.labelled(self._images[index])
+
+
+@dataclass(frozen=True)
+class SelectedImage:
+    """An image file with its selected masks.
+
+    Attributes:
+        confidences: one of each mask, in [0, 1].
+    """
+
+    path: Path
+    rles: tuple[Rle, ...]
+    confidences: tuple[float, ...]
+    recording: str = ""
+    clip_id: int = 0
+
+
+class SelectedDataset:
+    """Frames with selected masks, decoded when drawn."""
+
+    def __init__(self, entries: Iterable[SelectedImage]) -> None:
+        self.entries = tuple(entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        entry = self.entries[index]
+        return LabelledImage(read_image(entry.path), entry.rles)
+
+    @property
+    def instance_count(self) -> int:
+        """Number of masks."""
+        return sum(len(entry.rles) for entry in self.entries)
+
+    def recordings(self, indices: Iterable[int]) -> list[str]:
+        """The names of the recordings of some frames, sorted."""
+        return sorted({self.entries[index].recording for index in indices})
+
+    def with_confidences(self, confidences: Iterable[Iterable[float]]) -> SelectedDataset:
+        """The same frames and masks with other confidences, one sequence a frame."""
+        return SelectedDataset(
+            replace(entry, confidences=tuple(map(float, values)))
+            for entry, values in zip(self.entries, confidences, strict=True)
+        )
+
+    def subsample(self, count: int) -> SelectedDataset:
+        """At most `count` frames, evenly spaced."""
+        count = min(count, len(self))
+        return SelectedDataset(self.entries[i * len(self) // count] for i in range(count))
+
+    def filter_by_confidence(self, minimum: float) -> SelectedDataset:
+        """The masks with at least this confidence, see `confidence_cutoff`; no empty frames."""
+        minimum = confidence_cutoff((e.confidences for e in self.entries), minimum)
+        entries = []
+        for entry in self.entries:
+            kept = [i for i, value in enumerate(entry.confidences) if value >= minimum]
+            if kept:
+                rles = tuple(entry.rles[i] for i in kept)
+                confidences = tuple(entry.confidences[i] for i in kept)
+                entries.append(replace(entry, rles=rles, confidences=confidences))
+        return SelectedDataset(entries)
+
+
+def confidence_cutoff(confidences: Iterable[Sequence[float]], minimum: float) -> float:
+    """The minimum or, if lower, the median, so that at least half of all masks are kept.
+
+    Confidences are calibrated for one network; those of another may never reach the minimum.
+
+    Args:
+        confidences: those of each frame.
+    """
+    values = [value for of_frame in confidences for value in of_frame]
+    return min(minimum, float(np.median(values))) if values else minimum

@@ -1,12 +1,12 @@
-"""The training set that selections are collected in: a SQLite catalogue beside image files.
+"""The training set of selected masks: a SQLite catalogue and image files.
 
-    DIR/catalogue.sqlite    frames and their instances (WAL, one transaction a clip)
-    DIR/images/             one JPEG a frame, named by the SHA-256 of its content
+    DIR/catalogue.sqlite    frames and their instances (WAL, one transaction per addition)
+    DIR/images/             one image file per frame, named by the SHA-256 of its content
 
-A frame's image is in place before the transaction that names it, so a crash leaves at most an
-image that nothing names; `collect_garbage` removes those. Over the byte limit a policy decides what
-leaves: "oldest" drops the oldest clips; "balanced" thins out the longest clips, then the longest
-recordings, so that what was seen long ago stays represented.
+An image file is written before the transaction that adds its frame. So a crash can leave an image
+without a frame, never a frame without an image; `collect_garbage` removes such images. When the set
+exceeds its size limit, a policy evicts frames: "oldest" removes the oldest clips; "balanced" thins
+out the longest clips, then the longest recordings, so that old recordings stay represented.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.io.datasets.coco import CocoImage, write_coco
 from gbopt_ros.io.files import replacing
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.io.sources.images import read_image
-from gbopt_ros.structures import GboptError, LabelledImage, Rle
+from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
+from gbopt_ros.structures import GboptError, Rle
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 60.0  # that one process waits for another's transaction
+_TIMEOUT_S = 60.0  # waiting time for the transaction of another process
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY,
@@ -57,12 +54,12 @@ CREATE INDEX IF NOT EXISTS frames_of_image ON frames (file_name);
 
 
 class TrainingSet:
-    """Selected frames on disk, capped by bytes.
+    """Frames with selected masks on disk, limited in size.
 
     Args:
-        folder: made if it does not exist.
-        max_bytes: of the image files.
-        policy: what leaves when they take more, as in `LearningConfig`.
+        folder: created if it does not exist.
+        max_bytes: maximum size of the image files.
+        policy: what leaves a full set, as in `LearningConfig`.
 
     Raises:
         GboptError: the folder cannot be written, or its catalogue is damaged.
@@ -72,22 +69,18 @@ class TrainingSet:
         self._folder, self._max_bytes = folder, max_bytes
         self._thin_out = {"oldest": self._drop_oldest, "balanced": self._halve_longest}[policy]
         self._images = folder / "images"
-        try:
+        with self._errors("is unusable"):
             self._images.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
-                folder / "catalogue.sqlite", timeout=_PATIENCE_S, isolation_level=None
+                folder / "catalogue.sqlite", timeout=_TIMEOUT_S, isolation_level=None
             )
-        except OSError as error:
-            raise GboptError(f"{folder}: training set cannot be written ({error})") from error
-        except sqlite3.Error as error:
-            raise GboptError(f"{folder}: training set catalogue is unusable ({error})") from error
-        try:
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA foreign_keys=ON")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            self._database.close()
-            raise GboptError(f"{folder}: training set catalogue is unusable ({error})") from error
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA foreign_keys=ON")
+                self._database.executescript(_SCHEMA)
+            except sqlite3.Error:
+                self._database.close()
+                raise
 
     def close(self) -> None:
         self._database.close()
@@ -99,7 +92,7 @@ class TrainingSet:
         self.close()
 
     def __len__(self) -> int:
-        """Frames."""
+        """Number of frames."""
         return int(self._query("SELECT count(*) FROM frames")[0][0])
 
     @property
@@ -114,17 +107,17 @@ class TrainingSet:
     def add(
         self, frames: Iterable[SelectedFrame], *, may_collect: Callable[[], bool] = lambda: True
     ) -> int:
-        """Add frames, replacing those of the same recording and index; returns how many.
+        """Add frames, all or none of them; returns how many have masks.
 
-        They replace those of the same image, too: a recording that is selected in again, by a
-        newer network, keeps its latest masks under whatever name. Frames without an instance are
-        left out: nothing selected says nothing about the image. One that the set holds goes, too.
-        All frames enter the set, or none does.
+        A frame replaces the one with the same recording and index, and those of other recordings
+        with the same image: when a recording is replayed with a newer network, its latest masks
+        are kept, even under another name. A frame without a mask only removes what it replaces,
+        since it does not say that its image shows no object.
 
         Args:
-            may_collect: whether the images of evicted clips may go at once, asked when the frames
-                are in the set: a training that began before still reads them, and one that begins
-                later does not know them. Where not, they stay until `collect_garbage`.
+            may_collect: asked after the frames are added, whether image files of evicted frames
+                may be removed at once. A training that began before may still read them. If not,
+                they stay until `collect_garbage`.
 
         Raises:
             GboptError: an image cannot be read, the set cannot be written, or the byte limit is
@@ -139,7 +132,7 @@ class TrainingSet:
                         "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
                         (frame.recording, frame.frame_index),
                     )
-                    # Not in this one: where nothing moves, frames of a recording are equal.
+                    # Not in the same recording: where nothing moves, its frames are equal.
                     replaced += self._database.execute(
                         "DELETE FROM frames WHERE file_name = ? AND recording != ?",
                         (image.name, frame.recording),
@@ -149,21 +142,21 @@ class TrainingSet:
                         self._insert(frame, image)
                 self._evict()
         except Exception:
-            if added and may_collect():  # on a full disk, images that nothing names are in the way
+            if added and may_collect():  # images without a frame take space on a full disk
                 with suppress(GboptError):
                     self.collect_garbage()
             raise
         if replaced:
-            log.info("%d frames were there already; their masks are replaced", replaced)
+            log.info("%d frames were known already; their masks are replaced", replaced)
         if may_collect():
             self.collect_garbage()
         return added
 
     def remove(self, recording: str) -> int:
-        """Take a recording out; returns how many frames it had.
+        """Remove a recording; returns how many frames it had.
 
         Raises:
-            GboptError: the set holds no such recording; the message lists those that it holds.
+            GboptError: there is no such recording; the message lists those that there are.
         """
         with self._transaction():
             removed = self._database.execute(
@@ -177,7 +170,7 @@ class TrainingSet:
         return removed
 
     def labelled_images(self) -> SelectedDataset:
-        """All frames, as a pool for training; those whose image was damaged are left out."""
+        """All frames but those whose image file is damaged or missing."""
         query = """
             SELECT id, file_name, height, width, bytes, recording, clip_id FROM frames
             ORDER BY recording, frame_index
@@ -198,7 +191,7 @@ class TrainingSet:
         return SelectedDataset(entries)
 
     def export_coco(self, path: Path) -> None:
-        """Write the whole set as a COCO dataset whose file names are relative to `images/`."""
+        """Write the set as a COCO dataset whose file names are relative to `images/`."""
         query = (
             "SELECT id, file_name, height, width, recording, clip_id, frame_index, stamp_ns "
             "FROM frames ORDER BY id"
@@ -218,8 +211,8 @@ class TrainingSet:
         write_coco(path, images, rles)
 
     def collect_garbage(self) -> None:
-        """Remove images that the catalogue does not name."""
-        with self._transaction():  # else images that another process is adding would go
+        """Remove image files that belong to no frame."""
+        with self._transaction():  # waits for a process that is adding images
             named = {row[0] for row in self._query("SELECT file_name FROM frames")}
             for path in self._images.iterdir():
                 if path.name not in named:
@@ -278,10 +271,10 @@ class TrainingSet:
         self._database.execute("DELETE FROM frames WHERE recording = ? AND clip_id = ?", clips[0])
 
     def _halve_longest(self) -> None:
-        """Remove every second frame of the longest clip, of equally long ones of the oldest.
+        """Remove every second frame of the longest clip; of equally long clips, the oldest.
 
-        Where every clip has one frame left, that of every second clip of the longest recording;
-        where every recording has one left, the oldest recording.
+        Where each clip has one frame left, the longest recording is thinned out instead; where
+        each recording has one frame left, the oldest recording is removed.
         """
         for group in ("recording, clip_id", "recording"):
             *key, count = self._query(
@@ -306,112 +299,42 @@ class TrainingSet:
         )
 
     def _query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        try:
+        with self._errors():
             return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise GboptError(f"{self._folder}: training set catalogue failed ({error})") from error
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        """Holds the write lock from its first line on: image files belong to it too.
+        """A transaction; exceptions roll it back.
 
         Args:
-            kind: of SQLite; "DEFERRED" reads one state of the set, whatever another process writes
-                meanwhile (frames that it replaces may leave their ids to others), and never waits.
+            kind: SQLite's kind. "IMMEDIATE" holds the write lock from the start, which protects
+                image files too. "DEFERRED" reads one state of the set without waiting, whatever
+                another process writes meanwhile.
         """
-        try:
+        with self._errors():
             self._database.execute(f"BEGIN {kind}")
             try:
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
-                if self._database.in_transaction:  # SQLite ends it by itself on some errors
+                if self._database.in_transaction:  # on some errors SQLite has ended it
                     self._database.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _errors(self, what: str = "failed") -> Iterator[None]:
+        """Turn errors of the disk and of SQLite into GboptError."""
+        try:
+            yield
         except OSError as error:
             raise GboptError(f"{self._folder}: training set cannot be written ({error})") from error
         except sqlite3.Error as error:
-            raise GboptError(f"{self._folder}: training set catalogue failed ({error})") from error
-
-
-@dataclass(frozen=True)
-class SelectedImage:
-    """An image file with the instances that are learnt.
-
-    Attributes:
-        confidences: one of each of `rles`.
-    """
-
-    path: Path
-    rles: tuple[Rle, ...]
-    confidences: tuple[float, ...]
-    recording: str = ""
-    clip_id: int = 0
-
-
-class SelectedDataset:
-    """Selected frames, decoded when drawn."""
-
-    def __init__(self, entries: Sequence[SelectedImage]) -> None:
-        self._entries = tuple(entries)
-
-    @property
-    def entries(self) -> tuple[SelectedImage, ...]:
-        return self._entries
-
-    def with_confidences(self, confidences: Iterable[Iterable[float]]) -> SelectedDataset:
-        """The same frames and masks, with other confidences, one of each mask of each frame."""
-        return SelectedDataset(
-            [
-                replace(entry, confidences=tuple(map(float, values)))
-                for entry, values in zip(self._entries, confidences, strict=True)
-            ]
-        )
-
-    def subsample(self, most: int) -> SelectedDataset:
-        """No more than so many frames, at even distances."""
-        count = min(most, len(self))
-        return SelectedDataset([self._entries[i * len(self) // count] for i in range(count)])
-
-    def filter_by_confidence(self, minimum: float) -> SelectedDataset:
-        """The masks of at least this confidence, but no fewer than the surer half of all.
-
-        Confidences are fitted for a network; what another one proposes may never reach the
-        minimum. Frames without a mask leave the pool.
-        """
-        minimum = confidence_cutoff((e.confidences for e in self._entries), minimum)
-        entries = []
-        for entry in self._entries:
-            sure = [i for i, value in enumerate(entry.confidences) if value >= minimum]
-            if sure:
-                entries.append(
-                    replace(
-                        entry,
-                        rles=tuple(entry.rles[i] for i in sure),
-                        confidences=tuple(entry.confidences[i] for i in sure),
-                    )
-                )
-        return SelectedDataset(entries)
-
-    @property
-    def instance_count(self) -> int:
-        """Instances that are learnt."""
-        return sum(len(entry.rles) for entry in self._entries)
-
-    def recordings(self, indices: Iterable[int]) -> list[str]:
-        """The names of the recordings that these frames are of, sorted."""
-        return sorted({self._entries[index].recording for index in indices})
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        entry = self._entries[index]
-        return LabelledImage(read_image(entry.path), entry.rles)
+            message = f"{self._folder}: training set catalogue {what} ({error})"
+            raise GboptError(message) from error
 
 
 class _ImageFile(NamedTuple):
-    """An image file, named after what is in it: equal images have one name."""
+    """An image file with a name made of its content, so that equal images are stored once."""
 
     name: str
     content: bytes
@@ -426,14 +349,8 @@ def _read(path: Path) -> _ImageFile:
 
 
 def _has_size(path: Path, size: int) -> bool:
-    """Whether it is a file of so many bytes."""
+    """Whether it is a file with this number of bytes."""
     try:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def confidence_cutoff(confidences: Iterable[Sequence[float]], minimum: float) -> float:
-    """The minimum or, where more than half of all confidences are below it, their median."""
-    values = [value for of_frame in confidences for value in of_frame]
-    return min(minimum, float(np.median(values))) if values else minimum

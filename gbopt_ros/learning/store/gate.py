@@ -1,12 +1,12 @@
-"""The gate: a new version is published only if it is sound and has forgotten nothing.
+"""The gate: a new version is published only if its masks were sound and it forgot nothing.
 
-Two checks around the training. The selected masks must be such as the parent proposes: masks that
-lie elsewhere (of other images, shifted, corrupt) teach nonsense and are refused before any
-training, which itself ends with an error where a loss is not finite. On labelled images of seen
-classes that are not learnt from, the validation set, the new version is compared image by image with its
-parent and with the network that learning began with, since small losses would add up. The
-uncertainty of the difference decides with it: a loss that may be noise does not block, and a validation
-set too small to exclude a disaster does not pass.
+Before training, the selected masks must agree with the parent's proposals. Masks that belong to
+other images, or are shifted or corrupt, would teach nonsense.
+
+After training, the new version is compared on the validation set, labelled images of seen classes
+that are not learnt from. It is compared with its parent and with the first network, since small
+losses would add up. The standard error of the difference counts: a loss that may be noise does not
+refuse a version, and a validation set too small to exclude a large loss does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from gbopt_ros.config import LearningConfig
 
-CONFIDENCE_Z = 1.645  # standard errors of a one-sided test at 95 %
+_Z_95 = 1.645  # standard errors of a one-sided test at 95 %
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,16 @@ class GateDecision:
     """Whether a new version may be published, and why.
 
     Attributes:
-        passed: it may.
-        reason: one sentence with the numbers that decided.
+        passed: whether it may.
+        reason: one sentence with the decisive numbers.
         agreement: share of the selected masks that the parent proposes, in [0, 1], in the part of
-            the training set where it is lowest.
+            the training set with the lowest share.
         parent_ap, child_ap: mask AP on the validation set, percent.
-        standard_error: of child_ap - parent_ap over the choice of validation images, points.
-        first_ap: of the network that learning began with, where that is not the parent.
+        standard_error: standard error of child_ap - parent_ap by the choice of validation images,
+            points.
+        first_ap: mask AP of the first network, where that is not the parent, percent.
 
-    What was not measured is None: the decision fell before, or there is no validation set.
+    Numbers that were not measured are None.
     """
 
     passed: bool
@@ -54,12 +55,12 @@ def check_masks(
 ) -> GateDecision:
     """Refuse selected masks that are not the parent's own proposals.
 
-    Selection chooses among proposals and moves their outlines a little, so of an intact training
-    set the parent proposes nearly every mask again, at an IoU of 0.5.
+    Selection chooses among proposals and changes their outlines a little. So the parent proposes
+    nearly every mask of an intact training set again, at an IoU of 0.5.
 
     Args:
-        agreement: share of the selected masks that the parent proposes, where it is lowest.
-        recordings: that these masks are of.
+        agreement: share of the selected masks that the parent proposes, in the worst part.
+        recordings: names of the recordings of that part.
     """
     numbers = (
         f"in some part {100 * agreement:.0f} % of the selected masks are proposals of the parent, "
@@ -84,19 +85,19 @@ def check_forgetting(
 ) -> GateDecision:
     """Compare a version with an older one on the validation set.
 
-    It is refused where it lost more than `gate_margin` points and that it lost is certain at 95 %,
-    and where a loss of `gate_worst` points cannot be excluded at 95 %.
+    It is refused if it lost more than `gate_margin` points and the loss is significant at 95 %, or
+    if a loss of `gate_worst` points cannot be excluded at 95 %.
 
     Args:
         parent_ap, child_ap: mask AP, percent.
-        standard_error: of their difference, from a paired comparison, points.
-        parent: what the older one is called.
+        standard_error: standard error of their difference by a paired comparison, points.
+        parent: name of the older one in the reason.
     """
     difference = child_ap - parent_ap
-    uncertainty = CONFIDENCE_Z * standard_error
+    uncertainty = _Z_95 * standard_error
     numbers = (
         f"seen AP {child_ap:.2f} against {parent_ap:.2f} of {parent}, "
-        f"{difference:+.2f} ± {standard_error:.2f}, margin {config.gate_margin:.2f}"
+        f"{difference:+.2f} ± {standard_error:.2f}, allowed loss {config.gate_margin:.2f}"
     )
     measured = (parent_ap, child_ap, standard_error)
     if not all(math.isfinite(value) for value in measured):
@@ -114,7 +115,7 @@ def check_forgetting(
 
 
 def all_passed(decisions: Sequence[GateDecision]) -> GateDecision:
-    """One decision of those on the parent and, after the first round, on the first network."""
+    """Combine the decisions on the parent and, after the first round, on the first network."""
     parent, *others = decisions
     reasons = [d.reason for d in decisions if d.passed == all(each.passed for each in decisions)]
     return replace(

@@ -1,10 +1,9 @@
-"""What the gate measures: whether masks belong to their images, and what a network forgot."""
+"""Measurements for the gate: agreement of masks with the parent, AP on the validation set."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,7 @@ from gbopt_ros.config import Config
 from gbopt_ros.evaluation.coco_metrics import paired_difference
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.io.datasets.coco import CocoDataset
-from gbopt_ros.learning.data.training_set import SelectedDataset
+from gbopt_ros.learning.data.datasets import SelectedDataset
 from gbopt_ros.learning.store.gate import (
     GateDecision,
     all_passed,
@@ -26,9 +25,10 @@ from gbopt_ros.models.detection import DetectionNetwork
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 
-PARTS = 8  # that a training set of one recording has,
-MIN_FRAMES_OF_PART = 6  # and frames that each has at least
-MAX_CHECKED_OF_PART, MIN_CHECKED_OF_PART, MAX_CHECKED = 6, 3, 300  # frames that are looked at
+PARTS = 8  # number of parts of a training set with one recording
+MIN_FRAMES_OF_PART = 6
+MAX_CHECKED_OF_PART, MIN_CHECKED_OF_PART = 6, 3  # frames of a part whose masks are checked
+MAX_CHECKED = 300  # frames of all parts, while each part has `MIN_CHECKED_OF_PART`
 
 
 def check_agreement(
@@ -37,7 +37,7 @@ def check_agreement(
     config: Config,
     on_frame: Callable[[], None] = lambda: None,
 ) -> GateDecision:
-    """Refuse a training set in which some part holds masks that the parent does not propose.
+    """Refuse a training set with a part whose masks the parent does not propose.
 
     Args:
         selected: not empty.
@@ -57,14 +57,13 @@ def compare_on_validation(
     progress: bool = True,
     on_network: Callable[[], None] = lambda: None,
 ) -> GateDecision:
-    """The gate's decision on a network by its masks on the validation set.
+    """Compare a new network with older ones on the validation set.
 
     Args:
-        older: networks that it is compared with, by name. It must not have forgotten what any of
-            them knew: small losses against each parent would add up.
+        older: networks by name; it must not have forgotten what any of them knew.
         validation: labelled images of seen classes; with None every network passes.
         progress: show a progress bar.
-        on_network: called before each network is run.
+        on_network: called before each network is evaluated.
     """
     if validation is None:
         return GateDecision(True, "no validation set to compare on")
@@ -83,13 +82,16 @@ def compare_on_validation(
 
 
 def checked_parts(recordings: Sequence[str]) -> list[NDArray[np.intp]]:
-    """Indices of consecutive frames whose masks are checked together.
+    """Split a training set into parts whose masks are checked together.
 
-    A part belongs to one recording: among many good ones a bad one would not show. Recordings of a
-    few frames are joined with their neighbours, since a single mask says little.
+    A part belongs to one recording, so that a bad one is found among many good ones. Recordings
+    with few frames are joined with their neighbours, since few masks say little.
 
     Args:
-        recordings: the recording of every frame, frames of one recording in a row.
+        recordings: the recording of every frame; frames of one recording are consecutive.
+
+    Returns:
+        Indices of the consecutive frames of each part.
     """
     longest = max(MIN_FRAMES_OF_PART, math.ceil(len(recordings) / PARTS))
     ends = [i for i in range(1, len(recordings)) if recordings[i] != recordings[i - 1]]
@@ -116,10 +118,10 @@ def agreement_of_parts(
     config: Config,
     on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[float, list[int]]:
-    """The share of selected masks that the parent proposes, in the part where it is lowest.
+    """The share of selected masks that the parent proposes, in the worst part.
 
-    In each part the masks of some images, spread evenly, are compared with the parent's proposals
-    for these images. A mask counts as proposed from an IoU of 0.5 on.
+    In each part, the masks of some evenly spaced frames are compared with the parent's proposals. A
+    mask counts as proposed from an IoU of 0.5 on.
 
     Args:
         parts: indices of the frames of each part, see `checked_parts`.
@@ -142,11 +144,6 @@ def agreement_of_parts(
             proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
         shares.append((float(np.mean(proposed)), part.tolist()))
     return min(shares)
-
-
-def with_agreement(decision: GateDecision, masks: GateDecision) -> GateDecision:
-    """The decision on a network, with what was measured on its training masks before."""
-    return replace(decision, agreement=masks.agreement)
 
 
 def _for_evaluation(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:

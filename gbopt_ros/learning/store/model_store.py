@@ -4,8 +4,8 @@
     STORE/models/v0001/manifest.json      sha256, parent, gate decision, training facts
     STORE/models/current.json             {"version": "v0001"}
 
-A version's folder appears by one rename and is never changed afterwards, so a reader sees all
-of it or nothing; `current.json` is replaced by another rename.
+A version's folder appears by one rename and is never changed afterwards. So a reader sees a whole
+version or none. `current.json` is replaced by another rename.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gbopt_ros.io.files import sync, write_text
+from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import (
     DETECTRON2,
     HasState,
     WeightsInfo,
     save_weights,
     sha256_of,
+    tensors_digest,
 )
 from gbopt_ros.structures import GboptError
 
@@ -39,31 +42,32 @@ class ModelVersion:
     """A published version.
 
     Attributes:
-        version: its name, `v0001` and so on.
-        path: the weights file.
-        manifest: `version`, `parent`, `ancestors` (versions of the store that it was learnt from,
-            oldest first), `sha256`, `created` (seconds since the epoch) and what the publisher
-            added.
+        version: name, such as `v0001`.
+        path: weights file.
+        manifest: `version`, `parent`, `ancestors` (versions of the store that it descends from,
+            oldest first), `sha256` of the file, `tensors` (their digest), `created` (seconds since
+            the epoch) and the publisher's facts. Facts are `origin` and `origin_tensors`, those of
+            the network that learning began with. An old version has no digest of tensors.
     """
 
     version: str
     path: Path
-    manifest: dict[str, Any]
+    manifest: dict[str, Any] = field(repr=False)
 
 
 class ModelStore:
-    """The versions below a folder; the folder need not exist before the first is published."""
+    """The versions in a folder, which is created with the first version."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folder = root / "models"
 
     def versions(self) -> list[ModelVersion]:
-        """All versions that are there, oldest first."""
+        """All versions, oldest first."""
         return [self.get(name) for name in self._names()]
 
     def first(self) -> ModelVersion:
-        """The oldest version; damaged ones do not count.
+        """The oldest version with an intact manifest.
 
         Raises:
             GboptError: there is none.
@@ -74,12 +78,12 @@ class ModelStore:
         raise GboptError(f"{self._folder}: no version whose manifest can be read")
 
     def prune(self, keep: int) -> None:
-        """Remove all versions but the newest, the one in service and the first.
+        """Remove all versions but the newest, the current one and the first.
 
-        The first stays as what later ones are compared with.
+        The gate compares later versions with the first.
 
         Args:
-            keep: how many of the newest stay, 1 or more.
+            keep: number of newest versions that stay, 1 or more.
         """
         names, current = self._names(), self.current()
         for name in names[1:-keep]:
@@ -100,12 +104,13 @@ class ModelStore:
         ]
         return [name for _, name in sorted(found)]
 
-    def digests(self) -> set[str]:
-        """SHA-256 of the weights of all versions but those whose manifest was damaged."""
-        found = set()
-        for path in self._folder.glob(f"v*/{_MANIFEST}"):
+    def digests(self) -> set[str | None]:
+        """SHA-256 of the weights, and digests of the tensors, of all intact versions."""
+        found: set[str | None] = set()
+        for name in self._names():
             with suppress(GboptError):
-                found.add(self.get(path.parent.name).manifest["sha256"])
+                manifest = self.get(name).manifest
+                found |= {manifest["sha256"], manifest.get("tensors")}
         return found
 
     def get(self, version: str) -> ModelVersion:
@@ -120,7 +125,7 @@ class ModelStore:
         return ModelVersion(version, folder / _WEIGHTS, manifest)
 
     def current(self) -> ModelVersion | None:
-        """The version in service, None before the first."""
+        """The current version, None before the first."""
         pointer = self._folder / _CURRENT
         return self.get(str(_read_json(pointer).get("version"))) if pointer.is_file() else None
 
@@ -136,45 +141,44 @@ class ModelStore:
             )
 
     def verified_current(self) -> ModelVersion | None:
-        """The version in service, None before the first; raises as `verify`."""
+        """The current version, None before the first; raises GboptError as `verify`."""
         current = self.current()
         if current is not None:
             self.verify(current)
         return current
 
-    def check_origin(self, path: Path) -> None:
-        """Check that the versions descend from a network, or that it is one of them.
+    def check_origin(self, path: Path, detectron2_config: str = "") -> None:
+        """Check that a network is the origin of the versions, or one of them.
+
+        Args:
+            path, detectron2_config: as of `load_mask_rcnn`. The calibration does not count.
 
         Raises:
             GboptError: the store was begun with another network, or the file cannot be read.
         """
         current = self.current()
-        origin = current.manifest.get("origin") if current is not None else None
-        if origin is None:
+        if current is None or current.manifest.get("origin") is None:
             return
-        try:
-            digest = sha256_of(path)
-        except OSError as error:
-            raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
-        if digest != origin and digest not in self.digests():
+        origins = {current.manifest["origin"], current.manifest.get("origin_tensors")}
+        if not is_one_of(path, origins | self.digests(), detectron2_config):
             raise GboptError(
                 f"{path}: the versions of the store {self.root} were learnt from another network; "
                 "give each network a store of its own"
             )
 
     def publish(
-        self,
-        network: HasState,
-        parent: WeightsInfo,
-        facts: dict[str, Any],
+        self, network: HasState, parent: WeightsInfo, facts: dict[str, Any]
     ) -> ModelVersion:
-        """Write a new version and put it into service.
+        """Write a new version and make it the current one.
 
         Args:
             network: proposal network, stored in single precision.
-            parent: what the weights that it was fine-tuned from say of themselves; architecture,
-                configuration and calibration are the new version's too.
+            parent: description of the weights that it was fine-tuned from. The new version takes
+                over architecture, configuration and calibration.
             facts: added to the manifest.
+
+        Raises:
+            GboptError: the store cannot be written.
         """
         version = self._next_name()
         try:
@@ -183,7 +187,7 @@ class ModelStore:
         except OSError as error:
             raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
         try:
-            folder = aside / version  # `aside` itself is for its owner alone
+            folder = aside / version  # others may read it; `aside` itself is private
             folder.mkdir()
             info = replace(parent, version=version)
             digest = save_weights(folder / _WEIGHTS, network, info)
@@ -195,6 +199,7 @@ class ModelStore:
                 "architecture": info.architecture,
                 "config": info.config,
                 "sha256": digest,
+                "tensors": tensors_digest(network),
                 "created": time.time(),
             }
             (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
@@ -203,7 +208,7 @@ class ModelStore:
             os.replace(folder, self._folder / version)
             sync(self._folder)
         except OSError as error:
-            if (self._folder / version).exists():  # another process took the name meanwhile
+            if (self._folder / version).exists():  # another process took the name
                 return self.publish(network, parent, facts)
             raise GboptError(
                 f"{self._folder}: version {version} cannot be written ({error.strerror})"
@@ -214,14 +219,14 @@ class ModelStore:
         return self.get(version)
 
     def rollback(self) -> ModelVersion | None:
-        """Put the parent of the current version back into service, or its parent if it was pruned.
+        """Make the newest ancestor that is left the current version, in general the parent.
 
         Returns:
-            The version now served, the newest ancestor that is left; None where none is, and the
-            network that the first version was fine-tuned from, which lies outside the store.
+            The new current version. None where no ancestor is left: then the network that the first
+            version was fine-tuned from serves, which is outside the store.
 
         Raises:
-            GboptError: there is no current version, or that ancestor is damaged.
+            GboptError: there is no current version, or the ancestor is damaged.
         """
         current = self.current()
         if current is None:
@@ -237,7 +242,7 @@ class ModelStore:
         return None
 
     def _lineage(self, name: str) -> list[str]:
-        """A version of the store and what it was learnt from, oldest first; of no other network."""
+        """A version of the store and its ancestors, oldest first; empty for any other network."""
         if name not in self._names():
             return []
         with suppress(GboptError):
@@ -252,10 +257,29 @@ class ModelStore:
         write_text(self._folder / _CURRENT, json.dumps({"version": version}))
 
 
-def _ancestors(version: ModelVersion) -> list[str]:
-    """What its manifest lists, the parent alone where that lists none; oldest first.
+def is_one_of(path: Path, digests: Set[str | None], detectron2_config: str = "") -> bool:
+    """Whether a weights file, or another one with the same tensors, has one of the digests.
 
-    A parent from another store may bear a name that this store gave later: it is left out.
+    Args:
+        path, detectron2_config: as of `load_mask_rcnn`.
+        digests: SHA-256 of files, and digests of tensors. The network is loaded for the latter,
+            since calibrated copies of other libraries' files have other names in them.
+
+    Raises:
+        GboptError: the file cannot be read, or holds no network.
+    """
+    try:
+        if sha256_of(path) in digests:
+            return True
+    except OSError as error:
+        raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+    return tensors_digest(load_mask_rcnn(path, detectron2_config)[0]) in digests
+
+
+def _ancestors(version: ModelVersion) -> list[str]:
+    """The ancestors in a manifest, or the parent where it lists none; oldest first.
+
+    A parent from another store can have the name of a later version of this store: it is left out.
     """
     listed = version.manifest.get("ancestors")
     names = listed if isinstance(listed, list) else [version.manifest["parent"]]
@@ -264,7 +288,7 @@ def _ancestors(version: ModelVersion) -> list[str]:
 
 
 def _number(name: str) -> int | None:
-    """The number of a version's name, None for any other name."""
+    """The number in a version's name, None for any other name."""
     return int(name[1:]) if re.fullmatch(r"v[0-9]{4,}", name) else None
 
 

@@ -1,24 +1,30 @@
-"""A store: what a robot has collected, and what it has learnt from it, below one folder."""
+"""A store: the training set and the versions learnt from it, in one folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 from gbopt_ros.config import Config, LearningConfig
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
-from gbopt_ros.io.selection_format import read_replay
+from gbopt_ros.io.selection_format import SelectionWriter, read_selection
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.round import Learnt, learn
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.training.trainer import OnStep
+from gbopt_ros.structures import GboptError, Selection
 
 
 class Store:
     """A training set of selected masks and the versions that were learnt from it.
 
         store = Store("my-store")
-        store.add("replay-monday", "replay-tuesday")
+        store.add_selections(Pipeline().run("monday.mp4"), "monday")
+        store.add("replay-tuesday")
         learnt = store.learn(rehearsal="coco-rehearsal", validation="coco-validation")
         print(learnt.decision.reason, store.models.current())
 
@@ -35,9 +41,7 @@ class Store:
         self.models = ModelStore(self.root)
 
     def training_set(self, config: LearningConfig | None = None) -> TrainingSet:
-        """The training set, to be closed after use (a context manager).
-
-        Every thread opens its own, as SQLite wants it.
+        """Open the training set, a context manager; SQLite wants one for each thread.
 
         Args:
             config: size limit and policy.
@@ -49,20 +53,56 @@ class Store:
         return TrainingSet(self.root / "training", config.max_bytes, config.policy)
 
     def add(self, *replays: str | Path, config: LearningConfig | None = None) -> list[int]:
-        """Add the masks of outputs of `gbopt replay`; returns how many frames of each.
+        """Add the masks of outputs of `gbopt replay`; returns the number of frames of each.
 
         Raises:
-            GboptError: a folder is no complete output, or the set cannot be written.
+            GboptError: a folder is not a complete output, and nothing was added; or the set cannot
+                be written.
         """
+        selections = [list(read_selection(Path(folder))) for folder in replays]
         with self.training_set(config) as training_set:
-            return [training_set.add(read_replay(Path(folder))) for folder in replays]
+            return [training_set.add(frames) for frames in selections]
 
-    def forget(self, recordings: Sequence[str], config: LearningConfig | None = None) -> list[int]:
-        """Take recordings out of the training set; returns how many frames each had.
+    def add_selections(
+        self,
+        selections: Iterable[Selection],
+        recording: str,
+        *,
+        config: LearningConfig | None = None,
+    ) -> int:
+        """Add the masks of `Pipeline.run`; returns the number of frames with masks.
+
+        Frames that were added under the same name are replaced, see `TrainingSet.add`. Images are
+        stored as JPEG files, as `gbopt replay` writes them.
+
+        Args:
+            recording: name of the recording, by which `forget` removes it.
 
         Raises:
-            GboptError: there is no such recording; the message lists those that there are.
+            GboptError: the store cannot be written. Errors of `selections` pass through. Nothing
+                was added then.
         """
+        folder = self.root / f".selections-{uuid4().hex}"
+        try:
+            with SelectionWriter(folder, recording, overlay=False) as writer:
+                for selection in selections:
+                    writer.add(selection)
+                writer.finish()
+            with self.training_set(config) as training_set:
+                frames = read_selection(folder)
+                return training_set.add(replace(frame, recording=recording) for frame in frames)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self, *recordings: str, config: LearningConfig | None = None) -> list[int]:
+        """Remove recordings from the training set; returns the number of frames of each.
+
+        Raises:
+            GboptError: there is no such recording; the message lists those that there are. Or
+                there is no store.
+        """
+        if not (self.root / "training").is_dir():  # opening it would make it
+            raise GboptError(f"{self.root}: no store, nothing to forget")
         with self.training_set(config) as training_set:
             return [training_set.remove(recording) for recording in recordings]
 
@@ -74,7 +114,7 @@ class Store:
         validation: CocoDataset | str | Path | None = None,
         on_step: OnStep | None = None,
     ) -> Learnt:
-        """One training round on all that was collected; arguments and errors as `learn`.
+        """One training round on the training set; arguments and errors as `round.learn`.
 
         Args:
             config: None is the recommended setting.
@@ -82,7 +122,7 @@ class Store:
         """
         config = config or Config()
         with self.training_set(config.learning) as training_set:
-            return learn(
+            learnt = learn(
                 training_set,
                 self.models,
                 config,
@@ -90,6 +130,9 @@ class Store:
                 validation=_dataset(validation),
                 on_step=on_step,
             )
+            with suppress(GboptError):  # the next addition does it, too
+                training_set.collect_garbage()  # images that were kept for this training
+        return learnt
 
 
 def _dataset(given: CocoDataset | str | Path | None) -> CocoDataset | None:

@@ -1,7 +1,7 @@
-"""Training that outlives the process: what it needs to go on after any end, even `kill -9`.
+"""Checkpoints that training resumes from after any interruption, even `kill -9`.
 
-A step's batch and random numbers are functions of the seed and the step, so a checkpoint holds no
-state of a generator, and training goes on the same on any number of loader processes.
+The batch and the random numbers of a step are functions of the seed and the step. So a checkpoint
+holds no state of a random generator, and the number of workers may change.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gbopt_ros.structures import GboptError
 
 
 class Checkpoint:
-    """The file that training writes now and then, and starts from where it exists.
+    """The checkpoint file of a training.
 
     Args:
-        path: of the file; read at once where it exists.
-        identity: what decides the training, plain values by name; a file of another identity is
-            not a start for it.
-        every: steps between two checkpoints.
-        writes: whether this process writes; of several that train together, one does.
+        path: file; read at once where it exists.
+        identity: settings and data of the training, plain values by name; must equal those in the
+            file.
+        every: number of steps between two checkpoints.
+        writes: whether this process writes; one of several that train together does.
 
     Raises:
         GboptError: the file cannot be read, or belongs to another training.
@@ -38,7 +38,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Steps that were done when the file was written; 0 where there is none."""
+        """Number of steps done when the file was written; 0 where there is no file."""
         return int(self._content["step"]) if self._content else 0
 
     def restore(
@@ -48,7 +48,7 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         losses: dict[str, list[float]],
     ) -> None:
-        """Put everything back as it was after `step` steps; nothing where there is no file."""
+        """Restore the state after `step` steps; changes nothing where there is no file."""
         content, self._content = self._content, None
         if content is None:
             return
@@ -65,7 +65,7 @@ class Checkpoint:
             ) from error
 
     def is_due(self, step: int, iterations: int) -> bool:
-        """Whether to write after `step` of all steps; always after the last."""
+        """Whether to write after `step` steps; always after the last."""
         return self._writes and (step % self._every == 0 or step == iterations)
 
     def write(
@@ -76,7 +76,7 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         losses: dict[str, list[float]],
     ) -> None:
-        """Replace the file as a whole. Raises GboptError if it cannot be written."""
+        """Write the file atomically. Raises GboptError if it cannot be written."""
         content = {
             "identity": self._identity,
             "step": step,
@@ -92,7 +92,7 @@ class Checkpoint:
     def _read(self) -> dict[str, Any]:
         try:
             content = torch.load(self._path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch lets through whatever a damaged pickle runs into
+        except Exception as error:  # a damaged pickle can raise anything
             raise GboptError(
                 f"{self._path}: not a readable checkpoint ({type(error).__name__}); "
                 "remove it to train anew"
@@ -108,6 +108,6 @@ class Checkpoint:
         if changed:
             raise GboptError(
                 f"{self._path}: this training was begun with other settings or data "
-                f"({'; '.join(changed[:3])}); take those again, or another --out"
+                f"({'; '.join(changed[:3])}); use the same again, or another --out"
             )
         return content

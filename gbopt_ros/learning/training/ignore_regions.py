@@ -1,9 +1,8 @@
 """Mask R-CNN that learns nothing from ignore regions, such as COCO's crowds.
 
-A crowd is one large region of many objects that nobody outlined. torchvision would take its box
-for an object in the region proposal network, and everything inside that overlaps it little, such
-as one person of the crowd, for background. Here a box that lies in an ignore region by more than
-half is neither, unless it matches an outlined object.
+A crowd is one large region of many objects without outlines. torchvision's region proposal network
+would learn its box as an object, and one person of the crowd as background. Here a box with more
+than half of its area in an ignore region is neither, unless it matches a labelled object.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from torchvision.ops import box_area
 
 from gbopt_ros.models.class_agnostic import parts_of_heads
 
-_INSIDE = 0.5  # share of a box in an ignore region from which nothing is known of it
+_INSIDE = 0.5  # share of a box in an ignore region above which it is unknown
 _UNKNOWN, _BACKGROUND = -1, 0  # torchvision's labels
 
 
 def with_ignore_regions(network: MaskRCNN) -> MaskRCNN:
-    """The network, with the labels -1 of its training targets marking ignore regions everywhere.
+    """Make the network treat training targets with the label -1 as ignore regions; returns it.
 
-    Its region proposal network and its heads are replaced by ones that share all modules with
-    them, so weights and their names stay. Only how targets are assigned differs.
+    Its region proposal network and its heads are replaced by ones that assign targets differently.
+    They share all modules with the old ones, so weights and their names stay.
     """
     network.rpn = _IgnoringRegionProposals(network.rpn)
     network.roi_heads = _IgnoringHeads(network.roi_heads)
@@ -48,7 +47,7 @@ class _IgnoringRegionProposals(RegionProposalNetwork):
             base.nms_thresh,
             base.score_thresh,
         )
-        self.box_coder = base.box_coder  # of the precision that the base chose
+        self.box_coder = base.box_coder  # keeps the precision of the base
         self.min_size = base.min_size
         self.train(base.training)
 
@@ -58,14 +57,14 @@ class _IgnoringRegionProposals(RegionProposalNetwork):
         objects = [{"boxes": t["boxes"][t["labels"] > 0]} for t in targets]
         labels, matched = super().assign_targets_to_anchors(anchors, objects)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
-            _forget(label, boxes, target["boxes"][target["labels"] < 0])
+            _mark_unknown(label, boxes, target["boxes"][target["labels"] < 0])
         return labels, matched
 
 
 class _IgnoringHeads(RoIHeads):
     def __init__(self, base: RoIHeads) -> None:
         super().__init__(**parts_of_heads(base))
-        self.box_coder = base.box_coder  # of the precision that the base chose
+        self.box_coder = base.box_coder  # keeps the precision of the base
         self.train(base.training)
 
     def assign_targets_to_proposals(
@@ -73,12 +72,12 @@ class _IgnoringHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor]]:
         matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
         for label, boxes, gt, kinds in zip(labels, proposals, gt_boxes, gt_labels, strict=True):
-            _forget(label, boxes, gt[kinds < 0])
+            _mark_unknown(label, boxes, gt[kinds < 0])
         return matched, labels
 
 
-def _forget(labels: Tensor, boxes: Tensor, ignored: Tensor) -> None:
-    """Mark the background among `labels` (n,) as unknown where its box is in an ignored one."""
+def _mark_unknown(labels: Tensor, boxes: Tensor, ignored: Tensor) -> None:
+    """Mark background among `labels` (n,) as unknown where its box is in an ignored one."""
     inside = torch.zeros_like(labels, dtype=torch.bool)
     for x0, y0, x1, y1 in ignored:
         width = boxes[:, 2].minimum(x1) - boxes[:, 0].maximum(x0)

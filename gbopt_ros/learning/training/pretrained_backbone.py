@@ -1,4 +1,4 @@
-"""Backbones that start from weights trained on ImageNet, as in Appendix D.1."""
+"""Backbones that start from ImageNet weights, as in Appendix D.1."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _FROZEN = ("conv1.", "bn1.", "layer1.")  # a ResNet's stem and first stage
 
 
 def start_from(body: nn.Module, path: Path) -> None:
-    """Copy a classifier's weights into a backbone, and freeze what detectron2 freezes.
+    """Copy a classifier's weights into a backbone, and freeze the parameters detectron2 freezes.
 
-    Batches are too small to estimate the statistics of batch normalisation anew, so they stay, and
-    its scales and shifts with them; of a ResNet the stem and the first stage stay, too.
+    Batches are too small to estimate the statistics of batch normalisation, so batch normalisation
+    is frozen. The stem and the first stage of a ResNet are frozen, too.
 
     Args:
-        body: backbone without its pyramid, a ResNet of torchvision or a backbone of timm.
-        path: state dict of a classifier with the same backbone: safetensors, or a `.pth` that
-            holds tensors only.
+        body: backbone without its pyramid: a ResNet of torchvision or a backbone of timm.
+        path: state dict of a classifier with this backbone: safetensors, or a `.pth` that holds
+            tensors only.
 
     Raises:
-        GboptError: no such file, not readable without unpickling code, or of another network.
+        GboptError: the file is missing, holds more than tensors, or fits another network.
     """
     tensors = read_state_dict(path, "backbone")
     wanted = {
         name: value
         for name, value in body.state_dict().items()
-        if not name.endswith("num_batches_tracked")  # old files lack it, and nothing reads it
+        if not name.endswith("num_batches_tracked")  # old files lack it; nothing reads it
     }
     # timm calls `stages.0` of a classifier `stages_0` in a backbone.
     sources = {name: re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name) for name in wanted}
@@ -56,7 +56,7 @@ def start_from(body: nn.Module, path: Path) -> None:
 
 
 def freeze_statistics(body: nn.Module) -> None:
-    """Put batch normalisation that does not learn into evaluation mode."""
+    """Put frozen batch normalisation into evaluation mode."""
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
             module.eval()

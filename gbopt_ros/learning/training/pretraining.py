@@ -1,4 +1,4 @@
-"""Supervised training of the seed networks on labelled data of seen classes (Appendix D)."""
+"""Supervised training of the seed networks on labelled images of seen classes (Appendix D)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,20 @@ from torchvision.models.detection import MaskRCNN
 from gbopt_ros.config import PretrainConfig
 from gbopt_ros.config.pretrain import milestone_steps
 from gbopt_ros.learning.data.augmentation import Example
-from gbopt_ros.learning.data.batches import detection_target, foreground_target, known_pixels
 from gbopt_ros.learning.data.datasets import InstanceDataset
 from gbopt_ros.learning.data.loader import (
     Batch,
+    Batches,
     Sample,
-    Steps,
-    load_steps,
+    load_batches,
     processes_and_rank,
     to_device,
 )
+from gbopt_ros.learning.data.targets import detection_target, semantic_target
 from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
 from gbopt_ros.learning.training.pretrained_backbone import freeze_statistics, start_from
-from gbopt_ros.learning.training.trainer import TrainingLog, train
+from gbopt_ros.learning.training.trainer import TrainingLog, build_optimizer, train
 from gbopt_ros.models.background_fpn import PIXEL_MEAN, TIMM, SemanticFpn, build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.background import resize_short_side
@@ -40,14 +39,13 @@ from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
-_CPU = torch.device("cpu")
-_LONG_SIDE = 5 / 3  # of an image at most, in short sides, as Mask R-CNN's 1333 for 800
-_SCALES = 6  # sizes that a training image may have, as detectron2's 640, 672, ..., 800
-_NOT_DECISIVE = ("num_workers", "checkpoint_every")  # settings that may change between two runs
+_LONG_SIDE = 5 / 3  # longest side of an image, in short sides, as Mask R-CNN's 1333 for 800
+_SCALES = 6  # number of sizes of a training image, as detectron2's 640, 672, ..., 800
+_MAY_CHANGE = ("num_workers", "checkpoint_every")  # settings, when a training is resumed
 
 
 def pretrain_proposals(
-    pool: InstanceDataset,
+    dataset: InstanceDataset,
     config: PretrainConfig,
     device: torch.device,
     checkpoint: Path | None = None,
@@ -55,8 +53,8 @@ def pretrain_proposals(
     """Train a class-agnostic Mask R-CNN, from random weights or from ImageNet's.
 
     Args:
-        pool: labelled images; ignored regions are neither objects nor background.
-        checkpoint: file to resume from, where it exists, and to write to.
+        dataset: labelled images; ignore regions are neither objects nor background.
+        checkpoint: file that training resumes from, where it exists, and writes.
 
     Raises:
         GboptError: a loss is not finite, or a file cannot be read or does not fit.
@@ -68,18 +66,16 @@ def pretrain_proposals(
     with_ignore_regions(network)
     (short_side,) = network.transform.min_size
     network.transform.min_size = tuple(_sizes(short_side, config.min_scale))
-    network = network.to(device).train().to(memory_format=torch.channels_last)
-    freeze_statistics(network)
 
-    def losses_of(batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(batch.seed)
+    def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, targets = zip(*(to_device(s, device) for s in batch.samples), strict=True)
-        losses: dict[str, Tensor] = network(list(images), list(targets))
+        losses: dict[str, Tensor] = model(list(images), list(targets))
         return losses
 
     trained, losses = _train(
-        network, pool, config, losses_of, partial(detection_target, device=_CPU),
-        config.iterations, config.warmup, config.lr_milestones, checkpoint, "pretrain proposals",
+        network, dataset, config, device, losses_of, detection_target,
+        iterations=config.iterations, warmup=config.warmup, lr_milestones=config.lr_milestones,
+        checkpoint=checkpoint, title="pretrain proposals",
     )  # fmt: skip
     assert isinstance(trained, MaskRCNN)
     trained.transform.min_size = (short_side,)
@@ -87,7 +83,7 @@ def pretrain_proposals(
 
 
 def pretrain_background(
-    pool: InstanceDataset,
+    dataset: InstanceDataset,
     config: PretrainConfig,
     device: torch.device,
     proposals: MaskRCNN | None = None,
@@ -96,10 +92,10 @@ def pretrain_background(
     """Train a foreground/background network: instances against everything else (D.2.1).
 
     Args:
-        pool: labelled images; pixels of ignored regions do not count.
-        proposals: trained on the same data; where no other backbone is given, the tensors of its
-            own that fit are the start, in place of the ImageNet weights that the paper starts from.
-        checkpoint: file to resume from, where it exists, and to write to.
+        dataset: labelled images; pixels of ignore regions do not count.
+        proposals: proposal network trained on the same data. Where no `background_backbone` is
+            set, its tensors that fit are the start; the paper starts from ImageNet weights.
+        checkpoint: file that training resumes from, where it exists, and writes.
 
     Raises:
         GboptError: a loss is not finite, a file cannot be read or does not fit, or the backbone
@@ -111,19 +107,16 @@ def pretrain_background(
         start_from(network.backbone.get_submodule("body"), Path(config.background_backbone))
     elif proposals is not None and not config.background_architecture.startswith(TIMM):
         _copy_fitting(proposals.backbone, network.backbone)
-    network = network.to(device).train().to(memory_format=torch.channels_last)
-    freeze_statistics(network)
     sizes = _sizes(network.short_side, config.min_scale)
 
-    def losses_of(batch: Batch) -> dict[str, Tensor]:
+    def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         rng = np.random.default_rng(batch.seed)
-        torch.manual_seed(batch.seed)
         images, targets, known = collate_semantic(
             [to_device(sample, device) for sample in batch.samples],
             [int(rng.choice(sizes)) for _ in batch.samples],
         )
         try:
-            logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+            logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         except ValueError as error:  # a ResNeSt normalises what it has pooled to one pixel an image
             raise GboptError(
                 f"pretrain background: {config.background_architecture} cannot train on "
@@ -137,9 +130,10 @@ def pretrain_background(
 
     iterations = config.background_iterations
     trained, losses = _train(
-        network, pool, config, losses_of, semantic_target,
-        iterations, min(config.warmup, iterations // 5), config.background_lr_milestones, checkpoint,
-        "pretrain background",
+        network, dataset, config, device, losses_of, semantic_target,
+        iterations=iterations, warmup=min(config.warmup, iterations // 5),
+        lr_milestones=config.background_lr_milestones,
+        checkpoint=checkpoint, title="pretrain background",
     )  # fmt: skip
     assert isinstance(trained, SemanticFpn)
     return trained.eval(), losses
@@ -148,15 +142,15 @@ def pretrain_background(
 def collate_semantic(
     samples: list[Sample], short_sides: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One batch of images of any sizes, scaled and padded to one.
+    """Scale images of any sizes and pad them to one batch.
 
     Args:
-        samples: of `to_device`, with the targets of `semantic_target`.
-        short_sides: pixels, of each scaled image; less where its longer side would exceed 5/3.
+        samples: samples of `to_device` with the targets of `semantic_target`.
+        short_sides: pixels of each scaled image; fewer where its long side would exceed 5/3 of it.
 
     Returns:
         Images (B, 3, H, W) float32, padded with the mean colour; (B, H, W) float32 targets, 1 on
-        objects; (B, H, W) float32 weights, 0 on ignored regions and padding.
+        objects; (B, H, W) float32 weights, 0 on ignore regions and padding.
     """
     scaled = [
         _scaled(image, torch.stack([target["foreground"], target["known"]]), short_side)
@@ -173,85 +167,86 @@ def collate_semantic(
 
 
 def _scaled(image: Tensor, labels: Tensor, short_side: int) -> tuple[Tensor, Tensor]:
-    """Image (3, H, W) and labels (2, H, W) with that shorter side, or less where H x W is long."""
+    """Image (3, H, W) and labels (2, H, W), scaled to the short side, or less for long images."""
     elongation = max(image.shape[1:]) / min(image.shape[1:])
     side = max(1, round(short_side * min(1.0, _LONG_SIDE / elongation)))
     image = resize_short_side(image[None], side)[0]
     return image, functional.interpolate(labels[None], image.shape[1:], mode="nearest-exact")[0]
 
 
-def semantic_target(example: Example) -> dict[str, Tensor]:
-    """What the background network learns of an example; (H, W) float32 each, on the CPU."""
-    return {"foreground": foreground_target(example, _CPU), "known": known_pixels(example, _CPU)}
-
-
 def _sizes(short_side: int, min_scale: float) -> list[int]:
-    """The short sides that training images are scaled to, at random."""
+    """The short sides, pixels, to which training images are scaled at random."""
     scales = np.linspace(min_scale, 1.0, _SCALES) if min_scale < 1 else [1.0]
     return [max(1, round(short_side * float(scale))) for scale in scales]
 
 
 def _train(
     network: nn.Module,
-    pool: InstanceDataset,
+    dataset: InstanceDataset,
     config: PretrainConfig,
-    losses_of: Callable[[Batch], dict[str, Tensor]],
+    device: torch.device,
+    losses_of: Callable[[nn.Module, Batch], dict[str, Tensor]],
     targets_of: Callable[[Example], dict[str, Tensor]],
+    *,
     iterations: int,
     warmup: int,
     lr_milestones: str,
-    checkpoint_path: Path | None,
+    checkpoint: Path | None,
     title: str,
 ) -> tuple[nn.Module, TrainingLog]:
-    """What the training of both networks shares; see `train`."""
+    """Train either network; see `train`."""
     processes, rank = processes_and_rank()
     if config.batch_size % processes:
         raise GboptError(
             f"pretrain.batch_size {config.batch_size} cannot be shared by {processes} processes"
         )
-    steps = Steps(
-        pool, config.augment, config.seed, batch_size=config.batch_size, targets_of=targets_of,
+    network = network.to(device).train().to(memory_format=torch.channels_last)
+    freeze_statistics(network)
+    saved = None
+    if checkpoint is not None:
+        identity = training_identity(dataset, config) | {"training": title}
+        saved = Checkpoint(checkpoint, identity, config.checkpoint_every, writes=rank == 0)
+    first = saved.step if saved else 0
+    if first:
+        log.info("%s: resuming after step %d of %d", title, first, iterations)
+    batches = Batches(
+        [(dataset, config.batch_size)], config.augment, config.seed, targets_of,
         processes=processes, rank=rank,
     )  # fmt: skip
-    checkpoint = None
-    if checkpoint_path is not None:
-        identity = training_identity(pool, config) | {"training": title}
-        checkpoint = Checkpoint(
-            checkpoint_path, identity, config.checkpoint_every, writes=rank == 0
-        )
-    device = next(network.parameters()).device
-    first = checkpoint.step if checkpoint else 0
-    if first:
-        log.info("%s: going on after step %d of %d", title, first, iterations)
+
+    def seeded_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        torch.manual_seed(batch.seed)
+        return losses_of(model, batch)
+
     return train(
         network,
-        load_steps(steps, first, iterations, num_workers=config.num_workers, device=device),
-        losses_of,
-        _optimizer(network, config),
+        load_batches(batches, first, iterations, device, config.num_workers),
+        seeded_losses,
+        build_optimizer(network, config, decay_vectors=False),
         iterations=iterations,
         warmup=warmup,
         lr_milestones=milestone_steps(lr_milestones),
         ema_decay=config.ema_decay,
-        checkpoint=checkpoint,
+        checkpoint=saved,
         title=title,
     )
 
 
-def training_identity(pool: InstanceDataset, config: PretrainConfig) -> dict[str, Any]:
-    """What decides a training: its settings, and a sample of its data."""
+def training_identity(dataset: InstanceDataset, config: PretrainConfig) -> dict[str, Any]:
+    """The settings of a training and a sample of its data; equal where a resume is valid."""
     settings: dict[str, Any] = {}
     for name, value in asdict(config).items():
         if isinstance(value, dict):
             settings |= {f"{name}.{inner}": setting for inner, setting in value.items()}
-        elif name not in _NOT_DECISIVE:
+        elif name not in _MAY_CHANGE:
             settings[name] = value
-    few = [pool[index] for index in sorted({0, len(pool) // 2, len(pool) - 1})]
+    few = [dataset[index] for index in sorted({0, len(dataset) // 2, len(dataset) - 1})]
     content = zlib.crc32(repr([labelled.rles for labelled in few]).encode())
-    return settings | {"images": len(pool), "content of the images": content}
+    return settings | {"images": len(dataset), "content of the images": content}
 
 
 def _copy_fitting(source: nn.Module, target: nn.Module) -> None:
-    """Copy every tensor that both have under one name and in one shape."""
+    """Copy every tensor that both have with the same name and shape."""
     wanted = target.state_dict()
     fitting = {
         name: value
@@ -259,16 +254,3 @@ def _copy_fitting(source: nn.Module, target: nn.Module) -> None:
         if name in wanted and wanted[name].shape == value.shape
     }
     target.load_state_dict(fitting, strict=False)
-
-
-def _optimizer(network: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of the configuration, with no decay of biases and normalisation parameters."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    kept = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)

@@ -1,4 +1,4 @@
-"""The training loop that pretraining and fine-tuning share."""
+"""The training loop and the optimiser that pretraining and fine-tuning share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from gbopt_ros.config import LearningConfig, PretrainConfig
 from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.models.device import has_fast_bfloat16
 from gbopt_ros.structures import GboptError
@@ -39,10 +41,30 @@ class TrainingLog:
         return self.losses.get("total", [])
 
 
+def build_optimizer(
+    network: nn.Module, config: LearningConfig | PretrainConfig, *, decay_vectors: bool
+) -> torch.optim.Optimizer:
+    """The optimiser of the configuration, for all parameters that are trained.
+
+    Args:
+        decay_vectors: whether weight decay includes biases and normalisation parameters.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    decayed = [p for p in trained if decay_vectors or p.ndim > 1]
+    others = [p for p in trained if not decay_vectors and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
 def train(
     network: nn.Module,
     batches: Iterator[B],
-    losses_of: Callable[[B], dict[str, Tensor]],
+    losses_of: Callable[[nn.Module, B], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     *,
     iterations: int,
@@ -53,21 +75,25 @@ def train(
     title: str = "train",
     on_step: OnStep | None = None,
 ) -> tuple[nn.Module, TrainingLog]:
-    """Minimise the sum of the losses with linear warm-up and a schedule, see `rate_at`.
+    """Minimise the sum of the losses; the learning rate follows `rate_at`.
+
+    In a distributed run, gradients are averaged over the processes; running statistics are those of
+    the first process.
 
     Args:
-        network: moved to its device and set to training mode by the caller.
+        network: on its device and in training mode.
         batches: from step `checkpoint.step` on, where there is a checkpoint.
-        losses_of: the named losses of a batch, each a scalar.
+        losses_of: takes the network and a batch, gives named losses, each a scalar.
         optimizer: its learning rates are the peaks of the schedule.
-        lr_milestones: steps at which the learning rate falls to a tenth; none is a cosine to zero.
-        ema_decay: decay of an exponential moving average of the weights; 0 is none.
-        checkpoint: training goes on from it, and it is written now and then.
-        on_step: called after every step, in place of a progress bar; what it raises ends the
+        lr_milestones: steps at which the learning rate falls to a tenth; with none it falls to
+            zero as a cosine.
+        ema_decay: decay of an exponential moving average of the weights; 0: no average.
+        checkpoint: training resumes from it and writes it at intervals.
+        on_step: called after every step, in place of a progress bar; an exception in it ends the
             training.
 
     Returns:
-        The trained network (the average where one is kept) and the losses of every step.
+        The trained network (the moving average where there is one) and the losses of every step.
 
     Raises:
         GboptError: a loss is not finite, or the checkpoint does not fit or cannot be written.
@@ -80,6 +106,7 @@ def train(
     first = checkpoint.step if checkpoint else 0
     if checkpoint:
         checkpoint.restore(network, averaged, optimizer, log.losses)
+    model = DistributedDataParallel(network) if distributed.is_initialized() else network
     fast_bfloat16 = has_fast_bfloat16(device)
     progress = tqdm(
         range(first, iterations), title, iterations, unit="step", dynamic_ncols=True,
@@ -90,7 +117,7 @@ def train(
             group["lr"] = peak * rate_at(step, iterations, warmup, lr_milestones)
         # bfloat16 needs no loss scaling and halves the time of a step where hardware has it.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bfloat16):
-            losses = losses_of(next(batches))
+            losses = losses_of(model, next(batches))
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
         values = {name: loss.item() for name, loss in losses.items()} | {"total": total.item()}
         if not math.isfinite(values["total"]):
@@ -100,7 +127,6 @@ def train(
             )
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         optimizer.step()
         if averaged is not None:
@@ -116,23 +142,11 @@ def train(
     return (averaged if averaged is not None else network), log
 
 
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes of a distributed run, if any."""
-    if not distributed.is_initialized():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
 def rate_at(step: int, iterations: int, warmup: int, lr_milestones: Sequence[int] = ()) -> float:
     """The learning rate of a step, relative to its peak.
 
-    It rises linearly over `warmup` steps; then it falls to a tenth at each of `lr_milestones` or, where
-    there are none, as a cosine to zero.
+    It rises linearly over `warmup` steps. Then it falls to a tenth at each of `lr_milestones` or,
+    where there are none, to zero as a cosine.
     """
     if step < warmup:
         return (step + 1) / warmup

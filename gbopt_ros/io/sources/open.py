@@ -1,4 +1,4 @@
-"""Finding out what kind of recording a path is."""
+"""`open_source`: recognises the kind of a recording and opens it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gbopt_ros.io.sources.base import Source, SourceOptions
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES, FolderSource
-from gbopt_ros.io.sources.rosbag_source import STORAGE_SUFFIXES, RosbagSource
+from gbopt_ros.io.sources.rosbag import STORAGE_SUFFIXES, RosbagSource
 from gbopt_ros.io.sources.rosbag_storage import MCAP_MAGIC, SQLITE_MAGIC, ZSTD_MAGIC
 from gbopt_ros.io.sources.video import VideoSource
 from gbopt_ros.structures import GboptError
@@ -16,7 +16,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def open_source(
-    path: Path,
+    path: str | Path,
     *,
     topic: str | None = None,
     stride: int = 1,
@@ -26,20 +26,20 @@ def open_source(
 ) -> Source:
     """Open a recording: a rosbag2, a video file or a folder of images.
 
-    What it is, is read from the files: a folder with metadata.yaml, `.mcap` or `.db3` files is a
-    rosbag2, any other folder holds images; a file that starts as MCAP or SQLite does is a
-    storage file of a rosbag2, any other file is a video.
+    A folder with metadata.yaml, `.mcap` or `.db3` files is a rosbag2, any other folder holds
+    images. A file that starts with the signature of MCAP or SQLite is a storage file of a rosbag2,
+    any other file is a video.
 
     Args:
         path: folder or file.
-        topic: image topic, for a rosbag2 only; None takes the only one.
+        topic: image topic of a rosbag2; None takes the only one.
         stride: every stride-th frame, counted from the first one in range.
         start: seconds from the recording's first frame.
         end: seconds from the recording's first frame, exclusive.
         resize: (width, height) in pixels that every frame is scaled to.
 
     Raises:
-        GboptError: no such path, nothing readable there, or an argument out of range.
+        GboptError: no such path, no recording there, or an argument out of range.
     """
     path = Path(path)
     options = SourceOptions(stride, start, end, resize)
@@ -72,7 +72,7 @@ def _is_rosbag(path: Path) -> bool:
 
 
 def _refusal(suffix: str, head: bytes) -> str:
-    """Why a file that is no storage file is no video either; "" where it may be one."""
+    """Why a file cannot be a video; "" where it may be one."""
     if not head:
         return "the file is empty"
     if head.startswith(b"#ROSBAG"):
@@ -84,7 +84,7 @@ def _refusal(suffix: str, head: bytes) -> str:
         return f"named {suffix}, but it does not start as {kind} file does; it is damaged"
     if suffix in IMAGE_SUFFIXES:
         return "a single image; name its folder"
-    # FFmpeg would draw a text file as a terminal does, and follow what a playlist names.
+    # FFmpeg renders text files as a terminal does, and opens the files that a playlist names.
     if not head.startswith(b"YUV4MPEG2") and not _CONTROL.search(head):
         return "a text file; expected a rosbag2, a video file or a folder of images"
     return ""

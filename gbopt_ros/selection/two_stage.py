@@ -1,4 +1,4 @@
-"""The two stages on one clip: candidates in, a `Selection` out (Section 3.3)."""
+"""The two stages on one clip (Section 3.3): candidates in, a `Selection` out."""
 
 from __future__ import annotations
 
@@ -26,31 +26,33 @@ def select_clip(
 ) -> Selection:
     """Choose the masks of all frames of a clip jointly (Eq. 2, Section 3.3).
 
-    Masks keep the outlines that were proposed; `ClipSelector` adds motion and outlines to this.
+    Masks keep the outlines that were proposed. `ClipSelector` adds motion and new outlines.
 
     Args:
         clip: T frames.
         proposals: T times the candidates of a frame.
         backgrounds: T arrays (H, W), probability that a pixel belongs to no object.
-        flows: T - 1 arrays (H, W, 2), pixels (x, y), measured between consecutive frames.
+        flows: T - 1 arrays (H, W, 2), pixels (x, y), between consecutive frames.
         flow_network: g, for the composites.
         config: weights of the terms, K, overlap tolerance.
-        model_version: of the proposal network, copied to the result.
+        model_version: version of the proposal network, copied to the result.
 
     Raises:
         ValueError: lengths or shapes do not fit the clip.
     """
-    _check_inputs(clip, proposals, backgrounds, flows)
+    t = len(clip)
+    if not (len(proposals) == len(backgrounds) == t and len(flows) == t - 1):
+        raise ValueError(
+            f"select_clip: expected {t} proposals, {t} backgrounds and {t - 1} flows for {t} "
+            f"frames, got {len(proposals)}, {len(backgrounds)} and {len(flows)}"
+        )
     lattice = Lattice(flow_network, config)
-    for frame, candidates, background, flow in zip(
-        clip.frames, proposals, backgrounds, [None, *flows], strict=True
-    ):
-        lattice.append(frame, candidates, background, flow)
+    for of_frame in zip(clip.frames, proposals, backgrounds, [None, *flows], strict=True):
+        lattice.append(*of_frame)
     found = lattice.solve()
-    frames = frame_selections(lattice, found, range(len(clip)))
     return Selection(
         clip_id=clip.clip_id,
-        frames=frames,
+        frames=frame_selections(lattice, found, range(t)),
         energy=found.energy,
         lower_bound=found.lower_bound,
         optimal=found.lower_bound == found.energy,
@@ -62,7 +64,7 @@ def select_clip(
 def frame_selections(
     lattice: Lattice, found: PathResult, which: Iterable[int]
 ) -> tuple[FrameSelection, ...]:
-    """What a path selects on some frames of the lattice, with energies and confidences."""
+    """The masks on a path, with energies and confidences, in the frames `which`."""
     margins = lattice.margins(found)
     return tuple(_frame_selection(lattice, found, t, margins[t]) for t in which)
 
@@ -75,33 +77,18 @@ def _frame_selection(
     indices = layer.combinations[found.path[t]].indices
     masks = mask_ops.decode_all([proposals.rles[i] for i in indices], proposals.size)
     exclusive = mask_ops.make_exclusive(masks, proposals.scores[list(indices)])
-    visible = np.asarray(
-        exclusive.any(axis=(1, 2))
-    )  # a mask may lose all its pixels to better ones
+    visible = np.asarray(exclusive.any(axis=(1, 2)))  # better masks may take all pixels of one
     kept = tuple(i for i, seen in zip(indices, visible, strict=True) if seen)
     rles = mask_ops.encode_all(exclusive[visible])
+    scores = proposals.scores[list(kept)].astype(np.float32)
     margin = np.array([margins[i] for i in kept], np.float64)
     return FrameSelection(
         frame=layer.frame,
         indices=kept,
         rles=rles,
         boxes=mask_ops.boxes_xyxy(rles),
-        scores=proposals.scores[list(kept)].astype(np.float32),
+        scores=scores,
         margins=margin,
-        confidences=confidence(margin, proposals.scores[list(kept)], proposals.calibration),
+        confidences=confidence(margin, scores, proposals.calibration),
         energy=lattice.frame_energy(t, found.path),
     )
-
-
-def _check_inputs(
-    clip: Clip,
-    proposals: Sequence[Proposals],
-    backgrounds: Sequence[NDArray[np.floating]],
-    flows: Sequence[NDArray[np.floating]],
-) -> None:
-    t = len(clip)
-    if not (len(proposals) == len(backgrounds) == t and len(flows) == t - 1):
-        raise ValueError(
-            f"select_clip: expected {t} proposals, {t} backgrounds and {t - 1} flows for {t} "
-            f"frames, got {len(proposals)}, {len(backgrounds)} and {len(flows)}"
-        )

@@ -20,12 +20,12 @@ from gbopt_ros.io.sources.images import (
     image_from_message,
 )
 from gbopt_ros.io.sources.rosbag_storage import (
+    TYPESTORE,
     ZSTD_MAGIC,
     DamagedBag,
     open_storages,
     read_messages,
 )
-from gbopt_ros.io.sources.rosbag_writer import TYPESTORE
 from gbopt_ros.structures import GboptError, Image
 
 STORAGE_SUFFIXES = (".mcap", ".db3")
@@ -34,19 +34,19 @@ STORAGE_SUFFIXES = (".mcap", ".db3")
 class RosbagSource(Source):
     """One image topic of a rosbag2.
 
-    A stamp is the header's, or the log time where the header's is 0. Frames come in the order
-    of their log times; where an MCAP file has no index, in the order of the file.
+    The stamp of a frame is that of the header, or the log time where the header has 0. Frames come
+    in the order of their log times, or of the file where an MCAP file has no index.
     """
 
     def __init__(self, path: Path, options: SourceOptions, topic: str | None = None) -> None:
         """Args:
             path: rosbag2 folder, with or without metadata.yaml, or one storage file.
-            options: which frames are wanted.
+            options: the frames to read.
             topic: image topic; None takes the only one that has messages.
 
         Raises:
-            GboptError: unreadable bag, no such topic, a topic of another type, or more than one
-                image topic to choose from.
+            GboptError: unreadable bag, no such topic, a topic of another type, or several image
+                topics and none named.
         """
         super().__init__(path, options)
         self._files = storage_files(path)
@@ -109,10 +109,12 @@ def _choose_topic(path: Path, connections: list[Connection], topic: str | None, 
         cause = f"{damage}, and no image topic comes before that" if damage else "no image topic"
         others = ", ".join(sorted(types)) or "none"
         raise GboptError(f"{path}: {cause}; its topics are: {others}")
-    # A recorder told to take everything also takes topics on which nothing is ever published.
+    # `ros2 bag record --all` also records topics on which nothing is published.
     alive = [name for name in images if counts[name] > 0] or images
     if len(alive) > 1:
-        raise GboptError(f"{path}: several image topics, name the one to read: {listing}")
+        raise GboptError(
+            f"{path}: several image topics, name the one to read (topic=... in Python): {listing}"
+        )
     return alive[0]
 
 
@@ -128,7 +130,7 @@ def _recovery(path: Path) -> str:
 
 
 def _record(index: int, message_type: str, log_time: int, data: bytes, path: Path) -> Record:
-    """Read the header now, decode the picture later."""
+    """Read the header now, decode the image later."""
     if data[:4] == ZSTD_MAGIC:
         raise GboptError(
             f"{path}: its messages are compressed with zstd; open the bag's folder, whose "

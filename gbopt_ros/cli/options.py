@@ -1,19 +1,65 @@
-"""Command-line arguments that choose frames of a recording, the same for every verb."""
+"""Command-line options that several verbs share: the configuration, and frames of a recording."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from gbopt_ros.io.sources.base import Source
-from gbopt_ros.io.sources.detect import open_source
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.io.sources import Source, open_source
+
+SOURCE_HELP = "rosbag2 (folder, .mcap or .db3 file), video file, or folder of images"
+
+
+def add_config_arguments(
+    parser: argparse.ArgumentParser, example: str = "selection.k=5", *, weights: bool = False
+) -> None:
+    """Add --config and --set, and --weights if wanted; `config_from_args` reads them."""
+    if weights:
+        parser.add_argument(
+            "--weights",
+            metavar="W",
+            help="weights file of the proposal network (default: the bundled seed network)",
+        )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="profile with settings: a YAML file, or paper or robot, which come with the package "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"a single setting, such as {example}; may be repeated",
+    )
+
+
+def config_from_args(args: argparse.Namespace, profile: Path | None = None) -> Config:
+    """The configuration: defaults, --config, --set, then --weights where the verb has it.
+
+    Args:
+        profile: takes the place of --config where that is not given.
+
+    Raises:
+        GboptError: as `load_config`.
+    """
+    config = load_config(args.config or profile, args.set, option="--set")
+    weights = getattr(args, "weights", None)
+    if not weights:
+        return config
+    return replace(config, proposal=replace(config.proposal, weights=str(weights)))
 
 
 def add_source_arguments(parser: argparse.ArgumentParser, *, topic_flag: str = "--topic") -> None:
     """Add the topic, --stride, --start, --end and --resize; `source_from_args` reads them.
 
-    `topic_flag` renames the topic's flag for a verb that also names an output topic.
+    Args:
+        topic_flag: name of the topic's option, for a verb that also has an output topic.
     """
     parser.add_argument(
         topic_flag,

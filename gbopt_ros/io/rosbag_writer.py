@@ -1,18 +1,16 @@
-"""Frames to a rosbag2."""
+"""Frames written as a rosbag2."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-from rosbags.typesys import Stores, get_typestore
 
+from gbopt_ros.io.files import replacing_folder
 from gbopt_ros.io.sources.images import (
     COMPRESSED_TYPE,
     COMPRESSIONS,
@@ -20,9 +18,9 @@ from gbopt_ros.io.sources.images import (
     encode_image,
     image_fields,
 )
+from gbopt_ros.io.sources.rosbag_storage import TYPESTORE
 from gbopt_ros.structures import Frame, GboptError
 
-TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 _TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
@@ -40,32 +38,31 @@ def write_rosbag(
 ) -> int:
     """Write frames as one image topic of a new rosbag2 folder.
 
-    Every message carries its frame's stamp in the header, and the same time as its log time.
-    Raw and PNG-compressed images come back bit for bit; JPEG is lossy. The folder appears
-    under its name only when it is complete.
+    The stamp of a frame is the stamp in the header of its message and its log time. Raw and PNG
+    images come back bit for bit; JPEG is lossy. The folder appears when it is complete.
 
     Args:
         frames: read once, one at a time.
-        out: folder to make; must not exist.
+        out: folder to make; must not exist, or be empty.
         storage: "mcap" or "sqlite3".
         topic: absolute ROS name of the image topic.
         compressed: None for `sensor_msgs/Image` in rgb8, "jpeg" or "png" for
             `sensor_msgs/CompressedImage`.
         jpeg_quality: 1 to 100.
-        frame_id: written to every header in place of the frame's own.
+        frame_id: coordinate frame for every header; None takes each frame's own.
 
     Returns:
         The number of messages.
 
     Raises:
         GboptError: `out` exists or cannot be written, an argument is out of range, a stamp does
-            not fit a ROS header, or there is no frame at all.
+            not fit a ROS header, or there is no frame.
     """
     out = Path(out)
-    _check_arguments(out, storage, topic, compressed, jpeg_quality)
+    _check_arguments(storage, topic, compressed, jpeg_quality)
     messages = (_message(frame, compressed, jpeg_quality, frame_id) for frame in frames)
     message_type = COMPRESSED_TYPE if compressed else IMAGE_TYPE
-    with _aside(out) as bag:
+    with replacing_folder(out, WriterError, sqlite3.Error) as bag:
         count = 0
         with Writer(bag, version=9, storage_plugin=STORAGES[storage]) as writer:
             connection = writer.add_connection(topic, message_type, typestore=TYPESTORE)
@@ -77,36 +74,7 @@ def write_rosbag(
     return count
 
 
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A place to write a folder to that moves to `out` when all went well, or vanishes."""
-    made = [folder for folder in out.parents if not folder.exists()]
-    done = False
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True
-        ) as aside:
-            # The file inside a bag is named after its folder, so the bag has its name from now.
-            bag = Path(aside, out.name)
-            yield bag
-            bag.rename(out)
-            done = True
-    except (OSError, WriterError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise GboptError(f"{out}: cannot be written ({reason})") from error
-    finally:
-        if not done:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
-
-
-def _check_arguments(
-    out: Path, storage: str, topic: str, compressed: str | None, jpeg_quality: int
-) -> None:
-    if out.exists():
-        raise GboptError(f"{out} exists already: name a new folder for the bag, or remove it")
+def _check_arguments(storage: str, topic: str, compressed: str | None, jpeg_quality: int) -> None:
     if storage not in STORAGES:
         raise GboptError(f"storage: expected one of {', '.join(STORAGES)}, got {storage!r}")
     if not _TOPIC.fullmatch(topic):

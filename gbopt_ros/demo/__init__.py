@@ -1,0 +1,1 @@
+"""The demo: learn unseen objects from a recording without labels, measured before and after."""

@@ -1,0 +1,129 @@
+"""`run_demo`: evaluate, select and learn in rounds, evaluate again, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.demo.data import DemoData, Evaluation, evaluate_on
+from gbopt_ros.demo.report import demo_report
+from gbopt_ros.demo.rounds import REPLAYS, Clock, Round, learn_in_rounds
+from gbopt_ros.evaluation.coco_metrics import paired_difference
+from gbopt_ros.evaluation.report import write_report
+from gbopt_ros.io.files import write_text
+from gbopt_ros.io.selection_format import peak_memory, versions
+from gbopt_ros.learning.store.store import Store
+from gbopt_ros.perception.load import proposal_weights
+from gbopt_ros.simulation.dataset import ENVIRONMENT_SPLITS, environment_config, generate
+from gbopt_ros.simulation.simulator import require_pybullet
+from gbopt_ros.structures import GboptError
+
+ENVIRONMENT_SEED = 101  # the environment that the demo learns in
+_MARK = ".gbopt-demo"  # an empty file in the output folder of a demo
+_OUTPUTS = {"environment", *REPLAYS, "store", "overlay.mp4", "report.html", "results.json"}
+_QUICK = ("learning.iterations=15",)
+
+
+def demo_config(quick: bool, seed: int, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of the demo: the defaults, the seed, and overrides."""
+    own = [f"learning.seed={seed}", *(_QUICK if quick else ())]
+    return load_config(None, [*own, *overrides], option="--set")
+
+
+def run_demo(
+    out: Path, config: Config, *, quick: bool = False, environment: int | None = None
+) -> dict[str, Any]:
+    """Run the demo and write `report.html`, `overlay.mp4`, `results.json`, replays and the store.
+
+    Args:
+        out: output folder; that of an earlier demo is replaced.
+        config: from `demo_config`.
+        quick: use a part of the data; shows that everything works, its numbers mean little.
+        environment: seed of the environment to render; None takes the bundled recording.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        GboptError: `out` holds something else or cannot be written, or the simulator is missing.
+    """
+    if environment is not None:
+        require_pybullet()  # before an earlier demo is replaced
+    prepare(out)
+    clock, rendered = Clock(), None
+    if environment is not None:
+        rendered = out / "environment"
+        with clock.step("render an environment"):
+            world = environment_config(environment, os.cpu_count() or 1)
+            generate(rendered, ENVIRONMENT_SPLITS, world)
+    data = DemoData.load(quick, rendered)
+    with clock.step("evaluate the seed network"):
+        before = evaluate_on(data, proposal_weights(config), config)
+    rounds = learn_in_rounds(out, config, data, clock)
+    shutil.copyfile(out / REPLAYS[len(rounds) - 1] / "overlay.mp4", out / "overlay.mp4")
+    learnt = Store(out / "store").models.current()
+    with clock.step("evaluate the new network"):
+        after = evaluate_on(data, learnt.path, config) if learnt is not None else before
+    results = _results(config, data, before, after, rounds, clock, environment)
+    write_report(out / "report.html", demo_report(config, data, before, after, rounds, results))
+    write_text(out / "results.json", json.dumps(results, indent=2))
+    return results
+
+
+def prepare(out: Path) -> None:
+    """Make an empty folder; the output of an earlier demo is removed.
+
+    Raises:
+        GboptError: it holds anything else, or cannot be used.
+    """
+    try:
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        visible = {name for name in names if not name.startswith(".")}
+        if names and (_MARK not in names or not visible <= _OUTPUTS):
+            raise GboptError(f"{out}: holds something else than a demo; choose another --out")
+        if names:
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARK).touch()
+    except OSError as error:
+        raise GboptError(f"{out}: cannot be used ({error.strerror})") from error
+
+
+def _results(
+    config: Config,
+    data: DemoData,
+    before: Evaluation,
+    after: Evaluation,
+    rounds: Sequence[Round],
+    clock: Clock,
+    environment: int | None,
+) -> dict[str, Any]:
+    changes = {
+        "unseen": paired_difference(data.unseen, before.unseen_results, after.unseen_results),
+        "seen": paired_difference(data.seen, before.seen_results, after.seen_results),
+    }
+    return {
+        "unseen": {"before": before.unseen.to_dict(), "after": after.unseen.to_dict()},
+        "seen": {"before": before.seen.to_dict(), "after": after.seen.to_dict()},
+        "ap_change": {
+            split: {"difference": difference, "standard_error": error}
+            for split, (difference, error) in changes.items()
+        },
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 2)},
+        "rounds": [each.to_dict() for each in rounds],
+        "counts": {
+            "frames": len(rounds[-1].replayed.selected),
+            "unseen_stills": len(data.unseen),
+            "seen_stills": len(data.seen),
+        },
+        "recording": data.name,
+        "environment": environment,
+        "seed": config.learning.seed,
+        "peak_memory_bytes": peak_memory(),
+        "versions": versions(),
+    }
