@@ -4,16 +4,16 @@ VENV := .venv
 
 # A sourced ROS brings its own rclpy and message generators; elsewhere they come as wheels.
 ifdef ROS_DISTRO
-EXTRAS := dev,sim,interfaces
+EXTRAS := dev,docs,sim,interfaces
 STAMP := $(VENV)/.setup-sourced-$(ROS_DISTRO)
 else
-EXTRAS := dev,sim,interfaces,ros
+EXTRAS := dev,docs,sim,interfaces,ros
 STAMP := $(VENV)/.setup-wheels
 endif
 SETUP_INPUTS := setup.py pyproject.toml constraints.txt package.xml CMakeLists.txt \
   tools/build_interfaces.py msg srv $(wildcard msg/*.msg srv/*.srv)
 
-.PHONY: setup demo test lint bench clean distclean
+.PHONY: setup demo test test-system lint bench clean distclean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
@@ -36,19 +36,28 @@ demo: setup
 test: setup
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
+# Whole runs of the package, 25 minutes on 2 cores. One process: each test needs the machine.
+test-system: setup
+	$(VENV)/bin/python -m pytest test/system
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The site, in the folder `site`: the pages of docs/ and the Python reference. Broken links fail.
+.PHONY: docs
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 bench: setup
-	@for script in $$(grep -l -e --quick benchmarks/*.py); do \
-	  echo "== $$script"; $(VENV)/bin/python $$script --quick || exit 1; \
+	@for name in networks selection live_graph; do \
+	  echo "== $$name"; $(VENV)/bin/python -m benchmarks.$$name --quick || exit 1; \
 	done
 
 # The environment stays; the messages are built anew by the next setup.
 clean:
-	rm -rf build dist *.egg-info demo-output benchmark-output gbopt_ros/msg gbopt_ros/srv gbopt_ros/*.so
+	rm -rf build dist *.egg-info demo-output benchmark-output site gbopt_ros/msg gbopt_ros/srv gbopt_ros/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gbopt_ros test tools -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(VENV)/.setup-*

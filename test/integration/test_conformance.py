@@ -30,8 +30,8 @@ from gbopt_ros.models.class_agnostic import ClassAgnosticHeads
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.raft import RaftFlow
 from gbopt_ros.perception.background import FpnBackground
-from gbopt_ros.perception.ensemble import EnsembleProposals, load_proposals
 from gbopt_ros.perception.flow import DisFlow
+from gbopt_ros.perception.load import load_proposals
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image, ProposalNetwork, Proposals
 
@@ -105,10 +105,6 @@ def slim(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
     return MaskRcnnProposals(tiny_mask_rcnn(), "slim", config, device)
 
 
-def ensemble(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
-    return EnsembleProposals(tiny_mask_rcnn(), "e", replace(config, ensemble="mirror"), device)
-
-
 def seed(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
     return load_proposals(find_resource(SEED_PROPOSALS), config, device)
 
@@ -146,7 +142,6 @@ def detectron2_of_classes(config: ProposalConfig, device: torch.device) -> Propo
 PROPOSALS = [
     pytest.param(slim, id="slim18-fpn"),
     pytest.param(seed, id="bundled"),
-    pytest.param(ensemble, id="ensemble"),
     pytest.param(coco("resnet50-fpn"), id="coco"),
     pytest.param(coco("resnet50-fpn-v2"), id="coco-v2"),
     pytest.param(detectron2, id="detectron2", marks=needs_detectron2),
@@ -279,9 +274,8 @@ def test_proposals_are_the_n_best(make: MakeProposals, device: torch.device) -> 
     for n in (1, 3):
         (few,) = configured(make, device, max_proposals=n).propose([picture()])
         assert len(few) == n
-        if make is not ensemble:  # its views look for more than N and agree on other masks
-            np.testing.assert_allclose(few.scores, many.scores[:n], atol=1e-6)
-            assert few.rles == many.rles[:n]
+        np.testing.assert_allclose(few.scores, many.scores[:n], atol=1e-6)
+        assert few.rles == many.rles[:n]
 
 
 @proposal_backends

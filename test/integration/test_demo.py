@@ -1,4 +1,4 @@
-"""What `gbopt demo` learns from."""
+"""`gbopt demo`: its data, its rounds, its report."""
 
 from __future__ import annotations
 
@@ -10,29 +10,25 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from support.recordings import write_selection
 
-from gbopt_ros import demo
 from gbopt_ros.cli.main import main
 from gbopt_ros.config import Config
-from gbopt_ros.demo import (
-    ENVIRONMENT_SEED,
-    _Assets,
-    _Clock,
-    _joined,
-    _learn_in_rounds,
-    _prepare,
-    _Replayed,
-    demo_config,
-    run_demo,
-    told_of_rounds,
-)
+from gbopt_ros.demo import data as demo_data
+from gbopt_ros.demo import rounds as demo_rounds
+from gbopt_ros.demo import run as demo_run
+from gbopt_ros.demo.data import DemoData
+from gbopt_ros.demo.report import describe_rounds, join_losses
+from gbopt_ros.demo.rounds import Clock, Replayed, learn_in_rounds
+from gbopt_ros.demo.run import ENVIRONMENT_SEED, demo_config, prepare, run_demo
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.io.datasets.coco import load_coco
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.round import Learnt, config_of_round
+from gbopt_ros.learning.store import store as store_module
 from gbopt_ros.learning.store.gate import GateDecision
-from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.training.trainer import TrainingLog
 from gbopt_ros.masks import encode_all
 from gbopt_ros.models.detection import load_mask_rcnn
@@ -78,7 +74,7 @@ RESULTS = {
         (["--recording=environment"], False, ENVIRONMENT_SEED),  # which ends with what to install
     ],
 )
-def test_which_recording(
+def test_demo_verb_chooses_the_recording(
     options: list[str],
     has_simulator: bool,
     environment: int | None,
@@ -92,7 +88,7 @@ def test_which_recording(
         asked.append((out, quick, environment))
         return RESULTS
 
-    monkeypatch.setattr(demo, "run_demo", run)
+    monkeypatch.setattr(demo_run, "run_demo", run)
     monkeypatch.setattr(simulator, "has_pybullet", lambda: has_simulator)
     assert main(["demo", "--out", str(tmp_path), *options]) == 0
     assert asked == [(tmp_path, "--quick" in options, environment)]
@@ -105,7 +101,7 @@ def test_which_recording(
 
 
 @pytest.mark.parametrize(("refused", "empty"), [(None, None), (1, None), (2, None), (None, 2)])
-def test_a_round_selects_with_what_the_one_before_learnt(
+def test_learn_in_rounds_selects_with_the_network_of_the_round_before(
     refused: int | None, empty: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A round that the gate refuses is the last, as is one before a round that selects nothing.
@@ -114,18 +110,18 @@ def test_a_round_selects_with_what_the_one_before_learnt(
     """
     config = demo_config(False, seed=7)
     network, info = load_mask_rcnn(proposal_weights(config))
-    assets = _Assets.load(True, None)
-    first = assets.recording_truth.images[0]
-    true = assets.recording_truth.rles_by_image[first.id]
+    data = DemoData.load(True, None)
+    first = data.recording_truth.images[0]
+    true = data.recording_truth.rles_by_image[first.id]
     nothing = Proposals((first.height, first.width), (), np.zeros(0), np.zeros((0, 4)))
     selected_with: list[tuple[str, str]] = []
 
-    def replay(out: Path, selecting: Config, *_: object) -> _Replayed:
+    def select(out: Path, selecting: Config, *_: object) -> Replayed:
         selected_with.append((out.name, Path(selecting.proposal.weights).parent.name))
         index = first.extra["frame_index"]
-        return _Replayed({index: nothing}, {index: () if len(selected_with) == empty else true})
+        return Replayed({index: nothing}, {index: () if len(selected_with) == empty else true})
 
-    def learn_from(replay: Path, store: ModelStore, learning: Config, *_: object) -> Learnt:
+    def learn(replay: Path, store: Store, learning: Config, *_: object) -> Learnt:
         number = len(selected_with)
         assert replay.name == f"replay-{number}"
         assert learning == config_of_round(config, number - 1)
@@ -133,12 +129,12 @@ def test_a_round_selects_with_what_the_one_before_learnt(
         log = TrainingLog({"total": [float(number)]})
         version = None
         if decision.passed:
-            version = store.publish(network, info.architecture, "", {"instances": 5})
+            version = store.models.publish(network, info, {"instances": 5})
         return Learnt(decision, log, version)
 
-    monkeypatch.setattr(demo, "_replay", replay)
-    monkeypatch.setattr(demo, "_learn", learn_from)
-    rounds = _learn_in_rounds(tmp_path, config, assets, False, _Clock())
+    monkeypatch.setattr(demo_rounds, "_select", select)
+    monkeypatch.setattr(demo_rounds, "_learn", learn)
+    rounds = learn_in_rounds(tmp_path, config, data, Clock())
     told = [each.to_dict() for each in rounds]
     assert [each["model_version"] for each in told] == {
         (None, None): ["v0001", "v0002"],
@@ -151,17 +147,17 @@ def test_a_round_selects_with_what_the_one_before_learnt(
     ]
     assert all(each["selected_masks"]["recall"] == 100 for each in told)
     assert selected_with == [("replay-1", ""), ("replay-2", "v0001")][: 1 if refused == 1 else 2]
-    ended_empty = "Round 2: no mask was selected, nothing was learnt." in told_of_rounds(told)
+    ended_empty = "Round 2: no mask was selected, nothing was learnt." in describe_rounds(told)
     assert ended_empty == (empty == 2)
-    assert _joined(each.learnt.log.losses for each in rounds) == {
+    assert join_losses(each.learnt.log.losses for each in rounds) == {
         "total": [1.0, 2.0][: len(rounds)]
     }
 
 
-def test_a_small_demo_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_run_demo_reports_both_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The report and `results.json` tell of both rounds, and the last version is in service."""
-    monkeypatch.setattr(demo, "_QUICK_STILLS", 2)
-    monkeypatch.setattr(demo, "_QUICK_SECONDS", 0.15)  # 2 frames
+    monkeypatch.setattr(demo_data, "QUICK_STILLS", 2)
+    monkeypatch.setattr(demo_data, "QUICK_SECONDS", 0.15)  # 2 frames
     small = ("clip.length=2", "learning.iterations=1", "learning.batch_size=2")
     # Of two validation images none can exclude a loss.
     config = demo_config(True, 0, (*small, "learning.gate_worst=100", "learning.gate_margin=100"))
@@ -172,10 +168,11 @@ def test_a_small_demo_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for number, told in enumerate(results["rounds"], start=1):
         replay = json.loads((tmp_path / f"replay-{number}" / "selected.json").read_text())
         assert told["masks"] == len(replay["annotations"]) >= told["masks_learnt"] > 0
-    current = ModelStore(tmp_path / "store").current()
+    store = Store(tmp_path / "store")
+    current = store.models.current()
     assert current is not None and current.version == "v0002"
     assert current.manifest["parent"] == "v0001"
-    with TrainingSet(tmp_path / "store" / "training", 10**9) as training_set:
+    with store.training_set() as training_set:
         entries = training_set.labelled_images().entries
         assert {entry.recording.split("/")[0] for entry in entries} == {"replay-2"}
     assert current.manifest["sha256"] != sha256_of(proposal_weights(config))
@@ -185,12 +182,12 @@ def test_a_small_demo_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path:
     overlay = (tmp_path / "overlay.mp4").read_bytes()
     assert overlay == (tmp_path / "replay-2" / "overlay.mp4").read_bytes()
     report = (tmp_path / "report.html").read_text()
-    for sentence in told_of_rounds(results["rounds"]):
+    for sentence in describe_rounds(results["rounds"]):
         assert html.escape(sentence) in report
     assert "v0001, v0002" in report
 
 
-def test_what_an_earlier_round_selected_is_not_learnt_again(
+def test_demo_learn_replaces_the_masks_of_an_earlier_round(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The first frame has another mask in the second round, the second frame none any more."""
@@ -203,43 +200,32 @@ def test_what_an_earlier_round_selected_is_not_learnt_again(
         entries = training_set.labelled_images().entries
         learnt.append([(int(cv2.imread(str(e.path))[0, 0, 0]), e.rles) for e in entries])
 
-    monkeypatch.setattr(demo, "learn", fake_learn)
-    assets, config = _Assets.load(True, None), demo_config(True, seed=0)
-    store = ModelStore(tmp_path / "store")
+    monkeypatch.setattr(store_module, "learn", fake_learn)
+    data, config = DemoData.load(True, None), demo_config(True, seed=0)
+    store = Store(tmp_path / "store")
     for number, annotated in ((1, {1: first, 2: first}), (2, {1: other})):
         folder = tmp_path / f"replay-{number}"
-        (folder / "frames").mkdir(parents=True)
-        for i in (1, 2):
-            cv2.imwrite(str(folder / "frames" / f"{i}.png"), np.full((20, 30, 3), i, np.uint8))
-        image = {"height": 20, "width": 30, "clip_id": 0}
-        content = {
-            "info": {"recording": "tabletop"},
-            "images": [
-                image | {"id": i, "file_name": f"{i}.png", "frame_index": i, "stamp_ns": i}
-                for i in (1, 2)
-            ],
-            "annotations": [
-                {"id": i, "image_id": i, "segmentation": rle, "score": 0.5, "confidence": 0.5}
-                for i, rle in annotated.items()
-            ],
+        frames = {
+            i: (np.full((20, 30, 3), i, np.uint8), [annotated[i]] if i in annotated else [])
+            for i in (1, 2)
         }
-        (folder / "selected.json").write_text(json.dumps(content))
-        demo._learn(folder, store, config, assets)
+        write_selection(folder, "tabletop", frames)
+        demo_rounds._learn(folder, store, config, data)
     assert learnt == [[(1, (first,)), (2, (first,))], [(1, (other,))]]
 
 
-def test_a_home_without_simulator_replaces_nothing(
+def test_run_demo_without_simulator_keeps_an_earlier_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(simulator, "has_pybullet", lambda: False)
-    _prepare(tmp_path)
+    prepare(tmp_path)
     (tmp_path / "results.json").write_text("of the demo before")
     assert main(["demo", "--out", str(tmp_path), "--recording", "environment"]) == 1
     assert "pip install 'gbopt_ros[sim]'" in capsys.readouterr().err
     assert (tmp_path / "results.json").exists()
 
 
-def test_seen_data_is_the_bundled_one_in_a_home_too(tmp_path: Path) -> None:
+def test_demo_data_takes_the_bundled_seen_data_for_an_environment_too(tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     (environment / "unseen-train").mkdir(parents=True)
     for name, resource in (
@@ -248,7 +234,7 @@ def test_seen_data_is_the_bundled_one_in_a_home_too(tmp_path: Path) -> None:
         ("unseen-test", "demo/unseen-test"),
     ):
         (environment / name).symlink_to(find_resource(resource))
-    bundled, rendered = _Assets.load(True, None), _Assets.load(False, environment)
+    bundled, rendered = DemoData.load(True, None), DemoData.load(False, environment)
     assert (bundled.name, rendered.name) == ("bundled", "environment")
     assert rendered.recording == environment / "unseen-train" / RECORDING_NAME
     assert rendered.unseen.image_dir.is_relative_to(environment)
@@ -258,7 +244,7 @@ def test_seen_data_is_the_bundled_one_in_a_home_too(tmp_path: Path) -> None:
     assert rendered.recording_truth.rles_by_image == bundled.recording_truth.rles_by_image
 
 
-def test_a_home_has_as_much_video_as_comes_with_the_demo() -> None:
+def test_environment_config_has_as_many_frames_as_the_bundled_recording() -> None:
     config = environment_config(ENVIRONMENT_SEED, jobs=3)
     assert config.environment and config.jobs == 3 and config.seed == ENVIRONMENT_SEED
     frames = load_coco(find_resource("demo/recording.json")).images

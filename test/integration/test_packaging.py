@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_torch_and_torchvision_are_pinned_as_pairs() -> None:
 
 
 @pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.stem)
-def test_every_field_has_a_comment_and_every_number_a_unit(path: Path) -> None:
+def test_message_fields_have_comments_and_units(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# "), "the first line says what the message is"
     fields = [line for line in lines if line and not line.startswith("#") and line != "---"]
@@ -87,7 +88,7 @@ def test_every_field_has_a_comment_and_every_number_a_unit(path: Path) -> None:
             assert UNITS.search(comment), f"no unit: {line}"
 
 
-def test_every_interface_file_is_importable(messages: Any) -> None:
+def test_message_files_are_importable(messages: Any) -> None:
     for path in INTERFACES:
         module = importlib.import_module(f"gbopt_ros.{path.parent.name}")
         assert hasattr(module, path.stem), f"{path.name} was added after the build: make setup"
@@ -188,7 +189,7 @@ def test_messages_and_services_cross_processes(messages: Any, ros_domain_id: int
     assert talker.returncode == 0
 
 
-def test_an_installed_prefix_serves_on_its_own(messages: Any, tmp_path: Path) -> None:
+def test_install_prefix_works_on_its_own(messages: Any, tmp_path: Path) -> None:
     """What `cmake --install` writes, with nothing of the checkout on the path."""
     if not (BUILD / "CMakeCache.txt").exists():
         pytest.skip("the messages were not built in this checkout: make setup")
@@ -242,7 +243,7 @@ def test_console_script_lists_every_verb() -> None:
     shown = run_gbopt("--help")
     assert shown.returncode == 0
     for verb in VERBS:
-        assert re.search(rf"^    {verb} +\S", shown.stdout, re.MULTILINE), verb
+        assert re.search(rf"^    {verb}\s+\S", shown.stdout, re.MULTILINE), verb
 
 
 def test_help_imports_neither_torch_nor_numpy() -> None:
@@ -256,7 +257,7 @@ def test_help_imports_neither_torch_nor_numpy() -> None:
     assert shown.stderr.strip() == ""
 
 
-def test_version() -> None:
+def test_version_option_prints_the_version() -> None:
     assert run_gbopt("--version").stdout == f"gbopt {importlib.metadata.version('gbopt_ros')}\n"
 
 
@@ -269,7 +270,9 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("arguments", [[], ["nosuchverb"], ["doctor", "--nosuchoption"], ["--no"]])
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_exits_with_2_on_wrong_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
@@ -299,7 +302,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         ),
     ],
 )
-def test_failures_are_one_line_and_exit_with_1(
+def test_main_reports_failures_in_one_line_and_exits_with_1(
     error: Exception,
     text: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -315,7 +318,7 @@ def test_failures_are_one_line_and_exit_with_1(
     assert capsys.readouterr().err.count("Traceback") == 2
 
 
-def test_an_interrupt_exits_with_130(
+def test_main_exits_with_130_on_an_interrupt(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(args: object) -> None:
@@ -327,11 +330,11 @@ def test_an_interrupt_exits_with_130(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_output_is_not_an_error(unbuffered: str) -> None:
+def test_main_accepts_a_closed_output(unbuffered: str) -> None:
     code = (
         "import sys\n"
         "from gbopt_ros.cli import doctor, main\n"
-        "doctor.examine = lambda: [doctor.check_python()]\n"
+        "doctor.examine = lambda: [doctor.REQUIRED[0].run()]\n"
         "sys.stdin.read()\n"
         "sys.exit(main.main(['doctor']))\n"
     )
@@ -380,7 +383,8 @@ def test_doctor_survives_a_broken_optional_module(
     (tmp_path / "fragile.py").write_text("import os; os.abort()")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    module = doctor.Module("fragile", "fragile", "fragile", "nothing", "nothing")
-    finding = doctor.check_module(module)
+    find = partial(doctor.find_module_apart, "fragile", "fragile")
+    finding = doctor.Check("fragile", find, "nothing", "nothing").run()
     assert (finding.status, finding.found) == ("broken", "exit -6")
-    assert doctor.check_module(doctor.Module("no", "no_such_module", "", "", "")).status == "absent"
+    missing = partial(doctor.find_module_apart, "no_such_module", "")
+    assert doctor.Check("no", missing, "", "").run().status == "absent"

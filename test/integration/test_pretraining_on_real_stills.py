@@ -1,9 +1,8 @@
-"""Pretraining data made of real COCO images, against pycocotools' own reading of them."""
+"""Pretraining on real COCO images; targets are compared with those of pycocotools."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from support.networks import CPU
 from gbopt_ros.config import AugmentConfig, PretrainConfig
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
 from gbopt_ros.learning.data.augmentation import to_example
-from gbopt_ros.learning.data.batches import detection_target, foreground_target, known_pixels
 from gbopt_ros.learning.data.datasets import CocoInstances
-from gbopt_ros.learning.data.loader import Steps
+from gbopt_ros.learning.data.loader import Batches
+from gbopt_ros.learning.data.targets import detection_target, semantic_target
 from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
 
 PLAIN = AugmentConfig(
@@ -45,7 +44,7 @@ def reference(stills: Path) -> COCO:
     return COCO(str(stills / "annotations" / "instances_train2017.json"))
 
 
-def test_masks_boxes_and_crowds_are_those_of_pycocotools(
+def test_detection_and_semantic_targets_agree_with_pycocotools(
     dataset: CocoDataset, reference: COCO
 ) -> None:
     crowds, differences = 0, []
@@ -53,7 +52,7 @@ def test_masks_boxes_and_crowds_are_those_of_pycocotools(
         annotations = reference.loadAnns(reference.getAnnIds([image.id]))
         annotations.sort(key=lambda annotation: annotation["iscrowd"])  # as examples have them
         example = to_example(dataset.labelled(image))
-        target = detection_target(example, CPU)
+        target = detection_target(example)
         masks = np.stack([reference.annToMask(annotation) for annotation in annotations])
         np.testing.assert_array_equal(target["masks"].numpy(), masks)
         is_crowd = np.array([bool(annotation["iscrowd"]) for annotation in annotations])
@@ -62,8 +61,9 @@ def test_masks_boxes_and_crowds_are_those_of_pycocotools(
         boxes = np.stack([x, y, x + width, y + height], axis=1)
         differences += np.abs(target["boxes"].numpy() - boxes).max(axis=1).tolist()
         objects, crowd = masks[~is_crowd].any(axis=0), masks[is_crowd].any(axis=0)
-        np.testing.assert_array_equal(foreground_target(example, CPU).numpy(), objects)
-        np.testing.assert_array_equal(known_pixels(example, CPU).numpy(), objects | ~crowd)
+        semantic = semantic_target(example)
+        np.testing.assert_array_equal(semantic["foreground"].numpy(), objects)
+        np.testing.assert_array_equal(semantic["known"].numpy(), objects | ~crowd)
         crowds += is_crowd.sum()
     # COCO measured its boxes on the polygons: a tip that is thinner than a pixel is in no mask.
     assert np.percentile(differences, 95) <= 1.5
@@ -72,15 +72,11 @@ def test_masks_boxes_and_crowds_are_those_of_pycocotools(
     assert {len(dataset), len(CocoInstances(dataset))} == {128}
 
 
-def test_a_batch_holds_every_object_from_a_size_on(dataset: CocoDataset, reference: COCO) -> None:
-    steps = Steps(
-        CocoInstances(dataset),
-        replace(PLAIN, min_pixels=20),
-        seed=0,
-        batch_size=128,
-        targets_of=partial(detection_target, device=CPU),
-    )
-    samples = steps[0].samples
+def test_batches_hold_every_object_from_min_pixels_on(
+    dataset: CocoDataset, reference: COCO
+) -> None:
+    augmentation = replace(PLAIN, min_pixels=20)
+    samples = Batches([(CocoInstances(dataset), 128)], augmentation, 0, detection_target)[0].samples
     areas = [reference.annToMask(a).sum() for a in reference.loadAnns(reference.getAnnIds())]
     assert sum(len(target["boxes"]) for _, target in samples) == sum(a >= 20 for a in areas)
     assert 0 < sum(a < 20 for a in areas) < 0.02 * len(areas)
@@ -91,14 +87,14 @@ def test_a_batch_holds_every_object_from_a_size_on(dataset: CocoDataset, referen
         assert ((x1 > x0) & (y1 > y0)).all()
 
 
-def test_a_few_real_steps(dataset: CocoDataset) -> None:
+def test_pretrain_proposals_and_background_on_real_images(dataset: CocoDataset) -> None:
     settings = PretrainConfig(
         iterations=2, background_iterations=3, batch_size=3, warmup=1, optimizer="sgd",
-        learning_rate=0.01, average=0.0, shrink=0.8, augment=PLAIN,
+        learning_rate=0.01, ema_decay=0.0, min_scale=0.8, augment=PLAIN,
     )  # fmt: skip
-    pool = CocoInstances(dataset)
-    proposals, log = pretrain_proposals(pool, settings, CPU)
+    instances = CocoInstances(dataset)
+    proposals, log = pretrain_proposals(instances, settings, CPU)
     assert set(log.losses) >= {"loss_mask", "loss_objectness", "loss_rpn_box_reg", "total"}
     assert np.isfinite(log.total).all()
-    _, log = pretrain_background(pool, settings, CPU, proposals)
+    _, log = pretrain_background(instances, settings, CPU, proposals)
     assert np.isfinite(log.total).all()

@@ -35,7 +35,7 @@ def replayed(source: Path, out: Path, *extra: str) -> dict:
         ("davis-bear", "sqlite3"),
     ],
 )
-def test_recording_and_its_bag_give_the_same_masks(
+def test_replay_of_a_recording_and_of_its_bag_gives_the_same_masks(
     real_dir: Path, tmp_path: Path, name: str, storage: str
 ) -> None:
     end = ["--end", "0.55"]  # six frames at 30 Hz and stride 3
@@ -52,13 +52,13 @@ def test_recording_and_its_bag_give_the_same_masks(
     assert masks[0] == masks[1]
 
 
-def test_real_recordings_hold_what_their_folder_says(real_dir: Path) -> None:
+def test_open_source_counts_frames_of_real_recordings(real_dir: Path) -> None:
     assert open_source(real_dir / "cups.mp4").count == 300
     assert len(list(open_source(real_dir / "ycbv-0002", resize=(64, 48)))) == 20
 
 
 @pytest.mark.parametrize("name", ["davis-dance-jump", "davis-dog-agility"])
-def test_true_masks_link_to_one_track_in_place(real_dir: Path, name: str) -> None:
+def test_track_linker_links_true_masks_to_one_track_in_place(real_dir: Path, name: str) -> None:
     """At half the size and back; moved by a pixel in any direction they would fit worse."""
     (sequence,) = load_davis(real_dir / name)
     labels = sequence.labels()[:12]

@@ -12,6 +12,15 @@ from support.fakes import HashFlow, make_clip, make_proposals
 SIZE = (8, 9)
 
 
+def paper(**changes: float | bool) -> SelectionConfig:
+    """The paper's objective: no prior from scores, no shared pixel, all weights of the terms."""
+    settings = {
+        "k": 10, "overlap_tolerance": 0.0, "lambda_flow": 1.0, "score_weight": 0.0,
+        "score_propagation": 0.0,
+    }  # fmt: skip
+    return SelectionConfig(**(settings | changes))
+
+
 def random_inputs(seed: int, t: int, n: int) -> tuple:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (t, *SIZE, 3), dtype=np.uint8)

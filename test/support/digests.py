@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -158,6 +159,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--expect", type=Path, help="digests printed earlier on this machine")
     arguments = parser.parse_args()
+    # A domain of its own, on this machine alone: other nodes would take part in the live graph.
+    os.environ.setdefault("ROS_DOMAIN_ID", "101")
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with tempfile.TemporaryDirectory() as folder:
         found = all_digests(Path(folder))
     print(json.dumps(found, indent=1))

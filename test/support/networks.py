@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
@@ -14,6 +15,7 @@ from torchvision.models.detection import MaskRCNN
 from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import BACKGROUND, PROPOSALS, WeightsInfo, save_weights
+from gbopt_ros.structures import Image
 
 SIDE = 64  # of the images that the tests run networks on
 CPU = torch.device("cpu")
@@ -51,6 +53,11 @@ def save_random_weights(folder: Path) -> dict[str, Path]:
         WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "random"),
     )
     return paths
+
+
+def random_images(count: int, height: int = SIDE, width: int = SIDE) -> list[Image]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
 
 
 class Point(nn.Module):

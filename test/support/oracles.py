@@ -34,11 +34,15 @@ def all_combinations(
     return sorted(found)
 
 
+def path_energy(nodes: list[NDArray], edges: list[NDArray], path: tuple[int, ...]) -> float:
+    """The cost of a path through a layered graph."""
+    cost = sum(layer[k] for layer, k in zip(nodes, path, strict=True))
+    return float(cost + sum(edge[path[t], path[t + 1]] for t, edge in enumerate(edges)))
+
+
 def all_paths(nodes: list[NDArray], edges: list[NDArray]) -> list[tuple[float, tuple[int, ...]]]:
     """(cost, path) of every path through a layered graph, cheapest first."""
     found = []
     for path in itertools.product(*(range(len(layer)) for layer in nodes)):
-        cost = sum(layer[k] for layer, k in zip(nodes, path, strict=True))
-        cost += sum(edge[path[t], path[t + 1]] for t, edge in enumerate(edges))
-        found.append((float(cost), path))
+        found.append((path_energy(nodes, edges, path), path))
     return sorted(found)

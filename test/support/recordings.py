@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE
-from gbopt_ros.io.sources.rosbag_writer import TYPESTORE
-from gbopt_ros.structures import Frame
+from gbopt_ros.io.sources.rosbag_storage import TYPESTORE
+from gbopt_ros.structures import Frame, Rle
 
 PERIOD_NS = 33_000_000
 START_NS = 1_700_000_000_000_000_000
@@ -133,4 +134,27 @@ def write_images(folder: Path, frames: Iterable[Frame], suffix: str = ".png") ->
         cv2.imwrite(
             str(folder / f"{frame.index}{suffix}"), cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
         )
+    return folder
+
+
+def write_selection(
+    folder: Path, recording: str, frames: Mapping[int, tuple[np.ndarray, Sequence[Rle]]]
+) -> Path:
+    """A folder as `gbopt replay` writes it: frame index -> image (BGR) and selected masks."""
+    (folder / "frames").mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, (image, rles) in frames.items():
+        name, (height, width) = f"{index:06d}.png", image.shape[:2]
+        cv2.imwrite(str(folder / "frames" / name), image)
+        images.append(
+            {"id": index + 1, "file_name": name, "height": height, "width": width,
+             "frame_index": index, "stamp_ns": index, "clip_id": 0}
+        )  # fmt: skip
+        annotations += [
+            {"image_id": index + 1, "segmentation": rle, "score": 0.5, "confidence": 0.7}
+            for rle in rles
+        ]
+    content = {"info": {"recording": recording}, "images": images, "annotations": annotations}
+    (folder / "selected.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

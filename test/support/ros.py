@@ -1,4 +1,4 @@
-"""A graph of real nodes for the tests: its own context and domain, spun on a thread."""
+"""Real nodes for the tests: in a ROS context and domain of their own, spun on a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_n
 from gbopt_ros.nodes.wiring import CAMERA, NODES, remap_arguments
 from gbopt_ros.structures import Frame
 
-PATIENCE_S = 120.0  # five processes that start at once on a busy machine take most of a minute
+PATIENCE_S = 120.0  # five processes that start at once on a busy machine take almost a minute
 TOPIC = "camera/image_raw"
 # A slow machine must not look like a silent camera or a dead network.
 SETTINGS = {
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def ros_arguments(weights: dict[str, Path] | None, **parameters: Any) -> list[str]:
-    """Wiring, camera, and `**{"clip.length": 4}` parameters, as a command line has them."""
+    """Command line with the wiring, the camera, and parameters such as `**{"clip.length": 4}`."""
     values: dict[str, Any] = {**SETTINGS}
     if weights is not None:
         values |= {
@@ -116,7 +116,7 @@ class Graph:
         self.camera(**options).publish(encode_image(Stamped(header, frame.image)))
 
     def feed(self, frames: Iterable[Frame], **options: Any) -> None:
-        """Send frames one by one, each when the graph is done with the last one."""
+        """Send frames one by one, each when the nodes are done with the previous one."""
         buffer = self.nodes["clip_buffer"]
 
         def taken() -> int:

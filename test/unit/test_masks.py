@@ -40,7 +40,7 @@ def rectangle(top: int, left: int, bottom: int, right: int, size: int = 4) -> np
 # --------------------------------------------------------------------------------- RLE and boxes
 
 
-def test_rle_is_the_one_of_coco() -> None:
+def test_encode_gives_the_rle_of_coco() -> None:
     rle = encode(rectangle(1, 2, 3, 4))
     # Column by column 9 pixels off, 2 on, 2 off, 2 on, 1 off; from the fourth run on, what is
     # written is the difference to the run before the last: 9 2 2 0 -1.
@@ -50,7 +50,7 @@ def test_rle_is_the_one_of_coco() -> None:
 
 @given(mask_stacks)
 @settings(max_examples=60, deadline=None)
-def test_rle_round_trip(masks: np.ndarray) -> None:
+def test_encode_all_and_decode_all_round_trip(masks: np.ndarray) -> None:
     rles = encode_all(masks)
     assert all(rle["size"] == list(masks.shape[1:]) for rle in rles)
     assert all(isinstance(rle["counts"], str) for rle in rles)
@@ -60,25 +60,25 @@ def test_rle_round_trip(masks: np.ndarray) -> None:
     np.testing.assert_array_equal(areas(rles), masks.sum(axis=(1, 2)))
 
 
-def test_rle_of_masks_that_are_not_contiguous() -> None:
+def test_encode_all_takes_masks_that_are_not_contiguous() -> None:
     masks = np.random.default_rng(0).random((3, 8, 10)) < 0.5
     view = masks[:, ::2, ::-1]
     np.testing.assert_array_equal(decode_all(encode_all(view), (4, 10)), view)
 
 
-def test_boxes_exclude_the_right_and_bottom_edge() -> None:
+def test_boxes_xyxy_exclude_the_right_and_bottom_edge() -> None:
     masks = np.stack([rectangle(1, 2, 3, 4), rectangle(0, 0, 1, 1), rectangle(0, 0, 4, 4)])
     boxes = boxes_xyxy(encode_all(masks))
     assert boxes.dtype == np.float32
     np.testing.assert_array_equal(boxes, [[2, 1, 4, 3], [0, 0, 1, 1], [0, 0, 4, 4]])
 
 
-def test_box_of_a_mask_without_pixels_is_empty() -> None:
+def test_boxes_xyxy_of_a_mask_without_pixels_are_empty() -> None:
     (box,) = boxes_xyxy(encode_all(np.zeros((1, 4, 6), bool)))
     assert (box[2] - box[0]) * (box[3] - box[1]) == 0
 
 
-def test_iou_of_every_pair() -> None:
+def test_iou_matrix_of_every_pair() -> None:
     first = encode_all(np.stack([rectangle(0, 0, 2, 2), rectangle(0, 0, 4, 4)]))
     second = encode_all(
         np.stack([rectangle(0, 0, 2, 2), rectangle(0, 1, 2, 3), rectangle(2, 2, 4, 4)])
@@ -86,7 +86,7 @@ def test_iou_of_every_pair() -> None:
     np.testing.assert_allclose(iou_matrix(first, second), [[1, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4]])
 
 
-def test_no_masks_at_all() -> None:
+def test_mask_operations_on_no_masks() -> None:
     some = encode_all(rectangle(0, 0, 2, 2)[None])
     assert encode_all(np.zeros((0, 4, 4), bool)) == ()
     assert decode_all((), (3, 5)).shape == (0, 3, 5)
@@ -117,7 +117,7 @@ def test_atoms_of_more_masks_than_a_word_has_bits() -> None:
     )  # every pixel is covered by some mask
 
 
-def test_atoms_of_what_is_no_mask_of_the_size() -> None:
+def test_atoms_of_rles_refuses_what_is_no_mask_of_the_size() -> None:
     rles = encode_all(rectangle(0, 0, 2, 3)[None])
     with pytest.raises(ValueError, match="mask 0"):
         atoms_of_rles(rles, (4, 5))
@@ -151,7 +151,7 @@ def test_atoms_by_hand() -> None:
 @pytest.mark.parametrize("decompose", [atoms, lambda m: atoms_of_rles(encode_all(m), m.shape[1:])])
 @given(masks=mask_stacks, seed=st.integers(0, 1000))
 @settings(max_examples=150, deadline=None)
-def test_an_atom_is_all_pixels_of_one_code(
+def test_atoms_are_all_pixels_of_one_code(
     decompose: Callable[[np.ndarray], Atoms], masks: np.ndarray, seed: int
 ) -> None:
     found = decompose(masks)
@@ -176,7 +176,7 @@ def test_an_atom_is_all_pixels_of_one_code(
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_atoms_of_nothing(n: int) -> None:
+def test_atoms_of_masks_without_pixels(n: int) -> None:
     found = atoms(np.zeros((n, 3, 5), bool))
     assert found.labels.shape == (0,)
     assert found.membership.shape == (n, 0)
@@ -188,7 +188,7 @@ def test_atoms_of_nothing(n: int) -> None:
 # ------------------------------------------------------------------------------------- exclusive
 
 
-def test_a_shared_pixel_goes_to_the_higher_score() -> None:
+def test_make_exclusive_gives_a_shared_pixel_to_the_higher_score() -> None:
     masks = np.stack([rectangle(0, 0, 2, 3), rectangle(1, 2, 3, 4)])
     before = masks.copy()
     first, second = make_exclusive(masks, np.array([0.9, 0.8]))
@@ -198,7 +198,7 @@ def test_a_shared_pixel_goes_to_the_higher_score() -> None:
     np.testing.assert_array_equal(masks, before)
 
 
-def test_equal_scores_prefer_the_lower_index() -> None:
+def test_make_exclusive_prefers_the_lower_index_at_equal_scores() -> None:
     masks = np.stack([rectangle(0, 0, 4, 4), rectangle(0, 0, 4, 4)])
     first, second = make_exclusive(masks, np.array([0.5, 0.5]))
     assert first.all() and not second.any()
@@ -206,7 +206,7 @@ def test_equal_scores_prefer_the_lower_index() -> None:
 
 @given(mask_stacks, st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
-def test_exclusive_masks_keep_the_union(masks: np.ndarray, seed: int) -> None:
+def test_make_exclusive_keeps_the_union(masks: np.ndarray, seed: int) -> None:
     scores = np.random.default_rng(seed).integers(0, 3, len(masks)) / 2
     exclusive = make_exclusive(masks, scores)
     assert exclusive.sum(axis=0).max(initial=0) <= 1

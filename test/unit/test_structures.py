@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gbopt_ros.masks import encode_all
+from gbopt_ros.config import SelectionConfig
+from gbopt_ros.masks import atoms, encode_all
+from gbopt_ros.selection.lattice import make_layer
+from gbopt_ros.selection.path import PathResult
 from gbopt_ros.structures import (
+    Calibration,
     Clip,
     Combination,
+    Cues,
     Frame,
     FrameEnergy,
     FrameSelection,
+    LabelledImage,
     Proposals,
     Selection,
 )
@@ -47,7 +55,7 @@ def frame_selection(**changes: Any) -> FrameSelection:
     return FrameSelection(**(values | changes))
 
 
-def test_frame_and_clip() -> None:
+def test_clip_has_the_length_and_size_of_its_frames() -> None:
     clip = Clip(7, (frame(10), frame(20)))
     assert len(clip) == 2
     assert clip.size == frame().size == (4, 6)
@@ -78,12 +86,12 @@ def test_frame_refuses_other_images(image: np.ndarray) -> None:
     ],
     ids=["none", "sizes", "backwards", "equal stamps"],
 )
-def test_clip_refuses(frames: tuple[Frame, ...], message: str) -> None:
+def test_clip_refuses_frames_that_do_not_fit(frames: tuple[Frame, ...], message: str) -> None:
     with pytest.raises(ValueError, match=rf"Clip\.frames.*{message}"):
         Clip(0, frames)
 
 
-def test_proposals_of_a_frame() -> None:
+def test_proposals_may_have_equal_scores_or_be_none() -> None:
     assert len(proposals()) == 2
     assert len(proposals(scores=np.full(2, 0.5, np.float32))) == 2  # equal scores are in order
     nothing = proposals(rles=(), scores=np.zeros(0, np.float32), boxes=np.zeros((0, 4), np.float32))
@@ -101,9 +109,15 @@ def test_proposals_of_a_frame() -> None:
         ({"size": (6, 4)}, r"Proposals\.rles"),
     ],
 )
-def test_proposals_refuse(changes: dict[str, Any], field: str) -> None:
+def test_proposals_refuse_what_does_not_fit(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         proposals(**changes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_calibration_refuses_what_is_no_number(value: float) -> None:
+    with pytest.raises(ValueError, match=r"Calibration\.margin"):
+        Calibration(bias=0.0, margin=value, score=1.0)
 
 
 @pytest.mark.parametrize("indices", [(1, 0), (2, 2)])
@@ -128,7 +142,7 @@ def test_combination_has_a_finite_loss(loss: float) -> None:
         ("confidences", np.ones(0, np.float32)),
     ],
 )
-def test_frame_selection_refuses(field: str, value: Any) -> None:
+def test_frame_selection_refuses_shapes_that_do_not_fit(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"FrameSelection\.{field}"):
         frame_selection(**{field: value})
 
@@ -138,3 +152,28 @@ def test_selection_counts_its_masks() -> None:
     assert len(selection) == 2
     assert selection.mask_count == 2
     assert selection.frames[0].energy.total == 0.625
+
+
+def held(of: Any) -> Iterator[Any]:
+    """A value and, where it is a dataclass, all that its fields hold."""
+    yield of
+    if is_dataclass(of):
+        for field in fields(of):
+            yield from held(getattr(of, field.name))
+
+
+def test_repr_of_public_dataclasses_shows_no_array() -> None:
+    clip = Clip(7, (frame(10), frame(20)))
+    cues = Cues((proposals(),) * 2, (np.zeros((4, 6), np.float32),) * 2, ())
+    selection = Selection(0, (frame_selection(),), 1.25, 1.0, False, 3)
+    path = PathResult((0, 1), 0.5, 0.5, (np.zeros((2, 2)),), (np.ones((2, 2), bool),))
+    config = SelectionConfig()
+    lattice_layer = make_layer(frame(), proposals(), np.full((4, 6), 0.5), config)
+    labelled = LabelledImage(frame().image, proposals().rles, proposals().rles)
+    shown = [frame(), clip, proposals(), cues, frame_selection(), selection, path, lattice_layer]
+    shown += [labelled, atoms(np.ones((2, 4, 6), bool)), Combination((0,), 0.5)]
+    assert any(isinstance(value, np.ndarray) for of in shown for value in held(of))
+    for of in shown:
+        assert "array" not in repr(of) and "counts" not in repr(of), type(of)
+        assert len(repr(of)) < 600
+    assert "stamp_ns=10" in repr(frame(10))

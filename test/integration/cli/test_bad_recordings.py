@@ -30,7 +30,8 @@ from support.recordings import (
 from gbopt_ros import pipeline
 from gbopt_ros.cli.main import main
 from gbopt_ros.io import overlay
-from gbopt_ros.io.sources import open_source, write_rosbag
+from gbopt_ros.io.rosbag_writer import write_rosbag
+from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.store.model_store import ModelStore
@@ -137,7 +138,7 @@ def folder_with_an_empty_file(path: Path) -> None:
         (folder_with_an_empty_file, "2.png: the image is empty (0 bytes)"),
     ],
 )
-def test_an_undecodable_frame_is_skipped_and_counted(
+def test_replay_skips_and_counts_an_undecodable_frame(
     record: Callable[[Path], None],
     reason: str,
     weights: dict[str, Path],
@@ -162,7 +163,7 @@ def test_an_undecodable_frame_is_skipped_and_counted(
     assert sorted(path.name for path in (out / "frames").iterdir()) == names
 
 
-def test_a_recording_of_undecodable_frames_is_refused(
+def test_replay_refuses_a_recording_of_undecodable_frames(
     weights: dict[str, Path], tmp_path: Path, results: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     messages = [(i + 1, compressed_message(b"no image", "jpeg", i + 1)) for i in range(3)]
@@ -183,7 +184,7 @@ def two_sizes() -> list[Frame]:
 
 
 @pytest.mark.parametrize(("kind", "overlap"), [("bag", 0), ("folder", 1)])
-def test_another_size_begins_another_clip(
+def test_replay_starts_a_clip_at_another_size(
     kind: str,
     overlap: int,
     weights: dict[str, Path],
@@ -255,7 +256,7 @@ def encodings(first: int, then: str) -> Callable[[Path], None]:
     ],
     ids=["silent", "no-images", "unknown-encoding", "depth", "encoding-changes"],
 )
-def test_a_bag_without_usable_images_is_refused(
+def test_replay_refuses_a_bag_without_usable_images(
     record: Callable[[Path], None],
     extra: list[str],
     words: str,
@@ -311,7 +312,7 @@ def fill_database(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
     "name",
     ["000002.jpg", "images.part", "annotations.part", "selected.json", "run.json"],
 )
-def test_full_disk_during_a_replay(
+def test_replay_on_a_full_disk(
     name: str,
     bag: Path,
     weights: dict[str, Path],
@@ -323,11 +324,11 @@ def test_full_disk_during_a_replay(
     out = results / "out"
     assert replay(bag, out, weights, length=2) == 1
     assert [path.name for path in opened] == [name]
-    assert failure(capfd) == f"{out}: cannot be written (No space left on device); {ADVICE}"
+    assert failure(capfd) == f"{out}: cannot be written: No space left on device; {ADVICE}"
     assert left_in(results) == []
 
 
-def test_full_disk_while_the_overlay_is_written(
+def test_replay_on_a_full_disk_while_the_overlay_is_written(
     bag: Path,
     weights: dict[str, Path],
     results: Path,
@@ -354,10 +355,10 @@ def test_full_disk_while_the_overlay_is_written(
     ("name", "words"),
     [
         ("overlay.mp4", "/overlay.mp4: cannot be written: No space left on device"),
-        ("out", ": cannot be written (No space left on device)"),
+        ("out", ": cannot be written: No space left on device"),
     ],
 )
-def test_full_disk_while_a_file_gets_its_name(
+def test_replay_on_a_full_disk_while_a_file_gets_its_name(
     name: str,
     words: str,
     bag: Path,
@@ -383,7 +384,7 @@ def test_full_disk_while_a_file_gets_its_name(
 @needs_full
 @pytest.mark.parametrize("size", [(4, 4), (256, 256)], ids=["at-closing", "while-writing"])
 @pytest.mark.parametrize("name", ["out.mcap", "metadata.yaml.tmp"])
-def test_full_disk_during_a_bag(
+def test_bag_on_a_full_disk(
     name: str,
     size: tuple[int, int],
     tmp_path: Path,
@@ -396,12 +397,12 @@ def test_full_disk_during_a_bag(
     out = results / "new" / "out"
     assert main(["bag", str(images), str(out)]) == 1
     assert [path.name for path in opened] == [name]
-    assert failure(capfd) == f"{out}: cannot be written (No space left on device); {ADVICE}"
+    assert failure(capfd) == f"{out}: cannot be written: No space left on device; {ADVICE}"
     assert left_in(results) == []
 
 
 @pytest.mark.parametrize("pages", [2, 50], ids=["schema", "messages"])
-def test_full_disk_during_a_bag_in_sqlite(
+def test_bag_in_sqlite_on_a_full_disk(
     pages: int,
     tmp_path: Path,
     results: Path,
@@ -412,7 +413,7 @@ def test_full_disk_during_a_bag_in_sqlite(
     fill_database(monkeypatch, pages)
     out = results / "out"
     assert main(["bag", str(images), str(out), "--storage", "sqlite3"]) == 1
-    assert failure(capfd) == f"{out}: cannot be written (database or disk is full); {ADVICE}"
+    assert failure(capfd) == f"{out}: cannot be written: database or disk is full; {ADVICE}"
     assert left_in(results) == []
 
 
@@ -433,7 +434,7 @@ def learn(replayed: Path, store: Path, weights: dict[str, Path]) -> int:
     )  # fmt: skip
 
 
-def test_a_recording_is_forgotten_by_command(
+def test_learn_forgets_a_recording(
     replayed: Path,
     weights: dict[str, Path],
     tmp_path: Path,
@@ -442,8 +443,8 @@ def test_a_recording_is_forgotten_by_command(
     store = tmp_path / "store"
     assert learn(replayed, store, weights) == 0
     with TrainingSet(store / "training", 10**9) as training_set:
-        pool = training_set.labelled_images()
-        (name,) = pool.recordings(range(len(pool)))
+        selected = training_set.labelled_images()
+        (name,) = selected.recordings(range(len(selected)))
     capfd.readouterr()
     assert main(["learn", "--out", str(store)]) == 1
     assert "nothing to do" in failure(capfd)
@@ -456,7 +457,7 @@ def test_a_recording_is_forgotten_by_command(
 
 
 @needs_full
-def test_full_disk_while_frames_enter_the_training_set(
+def test_learn_on_a_full_disk_while_frames_enter_the_training_set(
     replayed: Path,
     weights: dict[str, Path],
     tmp_path: Path,
@@ -486,7 +487,7 @@ def test_full_disk_while_frames_enter_the_training_set(
 @pytest.mark.parametrize(
     ("pages", "what"), [(2, "is unusable"), (20, "failed")], ids=["schema", "frames"]
 )
-def test_full_disk_while_the_catalogue_is_written(
+def test_learn_on_a_full_disk_while_the_catalogue_is_written(
     pages: int,
     what: str,
     replayed: Path,
@@ -510,7 +511,7 @@ def test_full_disk_while_the_catalogue_is_written(
 
 
 @needs_full
-def test_full_disk_while_a_version_is_published(
+def test_learn_on_a_full_disk_while_a_version_is_published(
     replayed: Path,
     weights: dict[str, Path],
     tmp_path: Path,

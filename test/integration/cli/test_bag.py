@@ -16,7 +16,8 @@ from support.recordings import (
 )
 
 from gbopt_ros.cli import bag
-from gbopt_ros.io.sources import open_source, write_rosbag
+from gbopt_ros.io.rosbag_writer import write_rosbag
+from gbopt_ros.io.sources import open_source
 from gbopt_ros.structures import GboptError
 
 
@@ -27,7 +28,7 @@ def gbopt_bag(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_video_and_its_bag_have_the_same_frames(
+def test_bag_has_the_frames_of_its_video(
     tmp_path: Path, storage: str, capsys: pytest.CaptureFixture
 ) -> None:
     video = write_video(tmp_path / "walk.avi", noise_frames(8, (48, 64)), "MJPG", fps=12.5)
@@ -50,7 +51,7 @@ def test_a_video_and_its_bag_have_the_same_frames(
         (["--topic", "/mine", "--compressed", "png"], "/mine", True),
     ],
 )
-def test_topic_and_compression(
+def test_bag_topic_and_compression(
     tmp_path: Path, flags: list[str], topic: str, lossless: bool
 ) -> None:
     folder = write_images(tmp_path / "images", noise_frames(3))
@@ -62,7 +63,7 @@ def test_topic_and_compression(
     assert same == [lossless] * 3
 
 
-def test_part_of_one_topic_of_a_bag(tmp_path: Path) -> None:
+def test_bag_takes_a_part_of_one_topic(tmp_path: Path) -> None:
     frames = noise_frames(10)
     write_rosbag(frames, tmp_path / "in", topic="/left")
     gbopt_bag(
@@ -76,7 +77,7 @@ def test_part_of_one_topic_of_a_bag(tmp_path: Path) -> None:
         gbopt_bag(tmp_path / "in", tmp_path / "more", "--input-topic", "/front")
 
 
-def test_undecodable_frames_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bag_reports_undecodable_frames(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = write_images(tmp_path / "images", noise_frames(3))
     (folder / "1.png").write_bytes(b"x")
     gbopt_bag(folder, tmp_path / "bag")
@@ -85,7 +86,7 @@ def test_undecodable_frames_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     )
 
 
-def test_a_damaged_source_leaves_no_bag(tmp_path: Path) -> None:
+def test_bag_of_a_damaged_source_leaves_nothing(tmp_path: Path) -> None:
     write_rosbag(noise_frames(4), tmp_path / "in", topic="/left")
     file = storage_file(tmp_path / "in")
     file.write_bytes(file.read_bytes()[:-50])
@@ -106,7 +107,9 @@ def test_a_damaged_source_leaves_no_bag(tmp_path: Path) -> None:
         ["--compressed", "webp"],
     ],
 )
-def test_wrong_usage(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_bag_exits_with_2_on_wrong_usage(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         gbopt_bag(tmp_path, tmp_path / "bag", *flags)
     assert exit_.value.code == 2
@@ -115,7 +118,7 @@ def test_wrong_usage(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(("name", "size"), [("cups.mp4", "64x36"), ("davis-bear", "64x36")])
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_real_recordings(
+def test_bag_of_real_recordings(
     real_dir: Path, tmp_path: Path, name: str, size: str, storage: str
 ) -> None:
     flags = ("--end", "0.5", "--resize", size)

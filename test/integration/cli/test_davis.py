@@ -9,13 +9,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from support.recordings import write_selection
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.cli.main import main
-from gbopt_ros.config import TrackConfig
-from gbopt_ros.evaluation.davis_results import link_replay, load_replay
 from gbopt_ros.io.datasets.davis import read_label_image
-from gbopt_ros.perception.flow import DisFlow
 
 SIZE, FRAMES = (48, 64), 5
 
@@ -59,36 +57,23 @@ def replay_of(
     davis: Path, name: str, out: Path, stride: int = 1, masks: list[list[np.ndarray]] | None = None
 ) -> Path:
     """A replay's output with the true masks, in another order on every other frame."""
-    (out / "frames").mkdir(parents=True)
-    images, annotations = [], []
+    frames = {}
     for t in range(0, FRAMES, stride):
         labels = labels_of(davis, name, t)
         found = [labels == k for k in range(1, int(labels.max()) + 1)]
         found = found[:: -1 if t % 2 else 1] if masks is None else masks[t]
-        height, width = found[0].shape
         frame = cv2.imread(str(davis / f"JPEGImages/480p/{name}/{t:05d}.jpg"))
-        cv2.imwrite(str(out / f"frames/{t:06d}.jpg"), cv2.resize(frame, (width, height)))
-        images.append(
-            {
-                "id": t + 1, "file_name": f"{t:06d}.jpg", "height": height, "width": width,
-                "frame_index": t, "stamp_ns": t, "clip_id": 0,
-            }
-        )  # fmt: skip
-        annotations += [
-            {"image_id": t + 1, "segmentation": mask_ops.encode(m), "score": 0.5, "confidence": 0.7}
-            for m in found
-        ]
-    content = {"info": {"recording": name}, "images": images, "annotations": annotations}
-    (out / "selected.json").write_text(json.dumps(content))
-    return out
+        image = cv2.resize(frame, found[0].shape[::-1])
+        frames[t] = image, [mask_ops.encode(mask) for mask in found]
+    return write_selection(out, name, frames)
 
 
-def test_true_masks_are_perfect(
+def test_davis_of_true_masks_is_perfect(
     davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replays = [str(replay_of(davis, name, tmp_path / f"r-{name}")) for name in ("one", "two")]
     out = tmp_path / "out"
-    command = ["davis", str(davis), "--replay", *replays, "--set", "tracks.warp=true"]
+    command = ["davis", str(davis), "--replay", *replays, "--set", "tracks.min_iou=0.2"]
     assert main([*command, "--out", str(out)]) == 0
     header, one, two, everything = capsys.readouterr().out.splitlines()
     assert header.split() == [
@@ -120,7 +105,7 @@ def test_true_masks_are_perfect(
     assert capsys.readouterr().out.splitlines()[3] == everything
 
 
-def test_masks_of_another_size_are_not_shifted(
+def test_davis_does_not_shift_masks_of_another_size(
     davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Masks at three times the size come back exactly: each pixel takes that of its centre."""
@@ -134,15 +119,9 @@ def test_masks_of_another_size_are_not_shifted(
         np.testing.assert_array_equal(written, labels_of(davis, "one", t))
 
 
-def test_flow_links_what_overlap_does_not(davis: Path, tmp_path: Path) -> None:
-    replay = load_replay(replay_of(davis, "one", tmp_path / "r"))
-    strict = TrackConfig(min_iou=0.75)  # a step of 4 leaves an IoU of 0.56
-    assert len(link_replay(replay, strict, None)) == FRAMES
-    (track,) = link_replay(replay, strict, DisFlow())
-    assert sorted(track.rles) == list(range(FRAMES))
-
-
-def test_a_folder_of_pairs(davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_davis_reads_a_folder_of_pairs(
+    davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pairs = tmp_path / "any-name"
     pairs.mkdir()
     for t in range(FRAMES):
@@ -161,7 +140,9 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_bad_input_is_told(davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_davis_refuses_bad_input(
+    davis: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = replay_of(davis, "one", tmp_path / "one")
     every_other = replay_of(davis, "one", tmp_path / "strided", stride=2)
     assert "no replay of two; the replays are of one" in failure(capsys, davis, "--replay", one)

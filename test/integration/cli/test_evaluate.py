@@ -49,7 +49,7 @@ def run(gt: Path, content: object, *more: str) -> int:
     return main(["evaluate", "--gt", str(gt), "--results", str(path), *more])
 
 
-def test_result_list(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_a_result_list(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "new" / "out"
     results = [result(10, box(0, 0)), result(20, box(0, 0), 0.25)]
     assert run(gt, results, "--out", str(out)) == 0
@@ -69,7 +69,28 @@ def test_result_list(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
 
 
-def test_results_that_it_wrote_can_be_read(gt: Path, tmp_path: Path):
+def test_evaluate_takes_a_coco_folder(
+    gt: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    gt.rename(gt.parent / "annotations.json")
+    network = ["evaluate", "--gt", str(gt.parent), "--weights", str(weights)]
+    assert run(gt.parent, [result(10, box(0, 0))]) == 0
+    assert capsys.readouterr().out.split()[7] == "50.5"
+    assert main(network) == 0
+    of_images = capsys.readouterr().out
+    (gt.parent / "images").rename(tmp_path / "elsewhere")
+    assert main(network) == 1
+    assert "labels/images: no such folder; give the folder of the images: --images" in (
+        capsys.readouterr().err
+    )
+    assert main([*network, "--images", str(tmp_path / "elsewhere")]) == 0
+    assert capsys.readouterr().out == of_images
+    (gt.parent / "annotations.json").unlink()
+    assert main(network) == 1
+    assert "expected a COCO folder; neither annotations.json nor" in capsys.readouterr().err
+
+
+def test_evaluate_reads_its_own_results(gt: Path, tmp_path: Path):
     assert run(gt, [result(10, box(1, 0))], "--out", str(tmp_path / "a")) == 0
     written = (tmp_path / "a" / "results.json").read_text()
     assert run(gt, written, "--out", str(tmp_path / "b")) == 0
@@ -77,7 +98,7 @@ def test_results_that_it_wrote_can_be_read(gt: Path, tmp_path: Path):
     assert metrics[0] == metrics[1]
 
 
-def test_uncompressed_masks(gt: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_uncompressed_masks(gt: Path, capsys: pytest.CaptureFixture[str]):
     runs = [0, *[20, 40] * 20, 60 * 60]
     runs[-2:] = [runs[-2] + runs[-1]]
     assert run(gt, [result(10, {"size": [60, 80], "counts": runs})]) == 0
@@ -98,7 +119,7 @@ def replayed(images: dict[int, str], annotations: list[dict[str, object]]) -> di
         ({10: "a.jpg", 20: "b.jpg"}, 10),  # the same ids, other names
     ],
 )
-def test_dataset_with_scores(
+def test_evaluate_a_dataset_with_scores(
     gt: Path, images: dict[int, str], first: int, capsys: pytest.CaptureFixture[str]
 ):
     annotations = [
@@ -121,7 +142,7 @@ def test_dataset_with_scores(
         ([result([1], box(0, 0))], "is not in the ground truth"),
         ([result(10, box(0, 0), "high")], "score must be a finite number"),
         ([result(10, [[0, 0, 5, 0, 5, 5]])], "run-length encoded"),
-        ([result(10, {"size": [60], "counts": "1"})], "mask size [height, width]"),
+        ([result(10, {"size": [60], "counts": "1"})], "mask of size [60] on image 10"),
         ([result(10, {"size": [60, 80], "counts": 3})], "as text or list"),
         ([result(10, {"size": [60, 80], "counts": "zzzz"})], "do not add up"),
         ([result(10, {"size": [60, 80], "counts": [1, 2]})], "do not add up"),
@@ -131,7 +152,7 @@ def test_dataset_with_scores(
         (replayed({1: "9.jpg"}, [result(1, box(0, 0))]), "neither by file name nor by id"),
     ],
 )
-def test_bad_results(
+def test_evaluate_refuses_bad_results(
     gt: Path, content: object, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     out = tmp_path / "out"
@@ -142,7 +163,7 @@ def test_bad_results(
     assert list(out.iterdir()) == []
 
 
-def test_missing_files(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_names_missing_files(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for arguments, message in (
         (["--gt", str(tmp_path / "no.json"), "--results", "r.json"], "no.json"),
         (["--gt", str(gt), "--results", str(tmp_path / "no.json")], "no.json"),
@@ -156,13 +177,15 @@ def test_missing_files(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert message in capsys.readouterr().err
 
 
-def test_unwritable_output(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_refuses_an_unwritable_output(
+    gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "file").touch()
     assert run(gt, [], "--out", str(tmp_path / "file" / "out")) == 1
     assert "cannot be made a folder" in capsys.readouterr().err
 
 
-def test_usage(gt: Path):
+def test_evaluate_exits_with_2_on_wrong_usage(gt: Path):
     for arguments in ([], ["--gt", str(gt)], ["--gt", "a", "--results", "b", "--weights", "c"]):
         with pytest.raises(SystemExit) as stopped:
             main(["evaluate", *arguments])
@@ -179,7 +202,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_network(gt: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_a_network(
+    gt: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     out = tmp_path / "out"
     arguments = ["--gt", str(gt), "--weights", str(weights), "--out", str(out)]
     assert main(["evaluate", *arguments, "--set", "proposal.max_proposals=10"]) == 0
@@ -191,13 +216,15 @@ def test_network(gt: Path, weights: Path, tmp_path: Path, capsys: pytest.Capture
     assert {entry["image_id"] for entry in results} <= set(NAMES)
 
 
-def test_missing_image(gt: Path, weights: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_names_a_missing_image(
+    gt: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+):
     (gt.parent / "images" / NAMES[20]).unlink()
     assert main(["evaluate", "--gt", str(gt), "--weights", str(weights)]) == 1
     assert "0002.png: image cannot be read (No such file" in capsys.readouterr().err
 
 
-def test_proposals_are_a_hundred_unless_the_user_says_so(tmp_path: Path):
+def test_evaluate_takes_a_hundred_proposals_unless_the_user_sets_them(tmp_path: Path):
     profile = tmp_path / "profile.yaml"
     profile.write_text("proposal: {max_proposals: 7}\n")
     other = tmp_path / "other.yaml"
@@ -208,5 +235,6 @@ def test_proposals_are_a_hundred_unless_the_user_says_so(tmp_path: Path):
         (profile, [], 7),
         (profile, ["proposal.max_proposals=15"], 15),
         (None, ["proposal.max_proposals=15"], 15),
+        (Path("paper"), [], 100),
     ):
         assert evaluate._load_config(path, overrides).proposal.max_proposals == expected

@@ -20,7 +20,7 @@ from support.recordings import disc_frames
 from support.ros import Graph
 
 from gbopt_ros.cli.main import main
-from gbopt_ros.io.sources import write_rosbag
+from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.msg import SelectedMasks
 
@@ -35,7 +35,7 @@ def gbopt(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) -> None:
+def test_run_and_play_give_masks_and_fill_the_store(ros_domain_id: int, tmp_path: Path) -> None:
     weights = save_random_weights(tmp_path)
     bag = tmp_path / "disc"
     write_rosbag(disc_frames(6), bag, topic="/other/topic")
@@ -73,21 +73,26 @@ def test_a_recording_through_the_live_graph(ros_domain_id: int, tmp_path: Path) 
         (["--ros-args", "-p", "selection.k:=0"], "selection.k"),
         (["--ros-args", "-p", "selection.k:=many"], "selection.k"),
         (["--ros-args", "--params-file", "none.yaml"], "Couldn't parse params file"),
+        (
+            ["--ros-args", "-p", "selection.score_memory:=0.5"],
+            "parameter selection.score_memory is now called selection.score_propagation",
+        ),
+        (["--ros-args", "-p", "probe:=x"], "parameter probe is now called validation"),
     ],
 )
-def test_a_graph_of_bad_parameters_says_why(
+def test_run_refuses_bad_parameters(
     ros_domain_id: int, in_process: None, arguments: list[str], complaint: str, capfd: Any
 ) -> None:
     assert main(["run", "--no-learner", *arguments]) == 1
     log = capfd.readouterr().err
     assert complaint in log
-    assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
+    assert log.endswith("gbopt: error: the nodes did not start; the log above says why\n")
     assert "Traceback" not in log
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a graph changes of its process is as it was after the test."""
+    """Undo what `gbopt run` changes in its process."""
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
@@ -95,8 +100,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_a_learner_that_dies_is_told(ros_domain_id: int, tmp_path: Path) -> None:
-    """The graph runs on without it; its exit status tells of it."""
+def test_run_tells_that_the_learner_died(ros_domain_id: int, tmp_path: Path) -> None:
+    """The other nodes run on; the exit status tells it too."""
     weights = save_random_weights(tmp_path)
     (tmp_path / "store").write_text("a file")
     graph = gbopt(
@@ -114,20 +119,29 @@ def test_a_learner_that_dies_is_told(ros_domain_id: int, tmp_path: Path) -> None
     _, log = graph.communicate(timeout=30)
     assert graph.returncode == 1
     assert "training set cannot be written" in "".join(said)
-    assert log.endswith("the learner ended while the graph ran on; the log above says why\n")
+    assert log.endswith("the learner ended while the other nodes ran on; the log above says why\n")
 
 
-def test_a_learner_that_is_ended_while_it_starts_ends_quietly(
-    ros_domain_id: int, tmp_path: Path
-) -> None:
-    """The graph cannot start and ends the learner, which is still importing its modules."""
+def test_run_that_cannot_start_ends_the_learner_quietly(ros_domain_id: int, tmp_path: Path) -> None:
+    """The learner still imports its modules then."""
     arguments = ["--set", "proposal.weights=none", "--ros-args", "-p", f"store:={tmp_path}"]
     graph = gbopt("run", *arguments)
     _, log = graph.communicate(timeout=60)
     assert graph.returncode == 1
     assert "none: no such weights file" in log
-    assert log.endswith("gbopt: error: the graph did not start; the log above says why\n")
+    assert log.endswith("gbopt: error: the nodes did not start; the log above says why\n")
     assert "Traceback" not in log
+
+
+def test_run_refuses_an_old_name_in_set_and_in_a_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "robot.yaml"
+    profile.write_text("learning: {recurrence: false}\n")
+    for arguments in (["--set", "learning.recurrence=false"], ["--config", str(profile)]):
+        assert main(["run", "--no-learner", *arguments]) == 1
+        told = capsys.readouterr().err
+        assert "learning.recurrence is now called learning.cross_clip_confidence" in told
 
 
 @pytest.mark.parametrize(

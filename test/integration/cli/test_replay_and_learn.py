@@ -17,11 +17,14 @@ from gbopt_ros.cli.main import main
 from gbopt_ros.config import load_config
 from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 from gbopt_ros.io.datasets.coco import CocoImage, load_coco, load_coco_dir, write_coco
-from gbopt_ros.io.selection_format import read_replay
-from gbopt_ros.io.sources import open_source, write_rosbag
+from gbopt_ros.io.rosbag_writer import write_rosbag
+from gbopt_ros.io.selection_format import read_selection
+from gbopt_ros.io.sources import open_source
 from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.store import gate_checks
 from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.learning.store.store import Store
 from gbopt_ros.masks import boxes_xyxy, decode, encode
 from gbopt_ros.models.weights import BACKGROUND, PROPOSALS
 
@@ -67,7 +70,7 @@ def replayed(bag: Path, weights: dict[str, Path], tmp_path_factory: pytest.TempP
     return out
 
 
-def test_replay_writes_what_the_contract_says(replayed: Path, bag: Path) -> None:
+def test_replay_writes_the_selection_format(replayed: Path, bag: Path) -> None:
     names = {path.name for path in replayed.iterdir()}
     assert names == {"selected.json", "frames", "overlay.mp4", "run.json"}
     content = json.loads((replayed / "selected.json").read_text())
@@ -89,7 +92,7 @@ def test_replay_writes_what_the_contract_says(replayed: Path, bag: Path) -> None
     np.testing.assert_allclose(energies, [clip["energy"] for clip in run["clips"]], atol=1e-9)
 
 
-def test_replayed_annotations_are_consistent(replayed: Path) -> None:
+def test_replay_annotations_are_consistent(replayed: Path) -> None:
     content = json.loads((replayed / "selected.json").read_text())
     covered: dict[int, np.ndarray] = {}
     for annotation in content["annotations"]:
@@ -107,7 +110,7 @@ def test_replayed_annotations_are_consistent(replayed: Path) -> None:
         before |= mask
 
 
-def test_overlay_has_every_frame(replayed: Path) -> None:
+def test_replay_overlay_has_every_frame(replayed: Path) -> None:
     overlay = list(open_source(replayed / "overlay.mp4"))
     assert len(overlay) == FRAMES
     assert overlay[0].size == (96, 128)
@@ -181,7 +184,7 @@ def test_replay_refuses_bad_input(
     expect_failure(capsys, status, results, *words)
 
 
-def test_output_that_cannot_be_written(
+def test_replay_reports_an_unwritable_output(
     bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -189,7 +192,7 @@ def test_output_that_cannot_be_written(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_existing_output_is_kept(
+def test_replay_keeps_an_existing_output(
     bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("precious")
@@ -198,7 +201,7 @@ def test_existing_output_is_kept(
     assert (tmp_path / "notes.txt").read_text() == "precious"
 
 
-def test_nothing_proposed_in_any_frame(
+def test_replay_without_proposals_and_learn_from_it(
     bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = ["--set", "proposal.score_threshold=0.999"]
@@ -275,13 +278,13 @@ def judge_by(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """AP of the networks that the gate judges, one after the other."""
     found = iter(scores)
     monkeypatch.setattr(
-        rounds,
+        gate_checks,
         "evaluate_network",
         lambda *_, **options: (InstanceMetrics(next(found), 0, 0, 0, 0, 0), []),
     )
 
 
-def test_the_gate_refuses_a_worse_version(
+def test_learn_gate_refuses_a_worse_version(
     replayed: Path,
     rehearsal: Path,
     weights: dict[str, Path],
@@ -296,7 +299,7 @@ def test_the_gate_refuses_a_worse_version(
     assert ModelStore(tmp_path / "store").current() is None
 
 
-def test_losses_of_many_rounds_do_not_add_up(
+def test_learn_gate_compares_with_the_first_network(
     replayed: Path,
     rehearsal: Path,
     weights: dict[str, Path],
@@ -306,7 +309,7 @@ def test_losses_of_many_rounds_do_not_add_up(
 ) -> None:
     # Each new version, its parent and, from the second round on, the network before the first.
     judge_by(monkeypatch, 49.2, 50.0, 48.4, 49.2, 50.0)
-    monkeypatch.setattr(rounds, "paired_difference", lambda *_: (0.0, 0.3))
+    monkeypatch.setattr(gate_checks, "paired_difference", lambda *_: (0.0, 0.3))
     store = tmp_path / "store"
     assert learn(replayed, store, weights, "--validation", str(rehearsal)) == 0
     assert learn(replayed, store, weights, "--validation", str(rehearsal)) == 1
@@ -316,7 +319,7 @@ def test_losses_of_many_rounds_do_not_add_up(
     assert current is not None and current.version == "v0001"
 
 
-def test_what_stops_a_round_stops_the_gate_too(
+def test_learn_stops_in_the_gate_too(
     replayed: Path, rehearsal: Path, weights: dict[str, Path], tmp_path: Path
 ) -> None:
     """It is asked before each of two networks is judged, and before the version is published."""
@@ -329,7 +332,7 @@ def test_what_stops_a_round_stops_the_gate_too(
     )  # fmt: skip
     validation = load_coco_dir(rehearsal)
     with TrainingSet(tmp_path / "training", 10**9) as training_set:
-        training_set.add(read_replay(replayed))
+        training_set.add(read_selection(replayed))
         asked: list[int] = []
         for allowed in range(3):
 
@@ -348,4 +351,18 @@ def test_what_stops_a_round_stops_the_gate_too(
 
 def test_learn_needs_a_replay_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["learn", str(tmp_path), "--out", str(tmp_path / "store")]) == 1
-    assert "gbopt replay" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1  # no warning before it
+    assert "selected.json: not found; expected the output of `gbopt replay`" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_learn_checks_its_folders_before_it_forgets(
+    replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    (added,) = store.add(replayed)
+    arguments = ["learn", str(tmp_path / "typo"), "--forget", "disc/disc"]
+    assert main([*arguments, "--out", str(store.root)]) == 1
+    assert "typo/selected.json: not found" in capsys.readouterr().err
+    assert store.forget("disc/disc") == [added]

@@ -1,4 +1,4 @@
-"""The live graph: real nodes over real DDS against the offline pipeline, mask for mask."""
+"""The live nodes over real DDS against the offline pipeline, mask for mask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as whee
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
 from diagnostic_msgs.msg import DiagnosticArray
-from gbopt_ros.nodes.clip_stream import ClipStream
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -30,16 +29,18 @@ from support.recordings import disc_frames
 from support.ros import PATIENCE_S, TOPIC, Graph, counts_by_stamp, ros_arguments
 
 from gbopt_ros.config import Config, load_config
+from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources.images import image_from_message
 from gbopt_ros.masks import decode
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
-from gbopt_ros.nodes.base import PipelineNode
+from gbopt_ros.nodes.base import LINK_QOS, PipelineNode
 from gbopt_ros.nodes.composed import COMPOSED, compose
 from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
 from gbopt_ros.nodes.player import Player, looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.selection import StreamSelector
 from gbopt_ros.srv import SetTarget
 from gbopt_ros.structures import Frame, GboptError
 
@@ -52,11 +53,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def offline(
-    weights: dict[str, Path], frames: Sequence[Frame], *overrides: str
+    weights: dict[str, Path],
+    frames: Sequence[Frame],
+    *overrides: str,
+    profile: Path | None = None,
 ) -> dict[int, list[str]]:
     """What `gbopt replay` selects; where clips overlap, the first clip of a frame counts."""
     config: Config = load_config(
-        None,
+        profile,
         [
             f"proposal.weights={weights['proposals']}",
             f"background.weights={weights['background']}",
@@ -118,23 +122,23 @@ def test_composed_equals_replay(
 @pytest.mark.parametrize(
     ("graph", "overrides"),
     [
+        # A lag of a whole clip changes nothing, without motion: a stream knows only earlier frames.
         ({"selection.lag": 4, "motion.weight": 0.0}, ["motion.weight=0"]),
         (
             {"selection.lag": 4, "motion.weight": 0.0, "clip.overlap": 2},
             ["motion.weight=0", "clip.overlap=2"],
         ),
-        ({"selection.lag": 1, "clip.overlap": 2, "max_in_flight": 1}, None),
+        (
+            {"selection.lag": 1, "clip.overlap": 2, "max_in_flight": 1},
+            ["selection.lag=1", "clip.overlap=2"],
+        ),
     ],
     indirect=["graph"],
     ids=["whole clip", "overlapping", "short"],
 )
-def test_masks_come_within_the_lag(
-    graph: Graph, weights: dict[str, Path], overrides: list[str] | None
+def test_composed_with_a_lag_equals_replay(
+    graph: Graph, weights: dict[str, Path], overrides: list[str]
 ) -> None:
-    """A lag of a whole clip changes nothing; a short one brings every frame's masks once.
-
-    Without motion, which a stream knows from earlier frames alone.
-    """
     frames = disc_frames(11)
     masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
     play(graph, frames)
@@ -146,15 +150,29 @@ def test_masks_come_within_the_lag(
     for s in status:
         assert s.published == sum(m.clip_id == s.clip_id for m in masks)
         assert 0 < s.selection_time < s.latency < 60
-    if overrides is not None:
-        assert counts_by_stamp(masks) == offline(weights, frames, *overrides)
+    assert counts_by_stamp(masks) == offline(weights, frames, *overrides)
+    if "selection.lag=1" not in overrides:
         assert all(s.optimal and s.lower_bound == s.energy for s in status)
+
+
+ROBOT = find_resource("config/robot.yaml")
+
+
+@pytest.mark.parametrize("graph", [{"profile": ROBOT, "clip.length": 8}], indirect=True)
+def test_composed_with_the_robot_profile_equals_replay(
+    graph: Graph, weights: dict[str, Path]
+) -> None:
+    frames = disc_frames(11)
+    masks = graph.observe(SelectedMasks, MASKS)
+    play(graph, frames)
+    graph.wait(lambda: len(masks) == len(frames), "the masks")
+    assert counts_by_stamp(masks) == offline(weights, frames, "clip.length=8", profile=ROBOT)
 
 
 @pytest.mark.parametrize(
     "graph", [{"selection.lag": 1, "clip.length": 50, "max_in_flight": 1}], indirect=True
 )
-def test_masks_do_not_wait_for_the_end_of_the_clip(graph: Graph) -> None:
+def test_selector_with_a_lag_publishes_before_the_clip_ends(graph: Graph) -> None:
     masks, status = graph.observe(SelectedMasks, MASKS), graph.observe(ClipStatus, STATUS)
     for count, frame in enumerate(disc_frames(6)):
         graph.feed([frame])  # returns when the frame is done, and not before its masks are due
@@ -167,29 +185,33 @@ def test_masks_do_not_wait_for_the_end_of_the_clip(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize(
-    "graph", [{"selection.lag": 0, "queue": 1, "max_in_flight": 2}], indirect=True
+    "graph", [{"selection.lag": 0, "queue": 8, "max_in_flight": 2}], indirect=True
 )
-def test_a_slow_selection_holds_back_the_camera(
+def test_selector_that_is_slow_holds_back_the_clip_buffer(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Credits come back when the search has gone on to a frame: frames wait, none is lost."""
-    selector, buffer = graph.nodes["selector"], graph.nodes["clip_buffer"]
-    most = 0
-    advance = ClipStream.advance
+    """A frame is done only when the selection has taken it: frames wait, none is lost."""
+    buffer = graph.nodes["clip_buffer"]
+    may_go_on = threading.Event()
+    advance = StreamSelector.advance
 
-    def slow(*arguments: Any) -> Any:
-        nonlocal most
-        most = max(most, len(selector._jobs) + 1)
-        time.sleep(0.05)
-        return advance(*arguments)
+    def slow(*arguments: Any, **options: Any) -> Any:
+        may_go_on.wait(PATIENCE_S)
+        return advance(*arguments, **options)
 
-    monkeypatch.setattr(ClipStream, "advance", slow)
+    monkeypatch.setattr(StreamSelector, "advance", slow)
     masks = graph.observe(SelectedMasks, MASKS)
-    play(graph, disc_frames(8))
-    graph.wait(lambda: len(masks) == 8, "the masks")
-    assert most <= 2
+    images = graph.observe(Image, "/clip_buffer/output/image", LINK_QOS)
+    for count, frame in enumerate(disc_frames(6), start=1):
+        graph.send(frame)
+        graph.wait(lambda count=count: buffer.facts()["received"] == count, "the frame to arrive")
+    graph.wait(lambda: len(images) == 2, "two frames to be sent")
+    time.sleep(0.5)  # in which the networks finish them
+    assert len(images) == buffer.facts()["in flight"] == 2
+    may_go_on.set()
+    graph.wait(lambda: len(masks) == 6, "the masks")
     assert buffer.health.counted("dropped") == 0
-    assert selector._jobs.dropped == 0
+    assert graph.nodes["selector"].health.counted("clips lost") == 0
 
 
 def test_separate_processes_equal_replay(
@@ -235,9 +257,7 @@ class processes:
         assert set(statuses.values()) == {0}, f"exit statuses {statuses}"
 
 
-def test_a_selector_that_was_killed_comes_back(
-    ros_domain_id: int, weights: dict[str, Path]
-) -> None:
+def test_selector_that_was_killed_comes_back(ros_domain_id: int, weights: dict[str, Path]) -> None:
     """The other nodes, which stay as they are, are in one process, joined by DDS all the same."""
     frames = looped(disc_frames(8), 0)
     running = processes(weights, ("selector",), stall_timeout_s=2.0)
@@ -280,7 +300,7 @@ def slow_down_proposals(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None
     monkeypatch.setattr(ProposalNode, "process", slowly)
 
 
-def test_slow_networks_lose_nothing_that_was_let_through(
+def test_clip_buffer_gives_up_nothing_for_slow_networks(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each frame waits for the four before it for longer than the stall timeout."""
@@ -304,7 +324,7 @@ def test_slow_networks_lose_nothing_that_was_let_through(
         assert selector.health.counted("clips lost") == 0
 
 
-def test_frames_dropped_by_slow_networks_that_tear_clips_are_told(
+def test_diagnostics_tell_that_dropped_frames_tear_clips(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_down_proposals(monkeypatch, 0.4)
@@ -317,10 +337,10 @@ def test_frames_dropped_by_slow_networks_that_tear_clips_are_told(
             made.send(frame)
             time.sleep(0.1)
         message = buffer.health.status("", "active", {}).message
-        assert message == "clips end early: the networks are slower than a frame in 0.15 s"
+        assert message == "clips end early: the networks need more than 0.15 s for a frame"
 
 
-def test_a_player_that_finishes_waits_for_the_last_masks(
+def test_player_that_finishes_waits_for_the_last_masks(
     ros_domain_id: int, weights: dict[str, Path]
 ) -> None:
     """At the recording's own pace, fewer frames than a clip has."""
@@ -337,7 +357,7 @@ def test_a_player_that_finishes_waits_for_the_last_masks(
         assert stamp_ns(masks[-1].header.stamp) == frames[-1].stamp_ns
 
 
-def test_outputs_for_planners(graph: Graph) -> None:
+def test_selector_outputs_for_planners(graph: Graph) -> None:
     frames = disc_frames(4)
     topics = {
         "/selector/output/label_image": Image,
@@ -365,13 +385,13 @@ def test_outputs_for_planners(graph: Graph) -> None:
         assert not np.array_equal(image_from_message(overlay), frames[i].image)
 
 
-def test_an_unknown_target_changes_nothing(graph: Graph) -> None:
+def test_set_target_refuses_an_unknown_mode(graph: Graph) -> None:
     reply = graph.call(SetTarget, "/selector/set_target", mode=9)
     assert not reply.success and "mode 9" in reply.message
 
 
 @pytest.mark.parametrize("graph", [{"max_buffered_frames": 4, "clip.length": 6}], indirect=True)
-def test_a_clip_that_the_selector_cannot_hold_is_told_in_the_log(
+def test_selector_logs_a_clip_that_it_cannot_hold(
     graph: Graph, capfd: pytest.CaptureFixture[str]
 ) -> None:
     graph.feed(disc_frames(5))
@@ -387,7 +407,7 @@ def test_a_clip_that_the_selector_cannot_hold_is_told_in_the_log(
 
 
 @pytest.mark.parametrize("graph", [{"queue": 1, "max_in_flight": 1}], indirect=True)
-def test_under_load_the_newest_frames_win_and_drops_are_counted(
+def test_clip_buffer_under_load_drops_the_oldest_frames_and_counts_them(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
@@ -403,7 +423,7 @@ def test_under_load_the_newest_frames_win_and_drops_are_counted(
     frames = disc_frames(30)
     for count, frame in enumerate(frames, start=1):  # not faster than the middleware
         graph.send(frame)
-        graph.wait(lambda count=count: buffer._received == count, "the frame to arrive")
+        graph.wait(lambda count=count: buffer.facts()["received"] == count, "the frame to arrive")
     all_sent.set()
     assert graph.call(Trigger, "/clip_buffer/flush").success
     graph.wait(
@@ -421,7 +441,7 @@ def test_under_load_the_newest_frames_win_and_drops_are_counted(
     indirect=True,
     ids=["wall", "a simulated clock that stands still"],
 )
-def test_a_camera_that_falls_silent_and_comes_back(graph: Graph) -> None:
+def test_clip_buffer_ends_the_clip_of_a_silent_camera(graph: Graph) -> None:
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
     masks = graph.observe(SelectedMasks, MASKS)
     frames = disc_frames(10)
@@ -441,7 +461,7 @@ def test_a_camera_that_falls_silent_and_comes_back(graph: Graph) -> None:
     assert clips[1].reason == ClipFrames.REASON_LENGTH
 
 
-def test_stamps_that_repeat_or_jump_back(graph: Graph) -> None:
+def test_clip_buffer_takes_stamps_that_repeat_or_jump_back(graph: Graph) -> None:
     frames = disc_frames(8)
     order = [frames[4], frames[5], frames[5], frames[0], frames[1], frames[2], frames[3]]
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
@@ -453,7 +473,7 @@ def test_stamps_that_repeat_or_jump_back(graph: Graph) -> None:
     assert clips[-1].dropped == 1
 
 
-def test_a_stamp_that_comes_again_after_a_jump_is_another_frame(graph: Graph) -> None:
+def test_selector_takes_a_repeated_stamp_after_a_jump_as_another_frame(graph: Graph) -> None:
     frames = disc_frames(4)
     masks = graph.observe(SelectedMasks, MASKS)
     graph.feed([frames[1], *frames])
@@ -461,7 +481,7 @@ def test_a_stamp_that_comes_again_after_a_jump_is_another_frame(graph: Graph) ->
     assert [m.frame_index for m in masks] == [0, 1, 2, 3, 4]
 
 
-def test_a_recording_that_begins_again_is_selected_again(graph: Graph) -> None:
+def test_selector_selects_a_recording_that_begins_again(graph: Graph) -> None:
     """With other pictures under the same stamps, as after the reset of a simulation."""
     frames = disc_frames(4)
     blank = [replace(frame, image=np.full_like(frame.image, 90)) for frame in frames]
@@ -477,13 +497,15 @@ def test_a_recording_that_begins_again_is_selected_again(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
-def test_publishers_of_either_reliability(graph: Graph, reliability: ReliabilityPolicy) -> None:
+def test_clip_buffer_takes_publishers_of_either_reliability(
+    graph: Graph, reliability: ReliabilityPolicy
+) -> None:
     masks = graph.observe(SelectedMasks, MASKS)
     graph.feed(disc_frames(4), reliability=reliability)
     graph.wait(lambda: len(masks) == 4, "the masks")
 
 
-def test_an_image_that_cannot_be_decoded_is_skipped_and_counted(graph: Graph) -> None:
+def test_clip_buffer_skips_and_counts_an_image_that_cannot_be_decoded(graph: Graph) -> None:
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
     frames = disc_frames(5)
     broken = Image(height=96, width=128, encoding="rgb8", step=384)
@@ -500,7 +522,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped_and_counted(graph: Graph) ->
     assert buffer.health.counted("failures") == 0
 
 
-def test_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) -> None:
+def test_compose_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) -> None:
     arguments = ros_arguments(weights)
 
     def robot(name: str) -> Graph:
@@ -520,7 +542,7 @@ def test_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) 
         play(left, disc_frames(4), namespace="left")
         left.wait(lambda: len(masks["left"]) == 4, "the masks of the left robot")
         assert masks["right"] == []
-        assert right.nodes["clip_buffer"]._received == 0
+        assert right.nodes["clip_buffer"].facts()["received"] == 0
 
 
 def test_diagnostics_of_every_node(graph: Graph) -> None:
@@ -538,7 +560,7 @@ def test_diagnostics_of_every_node(graph: Graph) -> None:
     assert by_name["clip_buffer"]["in flight"] == "0"
 
 
-def test_lockstep_says_when_nobody_finishes_frames(ros_domain_id: int) -> None:
+def test_player_says_that_nobody_subscribes(ros_domain_id: int) -> None:
     with Graph(ros_domain_id) as empty:
         player = Player(TOPIC, lockstep=True, patience_s=0.5, context=empty.context)
         try:
@@ -548,7 +570,7 @@ def test_lockstep_says_when_nobody_finishes_frames(ros_domain_id: int) -> None:
             player.close()
 
 
-def test_lockstep_goes_past_a_frame_that_repeats_a_stamp(graph: Graph) -> None:
+def test_player_in_lockstep_goes_past_a_repeated_stamp(graph: Graph) -> None:
     frames = disc_frames(3)
     masks = graph.observe(SelectedMasks, MASKS)
     play(graph, [frames[0], frames[1], frames[1], frames[2]])

@@ -40,11 +40,13 @@ def nodes(**arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({}, {"graph", "learner"}),
-        ({"learner": "false"}, {"graph"}),
+        ({}, {"composed", "learner"}),
+        ({"learner": "false"}, {"composed"}),
         ({"composed": "false"}, SEPARATE | {"learner"}),
         ({"composed": "false", "learner": "false"}, SEPARATE),
     ],
 )
-def test_processes(arguments: dict[str, str], expected: set[str]) -> None:
+def test_start_launches_the_processes_of_its_arguments(
+    arguments: dict[str, str], expected: set[str]
+) -> None:
     assert nodes(**arguments).keys() == expected

@@ -1,4 +1,4 @@
-"""The learner: collects, trains, announces, rolls back; the rest of the graph takes it up."""
+"""The learner node collects, trains, announces and rolls back; the other nodes follow."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 from support.detectron2_networks import needs_detectron2, tiny_detectron2, write_config
-from support.networks import save_random_weights
+from support.networks import save_random_weights, tiny_mask_rcnn
 from support.recordings import disc_frames
 from support.ros import TOPIC, Graph, ros_arguments
 
-from gbopt_ros.config import load_config
-from gbopt_ros.learning.data.training_set import TrainingSet
-from gbopt_ros.learning.round import check_origin
-from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.learning.confidence.appearance import AppearanceExtractor
+from gbopt_ros.learning.store.store import Store
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
@@ -41,7 +39,7 @@ from gbopt_ros.nodes.base import LINK_QOS
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
-from gbopt_ros.structures import Frame, GboptError
+from gbopt_ros.structures import Frame
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 # To observe them with LINK_QOS, which misses nothing of what follows in a hurry.
@@ -54,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def learning(store: Path, **changes: Any) -> dict[str, Any]:
-    """Parameters of a learner that is done in seconds."""
+    """Parameters of a learner that trains for seconds."""
     return {
         "store": store, "train_every_clips": 0, "learning.iterations": 2,
         "learning.batch_size": 2, "learning.warmup": 0, "learning.learning_rate": 1e-5,
@@ -111,8 +109,10 @@ def play_frames(graph: Graph, frames: Sequence[Frame]) -> None:
 @pytest.mark.parametrize(
     "graph", ["torchvision", pytest.param("detectron2", marks=needs_detectron2)], indirect=True
 )
-def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: Path) -> None:
-    store = ModelStore(tmp_path / "store")
+def test_learner_trains_swaps_and_rolls_back_while_frames_flow(
+    graph: Graph, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store").models
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
         graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
@@ -127,7 +127,7 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
 
     play(graph, 8)
     graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
-    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+    with Store(tmp_path / "store").training_set() as stored:
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
     reply = graph.call(Trigger, "/learner/train")
@@ -164,10 +164,10 @@ def test_learns_swaps_and_rolls_back_while_frames_flow(graph: Graph, tmp_path: P
     assert not reply.success and "nothing to roll back" in reply.message
 
 
-def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
+def test_learner_starts_a_new_session_after_a_clip_buffer_restart(
     graph: Graph, tmp_path: Path
 ) -> None:
-    """Its frames and clips count from 0 again, which makes them a recording of their own."""
+    """Frames and clips count from 0 again; they become another recording."""
     learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
     masks = graph.observe(SelectedMasks, "/selector/output/masks")
     play(graph, 8)
@@ -178,13 +178,13 @@ def test_a_clip_buffer_that_was_started_again_overwrites_nothing(
     graph.wait(lambda: learner.health.counted("clips stored") == 4, "all clips to be stored")
     graph.wait(lambda: len(masks) == 16, "all masks")
     assert [m.frame_index for m in masks] == [*range(8), *range(8)]
-    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+    with Store(tmp_path / "store").training_set() as stored:
         assert len(stored) == sum(bool(m.masks) for m in masks)
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
 
-def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> None:
-    """With its latest masks, of the session that showed it last; not at all if that has none."""
+def test_learner_stores_replayed_frames_once(graph: Graph, tmp_path: Path) -> None:
+    """With the masks of the last session; not at all if that has none."""
     learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
     masks = graph.observe(SelectedMasks, "/selector/output/masks")
     recordings: list[list[str]] = []
@@ -200,7 +200,7 @@ def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> No
         graph.wait(
             lambda: learner.health.counted("clips stored") == 2 * len(recordings) + 2, "the clips"
         )
-        with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+        with Store(tmp_path / "store").training_set() as stored:
             entries = stored.labelled_images().entries
             recordings.append([entry.recording for entry in entries])
         assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
@@ -210,13 +210,13 @@ def test_what_is_played_again_is_learnt_once(graph: Graph, tmp_path: Path) -> No
     assert not any(m.masks for m in masks[16:]) and recordings[2] == []
 
 
-def test_a_version_that_the_gate_refuses_is_not_announced(
+def test_learner_does_not_announce_a_version_refused_by_the_gate(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from gbopt_ros.learning import round as rounds
     from gbopt_ros.learning.store.gate import GateDecision
 
-    monkeypatch.setattr(rounds, "check_masks", lambda *_: GateDecision(False, "too bad"))
+    monkeypatch.setattr(rounds, "check_agreement", lambda *_: GateDecision(False, "too bad"))
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
         graph.observe(TrainingProgress, PROGRESS, LINK_QOS),
@@ -227,10 +227,10 @@ def test_a_version_that_the_gate_refuses_is_not_announced(
     graph.wait(lambda: progress[-1].state == TrainingProgress.STATE_REJECTED, "the refusal")
     assert "too bad" in progress[-1].message
     assert updates == []
-    assert ModelStore(tmp_path / "store").current() is None
+    assert Store(tmp_path / "store").models.current() is None
 
 
-def test_trains_by_itself_after_some_clips(
+def test_train_every_clips_starts_training(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
     arguments = ros_arguments(weights, **learning(tmp_path / "store", train_every_clips=2))
@@ -241,10 +241,10 @@ def test_trains_by_itself_after_some_clips(
         made.wait(lambda: len(updates) == 1, "a new version")
 
 
-def test_masks_whose_clip_never_ends_are_stored(
+def test_learner_stores_frames_of_a_clip_that_never_ends(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    """By the bound on what is held while the clip goes on, and by deactivation at the end."""
+    """When its buffer is full, and at deactivation."""
     arguments = ros_arguments(
         weights,
         **learning(tmp_path / "store"),
@@ -268,43 +268,28 @@ def test_masks_whose_clip_never_ends_are_stored(
         assert made.nodes["selector"].health.counted("done") == 0  # no clip
         assert learner._frames == {}
         assert learner.health.counted("clips stored") == 0  # but frames, below
-    with TrainingSet(tmp_path / "store" / "training", 10**9) as stored:
+    with Store(tmp_path / "store").training_set() as stored:
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
 
-def test_a_store_of_another_network_is_refused(
+def test_learner_refuses_a_store_of_another_network(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    store = ModelStore(tmp_path / "store")
-    network, info = load_mask_rcnn(weights[PROPOSALS])
-    store.publish(network, info.architecture, info.version, {"origin": "of another"})
+    store = Store(tmp_path / "store").models
+    _, info = load_mask_rcnn(weights[PROPOSALS])
+    store.publish(tiny_mask_rcnn(seed=1), info, {"origin": "of another"})
     arguments = ros_arguments(weights, **learning(tmp_path / "store"))
     with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
         assert not made.nodes["learner"].start()
-    origin = sha256_of(weights[PROPOSALS])
-    for facts in ({"origin": origin}, {}):  # versions of before say nothing of it
-        store.publish(network, info.architecture, info.version, facts)
-        check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
-    store.publish(network, info.architecture, info.version, {"origin": "of another"})
-    check_origin(store, load_config(None, []))  # none is named
-    served = store.current()
-    assert served is not None
-    check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
-    with pytest.raises(GboptError, match="learnt from another network; give each network a store"):
-        check_origin(store, load_config(None, [f"proposal.weights={weights[PROPOSALS]}"]))
-    (store.versions()[0].path.parent / "manifest.json").write_text("{")
-    check_origin(store, load_config(None, [f"proposal.weights={served.path}"]))
-    with pytest.raises(GboptError, match="none: cannot be read"):
-        check_origin(store, load_config(None, ["proposal.weights=none"]))
 
 
-def test_a_damaged_version_can_be_rolled_back(
+def test_rollback_service_repairs_a_damaged_version(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    store = ModelStore(tmp_path / "store")
+    store = Store(tmp_path / "store").models
     network, info = load_mask_rcnn(weights[PROPOSALS])
-    first = store.publish(network, info.architecture, info.version, {})
-    second = store.publish(network, info.architecture, first.version, {})
+    first = store.publish(network, info, {})
+    second = store.publish(network, replace(info, version=first.version), {})
     second.path.write_bytes(second.path.read_bytes()[:-1] + b"?")
     arguments = ros_arguments(weights, **learning(tmp_path / "store"))
     with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
@@ -317,7 +302,7 @@ def test_a_damaged_version_can_be_rolled_back(
         assert learner.health.status("learner", "active", {}).message == "active"
 
 
-def test_deactivating_breaks_the_training_off(
+def test_deactivate_stops_training(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
     arguments = ros_arguments(
@@ -333,13 +318,13 @@ def test_deactivating_breaks_the_training_off(
         made.wait(lambda: any(p.iteration for p in progress), "the first step")
         learner.trigger_deactivate()
         made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
-    assert ModelStore(tmp_path / "store").current() is None
+    assert Store(tmp_path / "store").models.current() is None
 
 
-def test_deactivating_breaks_off_before_the_first_step(
+def test_deactivate_stops_training_before_the_first_step(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    """While the masks of the training set are compared, which comes first."""
+    """While the confidences of the training set are recalibrated."""
     looking = threading.Event()
     original = AppearanceExtractor.extract
 
@@ -361,13 +346,13 @@ def test_deactivating_breaks_off_before_the_first_step(
         learner.trigger_deactivate()
         made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
     assert all(p.iteration == 0 and math.isnan(p.loss) for p in progress)
-    assert ModelStore(tmp_path / "store").current() is None
+    assert Store(tmp_path / "store").models.current() is None
 
 
-def test_killed_while_it_trains_and_started_again(
+def test_learner_killed_in_training_starts_again(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    """What was stored is still there, nothing half-done serves, and learning goes on."""
+    """The training set is intact, no incomplete version serves, and learning works again."""
     store = tmp_path / "store"
 
     with ExitStack() as started:
@@ -390,7 +375,7 @@ def test_killed_while_it_trains_and_started_again(
         updates = made.observe(ModelUpdate, UPDATE, LINK_QOS)
 
         def play_until_it_trains(iterations: int) -> None:
-            """It misses what is sent before it listens: clips go on until it has heard one."""
+            """It misses messages sent before it subscribes: clips go on until it has one."""
 
             def told() -> set[int]:
                 return {p.state for p in progress if p.iterations == iterations}
@@ -406,8 +391,8 @@ def test_killed_while_it_trains_and_started_again(
         made.wait(lambda: any(p.iteration for p in progress), "the first step")
         first.kill()
         first.wait()
-        assert ModelStore(store).current() is None
-        with TrainingSet(store / "training", 10**9) as stored:
+        assert Store(store).models.current() is None
+        with Store(store).training_set() as stored:
             kept = stored.instance_count
         assert kept > 0
 
@@ -416,4 +401,4 @@ def test_killed_while_it_trains_and_started_again(
         made.wait(lambda: len(updates) >= 1, "a version")
         second.send_signal(signal.SIGINT)
         assert second.wait(20) == 0
-    assert ModelStore(store).current() is not None
+    assert Store(store).models.current() is not None

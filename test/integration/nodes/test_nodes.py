@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import yaml
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
@@ -29,27 +28,22 @@ from support.recordings import disc_frames
 from support.ros import Graph, ros_arguments
 
 from gbopt_ros.config import Config, settings
+from gbopt_ros.config.renamed import REMOVED, RENAMED
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
 from gbopt_ros.nodes.background import BackgroundNode
-from gbopt_ros.nodes.base import LATCHED_QOS, LINK_CAPACITY, LINK_QOS
-from gbopt_ros.nodes.clip_buffer import ClipBufferNode
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
+from gbopt_ros.nodes.clip_buffer import ClipBufferNode, ClipBufferSettings
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.flow import FlowNode
-from gbopt_ros.nodes.health import Health
-from gbopt_ros.nodes.messages import (
-    Stamped,
-    decode_map,
-    encode_map,
-    make_header,
-    make_time,
-    stamp_ns,
-)
+from gbopt_ros.nodes.flow import main as flow_main
+from gbopt_ros.nodes.learner import LearnerSettings
+from gbopt_ros.nodes.messages import make_header, stamp_ns
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
-from gbopt_ros.nodes.selector import SelectorNode
-from gbopt_ros.structures import Frame, GboptError
+from gbopt_ros.nodes.selector import SelectorNode, SelectorSettings
+from gbopt_ros.structures import Frame
 
 KINDS = {
     bool: ParameterType.PARAMETER_BOOL,
@@ -73,45 +67,15 @@ def graph(ros_domain_id: int, weights: dict[str, Path]) -> Iterator[Graph]:
         yield made
 
 
-# ---------------------------------------------------------------------------------- messages
-
-
-def test_stamps_come_back_to_the_nanosecond() -> None:
-    for nanoseconds in (0, 1, 10**9 - 1, 1_700_000_000_123_456_789):
-        assert stamp_ns(make_time(nanoseconds)) == nanoseconds
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2), (1, 1), (1, 1, 2)])
-def test_maps_come_back_bit_for_bit(shape: tuple[int, ...]) -> None:
-    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    header = make_header(12, "camera")
-    message = encode_map(Stamped(header, values))
-    assert message.encoding == ("32FC2" if len(shape) == 3 else "32FC1")
-    assert message.step * message.height == len(message.data)
-    back = decode_map(message)
-    assert back.header == header
-    np.testing.assert_array_equal(back.value, values)
-
-
-def test_maps_of_another_kind_are_refused() -> None:
-    message = encode_map(Stamped(make_header(0, ""), np.zeros((2, 2), np.float32)))
-    message.width = 3
-    with pytest.raises(GboptError, match="does not fit"):
-        decode_map(message)
-    message.encoding = "rgb8"
-    with pytest.raises(GboptError, match="32FC1 or 32FC2, got 'rgb8'"):
-        decode_map(message)
-
-
 # -------------------------------------------------------------------------------- parameters
 
 
-def test_every_setting_of_its_stages_is_a_parameter(graph: Graph) -> None:
+def test_declare_gives_every_setting_with_its_description_and_range(graph: Graph) -> None:
     for node in graph.nodes.values():
         expected = {
-            f"{stage}.{known.name}": known
-            for stage in node.SECTIONS
-            for known in settings(type(getattr(Config(), stage)))
+            f"{section}.{known.name}": known
+            for section in node.SECTIONS
+            for known in settings(type(getattr(Config(), section)))
         } | {known.name: known for known in settings(node.SETTINGS)}
         names = sorted(expected)
         described = graph.call(
@@ -120,12 +84,19 @@ def test_every_setting_of_its_stages_is_a_parameter(graph: Graph) -> None:
         for name, descriptor in zip(names, described, strict=True):
             known = expected[name]
             assert descriptor.description == known.doc
+            assert re.fullmatch(r"[A-Z](?!f )(?!ts )(?!hose )(?!hat ).*\.", known.doc), name
+            if name.endswith("_s"):
+                assert "seconds" in known.doc
             assert descriptor.read_only == known.fixed
             assert descriptor.type == KINDS[known.type]
             for bounds in (*descriptor.integer_range, *descriptor.floating_point_range):
-                assert known.allows(bounds.from_value) or math.isinf(bounds.from_value)
+                assert known.allows(bounds.from_value) and known.allows(bounds.to_value)
                 if known.low is not None:
                     assert bounds.from_value == known.low
+                if known.above is not None:
+                    assert known.above < bounds.from_value < known.above + 1e-9
+                if known.high is not None:
+                    assert bounds.to_value == known.high
 
 
 def set_parameter(graph: Graph, node: str, name: str, **value: Any) -> Any:
@@ -134,7 +105,7 @@ def set_parameter(graph: Graph, node: str, name: str, **value: Any) -> Any:
     return graph.call(SetParameters, f"/{node}/set_parameters", parameters=[parameter]).results[0]
 
 
-def test_parameters_change_while_the_node_runs(graph: Graph) -> None:
+def test_set_parameters_changes_a_running_node(graph: Graph) -> None:
     graph.start()
     assert set_parameter(graph, "selector", "selection.k", integer_value=2).successful
     assert graph.nodes["selector"].config.selection.k == 2
@@ -154,7 +125,7 @@ def test_parameters_change_while_the_node_runs(graph: Graph) -> None:
         ("clip_buffer", "queue", {"integer_value": 7}, "read-only"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(
+def test_set_parameters_refuses_values_out_of_range(
     graph: Graph, node: str, name: str, value: dict[str, Any], reason: str
 ) -> None:
     before = graph.nodes[node].config, graph.nodes[node].settings
@@ -164,7 +135,7 @@ def test_parameters_that_do_not_fit_are_refused(
     assert (graph.nodes[node].config, graph.nodes[node].settings) == before
 
 
-def test_a_profile_gives_the_defaults(ros_domain_id: int, tmp_path: Path) -> None:
+def test_profile_gives_the_defaults_of_parameters(ros_domain_id: int, tmp_path: Path) -> None:
     profile = tmp_path / "robot.yaml"
     profile.write_text("clip:\n  length: 7\n  overlap: 2\n")
     arguments = ["--ros-args", "-p", f"profile:={profile}", "-p", "clip.overlap:=1"]
@@ -173,10 +144,65 @@ def test_a_profile_gives_the_defaults(ros_domain_id: int, tmp_path: Path) -> Non
     assert (clip.length, clip.overlap) == (7, 1)
 
 
+@pytest.mark.parametrize(
+    ("old", "complaint"),
+    [
+        ("selection.score_memory", "is now called selection.score_propagation"),
+        ("probe", "is now called validation"),
+        ("selection.confidence_bias", "is no longer a setting: the weights file holds"),
+        ("adapt.rounds", "is no longer a setting: background adaptation was removed"),
+    ],
+)
+@pytest.mark.parametrize("given_by", ["argument", "file of the node", "file of all nodes"])
+def test_spin_refuses_an_old_parameter_name(
+    ros_domain_id: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    old: str,
+    complaint: str,
+    given_by: str,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    arguments = ["-p", f"{old}:=0.5"]
+    if given_by != "argument":
+        path = tmp_path / "parameters.yaml"
+        name = "flow" if given_by == "file of the node" else "/**"
+        path.write_text(yaml.safe_dump({name: {"ros__parameters": {old: 0.5}}}))
+        arguments = ["--params-file", str(path)]
+    assert flow_main(["flow", "--ros-args", *arguments]) == 1
+    log = capfd.readouterr().err
+    assert f"parameter {old} {complaint}" in log
+    assert "Traceback" not in log
+
+
+def test_spin_refuses_a_profile_with_an_old_name(
+    ros_domain_id: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    profile = tmp_path / "robot.yaml"
+    profile.write_text("selection: {score_memory: 0.5}\n")
+    assert flow_main(["flow", "--ros-args", "-p", f"profile:={profile}"]) == 1
+    assert f"{profile}: selection.score_memory is now called" in capfd.readouterr().err
+
+
+def test_renamed_names_without_a_section_are_parameters_of_a_node() -> None:
+    names = {
+        known.name
+        for kind in (ClipBufferSettings, SelectorSettings, LearnerSettings)
+        for known in settings(kind)
+    }
+    assert {new for old, new in RENAMED.items() if "." not in old} <= names
+    assert not {*RENAMED, *REMOVED} & names
+
+
 # --------------------------------------------------------------------------------- lifecycle
 
 
-def test_down_and_up_again(graph: Graph) -> None:
+def test_nodes_go_down_and_up_again(graph: Graph) -> None:
     graph.start()
     for node in graph.nodes.values():
         assert node.trigger_deactivate() == SUCCESS
@@ -188,7 +214,7 @@ def test_down_and_up_again(graph: Graph) -> None:
     graph.wait(lambda: len(proposals) == 1, "proposals after the restart")
 
 
-def test_deactivating_the_buffer_ends_its_clip(graph: Graph) -> None:
+def test_clip_buffer_deactivated_ends_its_clip(graph: Graph) -> None:
     graph.start()
     clips = graph.observe(ClipFrames, "/clip_buffer/output/clips")
     buffer = graph.nodes["clip_buffer"]
@@ -207,6 +233,7 @@ class Buffer:
         self.graph, self.node = graph, graph.nodes["clip_buffer"]
         graph.start()
         self.clips = graph.observe(ClipFrames, "/clip_buffer/output/clips", LINK_QOS)
+        self.images = graph.observe(ImageMessage, "/clip_buffer/output/image", LINK_QOS)
         self._done = graph.observer.create_publisher(Header, "/selector/output/done", LINK_QOS)
 
     def send(self, *frames: Frame) -> None:
@@ -216,11 +243,13 @@ class Buffer:
             self.graph.wait(lambda count=count: self.node.facts()["received"] > count, "the frame")
 
     def finish(self, frame: Frame) -> None:
-        """Let the frame go out, and say that all nodes are done with it."""
-        in_flight = self.node._in_flight
-        self.graph.wait(lambda: frame.stamp_ns in in_flight, "the frame to go out")
+        """Wait until the frame is sent, and say that all nodes are done with it."""
+
+        def is_sent() -> bool:
+            return frame.stamp_ns in {stamp_ns(image.header.stamp) for image in self.images}
+
+        self.graph.wait(is_sent, "the frame to be sent")
         self._done.publish(make_header(frame.stamp_ns, frame.frame_id))
-        self.graph.wait(lambda: frame.stamp_ns not in in_flight, "the frame to be done")
 
 
 @pytest.fixture
@@ -233,9 +262,7 @@ def buffer(ros_domain_id: int, request: pytest.FixtureRequest) -> Iterator[Buffe
 
 
 @pytest.mark.parametrize("buffer", [{"queue": 1, "max_in_flight": 1}], indirect=True)
-def test_a_flush_of_a_busy_buffer_neither_takes_a_frames_place_nor_loses_its_own(
-    buffer: Buffer,
-) -> None:
+def test_flush_of_a_busy_clip_buffer_drops_no_frame_and_is_not_dropped(buffer: Buffer) -> None:
     frames = disc_frames(4)
     buffer.send(frames[0])
     buffer.graph.wait(lambda: buffer.node.facts()["in flight"] == 1, "the first frame to go out")
@@ -251,7 +278,7 @@ def test_a_flush_of_a_busy_buffer_neither_takes_a_frames_place_nor_loses_its_own
     assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [2]]
 
 
-def test_without_autostart_a_node_waits(ros_domain_id: int) -> None:
+def test_start_without_autostart_waits(ros_domain_id: int) -> None:
     arguments = ["--ros-args", "-p", "autostart:=false"]
     with Graph(ros_domain_id, lambda c: [FlowNode(context=c)], arguments) as made:
         node = made.nodes["flow"]
@@ -271,7 +298,7 @@ def test_without_autostart_a_node_waits(ros_domain_id: int) -> None:
     ],
     ids=["corrupt", "pickle", "missing"],
 )
-def test_weights_that_cannot_be_loaded_fail_the_transition(
+def test_configure_fails_if_weights_cannot_be_loaded(
     ros_domain_id: int, tmp_path: Path, make: Any, name: str, content: bytes | None
 ) -> None:
     path = tmp_path / "weights.safetensors"
@@ -289,7 +316,7 @@ def test_weights_that_cannot_be_loaded_fail_the_transition(
         assert node.trigger_configure() == SUCCESS
 
 
-def test_any_exception_fails_the_transition(
+def test_configure_fails_on_any_exception(
     ros_domain_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Any) -> None:
@@ -317,7 +344,7 @@ class Swap:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.node = graph, graph.nodes["proposal"]
         self.proposals = graph.observe(Proposals, "/proposal/output/proposals")
-        self._updates = graph.observer.create_publisher(
+        self.updates = graph.observer.create_publisher(
             ModelUpdate, "/learner/output/model_update", LATCHED_QOS
         )
         self._frames = iter(disc_frames(100))
@@ -331,7 +358,7 @@ class Swap:
 
     def announce(self, version: str, path: Path, sha256: str) -> None:
         before = self.node.health.counted("updates") + self.node.health.counted("updates refused")
-        self._updates.publish(ModelUpdate(version=version, path=str(path), sha256=sha256))
+        self.updates.publish(ModelUpdate(version=version, path=str(path), sha256=sha256))
         self.graph.wait(
             lambda: (
                 self.node.health.counted("updates") + self.node.health.counted("updates refused")
@@ -347,7 +374,7 @@ def swap(graph: Graph) -> Swap:
     return Swap(graph)
 
 
-def test_a_sound_version_serves_and_the_old_one_comes_back(
+def test_model_update_serves_and_the_old_version_comes_back(
     swap: Swap, tmp_path: Path, weights: dict[str, Path]
 ) -> None:
     assert swap.show() == "random"
@@ -358,14 +385,14 @@ def test_a_sound_version_serves_and_the_old_one_comes_back(
     assert swap.show() == "random"
 
 
-def test_a_version_announced_while_the_node_was_not_active_serves_afterwards(
+def test_model_update_while_the_node_was_not_active_serves_afterwards(
     swap: Swap, tmp_path: Path
 ) -> None:
     node = swap.node
     told = swap.graph.observe(ModelUpdate, "/learner/output/model_update")
     assert node.trigger_deactivate() == SUCCESS
     path, digest = save_version(tmp_path, "v0001")
-    swap._updates.publish(ModelUpdate(version="v0001", path=str(path), sha256=digest))
+    swap.updates.publish(ModelUpdate(version="v0001", path=str(path), sha256=digest))
     swap.graph.wait(lambda: len(told) == 1, "the announcement")
     assert node.trigger_activate() == SUCCESS
     swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version")
@@ -377,17 +404,22 @@ def test_a_version_announced_while_the_node_was_not_active_serves_afterwards(
     swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version again")
 
 
-def test_a_version_of_the_same_name_but_of_another_store_serves(swap: Swap, tmp_path: Path) -> None:
-    swap.announce("v0001", *save_version(tmp_path / "a", "v0001"))
-    first = swap.node._network
-    swap.announce("v0001", *save_version(tmp_path / "b", "v0001"))  # random weights, others
-    assert swap.node._network is not first
+def test_model_update_of_the_same_name_from_another_store_serves(
+    swap: Swap, tmp_path: Path
+) -> None:
+    first, second = (save_version(tmp_path / name, "v0001") for name in "ab")  # random weights
+    swap.announce("v0001", *first)
+    swap.announce("v0001", *second)
+    assert swap.node.health.counted("updates") == 2
+    swap.updates.publish(ModelUpdate(version="v0001", path=str(second[0]), sha256=second[1]))
+    assert swap.show() == "v0001"
+    assert swap.node.health.counted("updates") == 2  # it serves already
 
 
 @pytest.mark.parametrize(
     "damage", ["truncated", "wrong sha256", "missing", "wrong version", "pickle"]
 )
-def test_a_bad_file_changes_nothing_but_a_diagnostic(
+def test_model_update_of_a_bad_file_changes_nothing_but_a_diagnostic(
     swap: Swap, tmp_path: Path, damage: str
 ) -> None:
     path, digest = save_version(tmp_path, "v0001")
@@ -413,29 +445,28 @@ def test_a_bad_file_changes_nothing_but_a_diagnostic(
     assert swap.node.health.status("proposal", "active", {}).message == "active"
 
 
-def test_a_version_that_fails_on_the_last_frames_is_refused(
+def test_model_update_that_fails_on_the_last_frames_is_refused(
     swap: Swap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gbopt_ros.perception.proposals import MaskRcnnProposals
 
     assert swap.show() == "random"
     path, digest = save_version(tmp_path, "v0001")
-    serving = swap.node._network
+    original = MaskRcnnProposals.propose
 
     def fails(self: Any, images: Any) -> Any:
-        if self is serving:
-            return original(self, images)
-        raise RuntimeError("CUDA out of memory")
+        if self.version == "v0001":
+            raise RuntimeError("CUDA out of memory")
+        return original(self, images)
 
-    original = MaskRcnnProposals.propose
     monkeypatch.setattr(MaskRcnnProposals, "propose", fails)
     swap.announce("v0001", path, digest)
     assert "fails on the last frames" in swap.node.health.status("", "", {}).message
     assert swap.show() == "random"
 
 
-def test_frames_wait_for_nodes_that_are_not_there_yet(ros_domain_id: int) -> None:
-    """Where each has a process of its own: what goes out before they subscribe is lost to them."""
+def test_clip_buffer_waits_for_its_consumers(ros_domain_id: int) -> None:
+    """If each node has a process of its own, a frame sent before they subscribe is lost."""
     arguments = ros_arguments(None, consumers="observer")
     with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
         made.start()
@@ -450,7 +481,7 @@ def test_frames_wait_for_nodes_that_are_not_there_yet(ros_domain_id: int) -> Non
         made.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
 
 
-def test_done_headers_reach_the_clip_buffer(graph: Graph) -> None:
+def test_done_reaches_the_clip_buffer_of_another_process(graph: Graph) -> None:
     """The link from the selector back, over DDS rather than through the bus."""
     with Graph(
         graph.context.get_domain_id(),
@@ -467,68 +498,10 @@ def test_done_headers_reach_the_clip_buffer(graph: Graph) -> None:
         alone.wait(lambda: node.facts()["in flight"] == 0, "the frame to be done")
 
 
-# -------------------------------------------------------------------------------- detections
-
-
-def test_detections_have_tight_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for the types of vision_msgs, which has no wheel."""
-    from types import SimpleNamespace
-
-    from gbopt_ros.msg import SelectedMask, SelectedMasks
-    from gbopt_ros.nodes import detections
-
-    def make_detection(**fields: Any) -> Any:
-        position = SimpleNamespace(x=0.0, y=0.0)
-        box = SimpleNamespace(center=SimpleNamespace(position=position), size_x=0.0, size_y=0.0)
-        return SimpleNamespace(bbox=box, results=[], **fields)
-
-    stand_ins = {
-        "Detection2D": make_detection,
-        "Detection2DArray": SimpleNamespace,
-        "ObjectHypothesisWithPose": lambda: SimpleNamespace(hypothesis=SimpleNamespace()),
-    }
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(detections, name, stand_in, raising=False)
-    header = make_header(5, "camera")
-    mask = SelectedMask(box=np.array([2, 4, 10, 8], np.float32), confidence=0.75)
-    array = detections.detection_array(SelectedMasks(header=header, masks=[mask]))
-    (detection,) = array.detections
-    assert array.header == detection.header == header
-    assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (6.0, 6.0)
-    assert (detection.bbox.size_x, detection.bbox.size_y) == (8.0, 4.0)
-    assert detection.results[0].hypothesis.score == 0.75
-
-
 # -------------------------------------------------------------------------------- diagnostics
 
 
-def test_problems_are_told_until_their_subject_recovers() -> None:
-    health = Health()
-
-    def told() -> tuple[bytes, str]:
-        status = health.status("node", "active", {})
-        return status.level, status.message
-
-    assert told() == (DiagnosticStatus.OK, "active")
-    health.warn("slow", "stall")
-    health.fail("refused", "model")
-    health.warn("grey")
-    assert told() == (DiagnosticStatus.ERROR, "refused; grey; slow")
-    health.recover("model")
-    assert told() == (DiagnosticStatus.WARN, "grey; slow")
-    health.recover()
-    health.warn("slower", "stall")
-    assert told() == (DiagnosticStatus.WARN, "slower")
-    health.warn("grey")
-    health.count("dropped")
-    health.recover_all()
-    assert told() == (DiagnosticStatus.OK, "active")
-    assert health.counted("dropped") == 1
-    health.begin()
-    assert health.counted("dropped") == 0
-
-
-def test_a_failed_frame_is_told_until_the_next_one_succeeds(
+def test_diagnostics_tell_a_failed_frame_until_the_next_one_succeeds(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph.start()
@@ -551,55 +524,25 @@ def test_a_failed_frame_is_told_until_the_next_one_succeeds(
     graph.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
 
 
-def test_a_frame_that_a_network_lost_is_given_up_while_others_go_on(
-    ros_domain_id: int, weights: dict[str, Path]
-) -> None:
-    """Else it would take one of the few places in flight for ever; but not what ends a clip."""
-    parameters = {"consumers": "none", "max_in_flight": 16, "clip.length": 6}
-    arguments = ros_arguments(weights, stall_timeout_s=0.5, **parameters)
-    with Graph(ros_domain_id, lambda context: [ClipBufferNode(context=context)], arguments) as made:
-        made.start()
-        buffer = made.nodes["clip_buffer"]
-        lost, end = 2, 5
-        for frame in looped(disc_frames(6), 3):
-            sent = buffer.health.counted("done")
-            made.send(frame)
-            made.wait(lambda sent=sent: buffer.health.counted("done") > sent, "the frame to go out")
-            if sent not in (lost, end):
-                buffer._on_done(make_header(frame.stamp_ns, frame.frame_id))
-            time.sleep(0.06)
-        made.wait(lambda: buffer.health.counted("given up") == 1, "the lost frame to be given up")
-        assert buffer.facts()["in flight"] == 1  # the end of the clip, while others were finished
-        made.wait(lambda: buffer.health.counted("given up") == 2, "that nothing is finished")
-        assert buffer.facts()["in flight"] == 0
+@pytest.mark.parametrize(
+    "buffer", [{"max_in_flight": 16, "clip.length": 6, "stall_timeout_s": 0.5}], indirect=True
+)
+def test_clip_buffer_gives_up_a_lost_frame_while_others_are_finished(buffer: Buffer) -> None:
+    """Else it would stay in flight for ever; the last frame of a clip may take longer."""
+    node, wait = buffer.node, buffer.graph.wait
+    lost, end = 2, 5
+    for count, frame in enumerate(looped(disc_frames(6), 3)):
+        buffer.send(frame)
+        if count not in (lost, end):
+            buffer.finish(frame)
+        time.sleep(0.06)
+    wait(lambda: node.health.counted("given up") == 1, "the lost frame to be given up")
+    assert node.facts()["in flight"] == 1  # the end of the clip, while others were finished
+    wait(lambda: node.health.counted("given up") == 2, "that nothing is finished")
+    assert node.facts()["in flight"] == 0
 
 
-def test_a_clip_whose_frames_were_overtaken_is_given_up(
-    ros_domain_id: int, weights: dict[str, Path]
-) -> None:
-    """While the graph goes on it is waited for; not when more than may be in flight came later."""
-    arguments = ros_arguments(weights, stall_timeout_s=0.3)
-    with Graph(ros_domain_id, lambda context: [SelectorNode(context=context)], arguments) as made:
-        made.start()
-        selector = made.nodes["selector"]
-        message = ClipFrames(clip_id=7, stamps=[make_time(1)], frame_indices=[0])
-        message.header.stamp = make_time(1)
-        message.received = make_time(time.time_ns())
-        selector._on_clip(message)
-
-        def go_on(finished: int) -> None:
-            time.sleep(0.4)
-            selector._assembly.finished_frames += finished
-            selector._assembly.last_progress = time.monotonic()
-            selector._give_up()
-
-        go_on(LINK_CAPACITY)
-        assert selector.health.counted("clips lost") == 0
-        go_on(1)
-        assert selector.health.counted("clips lost") == 1
-
-
-def test_repeated_stamps_are_told(graph: Graph) -> None:
+def test_diagnostics_tell_repeated_stamps(graph: Graph) -> None:
     graph.start()
     buffer = graph.nodes["clip_buffer"]
     (frame,) = disc_frames(1)
@@ -611,7 +554,7 @@ def test_repeated_stamps_are_told(graph: Graph) -> None:
     assert buffer.health.counted("dropped") == 0
 
 
-def test_the_transport_is_set_in_a_namespace_too(
+def test_image_transport_is_set_in_a_namespace_too(
     ros_domain_id: int, weights: dict[str, Path]
 ) -> None:
     """As `active_vision.launch.py` does."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gbopt_ros import config as config_module
-from gbopt_ros.config import Config, ConfigSection, Setting, load_config, section_names, settings
+from gbopt_ros.config import Config, ConfigSection, Setting, load_config, settings
+from gbopt_ros.config.load import PROFILES
+from gbopt_ros.config.renamed import REMOVED, RENAMED, advice
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
@@ -24,36 +28,52 @@ def write(folder: Path, text: str) -> Path:
 # ----------------------------------------------------------------------------------- what is read
 
 
-def test_defaults_alone() -> None:
+def test_load_config_gives_the_defaults() -> None:
     assert load_config() == Config()
 
 
-def test_a_robot_selects_and_learns_with_what_was_measured() -> None:
-    """Two profiles have the constants of the demo; they must not drift apart."""
-    demo, robot = (load_config(find_resource(f"config/{name}.yaml")) for name in ("demo", "robot"))
-    live = {"lag", "optimality_gap", "max_flow_runs"}
-    for stage, own in (("selection", live), ("learning", {"iterations"})):
-        of_demo, of_robot = (vars(getattr(config, stage)) for config in (demo, robot))
-        assert {key for key in of_demo if of_demo[key] != of_robot[key]} == own
+def test_robot_profile_changes_only_what_bounds_the_delay() -> None:
+    robot, default = load_config(find_resource("config/robot.yaml")), Config()
+    changed = {
+        known.name
+        for known in settings(Config)
+        if attrgetter(known.name)(robot) != attrgetter(known.name)(default)
+    }
+    assert changed == {
+        "clip.overlap", "selection.lag", "selection.optimality_gap", "selection.max_flow_runs",
+    }  # fmt: skip
 
 
-def test_empty_file_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PROFILES)
+def test_load_config_takes_the_name_of_a_bundled_profile(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundled = load_config(find_resource(f"config/{name}.yaml"))
+    assert bundled != Config()
+    for given in (name, f"config/{name}.yaml", Path(name)):
+        assert load_config(given) == bundled
+    write(tmp_path, "device: cpu\n").rename(tmp_path / name)
+    assert load_config(name).device == "cpu"  # a file of the user comes first
+
+
+def test_load_config_of_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "")) == Config()
 
 
-def test_override_wins_over_file_and_file_over_default(tmp_path: Path) -> None:
+def test_load_config_override_wins_over_file_and_file_over_default(tmp_path: Path) -> None:
     path = write(tmp_path, "selection: {k: 7, seed: 3}\ndevice: cpu\n")
     loaded = load_config(path, ["selection.k=5"])
     assert (loaded.selection.k, loaded.selection.seed, loaded.device) == (5, 3, "cpu")
     assert loaded.clip == Config().clip
 
 
-def test_the_later_override_wins() -> None:
+def test_load_config_later_override_wins() -> None:
     assert load_config(None, ["clip.length=4", "clip.length=9"]).clip.length == 9
 
 
 @pytest.mark.parametrize(
-    ("override", "stage", "field", "expected"),
+    ("override", "section", "field", "expected"),
     [
         ("clip.length=4", "clip", "length", 4),
         ("clip.max_gap_s=2", "clip", "max_gap_s", 2.0),
@@ -64,25 +84,23 @@ def test_the_later_override_wins() -> None:
         ('proposal.weights=""', "proposal", "weights", ""),
     ],
 )
-def test_override_syntax(override: str, stage: str, field: str, expected: object) -> None:
-    value = getattr(getattr(load_config(None, [override]), stage), field)
+def test_load_config_override_syntax(
+    override: str, section: str, field: str, expected: object
+) -> None:
+    value = getattr(getattr(load_config(None, [override]), section), field)
     assert value == expected
     assert type(value) is type(expected)
 
 
-def test_nested_override() -> None:
+def test_load_config_override_of_a_nested_section() -> None:
     assert load_config(None, ["pretrain.augment.flip=0"]).pretrain.augment.flip == 0.0
 
 
-def test_to_dict_is_json_and_loads_again(tmp_path: Path) -> None:
+def test_to_dict_is_json_that_load_config_takes(tmp_path: Path) -> None:
     changed = load_config(None, ["selection.k=3", "learning.augment.blur=0.5"])
     path = tmp_path / "config.json"  # JSON is YAML
     path.write_text(json.dumps(changed.to_dict()), encoding="utf-8")
     assert load_config(path) == changed
-
-
-def test_stages_are_the_fields() -> None:
-    assert set(section_names()) == set(Config().to_dict()) - {"device"}
 
 
 # -------------------------------------------------------------------------------- what is refused
@@ -116,17 +134,18 @@ def test_stages_are_the_fields() -> None:
         ("learning.learning_rate=0", r"LearningConfig\.learning_rate"),
         ("learning.augment.flip=2", r"AugmentConfig\.flip"),
         ("pretrain.augment.scale_min=3", r"AugmentConfig\.scale_min"),
-        ("pretrain.average=1", r"PretrainConfig\.average"),
+        ("pretrain.ema_decay=1", r"PretrainConfig\.ema_decay"),
+        ("pretrain.lr_milestones=9,9", r"PretrainConfig\.lr_milestones.*9,9"),
     ],
 )
-def test_bad_override(override: str, words: str) -> None:
+def test_load_config_refuses_an_override(override: str, words: str) -> None:
     with pytest.raises(GboptError, match=words) as caught:
         load_config(None, [override])
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("override", ["device=[", "selection={", "selection.k={"])
-def test_override_that_is_no_yaml(override: str) -> None:
+def test_load_config_refuses_an_override_that_is_no_yaml(override: str) -> None:
     with pytest.raises(GboptError, match=re.escape(override)) as caught:
         load_config(None, [override])
     assert len(str(caught.value).splitlines()) == 1
@@ -147,15 +166,15 @@ def test_override_that_is_no_yaml(override: str) -> None:
         ("a: 1\na: 2\n", "YAML"),
     ],
 )
-def test_bad_file(tmp_path: Path, text: str, words: str) -> None:
+def test_load_config_refuses_a_file(tmp_path: Path, text: str, words: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(GboptError, match=words) as caught:
         load_config(path)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(GboptError, match="no such"):
+def test_load_config_refuses_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="no such configuration file; the names of the bundled "):
         load_config(tmp_path / "absent.yaml")
     with pytest.raises(GboptError, match="cannot be read"):
         load_config(tmp_path)
@@ -165,76 +184,113 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(path)
 
 
+@pytest.mark.parametrize("path", [{"clip": {"length": 2}}, ["clip.length=2"], 3])
+def test_load_config_says_that_it_expected_a_path(path: Any) -> None:
+    words = (
+        f"path: expected a YAML file, or one of paper, robot, got {type(path).__name__}; "
+        'settings are given as overrides=["selection.k=5"]'
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(words)}$"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("overrides", ["clip.length=2", [2], {"clip.length": 2}.items()])
+def test_load_config_says_that_it_expected_a_list_of_overrides(overrides: Any) -> None:
+    words = f'overrides: expected a list of strings such as ["selection.k=5"], got {overrides!r}'
+    with pytest.raises(TypeError, match=f"^{re.escape(words)}$"):
+        load_config(None, overrides)
+
+
+def test_load_config_names_the_option_of_an_override() -> None:
+    with pytest.raises(GboptError, match=r"^override clip\.kk=1: clip\.kk: "):
+        load_config(None, ["clip.kk=1"])
+    with pytest.raises(GboptError, match=r"^--set clip\.kk=1: clip\.kk: "):
+        load_config(None, ["clip.kk=1"], option="--set")
+
+
 # ---------------------------------------------------------------------------------------- settings
 
 
 SECTIONS = [
-    stage
-    for stage in vars(config_module).values()
-    if isinstance(stage, type) and issubclass(stage, ConfigSection) and stage is not ConfigSection
+    section
+    for section in vars(config_module).values()
+    if isinstance(section, type)
+    and issubclass(section, ConfigSection)
+    and section is not ConfigSection
 ]
 SETTINGS = [
-    pytest.param(stage, known, id=f"{stage.__name__}.{known.name}")
-    for stage in SECTIONS
-    for known in settings(stage)
+    pytest.param(section, known, id=f"{section.__name__}.{known.name}")
+    for section in SECTIONS
+    for known in settings(section)
     if "." not in known.name
 ]
 
 
-def accepts(stage: type[ConfigSection], name: str, value: object) -> bool:
+def accepts(section: type[ConfigSection], name: str, value: object) -> bool:
     """Whether the value is in range; that another field does not go with it does not count."""
     try:
-        stage(**{name: value})
+        section(**{name: value})
     except ValueError as error:
-        return not str(error).startswith(f"{stage.__name__}.{name}: expected")
+        return not str(error).startswith(f"{section.__name__}.{name}: expected")
     return True
 
 
-@pytest.mark.parametrize("stage", SECTIONS)
-def test_every_field_is_a_setting_or_a_stage(stage: type[ConfigSection]) -> None:
-    described = {known.name.partition(".")[0] for known in settings(stage)}
-    assert described == {field.name for field in dataclasses.fields(stage)}
+@pytest.mark.parametrize("section", SECTIONS)
+def test_settings_cover_every_field(section: type[ConfigSection]) -> None:
+    described = {known.name.partition(".")[0] for known in settings(section)}
+    assert described == {field.name for field in dataclasses.fields(section)}
 
 
-@pytest.mark.parametrize(("stage", "known"), SETTINGS)
-def test_setting(stage: type[ConfigSection], known: Setting) -> None:
+@pytest.mark.parametrize(("section", "known"), SETTINGS)
+def test_setting_default_is_allowed(section: type[ConfigSection], known: Setting) -> None:
     assert type(known.default) is known.type
     assert known.allows(known.default)
-    assert known.doc.strip() and not known.doc.endswith(".")
+
+
+@pytest.mark.parametrize(("section", "known"), SETTINGS)
+def test_setting_doc_is_plain_english(section: type[ConfigSection], known: Setting) -> None:
+    """Whole sentences, that do not begin in the middle of one."""
+    assert re.fullmatch(r"[A-Z].*\.", known.doc)
+    assert not re.match(r"(Of|Its|Those|That)\b", known.doc)
+    assert "  " not in known.doc
+    if known.name.endswith("_s"):
+        assert "seconds" in known.doc
 
 
 @pytest.mark.parametrize(
-    ("stage", "known"),
+    ("section", "known"),
     [case for case in SETTINGS if case.values[1].type in (int, float)],
 )
-def test_both_ends_of_a_range(stage: type[ConfigSection], known: Setting) -> None:
+def test_setting_allows_both_ends_of_its_range(
+    section: type[ConfigSection], known: Setting
+) -> None:
     step = 1 if known.type is int else 1e-6
     if known.low is not None:
-        assert not accepts(stage, known.name, known.type(known.low) - step)
-        assert accepts(stage, known.name, known.type(known.low))
+        assert not accepts(section, known.name, known.type(known.low) - step)
+        assert accepts(section, known.name, known.type(known.low))
     if known.above is not None:
-        assert not accepts(stage, known.name, known.type(known.above))
-        assert accepts(stage, known.name, known.type(known.above) + step)
+        assert not accepts(section, known.name, known.type(known.above))
+        assert accepts(section, known.name, known.type(known.above) + step)
     if known.high is not None:
-        assert accepts(stage, known.name, known.type(known.high))
-        assert not accepts(stage, known.name, known.type(known.high) + step)
+        assert accepts(section, known.name, known.type(known.high))
+        assert not accepts(section, known.name, known.type(known.high) + step)
     if known.below is not None:
-        assert not accepts(stage, known.name, known.type(known.below))
-        assert accepts(stage, known.name, known.type(known.below) - step)
+        assert not accepts(section, known.name, known.type(known.below))
+        assert accepts(section, known.name, known.type(known.below) - step)
     if known.type is float:
         assert not known.allows(float("nan")) or known.expected == ""
 
 
-@pytest.mark.parametrize(("stage", "known"), [c for c in SETTINGS if c.values[1].choices])
-def test_choices(stage: type[ConfigSection], known: Setting) -> None:
-    assert not accepts(stage, known.name, "something else")
-    assert all(accepts(stage, known.name, choice) for choice in known.choices)
+@pytest.mark.parametrize(("section", "known"), [c for c in SETTINGS if c.values[1].choices])
+def test_setting_allows_its_choices(section: type[ConfigSection], known: Setting) -> None:
+    assert not accepts(section, known.name, "something else")
+    assert all(accepts(section, known.name, choice) for choice in known.choices)
     assert known.default in known.choices
     assert known.expected == "one of " + ", ".join(known.choices)
 
 
 @pytest.mark.parametrize(
-    ("stage", "values", "message"),
+    ("section", "values", "message"),
     [
         ("clip", {"length": 0}, "ClipConfig.length: expected at least 1, got 0"),
         ("clip", {"max_gap_s": 0.0}, "ClipConfig.max_gap_s: expected above 0, got 0.0"),
@@ -256,21 +312,88 @@ def test_choices(stage: type[ConfigSection], known: Setting) -> None:
         ),
     ],
 )
-def test_message(stage: str, values: dict[str, object], message: str) -> None:
+def test_config_section_error_names_field_range_and_value(
+    section: str, values: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError) as caught:
-        type(getattr(Config(), stage))(**values)
+        type(getattr(Config(), section))(**values)
     assert str(caught.value) == message
 
 
-def test_nested_settings_have_dotted_names() -> None:
+@pytest.mark.parametrize(
+    ("section", "name", "value", "expected"),
+    [
+        (Config, "clip", {"length": 20}, "Config.clip: expected ClipConfig, got {'length': 20}"),
+        (Config, "flow", None, "Config.flow: expected FlowConfig, got None"),
+        (
+            config_module.LearningConfig,
+            "augment",
+            0.5,
+            "LearningConfig.augment: expected AugmentConfig, got 0.5",
+        ),
+    ],
+)
+def test_config_section_refuses_a_nested_section_of_another_type(
+    section: type[ConfigSection], name: str, value: object, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        section(**{name: value})
+
+
+def test_settings_of_a_nested_section_have_dotted_names() -> None:
     by_name = {known.name: known for known in settings(config_module.LearningConfig)}
     assert by_name["augment.flip"].high == 1
-    assert by_name["augment.flip"].doc == "probability of a horizontal flip"
+    assert by_name["augment.flip"].doc == "Probability that an image is mirrored."
 
 
-def test_what_needs_another_network_is_fixed() -> None:
+def test_settings_that_need_another_network_are_fixed() -> None:
     fixed = {known.name for known in settings(config_module.Config) if known.fixed}
-    weights = {f"{stage}.{name}" for stage in ("proposal", "background", "flow")
+    weights = {f"{section}.{name}" for section in ("proposal", "background", "flow")
                for name in ("weights", "half", "batch_size")}  # fmt: skip
     assert weights | {"device", "flow.backend"} <= fixed
     assert not any(name.startswith(("clip.", "selection.", "learning.")) for name in fixed)
+
+
+# -------------------------------------------------------------------------------------- old names
+
+
+OLD_SETTINGS = {old for old in RENAMED | REMOVED if "." in old}
+
+
+def test_advice_names_only_settings_that_exist() -> None:
+    """Every new name exists, and no old one does."""
+    names = {known.name for known in settings(Config)}
+    assert {RENAMED[old] for old in OLD_SETTINGS & {*RENAMED}} <= names
+    assert not (OLD_SETTINGS | {"adapt", "probe"}) & (names | {*Config().to_dict()})
+
+
+@pytest.mark.parametrize("old", sorted(OLD_SETTINGS))
+def test_load_config_tells_the_new_name_of_an_old_override(old: str) -> None:
+    with pytest.raises(GboptError) as caught:
+        load_config(None, ["selection.k=5", f"{old}=0.5"])
+    expected = f"is now called {RENAMED[old]}" if old in RENAMED else REMOVED[old]
+    assert str(caught.value).startswith(f"override {old}=0.5: {old} is ")
+    assert str(caught.value).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("selection: {score_memory: 0.5}\n", "selection.score_memory is now called selection."),
+        ("learning: {outlines: true}\n", "is now called learning.localization_losses"),
+        ("adapt: {rounds: 2}\n", "adapt is no longer a setting"),
+        ("selection: {confidence_bias: 1.0}\n", "gbopt calibrate"),
+    ],
+)
+def test_load_config_tells_the_new_name_in_an_old_profile(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(GboptError, match=re.escape(words)) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_advice_on_a_setting_of_a_removed_section() -> None:
+    assert advice(["selection.k", "adapt.rounds"]).startswith("adapt.rounds is no longer a setting")
+    assert advice(["adaptation.rounds", "selection.k"]) == ""

@@ -48,7 +48,7 @@ def values(metrics: InstanceMetrics, *names: str) -> tuple[float, ...]:
 FIVE = tuple(square(12 * i, 0) for i in range(5))
 
 
-def test_perfect_masks_have_full_precision():
+def test_evaluate_instances_of_perfect_masks():
     gt = dataset((square(0, 0), square(20, 20)), (square(5, 5),))
     results = [
         result(1, square(0, 0), 0.9), result(1, square(20, 20), 0.3), result(2, square(5, 5), 0.8)
@@ -60,7 +60,7 @@ def test_perfect_masks_have_full_precision():
     assert values(metrics, "AR3", "AR5") == pytest.approx((100, 100))
 
 
-def test_one_miss_of_two():
+def test_evaluate_instances_with_one_miss_of_two():
     metrics = evaluate_instances(
         dataset((square(0, 0), square(20, 20))), [result(1, square(0, 0), 0.9)]
     )
@@ -69,7 +69,7 @@ def test_one_miss_of_two():
     assert values(metrics, "AR1", "AR5") == pytest.approx((50, 50))
 
 
-def test_false_mask_ranked_first_halves_the_precision():
+def test_evaluate_instances_with_a_false_mask_ranked_first():
     metrics = evaluate_instances(
         dataset((square(0, 0),)), [result(1, square(40, 40), 0.9), result(1, square(0, 0), 0.8)]
     )
@@ -84,32 +84,34 @@ def test_recall_of_the_best_one_three_five():
     assert values(metrics, "AP") == pytest.approx((100,))
 
 
-def test_precision_counts_a_hundred_masks_not_five():
+def test_evaluate_instances_counts_a_hundred_masks_for_precision():
     junk = [result(1, square(12 * i, 40), 0.9) for i in range(5)]
     metrics = evaluate_instances(dataset(FIVE), [*junk, *(result(1, rle, 0.5) for rle in FIVE)])
     assert values(metrics, "AR5", "AP", "AP50") == pytest.approx((0, 50, 50))
 
 
-def test_shifted_square_counts_at_50_but_not_at_75():
+def test_evaluate_instances_of_a_shifted_square():
     # 10x10 shifted by 2: 80 pixels of 120 shared, IoU 2/3, passes 0.50, 0.55, 0.60, 0.65.
     metrics = evaluate_instances(dataset((square(0, 0),)), [result(1, square(2, 0), 0.9)])
     assert values(metrics, "AP50", "AP75") == pytest.approx((100, 0))
     assert values(metrics, "AP", "AR1") == pytest.approx((40, 40))
 
 
-def test_masks_on_crowd_regions_are_not_wrong():
+def test_evaluate_instances_ignores_masks_on_crowd_regions():
     gt = dataset((square(0, 0),), crowd={1: (square(30, 30, 30),)})
     results = [result(1, square(35, 35), 0.95), result(1, square(0, 0), 0.9)]
     assert values(evaluate_instances(gt, results), "AP") == pytest.approx((100,))
 
 
-def test_no_results_is_zero_and_prints_nothing(capsys: pytest.CaptureFixture[str]):
+def test_evaluate_instances_without_results_is_zero_and_prints_nothing(
+    capsys: pytest.CaptureFixture[str],
+):
     metrics = evaluate_instances(dataset((square(0, 0),)), [])
     assert metrics.to_dict() == dict.fromkeys(METRICS, 0.0)
     assert capsys.readouterr().out == ""
 
 
-def test_no_instances_is_an_error():
+def test_evaluate_instances_without_instances_is_an_error():
     with pytest.raises(GboptError, match="no instance"):
         evaluate_instances(dataset((), ()), [])
     whole = dataset((), (square(0, 0),))
@@ -118,7 +120,7 @@ def test_no_instances_is_an_error():
         evaluate_instances(first, [])
 
 
-def test_broken_label_is_an_error():
+def test_evaluate_instances_refuses_a_broken_label():
     gt = dataset((square(0, 0), Rle(size=[SIZE, SIZE], counts="zzzz")))
     with pytest.raises(GboptError, match="ground truth of image 1"):
         evaluate_instances(gt, [])
@@ -136,7 +138,7 @@ def test_broken_label_is_an_error():
         ({"image_id": 1, "score": 0.5}, "segmentation"),
     ],
 )
-def test_bad_results_are_errors(bad: CocoResult, message: str):
+def test_evaluate_instances_refuses_bad_results(bad: CocoResult, message: str):
     with pytest.raises(GboptError, match=message):
         evaluate_instances(dataset((square(0, 0),)), [bad])
 
@@ -155,7 +157,7 @@ def random_case(seed: int) -> tuple[CocoDataset, list[CocoResult]]:
     return dataset(*instances), results
 
 
-def test_every_run_length_encoding_of_ours_is_accepted():
+def test_check_results_accepts_every_encoded_mask():
     random = np.random.default_rng(0)
     for density in (0.0, 0.02, 0.5, 0.98, 1.0):
         for shape in ((1, 1), (3, 500), (SIZE, SIZE), (480, 640)):
@@ -165,7 +167,7 @@ def test_every_run_length_encoding_of_ours_is_accepted():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_agrees_with_the_summary_of_pycocotools(seed: int):
+def test_evaluate_instances_agrees_with_the_summary_of_pycocotools(seed: int):
     gt, results = random_case(seed)
     with contextlib.redirect_stdout(io.StringIO()):
         labelled = COCO()
@@ -186,7 +188,7 @@ def test_agrees_with_the_summary_of_pycocotools(seed: int):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_difference_of_the_bootstrap_is_that_of_the_metrics(metric: str):
+def test_paired_difference_is_that_of_the_metrics(metric: str):
     gt, results = random_case(1)
     worse = results[::2]
     difference, error = paired_difference(gt, worse, results, metric, resamples=20)
@@ -198,7 +200,7 @@ def test_difference_of_the_bootstrap_is_that_of_the_metrics(metric: str):
     assert difference == pytest.approx(expected)
 
 
-def test_bootstrap_equals_evaluating_repeated_images():
+def test_paired_difference_equals_evaluating_repeated_images():
     from gbopt_ros.evaluation import coco_metrics
 
     gt, results = random_case(2)
@@ -217,7 +219,7 @@ def test_bootstrap_equals_evaluating_repeated_images():
     assert got == pytest.approx(expected)
 
 
-def test_bootstrap_error_is_the_known_one():
+def test_paired_difference_has_the_known_standard_error():
     # Six of ten images are solved by b alone; a resampled AR1 is a binomial share.
     gt = dataset(*[(square(0, 0),)] * 10)
     solved = [result(image, square(0, 0), 0.9) for image in range(1, 7)]
@@ -227,7 +229,7 @@ def test_bootstrap_error_is_the_known_one():
     assert error == pytest.approx(100 * np.sqrt(0.6 * 0.4 / 9), rel=0.03)
 
 
-def test_one_labelled_image_leaves_all_open():
+def test_paired_difference_of_one_labelled_image_has_an_infinite_error():
     gt = dataset((square(0, 0), square(20, 20)), (), ())
     difference, error = paired_difference(
         gt, [], [result(1, square(0, 0), 0.9)], "AR1", resamples=20
@@ -236,7 +238,7 @@ def test_one_labelled_image_leaves_all_open():
     assert error == np.inf
 
 
-def test_bootstrap_of_equal_results_is_zero_and_repeatable():
+def test_paired_difference_of_equal_results_is_zero_and_repeatable():
     gt, results = random_case(3)
     assert paired_difference(gt, results, results, resamples=10) == (0.0, 0.0)
     runs = [paired_difference(gt, results[1:], results, resamples=10, seed=5) for _ in range(2)]
@@ -247,7 +249,7 @@ def test_bootstrap_of_equal_results_is_zero_and_repeatable():
     ("options", "message"),
     [({"metric": "AP60"}, "one of AP, AP50"), ({"resamples": 1}, "at least 2")],
 )
-def test_bad_bootstrap_options(options: dict[str, object], message: str):
+def test_paired_difference_refuses_bad_options(options: dict[str, object], message: str):
     with pytest.raises(GboptError, match=message):
         paired_difference(dataset((square(0, 0),)), [], [], **options)
 
@@ -273,7 +275,7 @@ class FixedNetwork:
         ]
 
 
-def test_evaluating_a_network(tmp_path: Path):
+def test_evaluate_network_gives_metrics_and_results(tmp_path: Path):
     import cv2
 
     corners = [(1, 2), (30, 4), (7, 40)]
@@ -290,7 +292,7 @@ def test_evaluating_a_network(tmp_path: Path):
     assert [(r["image_id"], r["score"]) for r in results] == [(1, 0.75), (2, 0.75), (3, 0.75)]
 
 
-def test_ground_truth_against_itself_on_real_images(real_dir: Path):
+def test_evaluate_instances_of_real_ground_truth_against_itself(real_dir: Path):
     gt = load_coco(real_dir / "coco-stills" / "instances_train2017.json")
     size = {image.id: (image.height, image.width) for image in gt.images}
     proposals = {

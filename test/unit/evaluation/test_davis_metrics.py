@@ -97,13 +97,13 @@ def numbers(score: ObjectScore) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_benchmarks_own_numbers(name: str) -> None:
+def test_score_sequence_equals_the_official_evaluation(name: str) -> None:
     scores = score_sequence(*CASES[name])
     got = np.array(sorted(numbers(score) for score in scores))
     np.testing.assert_allclose(got, np.array(EXPECTED[name], float), rtol=0, atol=1e-6)
 
 
-def test_objects_know_their_proposals() -> None:
+def test_score_sequence_names_the_matched_proposals() -> None:
     first, second = score_sequence(*CASES["one of two, as number 7"], "s")
     assert (first.sequence, first.object_id, first.J.mean) == ("s", 1, 0)
     assert (second.object_id, second.proposal, second.J.mean) == (2, 7, 100)
@@ -111,7 +111,7 @@ def test_objects_know_their_proposals() -> None:
     assert [(score.object_id, score.proposal) for score in swapped] == [(1, 2), (2, 1)]
 
 
-def test_summary_weighs_objects_alike() -> None:
+def test_summarise_weighs_objects_alike() -> None:
     scores = [
         *score_sequence(*CASES["one of two, as number 7"], "a"),
         *score_sequence(*CASES["gone for a while, and back"], "b"),
@@ -135,11 +135,11 @@ def test_summary_weighs_objects_alike() -> None:
         ([0.2, 0.4, 0.6, 0.8, 1.0], (60, 60, -60)),  # 1 to 2 and 4 to 5
     ],
 )
-def test_statistics(values: list[float], expected: tuple[float, ...]) -> None:
+def test_frame_statistics(values: list[float], expected: tuple[float, ...]) -> None:
     assert frame_statistics(np.array(values)) == pytest.approx(expected)
 
 
-def test_long_sequences_have_quarters_too() -> None:
+def test_frame_statistics_of_long_sequences() -> None:
     values = np.repeat([0.9, 0.5, 0.5, 0.3], 100)
     assert frame_statistics(values).decay == pytest.approx(60 * 100 / 101)
 
@@ -157,7 +157,9 @@ labels_of = arrays(np.uint8, (9, 13), elements=st.sampled_from([0, 0, 1, 2, 3]))
 
 @settings(max_examples=60, deadline=None)
 @given(proposals=labels_of, objects=labels_of)
-def test_frame_measures_against_brute_force(proposals: np.ndarray, objects: np.ndarray) -> None:
+def test_region_similarity_and_contour_accuracy_equal_brute_force(
+    proposals: np.ndarray, objects: np.ndarray
+) -> None:
     j = region_similarity(proposals, objects, 3, 3)
     f = contour_accuracy(proposals, objects, 3, 3)
     radius = np.ceil(BOUNDARY_TOLERANCE * np.sqrt(9**2 + 13**2))
@@ -190,7 +192,7 @@ def with_object(labels: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(labels=clips.map(with_object))
-def test_identity_is_perfect(labels: np.ndarray) -> None:
+def test_score_sequence_of_the_labels_is_perfect(labels: np.ndarray) -> None:
     for score in score_sequence(labels, labels):
         assert numbers(score) == (100, 100, 0, 100, 100, 0)
     permuted = np.array([0, 17, 5, 11], np.uint8)[labels]
@@ -200,7 +202,7 @@ def test_identity_is_perfect(labels: np.ndarray) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(labels=clips.map(with_object), proposals=clips, order=st.permutations([1, 2, 3]))
-def test_the_order_of_proposals_does_not_matter(
+def test_score_sequence_does_not_depend_on_the_order_of_proposals(
     labels: np.ndarray, proposals: np.ndarray, order: list[int]
 ) -> None:
     renamed = np.array([0, *order], np.uint8)[proposals]
@@ -210,7 +212,7 @@ def test_the_order_of_proposals_does_not_matter(
 
 @settings(max_examples=40, deadline=None)
 @given(labels=clips.map(with_object), proposals=clips)
-def test_matching_is_the_best_of_all(labels: np.ndarray, proposals: np.ndarray) -> None:
+def test_score_sequence_finds_the_best_matching(labels: np.ndarray, proposals: np.ndarray) -> None:
     single = np.zeros((3, 3))
     for p in range(3):
         for g in range(3):
@@ -235,7 +237,7 @@ def test_matching_is_the_best_of_all(labels: np.ndarray, proposals: np.ndarray) 
     void=arrays(bool, (3, 9, 13)),
     other=clips,
 )
-def test_what_is_proposed_on_void_does_not_matter(
+def test_score_sequence_ignores_void(
     labels: np.ndarray, proposals: np.ndarray, void: np.ndarray, other: np.ndarray
 ) -> None:
     labels = np.where(void, VOID, labels).astype(np.uint8)
@@ -245,7 +247,7 @@ def test_what_is_proposed_on_void_does_not_matter(
     assert score_sequence(labels, proposals) == score_sequence(labels, changed)
 
 
-def test_nonsense_is_refused() -> None:
+def test_score_sequence_refuses_bad_shapes_and_counts() -> None:
     with pytest.raises(GboptError, match=r"s: expected labels and proposals of one shape"):
         score_sequence(TRUTH, TRUTH[:3], "s")
     with pytest.raises(GboptError, match="no object in the first frame"):

@@ -32,7 +32,7 @@ def proposals(*scored: tuple[Rle, float]) -> Proposals:
     return Proposals((1, 20), rles, scores, mask_ops.boxes_xyxy(rles))
 
 
-def test_counts_by_hand():
+def test_mask_precision_recall_counts_by_hand():
     gt = {"a": (bar(0, 10), bar(10, 20)), "b": (bar(0, 4),), "c": ()}
     masks = {"a": (bar(0, 8), bar(9, 12)), "b": (), "c": (bar(5, 9),)}
     quality = mask_precision_recall(gt, masks)
@@ -43,19 +43,19 @@ def test_counts_by_hand():
     assert quality.counts.mean_iou == pytest.approx(0.8)
 
 
-def test_iou_threshold_is_inclusive():
+def test_mask_precision_recall_iou_threshold_is_inclusive():
     gt, masks = {0: (bar(0, 10),)}, {0: (bar(0, 5),)}  # IoU is exactly a half
     assert mask_precision_recall(gt, masks, iou=0.5).recall == 1
     assert mask_precision_recall(gt, masks, iou=0.51).recall == 0
 
 
-def test_an_instance_is_found_once_and_by_its_closest_mask():
+def test_mask_precision_recall_pairs_an_instance_with_its_closest_mask():
     quality = mask_precision_recall({0: (bar(0, 10),)}, {0: (bar(0, 6), bar(0, 9), bar(0, 7))})
     assert (quality.precision, quality.recall) == (1 / 3, 1)
     assert quality.counts.mean_iou == pytest.approx(0.9)
 
 
-def test_pairs_as_many_as_possible():
+def test_mask_precision_recall_pairs_as_many_as_possible():
     # The first mask is closest to the instance that alone fits the second mask.
     gt = {0: (bar(0, 10), bar(2, 11))}
     masks = {0: (bar(0, 9), bar(0, 6))}
@@ -64,27 +64,27 @@ def test_pairs_as_many_as_possible():
     assert mask_precision_recall(gt, masks).counts.matched == 2
 
 
-def test_nothing_selected_and_nothing_there():
+def test_mask_precision_recall_of_nothing():
     assert mask_precision_recall({0: (bar(0, 5),)}, {})[:2] == (1.0, 0.0)
     assert mask_precision_recall({0: ()}, {0: (bar(0, 5),)})[:2] == (0.0, 1.0)
     assert mask_precision_recall({0: ()}, {})[:2] == (1.0, 1.0)
 
 
-def test_masks_on_unlabelled_frames_are_an_error():
+def test_mask_precision_recall_refuses_masks_on_unlabelled_frames():
     with pytest.raises(GboptError, match="frame 3 has masks but no ground truth"):
         mask_precision_recall({0: ()}, {3: (bar(0, 5),)})
     with pytest.raises(GboptError, match="no ground truth"):
         threshold_curve({0: (bar(0, 5),)}, {3: proposals()})
 
 
-def test_bad_iou_and_no_instance_are_errors():
+def test_threshold_curve_refuses_a_bad_iou_and_no_instance():
     with pytest.raises(GboptError, match="iou"):
         mask_precision_recall({0: ()}, {}, iou=0)
     with pytest.raises(GboptError, match="no instance"):
         threshold_curve({0: ()}, {0: proposals()})
 
 
-def test_curve_by_hand():
+def test_threshold_curve_by_hand():
     gt = {0: (bar(0, 5), bar(10, 15)), 1: (bar(0, 5),)}
     found = {
         0: proposals((bar(0, 5), 0.9), (bar(5, 9), 0.5), (bar(10, 15), 0.25)),
@@ -108,7 +108,7 @@ def test_precision_at_recall_is_that_of_the_best_threshold_that_reaches_it():
     ]  # fmt: skip
 
 
-def test_curve_of_no_proposals_is_empty():
+def test_threshold_curve_of_no_proposals_is_empty():
     curve = threshold_curve({0: (bar(0, 5),)}, {0: proposals()})
     assert len(curve.thresholds) == 0
     assert precision_at_recall(curve, 0.1) == 0
@@ -125,7 +125,7 @@ labels = st.lists(spans, max_size=5).map(tuple)
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(labels, scored), min_size=1, max_size=3), st.sampled_from([0.3, 0.5]))
-def test_each_point_of_the_curve_is_the_quality_of_the_kept_proposals(frames, iou):
+def test_threshold_curve_equals_mask_precision_recall_of_the_kept_proposals(frames, iou):
     gt = {i: instances for i, (instances, _) in enumerate(frames)}
     found = {i: proposed for i, (_, proposed) in enumerate(frames)}
     if not any(gt.values()):
@@ -147,7 +147,7 @@ def test_each_point_of_the_curve_is_the_quality_of_the_kept_proposals(frames, io
 
 @settings(max_examples=150, deadline=None)
 @given(labels, st.lists(spans, max_size=4), st.sampled_from([0.2, 0.5]))
-def test_matching_is_as_large_as_brute_force_finds(instances, masks, iou):
+def test_mask_precision_recall_matching_equals_brute_force(instances, masks, iou):
     ious = mask_ops.iou_matrix(masks, instances)
     columns = [*range(len(instances)), *[-1] * len(masks)]
     best = max(

@@ -14,7 +14,8 @@ import pytest
 from gbopt_ros.evaluation import report
 from gbopt_ros.evaluation.coco_metrics import METRICS, InstanceMetrics
 from gbopt_ros.evaluation.mask_quality import MaskQuality, MatchCounts, PrecisionRecallCurve
-from gbopt_ros.evaluation.report import (
+from gbopt_ros.evaluation.report import write_report
+from gbopt_ros.evaluation.report_content import (
     ClipEnergies,
     ClipStrip,
     MetricsTable,
@@ -22,7 +23,6 @@ from gbopt_ros.evaluation.report import (
     StillTriplet,
     StripFrame,
     ThresholdComparison,
-    write_report,
 )
 from gbopt_ros.evaluation.tables import format_cell, markdown_table, metric_rows, text_table
 from gbopt_ros.structures import FrameEnergy, GboptError
@@ -97,7 +97,7 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(tmp_path_factory.mktemp("report"), content())
 
 
-def test_page_is_well_formed_and_self_contained(full_page: str):
+def test_write_report_is_well_formed_and_self_contained(full_page: str):
     page = Page(full_page)
     assert "<script" not in full_page
     for tag, name, value in page.attributes:
@@ -111,7 +111,7 @@ def test_page_is_well_formed_and_self_contained(full_page: str):
     assert used <= set(ids)
 
 
-def test_page_says_what_was_given(full_page: str):
+def test_write_report_shows_its_content(full_page: str):
     words = " ".join(Page(full_page).words)
     for expected in (
         "Unseen <objects> & more", "AP rose from 21.9 to 26.1.", "64 stills", "frame 7", "still 3",
@@ -123,7 +123,7 @@ def test_page_says_what_was_given(full_page: str):
     assert full_page.count("<img") == 5
 
 
-def test_change_is_last_minus_first_with_sign(full_page: str):
+def test_write_report_shows_the_change_with_its_sign(full_page: str):
     changes = re.search(r'<tr class="change">(.*?)</tr>', full_page).group(1)
     assert re.findall(r"<td[^>]*>(.*?)</td>", changes) == [
         "+4.2", "+7.7", "0.0", "&minus;1.0", "0.0", "+1.5"
@@ -131,7 +131,7 @@ def test_change_is_last_minus_first_with_sign(full_page: str):
     assert changes.count('class="up"') == 3 and changes.count('class="down"') == 1
 
 
-def test_pictures_are_what_was_given(full_page: str):
+def test_write_report_embeds_the_given_pictures(full_page: str):
     first = re.search(r"base64,([^\"]+)", full_page).group(1)
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(first), np.uint8), cv2.IMREAD_COLOR)
     difference = np.abs(decoded[:, :, ::-1].astype(int) - picture(0))
@@ -145,24 +145,26 @@ def test_charts_take_all_colours_from_the_page(full_page: str):
         assert full_page.count(f"{variable}:") == 2, f"{variable} must be defined in light and dark"
 
 
-def test_empty_parts_are_left_out(tmp_path: Path):
+def test_write_report_leaves_empty_parts_out(tmp_path: Path):
     text = written(tmp_path, ReportContent("Nothing"))
     Page(text)
     assert "<section" not in text and "<svg" not in text and "<img" not in text
 
 
-def test_unreached_recall_is_said(tmp_path: Path):
+def test_write_report_says_that_no_threshold_reaches_the_recall(tmp_path: Path):
     curve = PrecisionRecallCurve(np.zeros(0), np.zeros(0), np.zeros(0), 5)
     quality = MaskQuality(1.0, 0.4, MatchCounts(2, 2, 5, 0.9))
     text = written(tmp_path, ReportContent("x", comparison=ThresholdComparison(curve, quality)))
     assert "No score threshold reaches this recall" in text
 
 
-def test_same_content_gives_the_same_page(full_page: str, tmp_path: Path):
+def test_write_report_is_deterministic(full_page: str, tmp_path: Path):
     assert written(tmp_path, content()) == full_page
 
 
-def test_pictures_shrink_until_the_page_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_write_report_shrinks_pictures_until_the_page_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
     many = ReportContent("x", stills=(StillTriplet("noise", noise, noise, noise),))
     full = len(written(tmp_path, many))
@@ -174,9 +176,9 @@ def test_pictures_shrink_until_the_page_fits(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "never.html").exists()
 
 
-def test_unwritable_report_is_an_error(tmp_path: Path):
+def test_write_report_refuses_an_unwritable_path(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(GboptError, match="cannot be made a folder"):
+    with pytest.raises(GboptError, match="cannot be written"):
         write_report(tmp_path / "file" / "report.html", ReportContent("x"))
     (tmp_path / "taken").mkdir()
     with pytest.raises(GboptError, match="cannot be written"):
@@ -184,14 +186,14 @@ def test_unwritable_report_is_an_error(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
 
 
-def test_cells():
+def test_format_cell():
     assert format_cell([38.94]) == "38.9"
     assert format_cell([38.5, 38.9, 39.3]) == "38.9 ± 0.4"
     assert format_cell([1.0, 2.0], digits=2) == "1.50 ± 0.71"
     assert format_cell([]) == "-"
 
 
-def test_tables():
+def test_markdown_table_and_text_table():
     rows = {**metric_rows({"before": [BEFORE]}, "unseen "), "ours": {"unseen AP": [1.0, 3.0]}}
     assert markdown_table({"a": {"AP": [1.25]}, "long": {"AP": [10.0, 12.0]}}) == (
         "|      |         AP |\n"

@@ -1,4 +1,4 @@
-"""Tracks: masks linked by overlap, along the flow, over gaps, best first."""
+"""Tracks: masks linked by overlap, over gaps, best first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import TrackConfig
-from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array, warp
+from gbopt_ros.evaluation.tracks import Track, TrackLinker, label_array
 from gbopt_ros.structures import Rle
 
 SIZE = (40, 60)
@@ -19,26 +19,20 @@ def box(y: int, x: int, height: int = 10, width: int = 10) -> Rle:
     return mask_ops.encode(mask)
 
 
-def linked(
-    *frames: list[Rle], scores: float = 0.5, flow: np.ndarray | None = None, **settings: object
-) -> list[dict[int, Rle]]:
+def linked(*frames: list[Rle], scores: float = 0.5, **settings: object) -> list[dict[int, Rle]]:
     linker = TrackLinker(TrackConfig(**settings))  # type: ignore[arg-type]
-    for t, rles in enumerate(frames):
-        linker.add(rles, [scores] * len(rles), flow if t else None)
+    for rles in frames:
+        linker.add(rles, [scores] * len(rles))
     return [track.rles for track in linker.tracks()]
 
 
-def everywhere(x: float, y: float) -> np.ndarray:
-    return np.broadcast_to(np.array([x, y], np.float32), (*SIZE, 2)).copy()
-
-
-def test_masks_keep_their_track_whatever_their_order() -> None:
+def test_track_linker_does_not_depend_on_the_order_of_masks() -> None:
     a, b = box(0, 0), box(20, 30)
     tracks = linked([a, b], [b, a], [a, b])
     assert tracks == [{0: a, 1: a, 2: a}, {0: b, 1: b, 2: b}]
 
 
-def test_assignment_is_the_best_on_the_whole() -> None:
+def test_track_linker_finds_the_best_assignment() -> None:
     """Closest first would give `wide` the track of `left`, the only one that overlaps it."""
     a, b = box(0, 0), box(0, 10)
     left, wide = box(0, 0, width=4), box(0, 2, width=15)
@@ -47,34 +41,21 @@ def test_assignment_is_the_best_on_the_whole() -> None:
     assert tracks == [{0: a, 1: left}, {0: b, 1: wide}]
 
 
-def test_too_little_overlap_begins_a_track() -> None:
+def test_track_linker_starts_a_track_below_min_iou() -> None:
     a, far = box(0, 0), box(0, 6)  # IoU 4 / 16
     assert linked([a], [far], min_iou=0.26) == [{0: a}, {1: far}]
     assert linked([a], [far], min_iou=0.25) == [{0: a, 1: far}]
 
 
-def test_flow_carries_masks_along() -> None:
-    first, second = box(5, 5), box(5, 25)
-    assert len(linked([first], [second])) == 2
-    (track,) = linked([first], [second], flow=everywhere(-20, 0))  # back to where it came from
-    assert track == {0: first, 1: second}
-
-
 @pytest.mark.parametrize(("gap", "tracks"), [(2, 1), (3, 2)])
-def test_gaps_of_a_few_frames(gap: int, tracks: int) -> None:
+def test_track_linker_bridges_gaps_up_to_max_gap(gap: int, tracks: int) -> None:
     a = box(3, 3)
     found = linked([a], *([[]] * gap), [a], max_gap=2)
     assert len(found) == tracks
     assert {frame for track in found for frame in track} == {0, gap + 1}
 
 
-def test_the_mask_moves_on_during_a_gap() -> None:
-    flow = everywhere(-8, 0)
-    assert len(linked([box(5, 0)], [], [], [box(5, 24)], flow=flow)) == 1
-    assert len(linked([box(5, 0)], [], [], [box(5, 0)], flow=flow)) == 2
-
-
-def test_the_best_tracks_are_kept() -> None:
+def test_track_linker_keeps_the_best_tracks() -> None:
     linker = TrackLinker(TrackConfig(max_tracks=2))
     long, strong, weak = box(0, 0), box(0, 20), box(0, 40)
     linker.add([weak, strong, long], [0.1, 0.9, 0.4])
@@ -86,25 +67,13 @@ def test_the_best_tracks_are_kept() -> None:
     assert second.rles == {0: strong}
 
 
-def test_ties_go_to_the_older_track() -> None:
+def test_track_linker_gives_ties_to_the_older_track() -> None:
     a, b, c = box(0, 0), box(0, 20), box(0, 40)
     assert linked([a], [b, c], max_tracks=2) == [{0: a}, {1: b}]
 
 
-def test_frames_without_masks() -> None:
+def test_track_linker_of_frames_without_masks() -> None:
     assert linked([], [], []) == []
-
-
-@pytest.mark.parametrize(("x", "y"), [(3, 0), (0, -2), (-4, 5), (0.4, 0.4)])
-def test_warp_moves_by_whole_pixels(x: float, y: float) -> None:
-    """A mask that moves by (x, y): the flow from the next frame back is (-x, -y)."""
-    moved = warp(box(12, 14), everywhere(-x, -y))
-    assert moved == box(12 + round(y), 14 + round(x))
-
-
-def test_warp_leaves_the_image() -> None:
-    assert warp(box(0, 0), everywhere(4, 0)) == box(0, 0, 10, 6)
-    assert mask_ops.areas([warp(box(0, 0), everywhere(50, 0))])[0] == 0
 
 
 def test_label_array() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import baselines
 from gbopt_ros.evaluation.mask_quality import PrecisionRecallCurve, threshold_curve
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all, iou_matrix
@@ -44,7 +44,7 @@ def clip_of(*painted: list[tuple[np.ndarray, tuple[int, int, int]]]) -> Clip:
 # --------------------------------------------------------------------------------------- thresholds
 
 
-def test_the_threshold_with_the_best_f1() -> None:
+def test_best_threshold_has_the_highest_f1() -> None:
     curve = PrecisionRecallCurve(
         thresholds=np.array([0.9, 0.7, 0.5, 0.3]),
         precision=np.array([1.0, 1.0, 0.75, 0.4]),
@@ -54,7 +54,7 @@ def test_the_threshold_with_the_best_f1() -> None:
     assert baselines.best_threshold(curve) == 0.5
 
 
-def test_of_equally_good_thresholds_the_highest() -> None:
+def test_best_threshold_is_the_highest_of_equally_good_ones() -> None:
     curve = PrecisionRecallCurve(
         np.array([0.9, 0.6]), np.array([1.0, 0.5]), np.array([0.5, 1.0]), 2
     )
@@ -62,7 +62,7 @@ def test_of_equally_good_thresholds_the_highest() -> None:
 
 
 @pytest.mark.parametrize("points", [0, 2])
-def test_nothing_to_choose_a_threshold_by(points: int) -> None:
+def test_best_threshold_needs_a_right_proposal(points: int) -> None:
     zero = np.zeros(points)
     with pytest.raises(GboptError, match="no proposal on the validation recording is right"):
         baselines.best_threshold(PrecisionRecallCurve(zero, zero, zero, 3))
@@ -79,7 +79,7 @@ def test_nothing_to_choose_a_threshold_by(points: int) -> None:
         ([[], []], 2.0, np.inf),
     ],
 )
-def test_as_many_masks_as_objects(
+def test_expected_number_threshold_keeps_as_many_masks_as_objects(
     scores: list[list[float]], objects: float, threshold: float
 ) -> None:
     arrays = [np.array(values) for values in scores]
@@ -90,7 +90,7 @@ def test_as_many_masks_as_objects(
     st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=1, max_size=4),
     st.floats(0, 7),
 )
-def test_no_threshold_keeps_a_number_nearer_to_the_expected_one(
+def test_expected_number_threshold_is_the_nearest_of_all(
     levels: list[list[int]], objects: float
 ) -> None:
     scores = [np.array(frame, float) / 8 for frame in levels]
@@ -102,7 +102,7 @@ def test_no_threshold_keeps_a_number_nearer_to_the_expected_one(
     assert abs(chosen - expected) == min(abs(n - expected) for n in possible)
 
 
-def test_above_a_threshold() -> None:
+def test_above_keeps_proposals_from_the_threshold_on() -> None:
     found = proposals((0.75, square(0, 0)), (0.5, square(4, 0)), (0.25, square(0, 6)))
     kept = baselines.above(found, 0.5)
     assert kept.rles == found.rles[:2]
@@ -110,7 +110,7 @@ def test_above_a_threshold() -> None:
     assert len(baselines.above(found, 0.8)) == 0
 
 
-def test_objects_an_image() -> None:
+def test_objects_an_image_is_the_mean_number_of_instances() -> None:
     rles = encode_all(np.array([square(0, 0), square(4, 4)]))
     assert baselines.objects_an_image({1: rles, 2: (), 3: rles}) == pytest.approx(4 / 3)
 
@@ -118,7 +118,7 @@ def test_objects_an_image() -> None:
 # ---------------------------------------------------------------------- selection by ground truth
 
 
-def test_the_matching_is_the_best_in_sum_not_greedy() -> None:
+def test_agreeing_with_matches_best_in_sum_and_not_greedily() -> None:
     """Mask 0 fits both instances; greedy matching would leave the second one without."""
     first, second = np.zeros((2, 1, 40), bool)
     first[0, :10], second[0, 5:17] = True, True
@@ -131,7 +131,7 @@ def test_the_matching_is_the_best_in_sum_not_greedy() -> None:
     assert chosen.rles == rles
 
 
-def test_pairs_below_half_are_not_selected() -> None:
+def test_agreeing_with_leaves_out_pairs_below_half() -> None:
     found = proposals((0.9, square(0, 0, 4)), (0.8, square(0, 6, 2)))
     chosen = baselines.agreeing_with(found, encode_all(square(0, 6, 3)[None]))  # IoU 4 / 9
     assert len(chosen) == 0
@@ -139,7 +139,7 @@ def test_pairs_below_half_are_not_selected() -> None:
 
 
 @given(st.integers(0, 10**6))
-def test_selection_by_ground_truth_equals_enumeration(seed: int) -> None:
+def test_agreeing_with_equals_enumeration(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, m = int(rng.integers(1, 5)), int(rng.integers(1, 5))
     candidates, instances = rng.random((n, 1, 12)) < 0.6, rng.random((m, 1, 12)) < 0.6
@@ -167,12 +167,12 @@ def test_selection_by_ground_truth_equals_enumeration(seed: int) -> None:
 # ---------------------------------------------------------------------------------------- tracklets
 
 
-def test_what_others_cover_is_not_linked() -> None:
+def test_for_itself_drops_masks_that_others_cover() -> None:
     whole, part, beside = square(0, 0, 4), square(0, 0, 3), square(0, 3, 4)
     assert baselines.for_itself(np.array([whole, part, beside])).tolist() == [0, 2]
 
 
-def test_warping_back() -> None:
+def test_warp_back_follows_the_flow() -> None:
     flow = np.zeros((*SIZE, 2), np.float32)
     flow[..., 0] = 2.0  # everything moves two pixels to the right
     np.testing.assert_array_equal(baselines.warp_back(square(2, 5), flow), square(2, 3))
@@ -186,7 +186,7 @@ def test_colour_histogram_is_of_the_mask_alone() -> None:
     assert baselines.colour_histogram(image, np.zeros(SIZE, bool)).sum() == 0.0
 
 
-def test_links_follow_the_flow_and_the_colour() -> None:
+def test_link_follows_the_flow_and_the_colour() -> None:
     """Two squares side by side: the flow says that both moved, the colour which is which."""
     now, later = [square(0, 0), square(0, 5)], [square(0, 7), square(0, 2)]  # the order differs
     flow = np.zeros((*SIZE, 2), np.float32)
@@ -201,7 +201,7 @@ def test_links_follow_the_flow_and_the_colour() -> None:
     assert tracks([red, blue]) == [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]]  # other objects
 
 
-def test_links_over_a_frame_without_masks() -> None:
+def test_link_breaks_at_a_frame_without_masks() -> None:
     none, colours = np.zeros((0, *SIZE), bool), np.zeros((0, 2))
     one, red = square(0, 0)[None], np.array([[1.0, 0.0]])
     still = np.zeros((*SIZE, 2), np.float32)
@@ -209,7 +209,7 @@ def test_links_over_a_frame_without_masks() -> None:
     assert tracks == [[(0, 0)], [(2, 0)]]
 
 
-def test_a_track_is_scored_by_mean_score_times_length() -> None:
+def test_tracklets_score_a_track_by_mean_score_times_length() -> None:
     steady, brief = square(0, 0, 4), square(2, 2, 4)  # share a square of two pixels
     far = square(5, 8)
     painted = [(steady, RED), (far, BLUE)]
@@ -231,7 +231,7 @@ def test_a_track_is_scored_by_mean_score_times_length() -> None:
     np.testing.assert_array_equal(first[1], brief & ~steady)
 
 
-def test_tracks_of_frames_without_proposals() -> None:
+def test_tracklets_of_frames_without_proposals_are_empty() -> None:
     clip = clip_of([], [])
     tracked = baselines.tracklets(
         clip, [proposals(), proposals()], np.zeros((1, *SIZE, 2), np.float32)
@@ -239,7 +239,7 @@ def test_tracks_of_frames_without_proposals() -> None:
     assert [len(p) for p in tracked] == [0, 0]
 
 
-def test_track_scores_are_thresholded_like_any_other() -> None:
+def test_best_threshold_takes_scores_of_tracks() -> None:
     truth = {0: encode_all(square(0, 0)[None])}
     tracked = {0: proposals((0.5, square(0, 0)), (0.2, square(4, 8)))}
     assert baselines.best_threshold(threshold_curve(truth, tracked)) == 0.5

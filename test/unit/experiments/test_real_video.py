@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
+pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import real_video
 from experiments.tabletop import few, first
 from gbopt_ros.masks import decode_all
@@ -31,7 +31,7 @@ def sequence(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_end_of_a_sequence_is_judged_by_its_labels(sequence: Path) -> None:
+def test_judged_frames_are_the_labelled_end_of_a_sequence(sequence: Path) -> None:
     judged = real_video.judged_frames([sequence])
     assert [image.file_name for image in judged.images] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
     for t, image in zip((7, 8, 9), judged.images, strict=True):
@@ -41,7 +41,7 @@ def test_the_end_of_a_sequence_is_judged_by_its_labels(sequence: Path) -> None:
         np.testing.assert_array_equal(mask, expected)
 
 
-def test_it_learns_from_the_beginning_alone(
+def test_run_learns_from_the_beginning_alone(
     sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, data = real_video.load_coco_dir, few()
@@ -51,39 +51,35 @@ def test_it_learns_from_the_beginning_alone(
     settings = [
         "learning.iterations=1",
         "learning.batch_size=2",
-        "adapt.rounds=1",
-        "adapt.iterations=1",
         "motion.baseline_s=0.1",
         "device=cpu",
     ]
-    names = ["before", "threshold", "ours", "adapted", "truth"]
-    arguments = [str(sequence), "--out", str(out), "--seeds", "0", "--rows", *names]
+    names = ["before", "threshold", "ours", "truth"]
+    arguments = [str(sequence), "--out", str(out), "--seeds", "0", "--methods", *names]
     arguments += [f"--set={setting}" for setting in settings]
     real_video.run(real_video.parse_arguments(arguments))
     result = json.loads((out / "real-video.json").read_text())
     assert result["judged_frames"] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
-    assert list(result["rows"]) == names
-    assert all(len(row["cells"]) == 1 for row in result["rows"].values())
-    truth = result["rows"]["truth"]["masks"]
+    assert list(result["methods"]) == names
+    assert all(len(method["cells"]) == 1 for method in result["methods"].values())
+    truth = result["methods"]["truth"]["masks"]
     assert truth == {"precision": 100, "recall": 100, "mean_iou": 100, "masks": 6, "frames": 6}
-    replays = [p for p in (out / "cache").iterdir() if p.name.startswith("replay-")]
-    assert len(replays) == 2  # with the background network as it is, and adapted
-    for replay in replays:
-        assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
+    (replay,) = (out / "cache").glob("replay-*")
+    assert json.loads((replay / "run.json").read_text())["counts"]["frames"] == 6
     figure = cv2.imread(str(out / "real-video.jpg"))
     assert figure.shape == (24 + 180, 4 * 320, 3)
 
-    rounds = [*arguments, "--rounds=2", "--rows", "before", "ours"]
+    rounds = [*arguments, "--rounds=2", "--methods", "before", "ours"]
     real_video.run(real_video.parse_arguments(rounds))
     twice = json.loads((out / "real-video-2-rounds.json").read_text())
     assert twice["rounds"] == 2 and result["rounds"] == 1
-    assert twice["rows"]["before"]["cells"] == result["rows"]["before"]["cells"]  # as it was
-    assert twice["rows"]["ours"]["cells"] != result["rows"]["ours"]["cells"]
-    replays = [p for p in (out / "cache").iterdir() if p.name.startswith("replay-")]
-    assert len(replays) == 3  # one more with the network of the first round
+    assert twice["methods"]["before"]["cells"] == result["methods"]["before"]["cells"]  # as it was
+    assert twice["methods"]["ours"]["cells"] != result["methods"]["ours"]["cells"]
+    replays = list((out / "cache").glob("replay-*"))
+    assert len(replays) == 2  # one more with the network of the first round
 
 
-def test_void_is_no_object() -> None:
+def test_instances_leave_out_what_is_void() -> None:
     label = np.zeros((4, 6), np.uint8)
     label[1, :3], label[2] = 7, 255
     (mask,) = decode_all(real_video.instances(label), (4, 6))
@@ -91,7 +87,7 @@ def test_void_is_no_object() -> None:
     assert real_video.instances(np.zeros_like(label)) == ()
 
 
-def test_every_frame_that_is_learnt_must_be_labelled(sequence: Path) -> None:
+def test_beginning_needs_a_label_for_every_frame(sequence: Path) -> None:
     truth = real_video.Beginning(sequence).truth
     assert list(truth) == [0, 1, 2, 3, 4, 5]
     assert all(len(rles) == 1 for rles in truth.values())
@@ -100,14 +96,21 @@ def test_every_frame_that_is_learnt_must_be_labelled(sequence: Path) -> None:
         _ = real_video.Beginning(sequence).truth
 
 
-def test_no_frame_is_judged_that_was_learnt_from(sequence: Path) -> None:
+def test_judged_frames_are_not_learnt_from(sequence: Path) -> None:
     for number in (7, 8, 9):
         (sequence / f"{number:05d}.png").unlink()
     with pytest.raises(GboptError, match="last labels are of frames that are learnt from"):
         real_video.judged_frames([sequence])
 
 
-def test_sequences_need_names_of_their_own(sequence: Path, tmp_path: Path) -> None:
-    arguments = [str(sequence), str(sequence), "--out", str(tmp_path / "out"), "--rows", "before"]
+def test_run_refuses_two_sequences_of_one_name(sequence: Path, tmp_path: Path) -> None:
+    arguments = [
+        str(sequence),
+        str(sequence),
+        "--out",
+        str(tmp_path / "out"),
+        "--methods",
+        "before",
+    ]
     with pytest.raises(GboptError, match="same name"):
         real_video.run(real_video.parse_arguments(arguments))

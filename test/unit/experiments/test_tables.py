@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("scipy", reason="the benchmarks' baselines need scipy (extra `dev`)")
-from experiments import methods as rows
+pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import tables
+from experiments.methods import TrainingMasks
 from gbopt_ros.structures import GboptError
 
 
@@ -34,7 +34,7 @@ TABLE = {
 }
 
 
-def test_differences_are_seed_by_seed() -> None:
+def test_differences_are_taken_seed_by_seed() -> None:
     assert tables.differences(TABLE, "ours", "control") == [3.0, 4.0]
     assert tables.differences(TABLE, "ours", "before", "seen") == [-0.5, 0.0]
     partly = TABLE | {"control": TABLE["control"][1:]}  # a run that was cut off
@@ -42,16 +42,16 @@ def test_differences_are_seed_by_seed() -> None:
     assert tables.differences(TABLE, "truth", "control") == []
 
 
-def test_the_share_of_the_bound() -> None:
+def test_share_of_bound_compares_gains_over_the_control() -> None:
     assert tables.share_of_bound(TABLE) == pytest.approx(100 * 3.5 / 4.5)
     assert tables.share_of_bound(TABLE | {"gt": TABLE["control"]}) is None
     assert tables.share_of_bound({"ours": TABLE["ours"]}) is None
 
 
-def test_the_table() -> None:
+def test_markdown_and_to_dict_tell_results_and_masks() -> None:
     quality = {"precision": 57.12, "recall": 60.0, "mean_iou": 80.0}
-    masks = dict.fromkeys(TABLE, rows.TrainingMasks()) | {
-        "ours": rows.TrainingMasks(quality=quality, facts={"threshold": 0.5})
+    masks = dict.fromkeys(TABLE, TrainingMasks()) | {
+        "ours": TrainingMasks(quality=quality, facts={"threshold": 0.5})
     }
     text = tables.markdown(TABLE, masks)
     lines = text.splitlines()
@@ -64,7 +64,6 @@ def test_the_table() -> None:
     assert "Ours minus score threshold: +3.00 ± 0.71 AP" in text
     assert "Ours, seen AP after learning: -0.25 ± 0.35." in text
     assert tables.statements(TABLE)["ours_minus_before"]["mean"] == 5.0
-    assert not any(name.startswith("adapted") for name in tables.statements(TABLE))
     plain = json.loads(json.dumps(tables.to_dict(TABLE, masks)))
     assert list(plain) == list(TABLE)
     assert plain["ours"]["masks"] == quality
@@ -75,21 +74,21 @@ def test_the_table() -> None:
 
 def write_run(path: Path, run: dict, precision: float, **others: object) -> Path:
     quality = {"precision": precision, "recall": 60.0, "mean_iou": 80.0}
-    learnt = {"ours": rows.TrainingMasks(quality=quality)}
+    learnt = {"ours": TrainingMasks(quality=quality)}
     cells = {name: [cell | {"masks": [quality]} for cell in run[name]] for name in run}
-    known = tables.to_dict(cells, dict.fromkeys(run, rows.TrainingMasks()) | learnt)
+    known = tables.to_dict(cells, dict.fromkeys(run, TrainingMasks()) | learnt)
     result = {
         "world": "environment-5",
         "unseen_split": "test",
         "rounds": 2,
         "config": {},
-        "rows": known,
+        "methods": known,
     }
     path.write_text(json.dumps(result | others))
     return path
 
 
-def test_several_runs_together(tmp_path: Path) -> None:
+def test_together_joins_several_runs(tmp_path: Path) -> None:
     few = {name: TABLE[name] for name in ("before", "control", "ours")}
     again = TABLE | {"ours": results([35.0], [58.0])}
     first = write_run(tmp_path / "first.json", few, 50.0)
@@ -106,34 +105,43 @@ def test_several_runs_together(tmp_path: Path) -> None:
     assert learnt["control"].quality is None
 
 
-def test_runs_of_two_experiments_are_not_joined(tmp_path: Path) -> None:
+def test_together_reads_results_of_version_0_1_0(tmp_path: Path) -> None:
+    new = write_run(tmp_path / "new.json", TABLE, 50.0)
+    old = json.loads(new.read_text())
+    old["rows"] = old.pop("methods") | {"adapted": {}}  # a method that is gone
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    assert tables.together([path]) == tables.together([new])
+
+
+def test_together_refuses_runs_of_two_experiments(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first.json", TABLE, 50.0)
     other = write_run(tmp_path / "other.json", TABLE, 50.0, world="environment-6", rounds=1)
     with pytest.raises(GboptError, match=r"other\.json: another world, rounds than in .*first"):
         tables.together([first, other])
     other.write_text("{}")
-    with pytest.raises(GboptError, match="no 'rows'"):
+    with pytest.raises(GboptError, match="no 'methods'"):
         tables.together([other])
     other.write_text("{")
     with pytest.raises(GboptError, match="expected a result"):
         tables.together([other])
 
 
-def test_in_rounds_the_masks_are_those_of_the_last_one() -> None:
+def test_quality_of_rounds_is_that_of_the_last_one() -> None:
     first = {"precision": 50.0, "recall": 60.0, "mean_iou": 80.0}
     cells = [
         cell | {"masks": [first, first | {"precision": precision}]}
         for cell, precision in zip(TABLE["ours"], (70.0, 80.0), strict=True)
     ]
-    assert tables.quality_of(cells, rows.TrainingMasks(quality=first)) == first | {"precision": 75}
+    assert tables.quality_of(cells, TrainingMasks(quality=first)) == first | {"precision": 75}
     control = [cell | {"masks": [None, None]} for cell in TABLE["control"]]
-    assert tables.quality_of(control, rows.TrainingMasks()) is None
-    text = tables.markdown({"ours": cells}, {"ours": rows.TrainingMasks(quality=first)})
+    assert tables.quality_of(control, TrainingMasks()) is None
+    text = tables.markdown({"ours": cells}, {"ours": TrainingMasks(quality=first)})
     assert "| 75.0 | 60.0 | 80.0 | 2 |" in text
 
 
 @pytest.mark.parametrize("names", [["before", "control", "ours"], ["before", "ours"], ["before"]])
-def test_the_figure_of_what_is_there(tmp_path: Path, names: list[str]) -> None:
+def test_figure_draws_the_methods_that_are_there(tmp_path: Path, names: list[str]) -> None:
     tables.figure({name: TABLE[name] for name in names}, tmp_path / "figure.svg")
     assert "</svg>" in (tmp_path / "figure.svg").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["figure.svg"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbopt_ros.io.sources import ClipCutter, cut_clips
+from gbopt_ros.io.clip_cutter import ClipCutter, cut_clips
 from gbopt_ros.structures import Clip, Frame, GboptError
 
 SMALL = np.zeros((2, 3, 3), np.uint8)
@@ -43,7 +43,9 @@ def indices(clips: list[Clip]) -> list[list[int]]:
         (frames_at(0, 0, 10, large=(1,)), [[0, 2]]),
     ],
 )
-def test_cuts(frames: list[Frame], expected: list[list[int]]) -> None:
+def test_cut_clips_cuts_at_gaps_sizes_and_earlier_stamps(
+    frames: list[Frame], expected: list[list[int]]
+) -> None:
     assert indices(list(cut_clips(frames, 3, max_gap_s=1.0))) == expected
 
 
@@ -57,11 +59,11 @@ def test_cuts(frames: list[Frame], expected: list[list[int]]) -> None:
         (frames_at(0, 10, 20, 30, 40, large=(4,)), [[0, 1, 2], [1, 2, 3], [4]]),
     ],
 )
-def test_overlap(frames: list[Frame], expected: list[list[int]]) -> None:
+def test_cut_clips_with_overlap(frames: list[Frame], expected: list[list[int]]) -> None:
     assert indices(list(cut_clips(frames, 3, max_gap_s=1.0, overlap=2))) == expected
 
 
-def test_a_short_tail_keeps_its_shared_frames() -> None:
+def test_cut_clips_keeps_shared_frames_in_a_short_tail() -> None:
     frames = frames_at(*range(0, 70, 10))
     got = indices(list(cut_clips(frames, 4, max_gap_s=1.0, overlap=1)))
     assert got == [[0, 1, 2, 3], [3, 4, 5, 6]]
@@ -69,7 +71,7 @@ def test_a_short_tail_keeps_its_shared_frames() -> None:
     assert got == [[0, 1, 2, 3], [3, 4, 5]]
 
 
-def test_repeated_stamps_are_counted() -> None:
+def test_clip_cutter_drops_and_counts_repeated_stamps() -> None:
     cutter = ClipCutter(5, max_gap_s=1.0)
     for frame in frames_at(0, 0, 10, 10, 10):
         assert cutter.push(frame) == []
@@ -77,7 +79,7 @@ def test_repeated_stamps_are_counted() -> None:
     assert len(cutter.flush()[0]) == 2
 
 
-def test_a_clip_comes_with_its_last_frame() -> None:
+def test_clip_cutter_gives_a_clip_with_its_last_frame() -> None:
     cutter = ClipCutter(2, max_gap_s=1.0)
     first, second, late = frames_at(0, 10, 5000)
     assert cutter.push(first) == []
@@ -87,11 +89,11 @@ def test_a_clip_comes_with_its_last_frame() -> None:
     assert cutter.flush() == []
 
 
-def test_length_one_can_give_two_clips_at_once() -> None:
+def test_cut_clips_of_length_one() -> None:
     assert indices(list(cut_clips(frames_at(0, 9000, 9001), 1, max_gap_s=1.0))) == [[0], [1], [2]]
 
 
-def test_the_clip_begun_comes_before_the_error_of_the_source() -> None:
+def test_cut_clips_gives_the_partial_clip_before_an_error_of_the_source() -> None:
     def broken() -> Iterator[Frame]:
         yield from frames_at(0, 10)
         raise GboptError("cut off")
@@ -112,7 +114,9 @@ def test_the_clip_begun_comes_before_the_error_of_the_source() -> None:
         (3, 1.0, -1, "overlap"),
     ],
 )
-def test_arguments_out_of_range(length: int, max_gap_s: float, overlap: int, named: str) -> None:
+def test_clip_cutter_refuses_arguments_out_of_range(
+    length: int, max_gap_s: float, overlap: int, named: str
+) -> None:
     with pytest.raises(GboptError, match=named):
         ClipCutter(length, max_gap_s=max_gap_s, overlap=overlap)
 
@@ -123,7 +127,7 @@ def test_arguments_out_of_range(length: int, max_gap_s: float, overlap: int, nam
     length=st.integers(1, 7),
     data=st.data(),
 )
-def test_every_frame_is_in_a_clip_and_clips_hold_no_break(
+def test_clip_cutter_puts_every_frame_into_an_unbroken_clip(
     steps: list[int], large: set[int], length: int, data: st.DataObject
 ) -> None:
     overlap = data.draw(st.integers(0, length - 1))

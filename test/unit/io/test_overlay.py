@@ -30,7 +30,7 @@ def box(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (20, 30)) ->
     return mask_ops.encode(mask)
 
 
-def test_fill_is_blended_and_the_outline_is_one_pixel_of_full_colour():
+def test_draw_masks_blends_the_fill_and_outlines_by_one_pixel():
     drawn = draw_masks(GREY, [box(5, 4, 12, 10)], alpha=0.5)
     rgb = np.array(colour(0))
     expected = GREY.copy()
@@ -40,21 +40,21 @@ def test_fill_is_blended_and_the_outline_is_one_pixel_of_full_colour():
     assert (GREY == 100).all()
 
 
-def test_a_mask_that_fills_the_image_is_outlined_at_its_border():
+def test_draw_masks_outlines_a_full_mask_at_the_border():
     drawn = draw_masks(GREY, [box(0, 0, 30, 20)], alpha=0)
     inner = drawn[1:-1, 1:-1]
     assert (inner == 100).all()
     assert (drawn[0] == colour(0)).all() and (drawn[:, -1] == colour(0)).all()
 
 
-def test_the_first_mask_is_on_top_and_hidden_outlines_show():
+def test_draw_masks_puts_the_first_mask_on_top_and_shows_hidden_outlines():
     drawn = draw_masks(GREY, [box(5, 5, 15, 15), box(8, 8, 25, 18)], alpha=1)
     assert tuple(drawn[10, 10]) == colour(0)
     assert tuple(drawn[12, 20]) == colour(1)
     assert tuple(drawn[8, 10]) == colour(1)  # outline of the second inside the first
 
 
-def test_nothing_to_draw_is_a_copy():
+def test_draw_masks_without_masks_gives_a_copy():
     drawn = draw_masks(GREY, [])
     np.testing.assert_array_equal(drawn, GREY)
     assert drawn is not GREY
@@ -62,7 +62,7 @@ def test_nothing_to_draw_is_a_copy():
     np.testing.assert_array_equal(draw_masks(GREY, [empty]), GREY)
 
 
-def test_labels_stay_inside_the_image():
+def test_draw_masks_keeps_labels_inside_the_image():
     image = np.full((60, 80, 3), 100, np.uint8)
     size = (60, 80)
     rles = [box(70, 0, 80, 6, size), box(0, 50, 5, 60, size)]
@@ -72,18 +72,18 @@ def test_labels_stay_inside_the_image():
     assert labelled.shape == image.shape
 
 
-def test_masks_of_another_size_are_refused():
+def test_draw_masks_refuses_masks_of_another_size():
     with pytest.raises(ValueError, match="size of the image"):
         draw_masks(GREY, [box(0, 0, 2, 2, (10, 10))])
 
 
-def test_colours_are_distinct():
+def test_colour_is_distinct_for_24_indices():
     palette = [np.array(colour(i), float) for i in range(24)]
     assert min(np.linalg.norm(a - b) for a, b in combinations(palette, 2)) > 12
     assert min(np.linalg.norm(a - b) for a, b in combinations(palette[:8], 2)) > 70
 
 
-def test_a_colour_follows_its_object():
+def test_colour_tracker_keeps_the_colour_of_an_object():
     tracker = ColourTracker()
     left, right, new = box(0, 0, 8, 8), box(20, 0, 28, 8), box(10, 10, 18, 18)
     assert tracker.colours([left, right]) == [0, 1]
@@ -103,7 +103,7 @@ def read(path: Path) -> list[np.ndarray]:
     return frames
 
 
-def test_video_is_written_and_letterboxed(tmp_path: Path):
+def test_overlay_writer_letterboxes_images_of_another_size(tmp_path: Path):
     path = tmp_path / "new" / "overlay.mp4"
     red = np.zeros((96, 128, 3), np.uint8)
     red[:] = (220, 20, 20)
@@ -121,7 +121,7 @@ def test_video_is_written_and_letterboxed(tmp_path: Path):
     assert [p.name for p in path.parent.iterdir()] == ["overlay.mp4"]
 
 
-def test_odd_sizes_grow_by_a_pixel(tmp_path: Path):
+def test_overlay_writer_pads_odd_sizes_by_a_pixel(tmp_path: Path):
     with OverlayWriter(tmp_path / "odd.mp4", fps=5) as video:
         video.write(np.full((65, 81, 3), 128, np.uint8))
         video.write(np.full((65, 81, 3), 128, np.uint8))
@@ -130,13 +130,13 @@ def test_odd_sizes_grow_by_a_pixel(tmp_path: Path):
     assert all(frame.min() > 110 for frame in frames)
 
 
-def test_given_size_is_height_and_width(tmp_path: Path):
+def test_overlay_writer_takes_the_size_as_height_and_width(tmp_path: Path):
     with OverlayWriter(tmp_path / "small.mp4", fps=5, size=(64, 96)) as video:
         video.write(np.full((128, 192, 3), 200, np.uint8))
     assert read(tmp_path / "small.mp4")[0].shape == (64, 96, 3)
 
 
-def test_a_failure_leaves_the_old_video_and_nothing_else(tmp_path: Path):
+def test_overlay_writer_keeps_the_old_video_after_a_failure(tmp_path: Path):
     path = tmp_path / "overlay.mp4"
     path.write_bytes(b"old")
     with pytest.raises(KeyError), OverlayWriter(path, fps=5) as video:
@@ -146,18 +146,18 @@ def test_a_failure_leaves_the_old_video_and_nothing_else(tmp_path: Path):
     assert path.read_bytes() == b"old"
 
 
-def test_a_video_needs_a_frame_a_rate_and_a_folder(tmp_path: Path):
+def test_overlay_writer_needs_a_frame_a_rate_and_a_folder(tmp_path: Path):
     with pytest.raises(GboptError, match="at least one"), OverlayWriter(tmp_path / "a.mp4", 5):
         pass
     with pytest.raises(GboptError, match="frames per second"):
         OverlayWriter(tmp_path / "a.mp4", 0)
     (tmp_path / "file").touch()
-    with pytest.raises(GboptError, match="cannot be made a folder"):
+    with pytest.raises(GboptError, match="cannot be written"):
         OverlayWriter(tmp_path / "file" / "a.mp4", 5).__enter__()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_best_working_codec_is_taken(monkeypatch: pytest.MonkeyPatch):
+def test_video_codec_is_the_first_that_works(monkeypatch: pytest.MonkeyPatch):
     assert video_codec() in CODECS
     monkeypatch.setattr(overlay, "CODECS", ("none", "mp4v"))
     video_codec.cache_clear()

@@ -103,7 +103,7 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_published_files_name_their_digest(name: str, cache: Path) -> None:
+def test_published_urls_name_their_digest(name: str, cache: Path) -> None:
     found = published(name)
     assert re.fullmatch(r"https://download\.pytorch\.org/models/\w+-[0-9a-f]{8}\.pth", found.url)
     assert found.url.endswith(f"-{found.digest}.pth")
@@ -111,13 +111,13 @@ def test_published_files_name_their_digest(name: str, cache: Path) -> None:
     assert name.replace("_", "") in found.url.replace("_", "")
 
 
-def test_cache_of_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_models_folder_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert catalogue.models_folder() == tmp_path / ".cache" / "gbopt_ros" / "models"
 
 
-def test_unknown_name() -> None:
+def test_pull_refuses_an_unknown_name() -> None:
     with pytest.raises(GboptError, match=r"resnet: no such weights; known: maskrcnn_resnet50_fpn,"):
         pull("resnet")
 
@@ -134,7 +134,7 @@ def test_pull_once(server: Server, entry: Path) -> None:
     assert server.ranges == [None]  # the second time nothing was asked for
 
 
-def test_broken_download_goes_on_where_it_stopped(server: Server, entry: Path) -> None:
+def test_pull_continues_a_broken_download(server: Server, entry: Path) -> None:
     server.breaks_after = 300_000
     with pytest.raises(GboptError, match="ended after 300000 of 1048576 bytes") as caught:
         pull(NAME)
@@ -148,7 +148,7 @@ def test_broken_download_goes_on_where_it_stopped(server: Server, entry: Path) -
     assert server.ranges == [None, "bytes=300000-", "bytes=600000-"]
 
 
-def test_server_without_ranges_starts_again(server: Server, entry: Path) -> None:
+def test_pull_starts_again_without_ranges(server: Server, entry: Path) -> None:
     server.knows_ranges = False
     entry.parent.mkdir(parents=True)
     entry.with_name("raft.pth.part").write_bytes(CONTENT[:1000])
@@ -157,13 +157,13 @@ def test_server_without_ranges_starts_again(server: Server, entry: Path) -> None
     assert server.ranges == ["bytes=1000-"]
 
 
-def test_complete_part_is_only_checked(server: Server, entry: Path) -> None:
+def test_pull_only_checks_a_complete_part(server: Server, entry: Path) -> None:
     entry.parent.mkdir(parents=True)
     entry.with_name("raft.pth.part").write_bytes(CONTENT)
     assert pull(NAME) == (entry, DIGEST)
 
 
-def test_part_that_is_longer_than_the_file(server: Server, entry: Path) -> None:
+def test_pull_drops_a_part_that_is_longer_than_the_file(server: Server, entry: Path) -> None:
     entry.parent.mkdir(parents=True)
     entry.with_name("raft.pth.part").write_bytes(CONTENT + b"more")
     assert pull(NAME) == (entry, DIGEST)
@@ -171,7 +171,7 @@ def test_part_that_is_longer_than_the_file(server: Server, entry: Path) -> None:
 
 
 @pytest.mark.parametrize("begun", [0, 1000])
-def test_another_file_is_refused(server: Server, entry: Path, begun: int) -> None:
+def test_pull_refuses_another_file(server: Server, entry: Path, begun: int) -> None:
     """Also where the beginning of another file was there already."""
     if begun:
         entry.parent.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_another_file_is_refused(server: Server, entry: Path, begun: int) -> Non
     assert pull(NAME) == (entry, DIGEST)
 
 
-def test_no_server(entry: Path, cache: Path) -> None:
+def test_pull_without_a_server_says_what_to_fetch(entry: Path, cache: Path) -> None:
     """Port 9 of this machine refuses; the error says what to fetch and where to put it."""
     url = "http://127.0.0.1:9/raft.pth"
     with pytest.raises(GboptError, match="refused") as caught:
@@ -195,13 +195,13 @@ def test_no_server(entry: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_server_that_refuses(server: Server, entry: Path, status: int) -> None:
+def test_pull_from_a_server_that_refuses(server: Server, entry: Path, status: int) -> None:
     server.status = status
     with pytest.raises(GboptError, match=str(server.url)):
         pull(NAME)
 
 
-def test_one_download_at_a_time(server: Server, entry: Path) -> None:
+def test_pull_refuses_a_second_download_at_a_time(server: Server, entry: Path) -> None:
     entry.parent.mkdir(parents=True)
     with (
         entry.with_name("raft.pth.part").open("a+b") as part,
@@ -211,7 +211,7 @@ def test_one_download_at_a_time(server: Server, entry: Path) -> None:
         pull(NAME)
 
 
-def test_download_that_another_process_finished_meanwhile(server: Server, entry: Path) -> None:
+def test_lock_refuses_a_download_that_another_process_finished(server: Server, entry: Path) -> None:
     """Its unfinished file is the finished one by now, and must not be written to."""
     entry.parent.mkdir(parents=True)
     part = entry.with_name("raft.pth.part")
@@ -221,7 +221,9 @@ def test_download_that_another_process_finished_meanwhile(server: Server, entry:
         catalogue._lock(part, opened)
 
 
-def test_cache_that_cannot_be_made(server: Server, entry: Path, tmp_path: Path) -> None:
+def test_pull_into_a_folder_that_cannot_be_made(
+    server: Server, entry: Path, tmp_path: Path
+) -> None:
     (tmp_path / "gbopt_ros").write_text("in the way")
     with pytest.raises(GboptError, match="cannot be downloaded"):
         pull(NAME)
@@ -230,7 +232,7 @@ def test_cache_that_cannot_be_made(server: Server, entry: Path, tmp_path: Path) 
 # ---------------------------------------------------------------------------------- files by hand
 
 
-def test_file_put_there_by_hand(server: Server, entry: Path) -> None:
+def test_pull_takes_a_file_put_there_by_hand(server: Server, entry: Path) -> None:
     entry.parent.mkdir(parents=True)
     entry.write_bytes(CONTENT)
     assert pull(NAME) == (entry, DIGEST)
@@ -239,7 +241,7 @@ def test_file_put_there_by_hand(server: Server, entry: Path) -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_damaged_file(server: Server, entry: Path, recorded: bool) -> None:
+def test_pull_refuses_a_damaged_file(server: Server, entry: Path, recorded: bool) -> None:
     if recorded:
         pull(NAME)
     entry.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +254,7 @@ def test_damaged_file(server: Server, entry: Path, recorded: bool) -> None:
 # --------------------------------------------------------------------------------- names of files
 
 
-def test_a_name_stands_for_its_file(cache: Path) -> None:
+def test_find_weights_finds_the_file_of_a_name(cache: Path) -> None:
     expected = published(NAME).path
     with pytest.raises(GboptError, match=f"gbopt models pull {NAME}.* at {expected}"):
         find_weights(NAME)
@@ -264,13 +266,15 @@ def test_a_name_stands_for_its_file(cache: Path) -> None:
     assert find_weights("elsewhere.pth") == Path("elsewhere.pth")
 
 
-def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_weights_prefers_a_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path(NAME).touch()
     assert find_weights(NAME) == Path(NAME)
 
 
-def test_raft_that_was_pulled(cache: Path) -> None:
+def test_make_flow_takes_raft_that_was_pulled(cache: Path) -> None:
     torch.manual_seed(0)
     path = published(NAME).path
     path.parent.mkdir(parents=True)
@@ -282,7 +286,9 @@ def test_raft_that_was_pulled(cache: Path) -> None:
 # ----------------------------------------------------------------------------------- command line
 
 
-def test_command_line(server: Server, entry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_models_pull(
+    server: Server, entry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["models", "pull", NAME]) == 0
     assert capsys.readouterr().out == f"{entry}\nsha256 {DIGEST}\n"
     entry.unlink()
@@ -293,6 +299,6 @@ def test_command_line(server: Server, entry: Path, capsys: pytest.CaptureFixture
     assert main(["models", "pull", NAME, "--url", server.url]) == 0
 
 
-def test_command_line_with_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_models_pull_with_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "pull", "resnet"]) == 1
     assert "no such weights; known: maskrcnn_resnet50_fpn," in capsys.readouterr().err

@@ -28,7 +28,7 @@ from gbopt_ros.models.class_agnostic import ClassAgnosticHeads, load_torchvision
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import WeightsInfo
-from gbopt_ros.perception.ensemble import load_proposals
+from gbopt_ros.perception.load import load_proposals
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError, Proposals
 
@@ -153,7 +153,9 @@ def assert_agree(found: Proposals, expected: Proposals) -> None:
     [{}, {"score_threshold": 0.02}, {"nms_iou": 0.2}, {"max_proposals": 3}],
     ids=["all", "threshold", "nms", "n"],
 )
-def test_proposals_are_those_computed_by_hand(case: Case, settings: dict[str, float]) -> None:
+def test_class_agnostic_proposals_are_those_computed_by_hand(
+    case: Case, settings: dict[str, float]
+) -> None:
     expected = by_hand(
         case.network,
         int(settings.get("max_proposals", 12)),
@@ -166,7 +168,7 @@ def test_proposals_are_those_computed_by_hand(case: Case, settings: dict[str, fl
 # ------------------------------------------------------------------------------------------- files
 
 
-def test_architecture_and_version(case: Case) -> None:
+def test_load_mask_rcnn_of_torchvision_knows_architecture_and_version(case: Case) -> None:
     network, info = case.loaded
     digest = hashlib.sha256(case.path.read_bytes()).hexdigest()[:8]
     assert info.architecture == case.architecture
@@ -176,7 +178,9 @@ def test_architecture_and_version(case: Case) -> None:
         assert torch.equal(value, case.network.state_dict()[name]), name
 
 
-def test_a_digest_in_the_name_is_not_repeated(small: dict[str, Tensor], tmp_path: Path) -> None:
+def test_load_mask_rcnn_does_not_repeat_a_digest_in_the_version(
+    small: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = tmp_path / "mine.pth"
     torch.save(small, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -195,7 +199,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "half", "checkpoint", "before zip"])
-def test_other_files_of_the_same_weights(
+def test_load_mask_rcnn_reads_other_files_of_the_same_weights(
     small: dict[str, Tensor], tmp_path: Path, kind: str
 ) -> None:
     """Converted, in half precision, of a training script, and in torch's format before zip."""
@@ -215,13 +219,16 @@ def test_other_files_of_the_same_weights(
         assert torch.equal(value, tensors[name].to(value.dtype)), name
 
 
-def test_every_way_to_load_proposals(small: dict[str, Tensor], tmp_path: Path) -> None:
+def test_load_proposals_of_torchvision_warns_of_a_missing_calibration(
+    small: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "mine.pth"
     torch.save(small, path)
-    for ensemble in ("none", "mirror"):
-        network = load_proposals(path, ProposalConfig(ensemble=ensemble), CPU)
-        assert network.version.startswith("mine-")
-    assert MaskRcnnProposals.from_file(path, ProposalConfig(), CPU).version == network.version
+    network = load_proposals(path, ProposalConfig(), CPU)
+    assert isinstance(network, MaskRcnnProposals)
+    assert network.version.startswith("mine-")
+    assert network.calibration is None
+    assert f"{path}: no calibration in this file" in caplog.text
 
 
 LEGACY = (  # today's name: that of the files from before torchvision 0.14
@@ -240,7 +247,7 @@ def legacy(name: str) -> str:
     return name
 
 
-def test_the_published_file_of_version_1(tmp_path: Path) -> None:
+def test_load_mask_rcnn_reads_the_published_file_of_version_1(tmp_path: Path) -> None:
     """Frozen normalisation that adds nothing to the variance, and names of long ago.
 
     The channels that hardly vary are where adding 1e-5 would show.
@@ -280,7 +287,7 @@ def test_the_published_file_of_version_1(tmp_path: Path) -> None:
         ({"backbone.body.bn1.bias": torch.full((64,), torch.nan)}, "not finite"),
     ],
 )
-def test_state_dicts_that_do_not_fit(
+def test_load_mask_rcnn_refuses_state_dicts_that_do_not_fit(
     small: dict[str, Tensor], tmp_path: Path, changes: dict[str, Tensor | None], words: str
 ) -> None:
     path = tmp_path / "w.pth"
@@ -289,7 +296,7 @@ def test_state_dicts_that_do_not_fit(
         load_mask_rcnn(path)
 
 
-def test_files_of_something_else(tmp_path: Path) -> None:
+def test_load_mask_rcnn_refuses_files_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "raft.pth"
     torch.save({"weight": torch.zeros(3)}, path)
     assert load_torchvision(path) is None
@@ -304,7 +311,7 @@ def test_files_of_something_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_checkpoint", [False, True], ids=["pickle", "torch"])
-def test_malicious_pickle_is_never_run(tmp_path: Path, as_checkpoint: bool) -> None:
+def test_load_mask_rcnn_never_runs_a_malicious_pickle(tmp_path: Path, as_checkpoint: bool) -> None:
     path, target = tmp_path / "coco.pth", tmp_path / "created"
     write_bomb(path, target, as_checkpoint=as_checkpoint)
     with pytest.raises(GboptError, match="cannot be read"):
@@ -340,7 +347,7 @@ def literal(**limits: float) -> tuple[list[float], list[int], list[list[float]]]
     return [round(float(s), 6) for s in scores], labels.tolist(), boxes.round().tolist()
 
 
-def test_best_class_of_each_region_and_nms_over_classes() -> None:
+def test_class_agnostic_heads_take_the_best_class_and_suppress_over_classes() -> None:
     first, last = [10.0, 10, 20, 20], [30.0, 30, 50, 40]
     assert literal() == ([0.6, 0.2], [2, 1], [first, last])
     assert literal(nms=1.0) == ([0.6, 0.5, 0.2], [2, 1, 1], [first, first, last])
@@ -348,7 +355,7 @@ def test_best_class_of_each_region_and_nms_over_classes() -> None:
     assert literal(nms=1.0, n=2) == ([0.6, 0.5], [2, 1], [first, first])
 
 
-def test_regions_of_several_images_stay_apart() -> None:
+def test_class_agnostic_heads_keep_images_apart() -> None:
     logits = torch.tensor([[0.0, 1], [0, 2], [0, 3]])
     regions = [torch.zeros(0, 4), torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29]]),
                torch.tensor([[0.0, 0, 200, 200]])]  # fmt: skip
@@ -361,14 +368,14 @@ def test_regions_of_several_images_stay_apart() -> None:
     assert boxes[2].tolist() == [[0, 0, 48, 32]]  # within its own image
 
 
-def test_no_region_at_all() -> None:
+def test_class_agnostic_heads_without_a_region() -> None:
     boxes, scores, labels = heads_of(4).postprocess_detections(
         torch.zeros(0, 4), torch.zeros(0, 16), [torch.zeros(0, 4)], [(64, 64)]
     )
     assert [tuple(x[0].shape) for x in (boxes, scores, labels)] == [(0, 4), (0,), (0,)]
 
 
-def test_with_two_classes_nothing_changes() -> None:
+def test_class_agnostic_heads_change_nothing_with_two_classes() -> None:
     network = tiny_mask_rcnn()
     nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.2)
     same = copy.deepcopy(network)
@@ -382,7 +389,7 @@ def test_with_two_classes_nothing_changes() -> None:
     assert isinstance(a["scores"], Tensor)
 
 
-def test_boxes_stay_in_single_precision_under_autocast() -> None:
+def test_build_mask_rcnn_keeps_boxes_in_single_precision_under_autocast() -> None:
     torch.manual_seed(0)
     network = build_mask_rcnn("slim18-fpn", classes=CLASSES).eval()
     network.roi_heads = ClassAgnosticHeads(network.roi_heads)

@@ -12,56 +12,19 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from support.networks import CPU, SIDE, tiny_mask_rcnn
+from support.networks import CPU, SIDE, random_images, tiny_mask_rcnn
 from torchvision.models.optical_flow import raft_small
 
 from gbopt_ros.config import BackgroundConfig, Config, FlowConfig, ProposalConfig
 from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.cuda_streams import CudaStreams
-from gbopt_ros.models.device import download, half_precision, upload
 from gbopt_ros.models.raft import RaftFlow
 from gbopt_ros.perception.background import FpnBackground
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import Clip, Cues, Frame, Image
+from gbopt_ros.structures import Clip, Cues, Frame
 
 GPU = torch.device("cuda")  # where a test needs no more of it than the name
-
-
-def images(count: int, height: int = SIDE, width: int = SIDE) -> list[Image]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
-
-
-# ------------------------------------------------------------------------------- there and back
-
-
-def test_upload_is_the_images() -> None:
-    """Views and read-only arrays too, and none of them is changed or shared."""
-    first, second = images(2)
-    second.setflags(write=False)
-    views = [first[:, ::-1], second]
-    batch = upload(views, CPU)
-    assert (batch.shape, batch.dtype) == ((2, 3, SIDE, SIDE), torch.uint8)
-    for tensor, view in zip(batch, views, strict=True):
-        np.testing.assert_array_equal(tensor.permute(1, 2, 0).numpy(), view)
-    expected = first.copy()
-    batch.zero_()
-    np.testing.assert_array_equal(first, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int64])
-def test_download_is_the_tensor(dtype: torch.dtype) -> None:
-    tensor = torch.arange(6).view(2, 3).T.to(dtype)
-    found = download(tensor)
-    assert found.tolist() == tensor.tolist()
-    assert torch.from_numpy(found).dtype == dtype
-
-
-def test_casts_of_weights_are_not_shared_between_threads() -> None:
-    with half_precision(True, CPU):
-        assert not torch.is_autocast_enabled("cpu")  # half precision is for GPUs
-        assert not torch.is_autocast_cache_enabled()
 
 
 # -------------------------------------------------------------------------------------- streams
@@ -125,7 +88,7 @@ def written(log: list[tuple[str, str, str]], name: str) -> Callable[[], str]:
     return call
 
 
-def test_each_call_is_on_its_own_stream_between_waiting_and_running_empty(log) -> None:
+def test_cuda_streams_wait_run_and_are_empty(log) -> None:
     assert CudaStreams(GPU).run(*(written(log, name) for name in "abc")) == ("a", "b", "c")
     for name in "abc":
         events = [event for stream, _, event in log if stream == name]
@@ -134,12 +97,12 @@ def test_each_call_is_on_its_own_stream_between_waiting_and_running_empty(log) -
     assert threading.current_thread().name not in {thread for _, thread, _ in log}
 
 
-def test_calls_run_at_once(log) -> None:
+def test_cuda_streams_run_calls_at_once(log) -> None:
     together = threading.Barrier(3, timeout=10)
     CudaStreams(GPU).run(together.wait, together.wait, together.wait)
 
 
-def test_a_call_that_fails_leaves_nothing_under_way(log) -> None:
+def test_cuda_streams_leave_no_work_after_a_call_that_fails(log) -> None:
     def fail() -> None:
         raise ValueError("no")
 
@@ -149,7 +112,7 @@ def test_a_call_that_fails_leaves_nothing_under_way(log) -> None:
         assert [event for stream, _, event in log if stream == name][-2:] == ["is empty", "left"]
 
 
-def test_a_cpu_runs_the_calls_in_order_in_the_callers_thread(log) -> None:
+def test_cuda_streams_on_a_cpu_run_calls_in_order_in_the_callers_thread(log) -> None:
     assert CudaStreams(CPU).run(*(written(log, name) for name in "abc")) == ("a", "b", "c")
     thread = threading.current_thread().name
     assert log == [(name, thread, "call") for name in "abc"]
@@ -175,7 +138,7 @@ def make_pipeline(device: torch.device) -> Pipeline:
 
 
 def make_clip(count: int = 4) -> Clip:
-    frames = [Frame(image, 10**8 * (t + 1), t) for t, image in enumerate(images(count))]
+    frames = [Frame(image, 10**8 * (t + 1), t) for t, image in enumerate(random_images(count))]
     return Clip(0, tuple(frames))
 
 
@@ -198,11 +161,13 @@ def assert_equal(a: Cues, b: Cues) -> None:
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_networks_side_by_side_say_what_they_say_alone(log, threads: bool) -> None:
+def test_pipeline_perceive_gives_the_outputs_of_single_networks(
+    log, threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a CPU; with threads, as on a GPU, between streams that only write."""
-    pipeline, clip = make_pipeline(CPU), make_clip()
     if threads:
-        pipeline._streams = CudaStreams(GPU)
+        monkeypatch.setattr("gbopt_ros.pipeline.CudaStreams", lambda _: CudaStreams(GPU))
+    pipeline, clip = make_pipeline(CPU), make_clip()
     expected = one_after_the_other(pipeline, clip)
     assert any(len(proposals) for proposals in expected.proposals)
     for _ in range(3):
@@ -218,17 +183,7 @@ def gpu() -> torch.device:
     return torch.device("cuda")
 
 
-def test_there_and_back_on_a_gpu(gpu: torch.device) -> None:
-    """Page-locked memory is used again while copies are under way, and none is torn."""
-    shown = images(20, 480, 640)
-    tensors = [upload([image, image[:, ::-1]], gpu) for image in shown]
-    for tensor, image in zip(tensors, shown, strict=True):
-        plain, mirrored = download(tensor.permute(0, 2, 3, 1))
-        np.testing.assert_array_equal(plain, image)
-        np.testing.assert_array_equal(mirrored, image[:, ::-1])
-
-
-def test_streams_of_a_gpu_give_what_its_default_stream_gives(
+def test_cuda_streams_of_a_gpu_give_what_its_default_stream_gives(
     gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while a third thread runs RAFT on the default stream, as selection does.
@@ -263,7 +218,7 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_shares_of_the_wall_time(benchmark: ModuleType) -> None:
+def test_benchmark_shares_of_the_wall_time(benchmark: ModuleType) -> None:
     """Kernels and copies of several streams overlap; a copy under a kernel costs nothing."""
     spans = [
         ("Memcpy HtoD (Pinned -> Device)", 0.0, 10.0),
@@ -277,8 +232,8 @@ def test_shares_of_the_wall_time(benchmark: ModuleType) -> None:
     assert benchmark.shares([], 100.0) == {"networks": 0.0, "copies": 0.0, "host": 1.0}
 
 
-def test_everything_at_once_is_profiled(gpu: torch.device, benchmark: ModuleType) -> None:
-    frames = [Frame(image, 10**8 * (t + 1), t) for t, image in enumerate(images(8))]
+def test_benchmark_measure_at_once_on_a_gpu(gpu: torch.device, benchmark: ModuleType) -> None:
+    frames = [Frame(image, 10**8 * (t + 1), t) for t, image in enumerate(random_images(8))]
     found = benchmark.measure_at_once(make_pipeline(gpu), frames)
     assert found["frames"] == 8
     assert 0 < found["share"]["networks"] < 1

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save_file
 from support.detectron2_networks import needs_detectron2, tiny_detectron2, write_config
 from support.networks import CPU, SIDE, save_random_weights, write_bomb
-from support.recordings import disc_frames, disc_picture
+from support.recordings import disc_frames
 
 from gbopt_ros.cli import doctor
 from gbopt_ros.cli.main import main
 from gbopt_ros.config import AugmentConfig, LearningConfig, ProposalConfig
-from gbopt_ros.io.sources import write_rosbag
+from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.learning.data.augmentation import to_example
-from gbopt_ros.learning.data.batches import detection_target
+from gbopt_ros.learning.data.targets import detection_target
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.training.fine_tuning import fine_tune
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
@@ -35,7 +35,6 @@ from gbopt_ros.models.weights import (
     save_weights,
     sha256_of,
 )
-from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError, LabelledImage, Proposals
 
@@ -89,7 +88,7 @@ def by_detectron2(network: torch.nn.Module, image: np.ndarray, folder: Path) -> 
 
 @needs_detectron2
 @pytest.mark.parametrize("seed", range(3))
-def test_proposes_what_detectron2_detects(seed: int, tmp_path: Path) -> None:
+def test_detectron2_proposals_are_what_detectron2_detects(seed: int, tmp_path: Path) -> None:
     network, image = tiny_detectron2(seed), photo(seed=seed)
     expected = by_detectron2(network, image, tmp_path)
     found = propose(network, image)
@@ -103,7 +102,7 @@ def test_proposes_what_detectron2_detects(seed: int, tmp_path: Path) -> None:
 
 @needs_detectron2
 @pytest.mark.parametrize("size", [(48, 40), (64, 300), (150, 200), (480, 640)])
-def test_the_input_is_resized_as_detectron2_does(size: tuple[int, int]) -> None:
+def test_detectron2_input_is_resized_as_detectron2_does(size: tuple[int, int]) -> None:
     """Pillow rounds to integers, twice: so to 1.5 grey levels, larger and smaller."""
     from detectron2.data.transforms import ResizeShortestEdge
 
@@ -123,7 +122,9 @@ def test_the_input_is_resized_as_detectron2_does(size: tuple[int, int]) -> None:
         ("RGB", [123.675, 116.28, 103.53], [50 - 123.675, 100 - 116.28, 200 - 103.53]),
     ],
 )
-def test_colour_order_and_mean(channels: str, mean: list[float], expected: list[float]) -> None:
+def test_detectron2_input_has_colour_order_and_mean(
+    channels: str, mean: list[float], expected: list[float]
+) -> None:
     network = tiny_detectron2(INPUT__FORMAT=channels, MODEL__PIXEL_MEAN=mean)
     image = np.full((SIDE, SIDE, 3), (50, 100, 200), np.uint8)
     seen: list[torch.Tensor] = []
@@ -136,7 +137,7 @@ def test_colour_order_and_mean(channels: str, mean: list[float], expected: list[
 
 
 @needs_detectron2
-def test_the_best_class_of_each_region_by_hand() -> None:
+def test_detectron2_likeliest_class_of_each_region_by_hand() -> None:
     """Three classes and the background; each region has another box for each class."""
     heads = tiny_detectron2(
         MODEL__ROI_HEADS__NUM_CLASSES=3, MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK=False
@@ -166,19 +167,19 @@ def test_the_best_class_of_each_region_by_hand() -> None:
             [0.1, 0.0, 0.0, 0.9],
         ]
     )
-    found = heads._best_class(boxes, scores, (64, 80))
+    found = heads._likeliest_class(boxes, scores, (64, 80))
     np.testing.assert_allclose(found.scores, [0.8, 0.3, 0.2])
     np.testing.assert_array_equal(found.pred_classes, [1, 2, 0])
     np.testing.assert_array_equal(found.pred_boxes.tensor, [near, other, [0, 0, 80, 64]])
     heads.score_thresh = 0.3  # a score must be above it, as in torchvision
-    np.testing.assert_allclose(heads._best_class(boxes, scores, (64, 80)).scores, [0.8])
+    np.testing.assert_allclose(heads._likeliest_class(boxes, scores, (64, 80)).scores, [0.8])
     broken = torch.where(torch.tensor([[True], [False], [False], [False], [False], [False]]),
                          torch.nan, boxes)  # fmt: skip
-    np.testing.assert_allclose(heads._best_class(broken, scores, (64, 80)).scores, [0.7])
+    np.testing.assert_allclose(heads._likeliest_class(broken, scores, (64, 80)).scores, [0.7])
 
 
 @needs_detectron2
-def test_a_network_of_three_classes_that_knows_one_object() -> None:
+def test_detectron2_network_of_three_classes_that_knows_one_object() -> None:
     """Class 1 has the weights of a class-agnostic network, the others never win: same proposals."""
     single = tiny_detectron2()
     several = tiny_detectron2(
@@ -206,7 +207,7 @@ def test_a_network_of_three_classes_that_knows_one_object() -> None:
 
 
 @needs_detectron2
-def test_the_configuration_decides_on_number_threshold_and_masks() -> None:
+def test_detectron2_proposals_follow_the_configuration() -> None:
     network = tiny_detectron2()
     all_of_them = propose(network, photo(), max_proposals=1000)
     assert len(all_of_them) > 10
@@ -226,28 +227,10 @@ def test_the_configuration_decides_on_number_threshold_and_masks() -> None:
 
 @needs_detectron2
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (64, 4), (1, 4000)])
-def test_tiny_and_thin_images(size: tuple[int, int]) -> None:
+def test_detectron2_proposals_of_tiny_and_thin_images(size: tuple[int, int]) -> None:
     found = propose(tiny_detectron2(), photo(*size))
     assert found.size == size
     assert decode_all(found.rles, size).any(axis=(1, 2)).all()
-
-
-@needs_detectron2
-@pytest.mark.parametrize("ensemble", ["mirror", "scales"])
-def test_views_of_an_image(ensemble: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    torch.save(tiny_detectron2().state_dict(), path)
-    config = ProposalConfig(
-        detectron2_config=str(write_config(tmp_path)), ensemble=ensemble, max_proposals=5
-    )
-    network = load_proposals(path, config, CPU)
-    assert [view._network.transform.min_size for view in network._scales] == (
-        [(51,), (64,), (80,)] if ensemble == "scales" else [(64,)]
-    )
-    image = disc_picture(0)[:64, :64]
-    (plain,), (mirrored,) = network.propose([image]), network.propose([image[:, ::-1]])
-    assert len(plain) == 5
-    np.testing.assert_allclose(plain.scores, mirrored.scores, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------- fine-tuning
@@ -282,12 +265,13 @@ def settings(**changes: object) -> LearningConfig:
         scale_min=1.0, scale_max=1.0, copy_paste=0.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0
     )
     values = {"iterations": 1, "batch_size": 2, "warmup": 0, "augment": plain}
+    values["localization_losses"] = True
     return LearningConfig(**(values | changes))
 
 
 @needs_detectron2
 @pytest.mark.parametrize("classes", [1, 3])
-def test_over_fits_two_images_and_leaves_its_parent_alone(classes: int) -> None:
+def test_fine_tune_detectron2_over_fits_and_leaves_its_parent_alone(classes: int) -> None:
     parent = tiny_detectron2(
         MODEL__ROI_HEADS__NUM_CLASSES=classes,
         MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK=classes == 1,
@@ -315,7 +299,7 @@ def test_over_fits_two_images_and_leaves_its_parent_alone(classes: int) -> None:
 
 
 @needs_detectron2
-def test_regions_are_labelled_with_the_class_that_is_likeliest_there() -> None:
+def test_detectron2_heads_label_by_the_likeliest_class() -> None:
     from detectron2.structures import Boxes, Instances
 
     heads = tiny_detectron2(MODEL__ROI_HEADS__NUM_CLASSES=3).roi_heads
@@ -332,7 +316,7 @@ def test_regions_are_labelled_with_the_class_that_is_likeliest_there() -> None:
 
 
 @needs_detectron2
-def test_a_region_to_ignore_is_neither_object_nor_background() -> None:
+def test_detectron2_heads_sample_no_ignore_region() -> None:
     network = tiny_detectron2().train()
     sampled: list[list[object]] = []
     network.roi_heads.box_predictor.losses = lambda predictions, proposals: (
@@ -349,11 +333,11 @@ def test_a_region_to_ignore_is_neither_object_nor_background() -> None:
     classes, found = regions.gt_classes, regions.proposal_boxes.tensor
     assert set(classes.tolist()) == {0, 1}
     assert (found == boxes[0]).all(dim=1).any(), "ground truth is sampled"
-    assert not (found == boxes[1]).all(dim=1).any(), "so would the ignored region be"
+    assert not (found == boxes[1]).all(dim=1).any(), "so would the ignore region be"
 
 
 @needs_detectron2
-def test_training_masks_are_resized_about_the_centres_of_pixels() -> None:
+def test_detectron2_instances_resize_masks_about_the_centres_of_pixels() -> None:
     """As the image is: a mirrored mask is the mirror of the mask, not a pixel beside it."""
     from gbopt_ros.models.detectron2_backend import _instances
 
@@ -368,7 +352,7 @@ def test_training_masks_are_resized_about_the_centres_of_pixels() -> None:
 
 @needs_detectron2
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
-def test_statistics_of_batch_normalisation_stay(norm: str) -> None:
+def test_fine_tune_detectron2_keeps_statistics_of_batch_normalisation(norm: str) -> None:
     parent = tiny_detectron2(MODEL__RESNETS__NORM=norm, MODEL__BACKBONE__FREEZE_AT=0)
     child, _ = fine_tune(parent, Squares(), None, settings(), CPU)
     before, after = parent.state_dict(), child.state_dict()
@@ -383,9 +367,9 @@ def test_statistics_of_batch_normalisation_stay(norm: str) -> None:
 
 @needs_detectron2
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_the_precision_changes_little(dtype: torch.dtype) -> None:
+def test_detectron2_in_half_precision_changes_little(dtype: torch.dtype) -> None:
     """As on GPUs, where proposals run in float16 and training in bfloat16."""
-    network, target = tiny_detectron2(), detection_target(to_example(Squares()[0]), CPU)
+    network, target = tiny_detectron2(), detection_target(to_example(Squares()[0]))
     image = tensor(Squares()[0].image)
 
     def run(enabled: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -408,7 +392,7 @@ def test_half_the_precision_changes_little(dtype: torch.dtype) -> None:
 
 
 @needs_detectron2
-def test_pools_with_ignored_regions_and_images_without_objects() -> None:
+def test_fine_tune_detectron2_with_ignore_regions_and_images_without_objects() -> None:
     _, log = fine_tune(tiny_detectron2(), Squares(ignore=True), None, settings(), CPU)
     assert np.isfinite(log.total).all()
     _, log = fine_tune(tiny_detectron2(), Squares(side=5), None, settings(), CPU)
@@ -419,7 +403,7 @@ def test_pools_with_ignored_regions_and_images_without_objects() -> None:
 @pytest.mark.parametrize(
     "part", ["roi_heads.box_predictor.cls_score", "backbone.bottom_up.stem.conv1"]
 )
-def test_a_broken_parent_is_not_trained(part: str) -> None:
+def test_fine_tune_detectron2_refuses_a_broken_parent(part: str) -> None:
     parent = tiny_detectron2()
     torch.nn.init.constant_(parent.get_submodule(part).weight, torch.nan)
     with pytest.raises(GboptError, match=r"not finite|training masks"):
@@ -431,7 +415,7 @@ def test_a_broken_parent_is_not_trained(part: str) -> None:
 
 @needs_detectron2
 @pytest.mark.parametrize("form", ["state", "checkpoint", "safetensors"])
-def test_checkpoints_load(form: str, tmp_path: Path) -> None:
+def test_load_detectron2_reads_checkpoints(form: str, tmp_path: Path) -> None:
     network, config = tiny_detectron2(seed=3), str(write_config(tmp_path))
     path = tmp_path / "model_final.pth"
     if form == "state":
@@ -463,7 +447,7 @@ def test_checkpoints_load(form: str, tmp_path: Path) -> None:
 
 
 @needs_detectron2
-def test_a_pickle_is_refused_and_the_error_says_how_to_convert_it(tmp_path: Path) -> None:
+def test_read_checkpoint_refuses_a_pickle_and_says_how_to_convert_it(tmp_path: Path) -> None:
     network, config = tiny_detectron2(seed=4), str(write_config(tmp_path))
     path, target = tmp_path / "model_final.pkl", tmp_path / "created"
     write_bomb(path, target, as_checkpoint=False)
@@ -486,7 +470,7 @@ def test_a_pickle_is_refused_and_the_error_says_how_to_convert_it(tmp_path: Path
 
 
 @needs_detectron2
-def test_a_configuration_runs_nothing(tmp_path: Path) -> None:
+def test_read_config_runs_nothing(tmp_path: Path) -> None:
     target, path = tmp_path / "created", tmp_path / "evil.yaml"
     path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{target}']\n")
     weights = tmp_path / "model.pth"
@@ -502,7 +486,7 @@ def test_a_configuration_runs_nothing(tmp_path: Path) -> None:
 
 
 @needs_detectron2
-def test_a_configuration_over_a_base(tmp_path: Path) -> None:
+def test_read_config_over_a_base(tmp_path: Path) -> None:
     base = write_config(tmp_path)
     path = tmp_path / "wide.yaml"
     path.write_text(f"_BASE_: {base.name}\nINPUT:\n  MIN_SIZE_TEST: 48\n")
@@ -528,7 +512,9 @@ def test_a_configuration_over_a_base(tmp_path: Path) -> None:
         ("_BASE_: absent.yaml\n", "not a detectron2 configuration"),
     ],
 )
-def test_configurations_that_do_not_work(text: str, words: str, tmp_path: Path) -> None:
+def test_load_detectron2_refuses_configurations_that_do_not_work(
+    text: str, words: str, tmp_path: Path
+) -> None:
     base = write_config(tmp_path)
     path, weights = tmp_path / "bad.yaml", tmp_path / "model.pth"
     path.write_text(text if text.startswith(("-", "_")) else f"_BASE_: {base.name}\n{text}")
@@ -539,7 +525,7 @@ def test_configurations_that_do_not_work(text: str, words: str, tmp_path: Path) 
 
 
 @needs_detectron2
-def test_deformable_convolutions_take_the_extension(tmp_path: Path) -> None:
+def test_load_detectron2_of_deformable_convolutions_needs_the_extension(tmp_path: Path) -> None:
     config = write_config(
         tmp_path,
         MODEL__RESNETS__DEPTH=50,
@@ -558,7 +544,7 @@ def test_deformable_convolutions_take_the_extension(tmp_path: Path) -> None:
 
 
 @needs_detectron2
-def test_files_that_are_missing_or_of_another_network(tmp_path: Path) -> None:
+def test_load_mask_rcnn_refuses_missing_and_other_files_for_detectron2(tmp_path: Path) -> None:
     config, weights = write_config(tmp_path), tmp_path / "model.pth"
     lazy = tmp_path / "lazy.py"
     lazy.write_text("raise SystemExit")
@@ -581,7 +567,7 @@ def test_files_that_are_missing_or_of_another_network(tmp_path: Path) -> None:
     ):
         load_mask_rcnn(weights)
     torch.save([1, 2], weights)
-    with pytest.raises(GboptError, match="nothing but named tensors"):
+    with pytest.raises(GboptError, match="only named tensors"):
         load_mask_rcnn(weights, str(config))
 
 
@@ -589,7 +575,7 @@ def test_files_that_are_missing_or_of_another_network(tmp_path: Path) -> None:
 
 
 @needs_detectron2
-def test_replay_learn_replay(tmp_path: Path) -> None:
+def test_replay_learn_replay_with_detectron2(tmp_path: Path) -> None:
     """Starts from a checkpoint of three classes; what is published needs no configuration."""
     classes = {
         "MODEL__ROI_HEADS__NUM_CLASSES": 3, "MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": False,
@@ -624,7 +610,7 @@ def test_replay_learn_replay(tmp_path: Path) -> None:
     start_again.load_state_dict(network.state_dict())  # detectron2's own names and shapes
 
 
-def test_without_detectron2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_mask_rcnn_without_detectron2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gbopt_ros.models.detectron2_backend", None)
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(1)}, path, metadata={
@@ -634,14 +620,19 @@ def test_without_detectron2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(GboptError, match="takes detectron2, which cannot be imported"):
             load_mask_rcnn(*call)
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    finding = doctor.check_detectron2()
+    finding = doctor_finding()
     assert finding.status == doctor.ABSENT
     assert "proposal.detectron2_config" in finding.meaning
 
 
+def doctor_finding() -> doctor.Finding:
+    (check,) = (check for check in doctor.OPTIONAL if check.name == "detectron2")
+    return check.run()
+
+
 @needs_detectron2
-def test_the_doctor_finds_it() -> None:
-    finding = doctor.check_detectron2()
+def test_doctor_finds_detectron2() -> None:
+    finding = doctor_finding()
     assert finding.status == doctor.OK
     try:
         from detectron2 import _C  # noqa: F401

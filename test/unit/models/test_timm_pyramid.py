@@ -31,7 +31,7 @@ def timm():
 
 
 @pytest.mark.parametrize("name", ["resnest14d", "convnext_atto"])
-def test_levels_have_the_strides_of_a_pyramid(timm, name: str) -> None:
+def test_timm_pyramid_levels_have_their_strides(timm, name: str) -> None:
     network = build_background(f"timm:{name}").eval()
     with torch.inference_mode():
         levels = network.backbone(torch.zeros(1, 3, 64, 96))
@@ -42,11 +42,11 @@ def test_levels_have_the_strides_of_a_pyramid(timm, name: str) -> None:
     assert logits.shape == (1, 50, 70)
 
 
-def test_the_papers_backbone_is_there(timm) -> None:
+def test_timm_has_the_backbone_of_the_paper(timm) -> None:
     assert timm.is_model("resnest200e")
 
 
-def test_the_architecture_is_in_the_file_and_built_from_it(timm, tmp_path: Path) -> None:
+def test_load_semantic_fpn_builds_a_timm_architecture(timm, tmp_path: Path) -> None:
     path, architecture = tmp_path / "background.safetensors", "timm:test_resnet"
     torch.manual_seed(1)
     network = build_background(architecture).eval()
@@ -64,7 +64,7 @@ def test_the_architecture_is_in_the_file_and_built_from_it(timm, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
-def test_a_backbone_starts_from_the_weights_of_its_classifier(timm, tmp_path, name: str) -> None:
+def test_start_from_the_weights_of_a_timm_classifier(timm, tmp_path, name: str) -> None:
     torch.manual_seed(2)
     classifier = timm.create_model(name, pretrained=False)
     torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
@@ -97,14 +97,14 @@ class Squares:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_resnest_trains(timm, monkeypatch, tmp_path: Path, frozen: bool) -> None:
+def test_pretrain_background_on_a_resnest(timm, monkeypatch, tmp_path: Path, frozen: bool) -> None:
     """The paper's kind of backbone, from random weights and from those of a classifier."""
     monkeypatch.setattr(
         background_fpn, "TIMM_SIZES", replace(background_fpn.TIMM_SIZES, short_side=64)
     )
     settings = PretrainConfig(
         background_architecture="timm:resnest14d", background_iterations=2, batch_size=2, warmup=1,
-        optimizer="sgd", learning_rate=0.01, average=0.0,
+        optimizer="sgd", learning_rate=0.01, ema_decay=0.0,
     )  # fmt: skip
     if frozen:
         torch.manual_seed(0)
@@ -134,12 +134,12 @@ def test_a_resnest_trains(timm, monkeypatch, tmp_path: Path, frozen: bool) -> No
         ("swin_tiny_patch4_window7_224", r"\(B, C, H, W\).*got NHWC"),
     ],
 )
-def test_what_makes_no_pyramid_is_refused(timm, name: str, message: str) -> None:
+def test_build_background_refuses_models_without_a_pyramid(timm, name: str, message: str) -> None:
     with pytest.raises(GboptError, match=message):
         build_background(f"timm:{name}")
 
 
-def test_without_timm_the_error_says_what_to_install(
+def test_build_background_without_timm_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -152,6 +152,6 @@ def test_without_timm_the_error_says_what_to_install(
         load_semantic_fpn(path)
 
 
-def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+def test_build_background_names_an_unknown_architecture(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match=r"unknown background architecture 'x'.*timm:NAME"):
         build_background("x")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from support.networks import Point, write_bomb
 
 from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.detection import load_mask_rcnn
-from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import (
     BACKGROUND,
@@ -25,6 +25,7 @@ from gbopt_ros.models.weights import (
     read_weights,
     save_weights,
     sha256_of,
+    tensors_digest,
 )
 from gbopt_ros.perception.background import load_semantic_fpn
 from gbopt_ros.structures import GboptError
@@ -49,7 +50,7 @@ def rewrite(path: Path, **changes: torch.Tensor | None) -> None:
 # ------------------------------------------------------------------------------------ round trip
 
 
-def test_full_precision_comes_back_exactly(tmp_path: Path) -> None:
+def test_save_weights_and_read_weights_in_full_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, path = Point(), tmp_path / "new" / "folder" / "point.safetensors"
     digest = save_weights(path, network, INFO)
@@ -63,7 +64,26 @@ def test_full_precision_comes_back_exactly(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_half_precision_rounds_and_leaves_integers(tmp_path: Path) -> None:
+def test_tensors_digest_is_that_of_the_tensors_alone() -> None:
+    torch.manual_seed(0)
+    network = Point()
+    digest = tensors_digest(network)
+    assert len(digest) == 64
+    copy = Point()
+    copy.load_state_dict(network.state_dict())
+    assert tensors_digest(copy) == digest
+    backwards = SimpleNamespace(
+        state_dict=lambda: dict(reversed(list(network.state_dict().items())))
+    )
+    assert tensors_digest(backwards) == digest
+    copy.count += 1
+    assert tensors_digest(copy) != digest
+    copy.load_state_dict(network.state_dict())
+    copy.linear.bias.data[0] += 1e-6
+    assert tensors_digest(copy) != digest
+
+
+def test_save_weights_in_half_precision_leaves_integers(tmp_path: Path) -> None:
     network, path = Point(), tmp_path / "point.safetensors"
     network.count.fill_(2049)  # not a half-precision number
     save_weights(path, network, INFO, half=True)
@@ -75,13 +95,13 @@ def test_half_precision_rounds_and_leaves_integers(tmp_path: Path) -> None:
     assert network.scale.dtype == torch.float32
 
 
-def test_others_may_read_the_file(saved: Path) -> None:
+def test_save_weights_lets_others_read_the_file(saved: Path) -> None:
     plain = saved.with_name("plain")
     plain.touch()
     assert saved.stat().st_mode == plain.stat().st_mode
 
 
-def test_saving_replaces_the_file(tmp_path: Path, saved: Path) -> None:
+def test_save_weights_replaces_the_file(tmp_path: Path, saved: Path) -> None:
     network = Point()
     network.scale.fill_(5)
     save_weights(saved, network, INFO)
@@ -90,7 +110,7 @@ def test_saving_replaces_the_file(tmp_path: Path, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["full", "half"])
-def test_networks_come_back(tmp_path: Path, half: bool) -> None:
+def test_load_semantic_fpn_gives_the_saved_network(tmp_path: Path, half: bool) -> None:
     network = build_background("slim18-semantic-fpn").to(memory_format=torch.channels_last)
     path = tmp_path / "background.safetensors"
     save_weights(path, network, WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "seed"), half)
@@ -102,7 +122,7 @@ def test_networks_come_back(tmp_path: Path, half: bool) -> None:
         assert torch.equal(loaded.state_dict()[name], expected), name
 
 
-def test_mask_rcnn_comes_back(tmp_path: Path) -> None:
+def test_load_mask_rcnn_gives_the_saved_network(tmp_path: Path) -> None:
     network, path = build_mask_rcnn("slim18-fpn"), tmp_path / "proposals.safetensors"
     save_weights(path, network, INFO)
     loaded, info = load_mask_rcnn(path)
@@ -116,7 +136,7 @@ def test_mask_rcnn_comes_back(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------- what is not weights
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_read_weights_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no such weights file"):
         read_weights(tmp_path / "absent.safetensors", PROPOSALS)
     with pytest.raises(GboptError, match="no such weights file"):
@@ -124,7 +144,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 60, -1])
-def test_truncated_file(saved: Path, kept: int) -> None:
+def test_read_weights_refuses_a_truncated_file(saved: Path, kept: int) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[:kept])
     with pytest.raises(GboptError, match="not a readable safetensors file"):
@@ -132,7 +152,7 @@ def test_truncated_file(saved: Path, kept: int) -> None:
 
 
 @pytest.mark.parametrize("as_checkpoint", [False, True], ids=["pickle", "torch"])
-def test_pickle_is_never_opened(tmp_path: Path, as_checkpoint: bool) -> None:
+def test_read_weights_never_opens_a_pickle(tmp_path: Path, as_checkpoint: bool) -> None:
     path, target = tmp_path / "weights.safetensors", tmp_path / "created"
     write_bomb(path, target, as_checkpoint=as_checkpoint)
     with pytest.raises(GboptError, match="pickled checkpoints are never loaded"):
@@ -143,14 +163,14 @@ def test_pickle_is_never_opened(tmp_path: Path, as_checkpoint: bool) -> None:
         assert target.exists()
 
 
-def test_weights_of_the_other_network(saved: Path) -> None:
+def test_read_weights_refuses_weights_of_the_other_network(saved: Path) -> None:
     with pytest.raises(GboptError, match="expected weights of the background network"):
         read_weights(saved, BACKGROUND)
     with pytest.raises(GboptError, match="background"):
         load_semantic_fpn(saved)
 
 
-def test_no_description(tmp_path: Path) -> None:
+def test_read_weights_without_a_description(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(GboptError, match="no gbopt_ros description"):
@@ -160,7 +180,7 @@ def test_no_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "description", ["{", "[1]", '"text"', "{}", '{"network": "proposals", "colour": "red"}']
 )
-def test_damaged_description(tmp_path: Path, description: str) -> None:
+def test_read_weights_with_a_damaged_description(tmp_path: Path, description: str) -> None:
     path = tmp_path / "damaged.safetensors"
     save_file({"weight": torch.zeros(1)}, path, metadata={"gbopt_ros": description})
     with pytest.raises(GboptError, match="description is damaged"):
@@ -174,7 +194,9 @@ def test_damaged_description(tmp_path: Path, description: str) -> None:
         (load_semantic_fpn, BACKGROUND, build_background),
     ],
 )
-def test_unknown_architecture(tmp_path: Path, load, network: str, build) -> None:
+def test_load_network_names_an_unknown_architecture(
+    tmp_path: Path, load, network: str, build
+) -> None:
     path = tmp_path / "future.safetensors"
     save_weights(path, Point(), WeightsInfo(network, "vit-huge", "v1"))
     with pytest.raises(GboptError, match=r"vit-huge.*known: .*slim18"):
@@ -193,7 +215,7 @@ def test_unknown_architecture(tmp_path: Path, load, network: str, build) -> None
         ({"scale": torch.tensor([torch.inf]).half()}, "scale.*not finite"),
     ],
 )
-def test_tensors_that_do_not_fit(
+def test_load_into_refuses_tensors_that_do_not_fit(
     saved: Path, changes: dict[str, torch.Tensor | None], words: str
 ) -> None:
     rewrite(saved, **changes)
@@ -208,7 +230,7 @@ def test_tensors_that_do_not_fit(
 # -------------------------------------------------------------------------------- failed writing
 
 
-def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_save_weights_into_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file" / "w.safetensors", tmp_path / "file" / "sub" / "w.safetensors"):
         with pytest.raises(GboptError, match="cannot be written"):
@@ -216,24 +238,10 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_target_that_cannot_be_replaced_leaves_nothing(tmp_path: Path) -> None:
+def test_save_weights_leaves_nothing_where_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     path.mkdir()
     with pytest.raises(GboptError, match="cannot be written"):
         save_weights(path, Point(), INFO)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert list(path.iterdir()) == []
-
-
-# ---------------------------------------------------------------------------------------- devices
-
-
-def test_device_names() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto").type in ("cpu", "cuda")
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:99", "meta", "cuda:x"])
-def test_unusable_device(name: str) -> None:
-    with pytest.raises(GboptError, match="device"):
-        resolve_device(name)

@@ -30,7 +30,7 @@ from gbopt_ros.nodes.synchroniser import (
 
 needs_message_filters = pytest.mark.skipif(
     importlib.util.find_spec("message_filters") is None,
-    reason="message_filters is not there: it comes with an installation of ROS",
+    reason="message_filters comes with an installed ROS",
 )
 both = pytest.mark.parametrize(
     "make",
@@ -103,7 +103,7 @@ class Oracle:
 
 
 @both
-def test_a_set_comes_with_its_last_item_and_only_once(make: Make) -> None:
+def test_add_calls_back_once_with_the_last_item_of_a_set(make: Make) -> None:
     calls: list[tuple[Item, ...]] = []
     sync = make(3, 10, lambda *items: calls.append(items))
     items = [Item(stream, 1_700_000_000_123_456_789) for stream in range(3)]
@@ -117,7 +117,7 @@ def test_a_set_comes_with_its_last_item_and_only_once(make: Make) -> None:
 
 
 @both
-def test_triples_come_in_order(make: Make) -> None:
+def test_synchroniser_joins_triples_in_order(make: Make) -> None:
     joined = Joined(make)
     for stamp in (10, 20, 30):
         for stream in range(3):
@@ -126,7 +126,7 @@ def test_triples_come_in_order(make: Make) -> None:
 
 
 @both
-def test_ros_messages_are_items_too(make: Make) -> None:
+def test_synchroniser_joins_ros_messages(make: Make) -> None:
     calls: list[tuple[Any, ...]] = []
     sync = make(2, 10, lambda *items: calls.append(items))
     messages = [Image(height=height) for height in (1, 2)]
@@ -138,14 +138,14 @@ def test_ros_messages_are_items_too(make: Make) -> None:
 
 
 @both
-def test_one_stream_is_complete_by_itself(make: Make) -> None:
+def test_synchroniser_of_one_stream_calls_back_at_once(make: Make) -> None:
     joined = Joined(make, count=1)
     joined.add(0, 3, 1, 1)
     assert joined.stamps == [3, 1, 1]
 
 
 @both
-def test_one_nanosecond_is_a_difference(make: Make) -> None:
+def test_synchroniser_tells_one_nanosecond_apart(make: Make) -> None:
     joined = Joined(make, count=2)
     joined.add(0, 1_700_000_000_000_000_000)
     joined.add(1, 1_699_999_999_999_999_999, 1_700_000_000_000_000_001)
@@ -153,7 +153,7 @@ def test_one_nanosecond_is_a_difference(make: Make) -> None:
 
 
 @both
-def test_an_incomplete_set_outlives_newer_complete_ones(make: Make) -> None:
+def test_synchroniser_keeps_an_incomplete_set_beside_newer_ones(make: Make) -> None:
     joined = Joined(make, count=2)
     joined.add(0, 1, 2, 3)
     joined.add(1, 3, 1, 2)
@@ -161,7 +161,7 @@ def test_an_incomplete_set_outlives_newer_complete_ones(make: Make) -> None:
 
 
 @both
-def test_a_repeated_stamp_replaces_what_waits(make: Make) -> None:
+def test_add_of_a_repeated_stamp_replaces_the_waiting_item(make: Make) -> None:
     joined = Joined(make, count=2, queue_size=2)
     joined.add(0, 1, version=1)
     joined.add(0, 2, version=1)
@@ -174,7 +174,7 @@ def test_a_repeated_stamp_replaces_what_waits(make: Make) -> None:
 
 
 @both
-def test_stamps_that_come_again_are_joined_again(make: Make) -> None:
+def test_synchroniser_joins_stamps_that_come_again(make: Make) -> None:
     joined = Joined(make, count=2)
     for version in (1, 2):
         joined.add(0, 5, 6, version=version)
@@ -183,7 +183,7 @@ def test_stamps_that_come_again_are_joined_again(make: Make) -> None:
 
 
 @both
-def test_a_jump_back_finds_queues_full_of_later_stamps(make: Make) -> None:
+def test_synchroniser_joins_after_stamps_jump_back(make: Make) -> None:
     joined = Joined(make, count=2, queue_size=4)
     joined.add(0, 100, 101, 102, 103)  # and their partners never come
     for stamp in range(1, 7):
@@ -196,7 +196,7 @@ def test_a_jump_back_finds_queues_full_of_later_stamps(make: Make) -> None:
 
 
 @both
-def test_what_waits_is_bounded(make: Make) -> None:
+def test_synchroniser_bounds_its_queues(make: Make) -> None:
     alive: weakref.WeakSet[Item] = weakref.WeakSet()
     joined = Joined(make, queue_size=5)
 
@@ -221,7 +221,7 @@ def test_what_waits_is_bounded(make: Make) -> None:
 
 
 @both
-def test_clear_forgets_what_waits(make: Make) -> None:
+def test_clear_forgets_waiting_items(make: Make) -> None:
     joined = Joined(make, count=2)
     joined.add(0, 1, 2)
     joined.sync.clear()
@@ -246,7 +246,7 @@ def interleavings(draw: st.DrawFn) -> tuple[list[list[int]], list[int]]:
 @both
 @given(case=interleavings())
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_interleavings_give_what_all_streams_have(
+def test_synchroniser_joins_what_all_streams_have_in_any_interleaving(
     make: Make, case: tuple[list[list[int]], list[int]]
 ) -> None:
     streams, turns = case
@@ -264,7 +264,7 @@ def test_interleavings_give_what_all_streams_have(
     steps=st.lists(st.none() | st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=40),
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_anything_is_as_the_definition_says(
+def test_synchroniser_does_as_its_oracle(
     make: Make, queue_size: int, steps: list[tuple[int, int] | None]
 ) -> None:
     joined, oracle = Joined(make, queue_size=queue_size), Oracle(3, queue_size)
@@ -313,7 +313,7 @@ def run_together(jobs: list[Callable[[], None]]) -> None:
 
 
 @both
-def test_a_thread_for_each_stream(make: Make, hasty_threads: None) -> None:
+def test_synchroniser_with_a_thread_for_each_stream(make: Make, hasty_threads: None) -> None:
     rng = random.Random(0)
     streams = [[stamp for stamp in range(300) if rng.random() < 0.9] for _ in range(3)]
     joined = Joined(make)
@@ -322,7 +322,7 @@ def test_a_thread_for_each_stream(make: Make, hasty_threads: None) -> None:
 
 
 @both
-def test_many_threads_for_each_stream(make: Make, hasty_threads: None) -> None:
+def test_synchroniser_with_many_threads_for_each_stream(make: Make, hasty_threads: None) -> None:
     joined = Joined(make)
     shuffled = [random.Random(seed).sample(range(300), 300) for seed in range(3)]
     run_together(
@@ -336,7 +336,7 @@ def test_many_threads_for_each_stream(make: Make, hasty_threads: None) -> None:
 
 
 @both
-def test_callbacks_never_overlap(make: Make) -> None:
+def test_synchroniser_callbacks_never_overlap(make: Make) -> None:
     first_is_inside, second_is_inside = threading.Event(), threading.Event()
     events: list[str] = []
 
@@ -363,7 +363,7 @@ def test_callbacks_never_overlap(make: Make) -> None:
 
 
 @both
-def test_a_callback_may_add(make: Make) -> None:
+def test_synchroniser_callback_may_add(make: Make) -> None:
     stamps: list[int] = []
 
     def callback(first: Item, second: Item) -> None:
@@ -378,7 +378,7 @@ def test_a_callback_may_add(make: Make) -> None:
 
 
 @both
-def test_what_a_callback_raises_reaches_the_thread_that_added(make: Make) -> None:
+def test_add_raises_what_the_callback_raises(make: Make) -> None:
     stamps: list[int] = []
 
     def callback(item: Item) -> None:
@@ -394,7 +394,7 @@ def test_what_a_callback_raises_reaches_the_thread_that_added(make: Make) -> Non
 
 
 @both
-def test_a_negative_stamp_is_refused_and_harmless(make: Make) -> None:
+def test_add_refuses_a_negative_stamp_and_goes_on(make: Make) -> None:
     joined = Joined(make, count=1)
     with pytest.raises(ValueError, match="expected 0 ns or later, got -1 ns"):
         joined.add(0, -1)
@@ -407,23 +407,25 @@ def test_a_negative_stamp_is_refused_and_harmless(make: Make) -> None:
     ("count", "queue_size", "message"),
     [(0, 1, "at least 1 stream, got 0"), (1, 0, "queue_size: expected at least 1, got 0")],
 )
-def test_sizes_are_checked(make: Make, count: int, queue_size: int, message: str) -> None:
+def test_synchroniser_checks_its_sizes(
+    make: Make, count: int, queue_size: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         make(count, queue_size, print)
 
 
 @needs_message_filters
-def test_message_filters_is_preferred() -> None:
+def test_make_synchroniser_prefers_message_filters() -> None:
     assert type(make_synchroniser(2, 10, print)) is MessageFiltersSynchroniser
 
 
-def test_ours_stands_in_for_message_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_synchroniser_does_without_message_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "message_filters", None)  # so that its import fails
     assert type(make_synchroniser(2, 10, print)) is ExactSynchroniser
 
 
 @needs_message_filters
-def test_why_message_filters_is_wrapped() -> None:
+def test_message_filters_synchroniser_is_needed() -> None:
     """What the module says of the library; where this fails, the wrapper may be simpler."""
     import message_filters
 

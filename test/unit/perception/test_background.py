@@ -12,7 +12,6 @@ from torch import nn
 
 from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.models.background_fpn import SemanticFpn, build_background
-from gbopt_ros.models.device import frames_a_pass
 from gbopt_ros.models.weights import BACKGROUND, WeightsInfo, save_weights
 from gbopt_ros.perception import background
 from gbopt_ros.perception.background import FpnBackground, resize_short_side
@@ -38,7 +37,9 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (130, 96), (1, 1), (3, 5), (20, 1)])
-def test_a_probability_for_every_pixel(network: FpnBackground, size: tuple[int, int]) -> None:
+def test_fpn_background_gives_a_probability_for_every_pixel(
+    network: FpnBackground, size: tuple[int, int]
+) -> None:
     (found,) = network.background([image(*size)])
     assert found.shape == size
     assert found.dtype == np.float32
@@ -46,7 +47,7 @@ def test_a_probability_for_every_pixel(network: FpnBackground, size: tuple[int, 
 
 
 @pytest.mark.parametrize("bias", [-30.0, -1.0, 0.0, 2.0, 200.0])
-def test_constant_logit_is_a_known_probability(bias: float) -> None:
+def test_fpn_background_of_a_constant_logit(bias: float) -> None:
     """The network predicts objects; the background is what is left."""
     constant = tiny_network()
     nn.init.zeros_(constant.predictor.weight)
@@ -55,7 +56,7 @@ def test_constant_logit_is_a_known_probability(bias: float) -> None:
     np.testing.assert_allclose(found, 1 / (1 + np.exp(np.float64(bias))), rtol=1e-5, atol=1e-12)
 
 
-def test_pixels_stay_where_they_are() -> None:
+def test_fpn_background_keeps_pixels_where_they_are() -> None:
     """Stands in for the network: the logit is the red channel of what it is given."""
 
     class Red(nn.Module):
@@ -73,7 +74,7 @@ def test_pixels_stay_where_they_are() -> None:
     assert found[:, :44].min() > 1 - 1e-3
 
 
-def test_sizes_are_grouped_and_order_is_kept(network: FpnBackground) -> None:
+def test_fpn_background_keeps_the_order_of_sizes(network: FpnBackground) -> None:
     sizes = [(40, 60), (40, 60), (40, 60), (60, 40), (40, 60), (48, 48), (48, 48)]
     images = [image(*size, seed) for seed, size in enumerate(sizes)]
     together = network.background(images)
@@ -83,7 +84,9 @@ def test_sizes_are_grouped_and_order_is_kept(network: FpnBackground) -> None:
         np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
-def test_images_of_one_size_share_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fpn_background_takes_images_of_one_size_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(background, "frames_a_pass", lambda batch_size, device: batch_size)
     batches: list[int] = []
 
@@ -99,12 +102,7 @@ def test_images_of_one_size_share_a_forward_pass(monkeypatch: pytest.MonkeyPatch
     assert batches == [3, 3, 1, 1, 2]
 
 
-def test_a_cpu_takes_one_image_a_pass(network: FpnBackground) -> None:
-    assert frames_a_pass(8, CPU) == 1
-    assert frames_a_pass(8, torch.device("cuda")) == 8
-
-
-def test_no_images(network: FpnBackground) -> None:
+def test_fpn_background_of_no_images(network: FpnBackground) -> None:
     assert network.background([]) == []
 
 
@@ -117,13 +115,13 @@ def test_no_images(network: FpnBackground) -> None:
         ((1, 3), (240, 720)),
     ],
 )
-def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_resize_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
     resized = resize_short_side(torch.full((1, 3, *size), 0.25), 240)
     assert resized.shape == (1, 3, *expected)
     np.testing.assert_allclose(resized.numpy(), 0.25, atol=1e-6)
 
 
-def test_from_file(tmp_path: Path) -> None:
+def test_fpn_background_from_file(tmp_path: Path) -> None:
     path = tmp_path / "background.safetensors"
     constant = build_background(ARCHITECTURE)
     nn.init.zeros_(constant.predictor.weight)

@@ -1,51 +1,20 @@
-"""Optical flow: known motion for DIS, shapes and files for RAFT."""
+"""Optical flow: known motion for DIS, and the choice between DIS and RAFT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
-from support.networks import CPU, write_bomb
-from torchvision.models.optical_flow import RAFT, raft_large, raft_small
-from torchvision.models.optical_flow.raft import CorrBlock
+from support.textures import moved, texture
 
 from gbopt_ros.config import FlowConfig
-from gbopt_ros.models.raft import RaftFlow, load_raft, raft_of_pairs
-from gbopt_ros.perception.flow import DisFlow, make_flow
-from gbopt_ros.structures import GboptError
-
-
-def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(height, width, 3) uint8, random at several scales."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        sigma * cv2.GaussianBlur(rng.random((height, width, 3)), (0, 0), sigma)
-        for sigma in (1.5, 3.0, 6.0)
-    ]
-    return cv2.normalize(sum(layers), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-
-
-def moved(height: int, width: int, dx: int, dy: int) -> tuple[np.ndarray, np.ndarray]:
-    """A textured image, and what it looks like after all of it went by (dx, dy) pixels."""
-    big, edge = texture(height + 20, width + 20), 10
-    return (
-        big[edge : edge + height, edge : edge + width],
-        big[edge - dy : edge - dy + height, edge - dx : edge - dx + width],
-    )
-
-
-# ------------------------------------------------------------------------------------------- DIS
+from gbopt_ros.models.raft import RaftFlow
+from gbopt_ros.perception.flow import DisFlow, high_detail_flow, make_flow
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(3, -2), (-4, 0), (0, 5)])
-def test_dis_finds_a_translation(dx: int, dy: int) -> None:
+def test_dis_flow_finds_a_translation(dx: int, dy: int) -> None:
     first, second = moved(64, 96, dx, dy)
     flow = DisFlow().flow([first], [second])
     assert flow.shape == (1, 64, 96, 2)
@@ -54,12 +23,12 @@ def test_dis_finds_a_translation(dx: int, dy: int) -> None:
     assert np.median(error) < 0.3
 
 
-def test_dis_without_motion_is_zero() -> None:
+def test_dis_flow_without_motion_is_zero() -> None:
     image = texture(48, 64)
     assert np.abs(DisFlow().flow([image], [image])).max() < 1e-3
 
 
-def test_dis_does_not_carry_state_between_pairs() -> None:
+def test_dis_flow_does_not_carry_state_between_pairs() -> None:
     pairs = [moved(64, 64, 3, -2), moved(64, 64, -3, 2), moved(64, 64, 3, -2)]
     together = DisFlow().flow(*zip(*pairs, strict=True))
     apart = np.concatenate([DisFlow().flow([a], [b]) for a, b in pairs])
@@ -70,7 +39,7 @@ def test_dis_does_not_carry_state_between_pairs() -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (8, 8), (8, 64), (64, 8), (15, 17), (240, 1), (3, 130), (16, 640), (31, 160)]
 )
-def test_dis_of_tiny_images(size: tuple[int, int]) -> None:
+def test_dis_flow_of_tiny_images(size: tuple[int, int]) -> None:
     first, second = texture(*size, seed=1), texture(*size, seed=2)
     flow = DisFlow().flow([first], [second])
     assert flow.shape == (1, *size, 2)
@@ -78,225 +47,18 @@ def test_dis_of_tiny_images(size: tuple[int, int]) -> None:
     assert np.abs(DisFlow().flow([first], [first])).max() < 1e-3
 
 
-def test_dis_of_no_pairs() -> None:
+def test_dis_flow_of_no_pairs() -> None:
     assert DisFlow().flow([], []).shape == (0, 0, 0, 2)
     with pytest.raises(ValueError):
         DisFlow().flow([texture(32, 32)], [])
 
 
-# ------------------------------------------------------------------------------------------ RAFT
-
-
-@pytest.fixture(scope="module")
-def small() -> RAFT:
-    torch.manual_seed(0)
-    return raft_small(weights=None).eval()
-
-
-@pytest.mark.parametrize("size", [(128, 128), (1, 1), (9, 130), (136, 20)])
-def test_raft_shapes(small: RAFT, size: tuple[int, int]) -> None:
-    """Sides that are no multiple of 8, and sides shorter than RAFT's correlation pyramid."""
-    flow = RaftFlow(small, FlowConfig(), CPU).flow([texture(*size)], [texture(*size, seed=1)])
-    assert flow.shape == (1, *size, 2)
-    assert flow.dtype == np.float32
-    assert np.isfinite(flow).all()
-
-
-def test_raft_sees_the_image_at_the_top_left_of_its_padding(small: RAFT) -> None:
-    first, second = moved(121, 132, 3, -2)
-    flow = RaftFlow(small, FlowConfig(), CPU).flow([first], [second])[0]
-    padded = [np.pad(image, ((0, 7), (0, 4), (0, 0)), mode="edge") for image in (first, second)]
-    tensors = [torch.from_numpy(p).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in padded]
-    with torch.no_grad():
-        expected = small(*tensors)[-1][0].permute(1, 2, 0)[:121, :132]
-    np.testing.assert_allclose(flow, expected.numpy(), atol=1e-3)
-
-
-def test_raft_batches_in_order(small: RAFT) -> None:
-    images = [texture(32, 32, seed) for seed in range(4)]
-    network = RaftFlow(small, FlowConfig(batch_size=2), CPU)
-    together = network.flow(images[:3], images[1:])
-    assert together.shape == (3, 32, 32, 2)
-    for i in range(3):
-        alone = network.flow(images[i : i + 1], images[i + 1 : i + 2])[0]
-        np.testing.assert_allclose(together[i], alone, atol=1e-3)  # pixels
-    assert np.abs(together[0] - together[1]).max() > 0.01
-
-
-@pytest.mark.parametrize("build", [raft_small, raft_large])
-def test_raft_of_pairs_equals_torchvision(build: Callable[..., RAFT]) -> None:
-    torch.manual_seed(1)
-    network = build(weights=None).eval()
-    images = torch.rand(3, 3, 128, 128) * 2 - 1
-    first, second = [2, 2], [0, 1]
-    with torch.inference_mode():
-        ours = raft_of_pairs(network, images, first, second)
-        theirs = network(images[first], images[second])[-1]
-    assert ours.shape == (2, 2, 128, 128)
-    assert (ours[0] - ours[1]).abs().max() > 0.01
-    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)  # pixels
-
-
-def test_raft_correlates_in_single_precision(small: RAFT, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.dtype] = []
-    build = CorrBlock.build_pyramid
-
-    def spy(block: CorrBlock, *features: torch.Tensor) -> None:
-        build(block, *features)
-        seen.extend(level.dtype for level in block.corr_pyramid)
-
-    monkeypatch.setattr(CorrBlock, "build_pyramid", spy)
-    images = torch.rand(2, 3, 128, 128) * 2 - 1
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert raft_of_pairs(small, images, [0], [1]).isfinite().all()
-    assert set(seen) == {torch.float32}
-
-
-def test_raft_encodes_an_image_once_a_batch(small: RAFT, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded: dict[str, int] = {}
-
-    def counting(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        encode = getattr(small, name).forward
-
-        def forward(images: torch.Tensor) -> torch.Tensor:
-            encoded[name] = len(images)
-            return encode(images)
-
-        return forward
-
-    for name in ("feature_encoder", "context_encoder"):
-        monkeypatch.setattr(getattr(small, name), "forward", counting(name))
-    a, b, c = (texture(16, 16, seed) for seed in range(3))
-    RaftFlow(small, FlowConfig(), CPU).flow([a, a, b, b], [b, c, b, c])
-    assert encoded == {"feature_encoder": 3, "context_encoder": 2}
-
-
-def test_raft_gives_every_thread_its_own_flow(small: RAFT) -> None:
-    """While masks of a clip are selected, RAFT already measures the flow of the next one."""
-    images = [texture(32, 32, seed) for seed in range(5)]
-    network = RaftFlow(small, FlowConfig(), CPU)
-    pairs = list(pairwise(images))
-    expected = [network.flow([a], [b]) for a, b in pairs]
-    with ThreadPoolExecutor(len(pairs)) as threads:
-        for _ in range(3):
-            jobs = [threads.submit(network.flow, [a], [b]) for a, b in pairs]
-            for job, alone in zip(jobs, expected, strict=True):
-                np.testing.assert_array_equal(job.result(), alone)
-
-
-def test_raft_of_no_pairs(small: RAFT) -> None:
-    network = RaftFlow(small, FlowConfig(), CPU)
-    assert network.flow([], []).shape == (0, 0, 0, 2)
-    with pytest.raises(ValueError, match="1 first images, 0 second"):
-        network.flow([texture(8, 8)], [])
-
-
-# ----------------------------------------------------------------------------------- RAFT by file
-
-
-@pytest.fixture(params=["raft.safetensors", "raft.pth", "legacy.pth"])
-def weights_file(request: pytest.FixtureRequest, small: RAFT, tmp_path: Path) -> Path:
-    path = tmp_path / request.param
-    if path.suffix == ".safetensors":
-        save_file(small.state_dict(), path)
-    else:
-        new = request.param != "legacy.pth"
-        torch.save(small.state_dict(), path, _use_new_zipfile_serialization=new)
-    return path
-
-
-@pytest.mark.parametrize("backend", ["raft_small", "auto"])
-def test_raft_weights_by_file(weights_file: Path, backend: str, small: RAFT) -> None:
-    loaded = load_raft(weights_file, backend)
-    for name, value in small.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
-    config = FlowConfig(backend=backend, weights=str(weights_file))
-    assert isinstance(make_flow(config, "cpu"), RaftFlow)
-
-
-def test_backend_without_weights_is_dis() -> None:
+def test_make_flow_without_weights_is_dis() -> None:
     assert isinstance(make_flow(FlowConfig(), "cpu"), DisFlow)
     assert isinstance(make_flow(FlowConfig(backend="dis", weights="absent"), "cpu"), DisFlow)
 
 
-@pytest.mark.parametrize(
-    ("backend", "words"),
-    [("raft_large", "raft_large"), ("auto", "raft_large or raft_small")],
-)
-def test_weights_of_another_network(tmp_path: Path, backend: str, words: str) -> None:
-    path = tmp_path / "other.pth"
-    torch.save({"weight": torch.zeros(3)}, path)
-    with pytest.raises(GboptError, match=f"not the weights of torchvision's {words}"):
-        load_raft(path, backend)
-
-
-def test_small_weights_are_not_large_ones(tmp_path: Path, small: RAFT) -> None:
-    path = tmp_path / "small.pth"
-    torch.save(small.state_dict(), path)
-    with pytest.raises(GboptError, match="not the weights of torchvision's raft_large"):
-        load_raft(path, "raft_large")
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(torch.zeros(3), "expected shape"), (torch.full((32, 3, 7, 7), torch.nan), "not finite")],
-)
-def test_damaged_tensors(tmp_path: Path, small: RAFT, value: torch.Tensor, words: str) -> None:
-    path, name = tmp_path / "damaged.pth", "feature_encoder.convnormrelu.0.weight"
-    assert small.state_dict()[name].shape == (32, 3, 7, 7)
-    torch.save(small.state_dict() | {name: value}, path)
-    for backend in ("raft_small", "auto"):
-        with pytest.raises(GboptError, match=f"{name}.*{words}"):
-            load_raft(path, backend)
-
-
-@pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), {"epoch": 3}, 5])
-def test_checkpoint_that_is_no_state_dict(tmp_path: Path, content: object) -> None:
-    path = tmp_path / "checkpoint.pth"
-    torch.save(content, path)
-    with pytest.raises(GboptError, match="expected a state dict"):
-        load_raft(path, "auto")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("raft.safetensors", b""),
-        ("raft.safetensors", b"\x00" * 100),
-        ("raft.pth", b""),
-        ("raft.pth", b"PK\x03\x04 not a zip archive"),
-        ("raft.pth", b"0"),  # torch raises IndexError
-        ("raft.pth", b"G1"),  # struct.error
-        ("raft.pth", b"h\x05"),  # KeyError
-    ],
-)
-def test_unreadable_weights(tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(GboptError, match="cannot be read") as caught:
-        make_flow(FlowConfig(weights=str(path)), "cpu")
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(GboptError, match="no such RAFT weights file"):
-        make_flow(FlowConfig(weights=str(tmp_path / "absent.pth")), "cpu")
-
-
-@pytest.mark.parametrize("name", ["raft.safetensors", "raft.pth"])
-@pytest.mark.parametrize("as_checkpoint", [False, True], ids=["pickle", "torch"])
-def test_malicious_pickle_is_never_run(tmp_path: Path, name: str, as_checkpoint: bool) -> None:
-    path, target = tmp_path / name, tmp_path / "created"
-    write_bomb(path, target, as_checkpoint=as_checkpoint)
-    with pytest.raises(GboptError, match="cannot be read"):
-        make_flow(FlowConfig(weights=str(path)), "cpu")
-    assert not target.exists()
-    if as_checkpoint and path.suffix == ".pth":  # the test tests something
-        torch.load(path, weights_only=False)
-        assert target.exists()
-
-
-def test_dis_gives_every_thread_the_same_flow() -> None:
+def test_dis_flow_gives_every_thread_the_same_flow() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(4)]
     network = DisFlow()
@@ -305,3 +67,16 @@ def test_dis_gives_every_thread_the_same_flow() -> None:
         jobs = [threads.submit(network.flow, images[:-1], images[1:]) for _ in range(24)]
         for job in jobs:
             np.testing.assert_array_equal(job.result(), expected)
+
+
+def test_high_detail_flow_is_finer_only_where_there_is_a_finer_one() -> None:
+    class Other(RaftFlow):
+        def __init__(self) -> None:
+            pass
+
+    other = Other()
+    assert high_detail_flow(other) is other
+    first, second = moved(64, 96, 3, -2)
+    found, plain = (f.flow([first], [second]) for f in (high_detail_flow(DisFlow()), DisFlow()))
+    assert np.median(np.linalg.norm(found[0] - [3, -2], axis=2)) < 0.3
+    assert (found != plain).any()

@@ -40,7 +40,7 @@ def assert_equal(a: Proposals, b: Proposals) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 6, 15])
-def test_the_n_best_in_order(n: int) -> None:
+def test_propose_gives_the_n_best_in_order(n: int) -> None:
     (all_of_them,) = make(max_proposals=1000).propose([image()])
     (found,) = make(max_proposals=n).propose([image()])
     assert len(found) == n < len(all_of_them)
@@ -50,7 +50,7 @@ def test_the_n_best_in_order(n: int) -> None:
     assert np.all((found.scores > 0) & (found.scores <= 1))
 
 
-def test_masks_and_boxes_lie_within_the_image() -> None:
+def test_propose_keeps_masks_and_boxes_within_the_image() -> None:
     (found,) = make(max_proposals=15).propose([image(48, 80)])
     assert found.size == (48, 80)
     masks = decode_all(found.rles, found.size)
@@ -63,7 +63,7 @@ def test_masks_and_boxes_lie_within_the_image() -> None:
     assert np.all(tight[:, 2:] <= found.boxes[:, 2:] + 2)
 
 
-def test_threshold_zero_keeps_the_faintest() -> None:
+def test_propose_with_threshold_zero_keeps_the_faintest() -> None:
     def faint(threshold: float) -> MaskRcnnProposals:
         network = tiny_mask_rcnn()
         nn.init.zeros_(network.roi_heads.box_predictor.cls_score.weight)
@@ -82,7 +82,7 @@ def test_threshold_zero_keeps_the_faintest() -> None:
 
 
 @pytest.mark.parametrize(("bias", "share"), [(-50.0, 0.0), (50.0, 1.0)])
-def test_masks_of_a_known_value(bias: float, share: float) -> None:
+def test_propose_with_masks_of_a_known_value(bias: float, share: float) -> None:
     """A mask that is nowhere above the threshold is no candidate; else it fills its box."""
     network = tiny_mask_rcnn()
     nn.init.zeros_(network.roi_heads.mask_predictor.mask_fcn_logits.weight)
@@ -99,7 +99,7 @@ def test_masks_of_a_known_value(bias: float, share: float) -> None:
     assert np.abs(boxes - found.boxes).max() < 2
 
 
-def test_nms_removes_what_overlaps() -> None:
+def test_propose_removes_what_overlaps_by_nms() -> None:
     (found,) = make(nms_iou=0.1, max_proposals=30).propose([image()])
     left, top = found.boxes[:, None, :2], found.boxes[None, :, :2]
     inner = np.minimum(found.boxes[:, None, 2:], found.boxes[None, :, 2:]) - np.maximum(left, top)
@@ -110,26 +110,26 @@ def test_nms_removes_what_overlaps() -> None:
     assert np.triu(iou, 1).max() <= 0.1 + 1e-5
 
 
-def test_images_of_different_sizes_in_one_batch() -> None:
+def test_propose_on_images_of_different_sizes() -> None:
     images = [image(64, 64), image(40, 90, 1), image(90, 40, 2)]
     found = make().propose(images)
     assert [p.size for p in found] == [(64, 64), (40, 90), (90, 40)]
     assert [decode_all(p.rles, p.size).shape[1:] for p in found] == [p.size for p in found]
 
 
-def test_no_image_decides_on_those_that_follow() -> None:
+def test_propose_does_not_depend_on_earlier_images() -> None:
     """Of 40 rows a pyramid has 2 at stride 32: nearer to a sixteenth than to a thirty-second."""
     proposer = make()
     proposer.propose([image(40, 2 * SIDE)])
     assert_equal(proposer.propose([image()])[0], make().propose([image()])[0])
 
 
-def test_no_images() -> None:
+def test_propose_on_no_images() -> None:
     assert make().propose([]) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (64, 4)])
-def test_tiny_images(size: tuple[int, int]) -> None:
+def test_propose_on_tiny_images(size: tuple[int, int]) -> None:
     (found,) = make().propose([image(*size)])
     assert found.size == size
     masks = decode_all(found.rles, size)
@@ -137,7 +137,7 @@ def test_tiny_images(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
-def test_views_and_read_only_images() -> None:
+def test_propose_on_views_and_read_only_images() -> None:
     picture = image()
     mirrored = picture[:, ::-1]
     picture.setflags(write=False)
@@ -150,13 +150,13 @@ def test_views_and_read_only_images() -> None:
     assert_equal(view, copy)
 
 
-def test_deterministic() -> None:
+def test_propose_is_deterministic() -> None:
     images = [image(seed=seed) for seed in range(2)]
     for a, b in zip(make().propose(images), make().propose(images), strict=True):
         assert_equal(a, b)
 
 
-def test_a_batch_changes_nothing_but_rounding() -> None:
+def test_propose_in_a_batch_changes_only_rounding() -> None:
     """Images of one size; convolutions of a batch may sum in another order.
 
     Scores agree to 1e-4 and masks to an IoU of 0.98, best partner of each.
@@ -168,7 +168,7 @@ def test_a_batch_changes_nothing_but_rounding() -> None:
         assert iou_matrix(a.rles, b.rles).max(axis=1).min() > 0.98
 
 
-def test_from_file(tmp_path: Path) -> None:
+def test_mask_rcnn_proposals_from_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "proposals.safetensors"
     save_weights(path, build_mask_rcnn("slim18-fpn"), WeightsInfo(PROPOSALS, "slim18-fpn", "v0042"))

@@ -31,7 +31,7 @@ def random_frame(seed: int, n: int, size: int = 10) -> tuple[np.ndarray, np.ndar
     k=st.integers(1, 30),
     tolerance=st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0]),
 )
-def test_equals_brute_force(seed: int, n: int, k: int, tolerance: float) -> None:
+def test_best_combinations_equal_brute_force(seed: int, n: int, k: int, tolerance: float) -> None:
     masks, background = random_frame(seed, n)
     expected = all_combinations(masks, background, tolerance, EPSILON)
     got = best_combinations(masks, background, k, tolerance, epsilon=EPSILON)
@@ -49,7 +49,9 @@ def test_equals_brute_force(seed: int, n: int, k: int, tolerance: float) -> None
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 7), tolerance=st.sampled_from([0.0, 0.3]))
-def test_a_prior_adds_to_the_loss_of_every_set(seed: int, n: int, tolerance: float) -> None:
+def test_best_combinations_add_a_prior_to_the_loss_of_every_set(
+    seed: int, n: int, tolerance: float
+) -> None:
     masks, background = random_frame(seed, n)
     prior = np.random.default_rng(seed).normal(0, 20, n)
     expected = sorted(
@@ -60,14 +62,14 @@ def test_a_prior_adds_to_the_loss_of_every_set(seed: int, n: int, tolerance: flo
     np.testing.assert_allclose([c.loss for c in got], expected[:12], atol=1e-6)
 
 
-def test_no_candidates_leaves_the_empty_combination() -> None:
+def test_best_combinations_of_no_candidates_are_the_empty_one() -> None:
     background = np.full((4, 4), 0.5)
     (only,) = best_combinations(np.zeros((0, 4, 4), bool), background, k=10)
     assert only.indices == ()
     assert only.loss == pytest.approx(np.log(2))
 
 
-def test_everything_overlapping_selects_at_most_one() -> None:
+def test_best_combinations_of_overlapping_masks_hold_at_most_one() -> None:
     masks = np.zeros((5, 6, 6), bool)
     for i in range(5):
         masks[i, : i + 2, : i + 2] = True
@@ -79,7 +81,7 @@ def test_everything_overlapping_selects_at_most_one() -> None:
     assert sorted(c.indices for c in got) == [(), (0,), (1,), (2,), (3,), (4,)]
 
 
-def test_ties_list_fewer_masks_first_then_lower_indices() -> None:
+def test_best_combinations_list_ties_by_fewer_masks_then_lower_indices() -> None:
     masks = np.zeros((2, 4, 4), bool)
     masks[0, 0], masks[1, 2] = True, True
     got = best_combinations(masks, np.full((4, 4), 0.5), k=4)
@@ -87,7 +89,7 @@ def test_ties_list_fewer_masks_first_then_lower_indices() -> None:
     assert len({c.loss for c in got}) == 1
 
 
-def test_many_ties_end_quickly() -> None:
+def test_best_combinations_of_many_ties_end_quickly() -> None:
     masks = np.zeros((60, 8, 64), bool)
     for i in range(60):
         masks[i, 3, i] = True
@@ -96,7 +98,7 @@ def test_many_ties_end_quickly() -> None:
     assert len({c.loss for c in got}) == 1
 
 
-def test_identical_masks_never_go_together() -> None:
+def test_best_combinations_never_hold_identical_masks() -> None:
     masks = np.zeros((3, 4, 4), bool)
     masks[:, 1:3, 1:3] = True
     background = np.where(masks[0], 0.1, 0.9)
@@ -104,7 +106,7 @@ def test_identical_masks_never_go_together() -> None:
     assert [c.indices for c in got] == [(0,), (1,), (2,), ()]
 
 
-def test_overlap_tolerance_counts_shared_pixels_once() -> None:
+def test_best_combinations_count_shared_pixels_once() -> None:
     masks = np.zeros((2, 1, 10), bool)
     masks[0, 0, :5], masks[1, 0, 4:9] = True, True  # share one pixel of five
     background = np.full((1, 10), 0.2)
@@ -115,7 +117,7 @@ def test_overlap_tolerance_counts_shared_pixels_once() -> None:
     assert best.loss == pytest.approx(expected, abs=1e-6)
 
 
-def test_masks_without_pixels_are_never_selected() -> None:
+def test_best_combinations_never_hold_masks_without_pixels() -> None:
     masks = np.zeros((2, 4, 4), bool)
     masks[1, 0] = True
     got = best_combinations(masks, np.full((4, 4), 0.2), k=10)
@@ -124,7 +126,7 @@ def test_masks_without_pixels_are_never_selected() -> None:
 
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 8))
 @settings(max_examples=30, deadline=None)
-def test_order_of_the_candidates_does_not_matter(seed: int, n: int) -> None:
+def test_best_combinations_do_not_depend_on_the_order_of_candidates(seed: int, n: int) -> None:
     masks, background = random_frame(seed, n)
     order = np.random.default_rng(seed).permutation(n)
     straight = best_combinations(masks, background, 8)
@@ -132,7 +134,7 @@ def test_order_of_the_candidates_does_not_matter(seed: int, n: int) -> None:
     assert [c.loss for c in straight] == [c.loss for c in shuffled]  # exact sums: to the last bit
 
 
-def test_a_hundred_random_candidates() -> None:
+def test_best_combinations_of_a_hundred_random_candidates() -> None:
     rng = np.random.default_rng(0)
     masks = np.zeros((100, 120, 160), bool)
     for mask in masks:
@@ -155,6 +157,8 @@ def test_a_hundred_random_candidates() -> None:
         (np.zeros((2, 4, 4), bool), np.full((4, 4), np.nan), 3),
     ],
 )
-def test_bad_input_is_refused(masks: np.ndarray, background: np.ndarray, k: int) -> None:
+def test_best_combinations_refuse_bad_input(
+    masks: np.ndarray, background: np.ndarray, k: int
+) -> None:
     with pytest.raises(ValueError, match="best_combinations"):
         best_combinations(masks, background, k)

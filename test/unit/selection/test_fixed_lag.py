@@ -16,18 +16,17 @@ from gbopt_ros.structures import FrameSelection
 
 def stream(
     inputs: tuple, config: SelectionConfig, lag: int | None
-) -> tuple[list[list[FrameSelection]], FixedLagSelector, int]:
-    """The frames that were decided at each step, `finish` last; and the most that were pending."""
+) -> tuple[list[list[FrameSelection]], FixedLagSelector]:
+    """The frames that were decided at each step, `finish` last, and the selector."""
     images, masks, backgrounds, flows = inputs
     selector = FixedLagSelector(HashFlow(), config, lag)
-    steps, pending = [], 0
+    steps = []
     for frame, candidates, background, flow in zip(
         make_clip(list(images)).frames, masks, backgrounds, [None, *flows], strict=True
     ):
         steps.append(list(selector.add(frame, make_proposals(candidates), background, flow)))
-        pending = max(pending, selector.pending)
     steps.append(list(selector.finish()))
-    return steps, selector, pending
+    return steps, selector
 
 
 def published(frames: list[FrameSelection]) -> list[tuple]:
@@ -44,52 +43,53 @@ def published(frames: list[FrameSelection]) -> list[tuple]:
     exhaustive=st.booleans(),
     memory=st.sampled_from([0.0, 0.5]),
 )
-def test_unlimited_lag_equals_the_whole_clip(
+def test_fixed_lag_selector_with_unlimited_lag_equals_the_whole_clip(
     seed: int, t: int, n: int, k: int, flow: float, exhaustive: bool, memory: float
 ) -> None:
     inputs = random_inputs(seed, t, n)
     config = SelectionConfig(
         k=k, lambda_flow=flow, exhaustive=exhaustive, score_weight=1.0, score_propagation=memory
     )
-    steps, selector, _ = stream(inputs, config, None)
+    steps, selector = stream(inputs, config, None)
     whole = run(inputs, config)[0]
     assert published([f for step in steps for f in step]) == published(list(whole.frames))
     assert selector.energy == pytest.approx(whole.energy, abs=1e-9)
     assert selector.lower_bound == selector.energy
     assert selector.flow_runs <= k * k * (t - 1)
-    assert selector.pending == 0
+    assert selector.finish() == ()
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), lag=st.integers(0, 4), k=st.integers(1, 4))
-def test_no_frame_waits_longer_than_the_lag(seed: int, lag: int, k: int) -> None:
+def test_fixed_lag_selector_lets_no_frame_wait_longer_than_the_lag(
+    seed: int, lag: int, k: int
+) -> None:
     inputs = random_inputs(seed, 7, 4)
     config = SelectionConfig(k=k)
-    steps, selector, pending = stream(inputs, config, lag)
+    steps, selector = stream(inputs, config, lag)
     assert [f.frame.index for step in steps for f in step] == list(range(7))
     for now, step in enumerate(steps[:-1]):
         assert all(now - f.frame.index <= lag for f in step)
-    assert pending <= lag
     optimum = run(inputs, config)[0].energy
     assert selector.lower_bound - 1e-9 <= optimum <= selector.energy + 1e-9
     if lag == 0 and k > 1:
         assert selector.lower_bound == -np.inf, "a decision at once can seldom be proven"
 
 
-def test_frames_are_decided_early_where_all_paths_agree() -> None:
+def test_fixed_lag_selector_decides_early_where_all_paths_agree() -> None:
     """Seen from far enough ahead, competing paths share their beginning."""
     inputs = random_inputs(3, 12, 4)
-    steps, _, _ = stream(inputs, SelectionConfig(k=3, lambda_flow=0.0), None)
+    steps, _ = stream(inputs, SelectionConfig(k=3, lambda_flow=0.0), None)
     assert sum(len(step) for step in steps[:-1]) >= 8
     assert len(steps[-1]) < 4
 
 
-def test_a_single_combination_is_decided_at_once() -> None:
-    steps, _, _ = stream(random_inputs(0, 4, 3), SelectionConfig(k=1, exhaustive=True), None)
+def test_fixed_lag_selector_decides_a_single_combination_at_once() -> None:
+    steps, _ = stream(random_inputs(0, 4, 3), SelectionConfig(k=1, exhaustive=True), None)
     assert [len(step) for step in steps] == [1, 1, 1, 1, 0]
 
 
-def test_a_selector_is_ready_for_another_clip_after_finish() -> None:
+def test_fixed_lag_selector_is_ready_for_another_clip_after_finish() -> None:
     """Nothing of a clip is left for the next, whose frames have the same indices."""
     config = SelectionConfig(k=3, exhaustive=True)
     selector = FixedLagSelector(HashFlow(), config)
@@ -108,7 +108,7 @@ def test_a_selector_is_ready_for_another_clip_after_finish() -> None:
     assert selector.finish() == ()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_fixed_lag_selector_refuses_what_does_not_fit() -> None:
     images, masks, backgrounds, flows = random_inputs(1, 2, 2)
     frames = make_clip(list(images)).frames
     selector = FixedLagSelector(HashFlow(), SelectionConfig())

@@ -61,7 +61,9 @@ def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("change", [-3, -2, 2])
 @pytest.mark.parametrize(("size", "radius"), [((120, 160), 30), ((480, 640), 150)])
-def test_the_outline_moves_to_the_edge(change: int, size: tuple[int, int], radius: int) -> None:
+def test_redraw_outlines_moves_the_outline_to_the_edge(
+    change: int, size: tuple[int, int], radius: int
+) -> None:
     change *= radius // 30  # the working size of the second is a third of its own
     image, truth = scene(*size, (size[1] // 2, size[0] // 2, radius))
     wrong = grown(truth[0], change)
@@ -70,14 +72,14 @@ def test_the_outline_moves_to_the_edge(change: int, size: tuple[int, int], radiu
     assert iou(drawn, truth[0]) > 0.975
 
 
-def test_a_shifted_mask_moves_onto_the_object() -> None:
+def test_redraw_outlines_moves_a_shifted_mask_onto_the_object() -> None:
     image, truth = scene(120, 160, (80, 60, 30))
     wrong = np.roll(truth, 2, axis=2)
     drawn = redrawn(image, wrong)[0]
     assert np.array_equal(drawn, truth[0])
 
 
-def test_specks_of_the_colours_of_an_object_are_no_part_of_it() -> None:
+def test_redraw_outlines_leaves_out_specks_of_the_colours_of_an_object() -> None:
     image, truth = scene(240, 320, (160, 120, 45))
     rng = np.random.default_rng(1)
     for angle, distance in zip(rng.uniform(0, 6.28, 40), rng.uniform(47, 52, 40), strict=True):
@@ -88,7 +90,9 @@ def test_specks_of_the_colours_of_an_object_are_no_part_of_it() -> None:
     assert iou(drawn, truth[0]) > 0.98
 
 
-def test_the_time_of_a_long_thin_mask_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redraw_outlines_bounds_the_time_of_a_long_thin_mask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     areas = []
     grab_cut = cv2.grabCut
 
@@ -104,7 +108,7 @@ def test_the_time_of_a_long_thin_mask_is_bounded(monkeypatch: pytest.MonkeyPatch
     assert areas and max(areas) <= 300**2
 
 
-def test_boxes_are_tight_and_all_else_stays() -> None:
+def test_redraw_outlines_makes_boxes_tight_and_keeps_all_else() -> None:
     image, truth = scene(120, 160, (50, 60, 25), (110, 60, 20))
     frame = selected(image, np.stack([grown(m, -2) for m in truth]))
     drawn = redraw_outlines(frame, GRABCUT)
@@ -115,13 +119,13 @@ def test_boxes_are_tight_and_all_else_stays() -> None:
         assert np.array_equal(getattr(drawn, name), getattr(frame, name))
 
 
-def test_the_paper_keeps_outlines() -> None:
+def test_redraw_outlines_keeps_outlines_of_the_network() -> None:
     image, truth = scene(120, 160, (80, 60, 30))
     frame = selected(image, np.roll(truth, 2, axis=2))
     assert redraw_outlines(frame, NETWORK) is frame
 
 
-def test_no_mask_is_no_work() -> None:
+def test_redraw_outlines_of_no_mask_is_no_work() -> None:
     frame = selected(np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8), bool))
     assert redraw_outlines(frame, GRABCUT) is frame
 
@@ -131,14 +135,14 @@ def test_no_mask_is_no_work() -> None:
     [np.zeros((60, 80, 3), np.uint8), np.full((60, 80, 3), 255, np.uint8)],
     ids=["black", "overexposed"],
 )
-def test_an_image_without_contrast_tells_nothing(image: NDArray[np.uint8]) -> None:
+def test_redraw_outlines_keeps_masks_in_an_image_without_contrast(image: NDArray[np.uint8]) -> None:
     mask = np.zeros((1, 60, 80), bool)
     mask[0, 20:40, 30:50] = True
     frame = selected(image, mask)
     assert redraw_outlines(frame, GRABCUT).rles == frame.rles
 
 
-def test_masks_too_small_or_as_large_as_the_image_stay() -> None:
+def test_redraw_outlines_keeps_masks_too_small_or_as_large_as_the_image() -> None:
     image, _ = scene(60, 80, (40, 30, 20))
     masks = np.zeros((2, 60, 80), bool)
     masks[0, 5:8, 5:8] = True
@@ -147,7 +151,7 @@ def test_masks_too_small_or_as_large_as_the_image_stay() -> None:
     assert redraw_outlines(frame, GRABCUT).rles == frame.rles
 
 
-def test_touching_objects_keep_their_own_pixels() -> None:
+def test_redraw_outlines_keeps_the_pixels_of_touching_objects_apart() -> None:
     image, truth = scene(120, 160, (55, 60, 25), (104, 60, 24))
     masks = truth.copy()
     masks[0, :, 78:82], masks[1, :, 78:82] = False, False  # nobody's
@@ -159,7 +163,9 @@ def test_touching_objects_keep_their_own_pixels() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
 @settings(max_examples=40, deadline=None)
-def test_whatever_is_selected(seed: int, count: int) -> None:
+def test_redraw_outlines_of_random_masks_is_disjoint_and_deterministic(
+    seed: int, count: int
+) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (rng.integers(8, 60), rng.integers(8, 60), 3)).astype(np.uint8)
     image = cv2.blur(image, (int(rng.integers(1, 9)),) * 2)
@@ -179,7 +185,7 @@ def test_whatever_is_selected(seed: int, count: int) -> None:
     assert redraw_outlines(frame, GRABCUT).rles == drawn.rles
 
 
-def test_every_frame_of_a_selection() -> None:
+def test_with_outlines_redraws_every_frame_of_a_selection() -> None:
     image, truth = scene(120, 160, (80, 60, 30))
     frames = tuple(selected(image, np.roll(truth, by, axis=2)) for by in (0, 2))
     selection = Selection(

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.oracles import all_paths
+from support.oracles import all_paths, path_energy
 
 from gbopt_ros.selection.path import (
     PathResult,
     lazy_shortest_path,
     node_min_marginals,
-    path_energy,
     shortest_path,
 )
 
@@ -41,7 +40,9 @@ def test_shortest_path_equals_brute_force(graph: tuple) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(graph=graphs, slack=st.integers(0, 10**6))
-def test_lazy_search_finds_the_optimum_with_fewer_evaluations(graph: tuple, slack: int) -> None:
+def test_lazy_shortest_path_finds_the_optimum_with_fewer_evaluations(
+    graph: tuple, slack: int
+) -> None:
     nodes, edges = graph
     rng = np.random.default_rng(slack)
     bounds = [edge - rng.integers(0, 4, edge.shape) / 4 for edge in edges]
@@ -65,7 +66,9 @@ def test_lazy_search_finds_the_optimum_with_fewer_evaluations(graph: tuple, slac
 
 @settings(max_examples=200, deadline=None)
 @given(graph=graphs, budget=st.integers(1, 12))
-def test_a_budget_gives_the_best_path_that_is_known_and_its_gap(graph: tuple, budget: int) -> None:
+def test_lazy_shortest_path_with_a_budget_gives_the_best_known_path_and_its_gap(
+    graph: tuple, budget: int
+) -> None:
     nodes, edges = graph
     rng = np.random.default_rng(budget)
     bounds = [edge - rng.integers(0, 8, edge.shape) / 4 for edge in edges]
@@ -91,7 +94,7 @@ def test_a_budget_gives_the_best_path_that_is_known_and_its_gap(graph: tuple, bu
 
 @settings(max_examples=200, deadline=None)
 @given(graph=graphs, gap=st.integers(1, 8))
-def test_a_gap_ends_the_search_where_no_path_is_better_by_more(graph: tuple, gap: int) -> None:
+def test_lazy_shortest_path_ends_at_the_gap(graph: tuple, gap: int) -> None:
     nodes, edges = graph
     rng = np.random.default_rng(gap)
     bounds = [edge - rng.integers(0, 8, edge.shape) / 4 for edge in edges]
@@ -114,7 +117,7 @@ def test_a_gap_ends_the_search_where_no_path_is_better_by_more(graph: tuple, gap
     assert runs <= search(0.0)[1]
 
 
-def test_the_search_goes_on_where_little_is_to_be_expected() -> None:
+def test_lazy_shortest_path_goes_on_where_little_is_expected() -> None:
     """By hand: each edge that leaves combination 0 costs 1 more than its bound, no other does.
 
     The first path, 0 -> 0, shows it. Its neighbours are expected to cost 0.6 more too, all of
@@ -137,7 +140,7 @@ def test_the_search_goes_on_where_little_is_to_be_expected() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(graph=graphs)
-def test_min_marginals_equal_brute_force(graph: tuple) -> None:
+def test_node_min_marginals_equal_brute_force(graph: tuple) -> None:
     nodes, edges = graph
     paths = all_paths(nodes, edges)
     for t, through in enumerate(node_min_marginals(nodes, edges)):
@@ -145,17 +148,17 @@ def test_min_marginals_equal_brute_force(graph: tuple) -> None:
             assert cost == min(c for c, path in paths if path[t] == k)
 
 
-def test_single_frame_takes_its_cheapest_node() -> None:
+def test_shortest_path_of_a_single_frame_takes_its_cheapest_node() -> None:
     path, energy = shortest_path([np.array([3.0, 1.0, 2.0])], [])
     assert (path, energy) == ((1,), 1.0)
 
 
-def test_two_frames_by_hand() -> None:
+def test_shortest_path_of_two_frames_by_hand() -> None:
     nodes = [np.array([0.0, 1.0]), np.array([0.0, 0.0])]
     edges = [np.array([[5.0, 4.0], [1.0, 2.0]])]
     assert shortest_path(nodes, edges) == ((1, 0), 2.0)
 
 
-def test_ties_prefer_lower_indices() -> None:
+def test_shortest_path_prefers_lower_indices_in_ties() -> None:
     nodes = [np.zeros(3), np.zeros(3)]
     assert shortest_path(nodes, [np.zeros((3, 3))])[0] == (0, 0)

@@ -1,4 +1,4 @@
-"""Scores with a memory of the frame before."""
+"""Score propagation from the frame before."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def flow(x: float, y: float) -> np.ndarray:
         (flow(1, 1), [1 / 7, 1 / 3, 1 / 7]),  # half of it moves below the others
     ],
 )
-def test_moved_iou_by_hand(move: np.ndarray, expected: list[float]) -> None:
+def test_warped_iou_by_hand(move: np.ndarray, expected: list[float]) -> None:
     after = proposals([LEFT, MIDDLE, RIGHT], [0.9, 0.8, 0.7])
     iou = warped_iou(proposals([LEFT], [0.5]), after, move)
     np.testing.assert_allclose(iou, [expected])
 
 
-def test_pixels_that_crowd_at_the_border_count_once_at_most() -> None:
+def test_warped_iou_of_pixels_that_crowd_at_the_border_is_at_most_one() -> None:
     out = warped_iou(
         proposals([LEFT], [0.5]), proposals([["...#", "...#", "...."]], [0.5]), flow(9, 0)
     )
@@ -54,7 +54,7 @@ def test_pixels_that_crowd_at_the_border_count_once_at_most() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.integers(0, 4))
-def test_without_motion_it_is_the_iou(seed: int, n: int, m: int) -> None:
+def test_warped_iou_without_motion_is_the_iou(seed: int, n: int, m: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = (rng.random((count, 5, 6)) < 0.4 for count in (n, m))
     first[:, 0, 0] = second[:, 4, 5] = True
@@ -72,20 +72,20 @@ def test_without_motion_it_is_the_iou(seed: int, n: int, m: int) -> None:
     np.testing.assert_allclose(warped_iou(before, after, still), iou_matrix(*rles), atol=1e-12)
 
 
-def test_followed_scores_by_hand() -> None:
+def test_propagated_scores_by_hand() -> None:
     iou = np.array([[0.5, 0.0], [0.25, 0.0]])
-    followed = propagated_scores(np.array([0.6, 0.8]), np.array([0.4, 1.0]), iou, 0.5)
-    np.testing.assert_allclose(followed, [0.5 * 0.6 + 0.5 * 0.25, 0.5 * 0.8])
+    found = propagated_scores(np.array([0.6, 0.8]), np.array([0.4, 1.0]), iou, 0.5)
+    np.testing.assert_allclose(found, [0.5 * 0.6 + 0.5 * 0.25, 0.5 * 0.8])
     nothing_before = propagated_scores(np.array([0.6]), np.zeros(0), np.zeros((0, 1)), 0.5)
     np.testing.assert_allclose(nothing_before, [0.3])
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.99))
-def test_followed_scores_stay_scores(seed: int, memory: float) -> None:
+def test_propagated_scores_stay_scores(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     scores, before = rng.random(4), rng.random(3)
-    followed = propagated_scores(scores, before, rng.random((3, 4)), memory)
-    assert np.all((followed >= 0) & (followed <= np.maximum(scores, before.max())))
-    same = propagated_scores(scores, scores, np.eye(4), memory)
+    found = propagated_scores(scores, before, rng.random((3, 4)), share)
+    assert np.all((found >= 0) & (found <= np.maximum(scores, before.max())))
+    same = propagated_scores(scores, scores, np.eye(4), share)
     np.testing.assert_allclose(same, scores)  # a still scene changes nothing

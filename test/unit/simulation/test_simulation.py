@@ -19,8 +19,8 @@ from gbopt_ros.simulation import dataset as world
 from gbopt_ros.simulation.camera import HEIGHT, WIDTH
 from gbopt_ros.simulation.dataset import SPLITS, WorldConfig, generate
 from gbopt_ros.simulation.environment import (
+    ENVIRONMENT_OBJECTS,
     ENVIRONMENT_TABLES,
-    ENVIRONMENT_THINGS,
     ENVIRONMENT_WALLS,
     Environment,
 )
@@ -47,7 +47,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------------------------- what is shown
 
 
-def test_a_home_draws_the_same_in_every_scene() -> None:
+def test_environment_draws_the_same_in_every_scene() -> None:
     environment = Environment(3)
     scenes = [np.random.default_rng(seed) for seed in range(40)]
     tables = {float(environment.table(scene).random()) for scene in scenes}
@@ -55,9 +55,9 @@ def test_a_home_draws_the_same_in_every_scene() -> None:
     assert (len(tables), len(walls)) == (ENVIRONMENT_TABLES, ENVIRONMENT_WALLS)
     assert not tables & walls
     assert (
-        environment.thing(2).random()
-        == environment.thing(2).random()
-        != environment.thing(1).random()
+        environment.object(2).random()
+        == environment.object(2).random()
+        != environment.object(1).random()
     )
     assert (
         environment.camera().random()
@@ -66,7 +66,7 @@ def test_a_home_draws_the_same_in_every_scene() -> None:
     )
 
 
-def test_seen_and_unseen_kinds_are_disjoint() -> None:
+def test_draw_kind_keeps_seen_and_unseen_kinds_disjoint() -> None:
     rng = np.random.default_rng(0)
     seen = {draw_kind(rng, seen=True) for _ in range(3000)}
     unseen = {draw_kind(rng, seen=False) for _ in range(1000)}
@@ -80,7 +80,7 @@ def test_seen_and_unseen_kinds_are_disjoint() -> None:
     assert all(int(kind.name) % 2 == 0 for kind in models)
 
 
-def test_chosen_kinds_alone_are_shown() -> None:
+def test_unseen_kinds_limits_draw_kind() -> None:
     rng = np.random.default_rng(0)
     chosen = unseen_kinds(["mug", "duck"])
     assert [kind.name for kind in chosen] == ["mug", "duck"]
@@ -90,7 +90,7 @@ def test_chosen_kinds_alone_are_shown() -> None:
         WorldConfig(kinds=("mug", "cat"))
 
 
-def test_models_exist(pybullet: None) -> None:
+def test_unseen_kinds_have_their_models(pybullet: None) -> None:
     data = pytest.importorskip("pybullet_data")
     assert [k.file for k in UNSEEN if not Path(data.getDataPath(), k.file).is_file()] == []
 
@@ -117,7 +117,7 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return asked
 
 
-def test_a_split_of_stills_is_a_coco_folder(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_writes_stills_as_a_coco_folder(tmp_path: Path, painted: list[Job]) -> None:
     generate(tmp_path, ["seen-val"], WorldConfig(seed=3, count=4, jpeg_quality=70))
     assert painted == [Job(3, "seen-val", True, i, jpeg_quality=70) for i in range(4)]
     data = load_coco_dir(tmp_path / "seen-val")
@@ -127,22 +127,24 @@ def test_a_split_of_stills_is_a_coco_folder(tmp_path: Path, painted: list[Job]) 
     assert data.names_by_image == {number: ("mug",) for number in (1, 2, 3, 4)}
 
 
-def test_kinds_reach_the_scenes(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_passes_kinds_to_the_scenes(tmp_path: Path, painted: list[Job]) -> None:
     generate(tmp_path, ["unseen-test"], WorldConfig(count=2, kinds=("mug",)))
     assert [job.kinds for job in painted] == [("mug",)] * 2
 
 
-def test_numbers_of_stills(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_numbers_of_stills(tmp_path: Path, painted: list[Job]) -> None:
     assert SPLITS["seen-train"].count == 5000
     generate(tmp_path, ["validation", "unseen-test"], WorldConfig())
-    validation = [job for job in painted if job.split == "validation"]
+    validation = [job for job in painted if job.split == SPLITS["validation"].drawn_as]
     test = [job for job in painted if job.split == "unseen-test"]
     assert (len(validation), len(test)) == (SPLITS["validation"].count, SPLITS["unseen-test"].count)
     assert all(job.seen for job in validation)
     assert not any(job.seen for job in test)
 
 
-def test_rehearsal_is_a_sample_of_the_training_split(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_samples_rehearsal_from_the_training_split(
+    tmp_path: Path, painted: list[Job]
+) -> None:
     generate(tmp_path / "a", ["rehearsal"], WorldConfig(seed=1))
     indices = [job.index for job in painted]
     assert {job.split for job in painted} == {"seen-train"}
@@ -157,7 +159,7 @@ def test_rehearsal_is_a_sample_of_the_training_split(tmp_path: Path, painted: li
     assert [job.index for job in painted] != indices
 
 
-def test_a_split_appears_when_it_is_complete(
+def test_generate_gives_a_split_its_name_when_it_is_complete(
     tmp_path: Path, painted: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Crash(BaseException):
@@ -176,13 +178,13 @@ def test_a_split_appears_when_it_is_complete(
     assert [path.name for path in tmp_path.iterdir()] == ["seen-val"]
 
 
-def test_others_may_read_a_split(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_makes_a_split_with_usual_permissions(tmp_path: Path, painted: list[Job]) -> None:
     generate(tmp_path, ["seen-val"], WorldConfig(count=1))
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "seen-val").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_what_exists_is_not_touched(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_keeps_existing_splits(tmp_path: Path, painted: list[Job]) -> None:
     generate(tmp_path, ["seen-val"], WorldConfig(count=1))
     before = files(tmp_path)
     with pytest.raises(GboptError, match="exists already"):
@@ -191,13 +193,13 @@ def test_what_exists_is_not_touched(tmp_path: Path, painted: list[Job]) -> None:
     assert len(painted) == 1
 
 
-def test_unknown_split(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_refuses_an_unknown_split(tmp_path: Path, painted: list[Job]) -> None:
     with pytest.raises(GboptError, match=r"unknown split 'seen'.*seen-train"):
         generate(tmp_path / "out", ["seen-val", "seen"], WorldConfig())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path, painted: list[Job]) -> None:
+def test_generate_reports_an_unwritable_folder(tmp_path: Path, painted: list[Job]) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GboptError, match="cannot be written"):
         generate(tmp_path / "file" / "out", ["seen-val"], WorldConfig(count=1))
@@ -211,20 +213,22 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, painted: list[Job]) -> Non
         ({"count": 0}, "count"),
         ({"clips": 0}, "clips"),
         ({"frames_per_clip": -2}, "frames_per_clip"),
-        ({"things": 1}, "things: expected 2 to 8, got 1"),
-        ({"things": 9}, "things"),
+        ({"object_count": 1}, "object_count: expected 2 to 8, got 1"),
+        ({"object_count": 9}, "object_count"),
         ({"first": -1}, "first: expected 0 or more, got -1"),
         ({"jpeg_quality": 0}, "jpeg_quality: expected 1 to 100, got 0"),
         ({"jpeg_quality": 101}, "jpeg_quality: expected 1 to 100, got 101"),
     ],
 )
-def test_numbers_out_of_range(changes: dict[str, int], words: str) -> None:
+def test_world_config_refuses_numbers_out_of_range(changes: dict[str, int], words: str) -> None:
     with pytest.raises(GboptError, match=words):
         WorldConfig(**changes)
 
 
 @pytest.mark.parametrize("package", ["pybullet", "pybullet_data"])
-def test_without_pybullet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_generate_without_pybullet_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(GboptError, match=r"pip install '?gbopt_ros\[sim\]'?"):
         generate(tmp_path / "out", ["seen-val"], WorldConfig(count=1))
@@ -252,7 +256,7 @@ def test_without_pybullet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packa
         ),
     ],
 )
-def test_arguments_of_the_verb(
+def test_world_verb_passes_its_arguments(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     splits: list[str],
@@ -287,7 +291,7 @@ def assert_sound(data: CocoDataset) -> None:
         assert (areas(rles) >= MIN_VISIBLE_PIXELS).all()
 
 
-def test_stills_are_labelled(stills: Path) -> None:
+def test_generate_labels_stills(stills: Path) -> None:
     data = load_coco_dir(stills)
     assert_sound(data)
     assert all(len(rles) >= 2 for rles in data.rles_by_image.values())
@@ -299,7 +303,7 @@ def test_stills_are_labelled(stills: Path) -> None:
     assert not np.array_equal(images[0], images[1])
 
 
-def test_a_mask_has_the_name_of_its_object(pybullet: None) -> None:
+def test_scene_render_names_masks_after_their_objects(pybullet: None) -> None:
     """Where an object is taken away, its name is gone, and the others keep their masks."""
     sim, rng = Simulator(), np.random.default_rng(1)
     scene = Scene(sim, rng, seen=False, settle_s=0, environment=Environment(7))
@@ -321,52 +325,50 @@ def test_a_mask_has_the_name_of_its_object(pybullet: None) -> None:
             assert (before[name] & ~after[name]).sum() < 0.05 * before[name].sum()
 
 
-def test_stills_of_a_home_show_its_few_things(pybullet: None, tmp_path: Path) -> None:
+def test_generate_environment_shows_its_recurring_objects(pybullet: None, tmp_path: Path) -> None:
     generate(tmp_path, ["unseen-test", "seen-val"], WorldConfig(seed=7, count=1, environment=True))
     data = load_coco_dir(tmp_path / "unseen-test")
     assert_sound(data)
-    appearances = [Environment(7).thing(number) for number in range(ENVIRONMENT_THINGS)]
-    things = [f"{draw_kind(look, seen=False).name} {i}" for i, look in enumerate(appearances)]
+    appearances = [Environment(7).object(number) for number in range(ENVIRONMENT_OBJECTS)]
+    known = [f"{draw_kind(each, seen=False).name} {i}" for i, each in enumerate(appearances)]
     (names,) = data.names_by_image.values()
     assert len(set(names)) == len(names) >= 2
-    assert set(names) <= set(things)
+    assert set(names) <= set(known)
     generate(tmp_path / "none", ["unseen-test", "seen-val"], WorldConfig(seed=7, count=1))
     assert files(tmp_path / "seen-val") == files(tmp_path / "none" / "seen-val")
     assert files(tmp_path / "unseen-test") != files(tmp_path / "none" / "unseen-test")
 
 
-def test_things_and_tables_of_a_home_come_again(pybullet: None) -> None:
-    sim, environment = Simulator(), Environment(7)
-    things: set[tuple[str, float]] = set()
-    tables = set()
-    for seed in range(8):
+def test_environment_objects_and_tables_recur_in_scenes(pybullet: None) -> None:
+    def known(environment: Environment) -> set[tuple[str, float]]:
+        """Kind and size of the recurring objects."""
+        objects = set()
+        for number in range(environment.object_count):
+            appearance = environment.object(number)
+            kind = draw_kind(appearance, seen=False)
+            objects.add((kind.name, float(appearance.uniform(*kind.target))))
+        return objects
+
+    def shown(seed: int, environment: Environment) -> set[tuple[str, float]]:
         scene = Scene(
             sim, np.random.default_rng(seed), seen=False, settle_s=0, environment=environment
         )
-        shown = {(body.kind.name, body.size) for body in scene.bodies}
-        assert len(shown) == len(scene.bodies)
-        things |= shown
         tables.add(float(scene._table.texture.sum()))
-    known = set()
-    for number in range(ENVIRONMENT_THINGS):
-        look = environment.thing(number)
-        kind = draw_kind(look, seen=False)
-        known.add((kind.name, float(look.uniform(*kind.target))))
-    assert things <= known
-    assert len(things) > ENVIRONMENT_THINGS / 2
+        objects = {(body.kind.name, body.size) for body in scene.bodies}
+        assert len(objects) == len(scene.bodies)
+        return objects
+
+    sim, tables = Simulator(), set[float]()
+    all_shown = set().union(*(shown(seed, Environment(7)) for seed in range(8)))
+    assert all_shown <= known(Environment(7))
+    assert len(all_shown) > ENVIRONMENT_OBJECTS / 2
     assert len(tables) <= ENVIRONMENT_TABLES
-    few = Environment(7, things=2)
-    first_two = set()
-    for number in range(2):
-        look = few.thing(number)
-        kind = draw_kind(look, seen=False)
-        first_two.add((kind.name, float(look.uniform(*kind.target))))
+    few = Environment(7, object_count=2)
     for seed in range(4):
-        scene = Scene(sim, np.random.default_rng(seed), seen=False, settle_s=0, environment=few)
-        assert {(body.kind.name, body.size) for body in scene.bodies} <= first_two
+        assert shown(seed, few) <= known(few)
 
 
-def test_clips_of_other_numbers_show_other_scenes(
+def test_generate_first_selects_other_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered: list[Job] = []
@@ -377,17 +379,19 @@ def test_clips_of_other_numbers_show_other_scenes(
 
     monkeypatch.setattr(world, "run_parallel", clips)
     for first in (0, 2):
-        config = WorldConfig(clips=2, frames_per_clip=1, environment=True, things=4, first=first)
+        config = WorldConfig(
+            clips=2, frames_per_clip=1, environment=True, object_count=4, first=first
+        )
         generate(tmp_path / str(first), ["unseen-train"], config)
-    assert [(job.index, job.things) for job in rendered] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [(job.index, job.object_count) for job in rendered] == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
-def test_the_number_of_processes_changes_nothing(stills: Path, tmp_path: Path) -> None:
+def test_generate_does_not_depend_on_the_number_of_processes(stills: Path, tmp_path: Path) -> None:
     generate(tmp_path, ["unseen-test"], WorldConfig(count=3, jobs=2))
     assert files(tmp_path / "unseen-test") == files(stills)
 
 
-def test_seed_and_quality(stills: Path) -> None:
+def test_render_still_depends_on_seed_and_quality(stills: Path) -> None:
     jobs = [
         Job(0, "unseen-test", False, 2, jpeg_quality=30),
         Job(0, "unseen-test", False, 2),  # another scene was rendered before
@@ -405,7 +409,7 @@ def video(pybullet: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "unseen-train"
 
 
-def test_the_recording_and_its_labels_have_the_same_stamps(video: Path) -> None:
+def test_generate_gives_recording_and_labels_the_same_stamps(video: Path) -> None:
     data = load_coco(video / "annotations.json")
     assert_sound(data)
     frames = list(open_source(video / "recording"))
@@ -417,7 +421,7 @@ def test_the_recording_and_its_labels_have_the_same_stamps(video: Path) -> None:
     assert sorted(path.name for path in video.iterdir()) == ["annotations.json", "recording"]
 
 
-def test_clips_move_and_scenes_differ(video: Path) -> None:
+def test_generate_moves_clips_and_changes_scenes(video: Path) -> None:
     frames = [frame.image.astype(int) for frame in open_source(video / "recording")]
     within = [np.abs(frames[i + 1] - frames[i]).mean() for i in (0, 1, 3, 4)]
     assert max(within) < np.abs(frames[3] - frames[2]).mean()

@@ -25,7 +25,9 @@ RLES = {1: columns(2, 5), 2: columns(3)}
 
 
 @pytest.mark.parametrize("names", [{1: ("mug", "duck 3"), 2: ("mug",)}, {1: ("", "duck 3")}])
-def test_instances_crowds_and_names_come_back(tmp_path: Path, names: dict) -> None:
+def test_write_coco_and_load_coco_keep_instances_crowds_and_names(
+    tmp_path: Path, names: dict
+) -> None:
     crowds = {2: columns(9, 1)}
     write_coco(tmp_path / "labels.json", IMAGES, RLES, crowds, names)
     read = load_coco(tmp_path / "labels.json")
@@ -38,7 +40,7 @@ def test_instances_crowds_and_names_come_back(tmp_path: Path, names: dict) -> No
     assert again.read_bytes() == (tmp_path / "labels.json").read_bytes()
 
 
-def test_without_names_nothing_is_said_of_them(tmp_path: Path) -> None:
+def test_write_coco_without_names(tmp_path: Path) -> None:
     write_coco(tmp_path / "labels.json", IMAGES, RLES)
     assert load_coco(tmp_path / "labels.json").names_by_image == {}
     annotations = json.loads((tmp_path / "labels.json").read_text())["annotations"]
@@ -46,7 +48,7 @@ def test_without_names_nothing_is_said_of_them(tmp_path: Path) -> None:
     assert not any("name" in entry for entry in annotations)
 
 
-def test_a_name_of_null_is_none(tmp_path: Path) -> None:
+def test_load_coco_takes_a_null_name_for_none(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     write_coco(path, IMAGES, RLES, names_by_image={1: ("mug", "duck")})
     path.write_text(path.read_text().replace('"mug"', "null"))

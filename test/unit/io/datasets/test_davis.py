@@ -44,12 +44,12 @@ def davis_root(root: Path, names: tuple[str, ...] = ("cat", "dog")) -> Path:
 
 
 @pytest.mark.parametrize("palette", [True, False])
-def test_label_images_are_read_by_value(tmp_path: Path, palette: bool) -> None:
+def test_read_label_image_gives_values_not_colours(tmp_path: Path, palette: bool) -> None:
     write(tmp_path / "a.png", palette=palette)
     np.testing.assert_array_equal(read_label_image(tmp_path / "a.png"), LABEL)
 
 
-def test_written_label_images_keep_values_and_show_colours(tmp_path: Path) -> None:
+def test_write_label_image_keeps_values_and_shows_colours(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.png"
     write_label_image(path, LABEL, [(10, 20, 30), (40, 50, 60)])
     np.testing.assert_array_equal(read_label_image(path), LABEL)
@@ -59,7 +59,7 @@ def test_written_label_images_keep_values_and_show_colours(tmp_path: Path) -> No
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 
 
-def test_davis_2017_layout(tmp_path: Path) -> None:
+def test_load_davis_2017_layout(tmp_path: Path) -> None:
     root = davis_root(tmp_path)
     (root / "Annotations_unsupervised/480p/dog/00001.png").unlink()
     (root / "Annotations_unsupervised/480p/dog/.00009.part.png").write_bytes(b"")
@@ -70,7 +70,7 @@ def test_davis_2017_layout(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cat.labels(), np.stack([LABEL] * 3))
 
 
-def test_labels_without_frames_are_counted_from_0(tmp_path: Path) -> None:
+def test_load_davis_counts_labels_without_frames_from_0(tmp_path: Path) -> None:
     write(tmp_path / "Annotations/480p/cat/00010.png")
     write(tmp_path / "Annotations/480p/cat/00020.png")
     (tmp_path / "ImageSets/2017").mkdir(parents=True)
@@ -79,7 +79,7 @@ def test_labels_without_frames_are_counted_from_0(tmp_path: Path) -> None:
     assert cat.frame_indices == (0, 1)
 
 
-def test_folder_of_pairs(tmp_path: Path) -> None:
+def test_load_davis_reads_a_folder_of_pairs(tmp_path: Path) -> None:
     folder = tmp_path / "davis-cat"
     for t in range(3):
         write_frame(folder / f"{t:05d}.jpg")
@@ -90,7 +90,7 @@ def test_folder_of_pairs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cat.labels()[1], LABEL)
 
 
-def test_a_sequence_of_0_and_255_has_one_object(tmp_path: Path) -> None:
+def test_davis_sequence_labels_of_0_and_255_are_one_object(tmp_path: Path) -> None:
     """255 is the object of DAVIS 2016, but void where anything else is labelled too."""
     binary = np.array([[0, 255], [255, 0]], np.uint8)
     for t in range(2):
@@ -102,7 +102,7 @@ def test_a_sequence_of_0_and_255_has_one_object(tmp_path: Path) -> None:
     assert sequence.labels().tolist() == [[[0, 255], [255, 0]], [[0, 3], [255, 0]]]
 
 
-def test_faults_are_told(tmp_path: Path) -> None:
+def test_load_davis_refuses_incomplete_folders(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no such folder"):
         load_davis(tmp_path / "nowhere")
     with pytest.raises(GboptError, match="neither DAVIS"):
@@ -126,7 +126,7 @@ def test_faults_are_told(tmp_path: Path) -> None:
         load_davis(tmp_path / "pairs")
 
 
-def test_bad_label_images_are_told(tmp_path: Path) -> None:
+def test_read_label_image_refuses_bad_files(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="is missing"):
         read_label_image(tmp_path / "a.png")
     Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "a.png")

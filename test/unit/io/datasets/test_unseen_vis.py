@@ -93,7 +93,7 @@ def names_of(split: CocoDataset) -> set[str]:
     return {image.extra["video"] for image in split.images}
 
 
-def test_the_classes_are_the_papers() -> None:
+def test_unseen_vis_has_the_classes_of_the_paper() -> None:
     assert (len(UNSEEN), len(SEEN), len({*UNSEEN, *SEEN})) == (16, 24, 40)
     paper = "panda lizard seal shark mouse frog tiger leopard fox deer ape snake monkey rabbit fish"
     assert {class_name(name) for name in f"{paper} turtle".split()} == set(UNSEEN)
@@ -101,7 +101,7 @@ def test_the_classes_are_the_papers() -> None:
     assert (UnseenVisConfig().train_videos, UnseenVisConfig().test_videos) == (595, 200)
 
 
-def test_counts_and_no_leak(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_counts_and_disjoint_splits(source: Path, tmp_path: Path) -> None:
     manifest = build_unseen_vis(source, tmp_path / "out", CONFIG)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
     splits = {name: load_coco_dir(tmp_path / "out" / name) for name in ("train", "test")}
@@ -125,7 +125,7 @@ def test_counts_and_no_leak(source: Path, tmp_path: Path) -> None:
     assert (manifest["seed"], manifest["annotated_frame_step"]) == (0, 5)
 
 
-def test_the_papers_numbers(tmp_path: Path) -> None:
+def test_build_unseen_vis_has_the_numbers_of_the_paper(tmp_path: Path) -> None:
     videos = [(f"v{i:03d}", [UNSEEN[i % 16]]) for i in range(800)]
     videos += [(f"w{i:03d}", [SEEN[i % 24]]) for i in range(50)]
     source = youtube_vis(tmp_path / "source", videos, frames=1)
@@ -140,7 +140,7 @@ def test_the_papers_numbers(tmp_path: Path) -> None:
         assert {p.name for p in (tmp_path / "out" / name / "images").iterdir()} == expected
 
 
-def test_labels_are_those_of_the_source(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_keeps_the_labels_of_the_source(source: Path, tmp_path: Path) -> None:
     manifest = build_unseen_vis(source, tmp_path / "out", UnseenVisConfig(16, 1))
     train = load_coco_dir(tmp_path / "out" / "train")
     objects = dict(VIDEOS)
@@ -161,7 +161,7 @@ def test_labels_are_those_of_the_source(source: Path, tmp_path: Path) -> None:
     }
 
 
-def test_videos_are_recordings_and_stills_can_be_evaluated(
+def test_build_unseen_vis_gives_recordings_to_replay_and_stills_to_evaluate(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -184,7 +184,7 @@ def test_videos_are_recordings_and_stills_can_be_evaluated(
     assert capsys.readouterr().out.split()[7] == "100.0"
 
 
-def test_the_split_depends_on_seed_and_names_alone(source: Path) -> None:
+def test_split_videos_depends_on_seed_and_names_alone(source: Path) -> None:
     videos = [v for v in load_youtube_vis(source).videos if v.name.startswith("u")]
     split = split_videos(videos, CONFIG)
     assert split_videos(videos[::-1], CONFIG) == split
@@ -192,7 +192,9 @@ def test_the_split_depends_on_seed_and_names_alone(source: Path) -> None:
     assert [v.name for v in split["test"]] == ["u00", "u03", "u04", "u06", "u12"]
 
 
-def test_mixed_videos_have_their_seen_objects_ignored(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_turns_seen_objects_of_mixed_videos_into_ignore_regions(
+    source: Path, tmp_path: Path
+) -> None:
     build_unseen_vis(source, tmp_path / "out", UnseenVisConfig(18, 1, mixed=True))
     splits = [load_coco_dir(tmp_path / "out" / name) for name in ("train", "test")]
     found = {
@@ -210,7 +212,7 @@ def test_mixed_videos_have_their_seen_objects_ignored(source: Path, tmp_path: Pa
     assert [found["m1", t] for t in range(FRAMES)] == [(1, 1), (1, 1), (1, 0)]
 
 
-def test_all_frames_for_training(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_with_all_frames_for_training(source: Path, tmp_path: Path) -> None:
     every = tmp_path / "all"
     for name, _ in VIDEOS:
         for t in range(11):
@@ -226,14 +228,16 @@ def test_all_frames_for_training(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_images_are_linked_or_copied(source: Path, tmp_path: Path, copy: bool) -> None:
+def test_build_unseen_vis_links_or_copies_images(source: Path, tmp_path: Path, copy: bool) -> None:
     build_unseen_vis(source, tmp_path / "out", UnseenVisConfig(10, 5, copy=copy))
     for video in (tmp_path / "out").glob("t*/images/*"):
         assert video.is_symlink() != copy
         assert len(list(video.iterdir())) == FRAMES
 
 
-def test_an_unusual_step_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_build_unseen_vis_warns_of_an_unusual_frame_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = youtube_vis(tmp_path / "source", step=1)
     assert build_unseen_vis(source, tmp_path / "out", CONFIG)["annotated_frame_step"] == 1
     assert "one frame in 1 is annotated" in caplog.text
@@ -253,7 +257,7 @@ def failure(source: Path, tmp_path: Path, config: UnseenVisConfig = CONFIG) -> s
     return str(caught.value)
 
 
-def test_failures_are_told_and_leave_nothing(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_leaves_nothing_after_a_failure(source: Path, tmp_path: Path) -> None:
     assert "17 videos show unseen classes and no seen class, 795 are needed" in failure(
         source, tmp_path, UnseenVisConfig()
     )
@@ -279,7 +283,7 @@ def test_failures_are_told_and_leave_nothing(source: Path, tmp_path: Path) -> No
         UnseenVisConfig(train_videos=0)
 
 
-def test_a_class_that_is_not_declared_is_told(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_refuses_an_undeclared_class(source: Path, tmp_path: Path) -> None:
     path = source / "instances.json"
     content = json.loads(path.read_text())
     content["categories"] = [c for c in content["categories"] if c["name"] != "ape"]
@@ -289,7 +293,7 @@ def test_a_class_that_is_not_declared_is_told(source: Path, tmp_path: Path) -> N
     assert "declares no category ape" in failure(source, tmp_path)
 
 
-def test_an_existing_output_is_left_alone(source: Path, tmp_path: Path) -> None:
+def test_build_unseen_vis_keeps_an_existing_output(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     with pytest.raises(GboptError, match="exists already; choose another --out or remove it"):

@@ -49,7 +49,7 @@ def save(folder: Path, what: Any, json_name: str = "instances.json") -> Path:
 
 
 @pytest.mark.parametrize("json_name", ["instances.json", "train/instances.json", "train.json"])
-def test_all_forms_of_masks(tmp_path: Path, json_name: str) -> None:
+def test_load_youtube_vis_reads_all_forms_of_masks(tmp_path: Path, json_name: str) -> None:
     found = load_youtube_vis(save(tmp_path, content(), json_name))
     assert found.categories == ("fish", "person")
     assert found.annotations == tmp_path / json_name
@@ -66,14 +66,14 @@ def test_all_forms_of_masks(tmp_path: Path, json_name: str) -> None:
 
 
 @pytest.mark.parametrize("absent", [None, [], {"size": [4, 6], "counts": [24]}])
-def test_empty_masks_are_absent_objects(tmp_path: Path, absent: Any) -> None:
+def test_load_youtube_vis_takes_empty_masks_for_absent_objects(tmp_path: Path, absent: Any) -> None:
     changed = content()
     changed["annotations"][1]["segmentations"] = [absent]
     _, b = load_youtube_vis(save(tmp_path, changed)).videos
     assert b.objects[0].rles == (None,)
 
 
-def test_wrong_folders_are_told(tmp_path: Path) -> None:
+def test_load_youtube_vis_refuses_other_folders(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no such folder; give the folder of YouTube-VIS"):
         load_youtube_vis(tmp_path / "nowhere")
     with pytest.raises(GboptError, match="it has none of instances"):
@@ -83,7 +83,7 @@ def test_wrong_folders_are_told(tmp_path: Path) -> None:
         load_youtube_vis(tmp_path)
 
 
-def test_other_files_are_told(tmp_path: Path) -> None:
+def test_load_youtube_vis_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="expected JSON"):
         load_youtube_vis(save(tmp_path, "{"))
     test_split = {key: value for key, value in content().items() if key != "annotations"}
@@ -124,7 +124,7 @@ def test_other_files_are_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_malformed_entries_are_told(
+def test_load_youtube_vis_refuses_malformed_entries(
     tmp_path: Path, where: tuple[str, int, str], value: Any, message: str
 ) -> None:
     broken = copy.deepcopy(content())

@@ -37,7 +37,9 @@ ALPHA = np.full((2, 2, 1), 7, np.uint8)
         ("bgr16", RGB[..., ::-1].astype(np.uint16) * 257),
     ],
 )
-def test_colour_encodings_give_the_same_rgb(encoding: str, pixels: np.ndarray) -> None:
+def test_image_from_message_gives_the_same_rgb_for_colour_encodings(
+    encoding: str, pixels: np.ndarray
+) -> None:
     image = image_from_message(image_message(np.ascontiguousarray(pixels), encoding))
     np.testing.assert_array_equal(image, RGB)
     assert image.dtype == np.uint8
@@ -46,20 +48,20 @@ def test_colour_encodings_give_the_same_rgb(encoding: str, pixels: np.ndarray) -
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
-def test_grey_becomes_three_equal_channels(encoding: str) -> None:
+def test_image_from_message_makes_grey_three_equal_channels(encoding: str) -> None:
     grey = np.array([[0, 1, 254], [255, 128, 7]], np.uint8)
     image = image_from_message(image_message(grey, encoding))
     np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
-def test_mono16_is_divided_by_257_and_rounded(byte_order: str) -> None:
+def test_image_from_message_divides_mono16_by_257_and_rounds(byte_order: str) -> None:
     values = np.array([[0, 128, 129, 257, 65535, 65406, 65407]], byte_order)
     message = image_message(values, "mono16", is_bigendian=int(byte_order[0] == ">"))
     assert image_from_message(message)[0, :, 0].tolist() == [0, 0, 1, 1, 255, 254, 255]
 
 
-def test_every_8_bit_level_survives_16_bits() -> None:
+def test_image_from_message_keeps_every_8_bit_level_through_16_bits() -> None:
     levels = np.arange(256, dtype=np.uint8)[None]
     image = image_from_message(image_message(levels.astype(np.uint16) * 257, "mono16"))
     np.testing.assert_array_equal(image[..., 0], levels)
@@ -67,7 +69,7 @@ def test_every_8_bit_level_survives_16_bits() -> None:
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_of_a_flat_colour_is_that_colour(pattern: str, depth: int) -> None:
+def test_image_from_message_demosaics_a_flat_bayer_colour(pattern: str, depth: int) -> None:
     colour = {"r": 200, "g": 100, "b": 50}
     tile = np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2)
     mosaic = np.tile(tile, (8, 8))
@@ -82,7 +84,7 @@ def test_bayer_of_a_flat_colour_is_that_colour(pattern: str, depth: int) -> None
     ("encoding", "order"),
     [("uyvy", "uyvy"), ("yuv422", "uyvy"), ("yuyv", "yuyv"), ("yuv422_yuy2", "yuyv")],
 )
-def test_yuv422_of_saturated_red(encoding: str, order: str) -> None:
+def test_image_from_message_converts_yuv422_red(encoding: str, order: str) -> None:
     values = {"y": 81, "u": 90, "v": 240}  # BT.601 red
     row = np.array([[values[c] for c in order] * 2], np.uint8).reshape(1, 4, 2)
     image = image_from_message(image_message(np.repeat(row, 2, axis=0), encoding))
@@ -91,7 +93,9 @@ def test_yuv422_of_saturated_red(encoding: str, order: str) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "chroma"), [("nv12", (90, 240)), ("nv21", (240, 90))])
-def test_nv12_has_chroma_rows_below_the_luma(encoding: str, chroma: tuple[int, int]) -> None:
+def test_image_from_message_reads_nv12_chroma_rows_below_the_luma(
+    encoding: str, chroma: tuple[int, int]
+) -> None:
     luma = np.full((4, 6), 81, np.uint8)
     data = np.concatenate([luma, np.tile(np.array(chroma, np.uint8), (2, 3))])
     message = image_message(luma, encoding, data=data.reshape(-1))
@@ -100,27 +104,27 @@ def test_nv12_has_chroma_rows_below_the_luma(encoding: str, chroma: tuple[int, i
     np.testing.assert_allclose(image.reshape(-1, 3), [[255, 0, 0]] * 24, atol=2)
 
 
-def test_row_padding_is_left_out() -> None:
+def test_image_from_message_drops_row_padding() -> None:
     padded = np.full((2, 11), 99, np.uint8)
     padded[:, :6] = RGB.reshape(2, 6)
     message = image_message(RGB, "rgb8", step=11, data=padded.reshape(-1))
     np.testing.assert_array_equal(image_from_message(message), RGB)
 
 
-def test_messages_of_rclpy_hold_array_array() -> None:
+def test_image_from_message_accepts_array_array_of_rclpy() -> None:
     fields = image_fields(RGB)
     fields["data"] = array("B", fields["data"].tobytes())
     np.testing.assert_array_equal(image_from_message(SimpleNamespace(**fields)), RGB)
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
-def test_depth_is_refused(encoding: str) -> None:
+def test_image_from_message_refuses_depth(encoding: str) -> None:
     with pytest.raises(GboptError, match=f"{encoding}.*depth, not colour") as caught:
         image_from_message(image_message(np.zeros((2, 2), np.uint16), encoding))
     assert not isinstance(caught.value, UndecodableImage)
 
 
-def test_unknown_encoding_names_itself_and_the_supported_ones() -> None:
+def test_image_from_message_names_unknown_and_supported_encodings() -> None:
     with pytest.raises(GboptError, match="unknown image encoding 'hsv8'") as caught:
         image_from_message(image_message(RGB, "hsv8"))
     assert all(encoding in str(caught.value) for encoding in SUPPORTED_ENCODINGS)
@@ -136,17 +140,17 @@ def test_unknown_encoding_names_itself_and_the_supported_ones() -> None:
         {"data": np.zeros(0, np.uint8)},
     ],
 )
-def test_data_that_do_not_fit_are_undecodable(fields: dict[str, object]) -> None:
+def test_image_from_message_refuses_data_that_do_not_fit(fields: dict[str, object]) -> None:
     with pytest.raises(UndecodableImage):
         image_from_message(image_message(RGB, "rgb8", **fields))
 
 
-def test_yuv422_of_an_odd_width_is_undecodable() -> None:
+def test_image_from_message_refuses_yuv422_of_an_odd_width() -> None:
     with pytest.raises(UndecodableImage, match="cannot be converted"):
         image_from_message(image_message(np.zeros((2, 3, 2), np.uint8), "yuv422"))
 
 
-def test_png_is_lossless_and_jpeg_close() -> None:
+def test_encode_image_png_is_lossless_and_jpeg_close() -> None:
     image = cv2.GaussianBlur(noise_frames(1, (48, 64))[0].image, (0, 0), 4)
     png = compressed_message(encode_image(image, "png").tobytes(), "png")
     np.testing.assert_array_equal(image_from_compressed_message(png), image)
@@ -155,7 +159,7 @@ def test_png_is_lossless_and_jpeg_close() -> None:
     assert np.abs(error).mean() < 3
 
 
-def test_compressed_grey_becomes_rgb() -> None:
+def test_image_from_compressed_message_makes_grey_rgb() -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     message = compressed_message(cv2.imencode(".png", grey)[1].tobytes(), "mono8; png compressed")
     np.testing.assert_array_equal(
@@ -165,7 +169,7 @@ def test_compressed_grey_becomes_rgb() -> None:
 
 @pytest.mark.parametrize("compression", ["jpeg", "png"])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.99])
-def test_a_cut_image_is_undecodable(compression: str, kept: float) -> None:
+def test_decode_image_refuses_a_cut_image(compression: str, kept: float) -> None:
     data = encode_image(noise_frames(1)[0].image, compression).tobytes()
     with pytest.raises(UndecodableImage, match=compression):
         image_from_compressed_message(
@@ -174,7 +178,7 @@ def test_a_cut_image_is_undecodable(compression: str, kept: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["16UC1; compressedDepth png", "32FC1; compressedDepth rvl"])
-def test_compressed_depth_is_refused(kind: str) -> None:
+def test_image_from_compressed_message_refuses_depth(kind: str) -> None:
     with pytest.raises(GboptError, match="depth, not colour") as caught:
         image_from_compressed_message(compressed_message(b"x" * 20, kind))
     assert not isinstance(caught.value, UndecodableImage)

@@ -27,7 +27,8 @@ from support.recordings import (
     write_messages,
 )
 
-from gbopt_ros.io.sources import open_source, write_rosbag
+from gbopt_ros.io.rosbag_writer import write_rosbag
+from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
 from gbopt_ros.structures import Frame, GboptError
 
@@ -53,7 +54,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @STORAGES
 @pytest.mark.parametrize("compressed", [None, "png"])
-def test_frames_come_back_bit_for_bit(tmp_path: Path, storage: str, compressed: str) -> None:
+def test_write_rosbag_keeps_frames_bit_for_bit(
+    tmp_path: Path, storage: str, compressed: str
+) -> None:
     frames = noise_frames(7)
     bag = tmp_path / "walk"
     count = write_rosbag(frames, bag, storage=storage, topic=TOPIC, compressed=compressed)
@@ -70,7 +73,7 @@ def test_frames_come_back_bit_for_bit(tmp_path: Path, storage: str, compressed: 
 
 
 @STORAGES
-def test_jpeg_comes_back_close(tmp_path: Path, storage: str) -> None:
+def test_write_rosbag_keeps_jpeg_frames_nearly(tmp_path: Path, storage: str) -> None:
     frames = [
         Frame(cv2.GaussianBlur(f.image, (0, 0), 3), f.stamp_ns, f.index, f.frame_id)
         for f in noise_frames(3, (48, 64))
@@ -84,7 +87,7 @@ def test_jpeg_comes_back_close(tmp_path: Path, storage: str) -> None:
 
 @given(stamps=st.lists(st.integers(0, 2**31 * 10**9 - 1), min_size=1, max_size=5))
 @settings(max_examples=20, deadline=None)
-def test_any_stamp_survives_in_header_and_log(
+def test_write_rosbag_keeps_any_stamp_in_header_and_log(
     tmp_path_factory: pytest.TempPathFactory, stamps: list[int]
 ) -> None:
     image = np.zeros((1, 1, 3), np.uint8)
@@ -95,7 +98,7 @@ def test_any_stamp_survives_in_header_and_log(
         assert [time for _, time, _ in reader.messages()] == sorted(stamps)
 
 
-def test_topic_type_and_frame_id_of_the_messages(tmp_path: Path) -> None:
+def test_write_rosbag_sets_topic_type_and_frame_id(tmp_path: Path) -> None:
     write_rosbag(noise_frames(1), tmp_path / "raw", topic="/a", frame_id="optical")
     write_rosbag(noise_frames(1), tmp_path / "jpeg", topic="/a/compressed", compressed="jpeg")
     for name, topic, kind in (
@@ -107,21 +110,21 @@ def test_topic_type_and_frame_id_of_the_messages(tmp_path: Path) -> None:
     assert next(iter(open_source(tmp_path / "raw"))).frame_id == "optical"
 
 
-def test_range_and_stride_of_a_bag(tmp_path: Path) -> None:
+def test_rosbag_source_range_and_stride(tmp_path: Path) -> None:
     write_rosbag(noise_frames(10), tmp_path / "bag", topic=TOPIC)
     source = open_source(tmp_path / "bag", start=2.5 * PERIOD_NS / 1e9, stride=3, resize=(8, 6))
     assert [(f.index, f.size) for f in source] == [(3, (6, 8)), (6, (6, 8)), (9, (6, 8))]
 
 
 @STORAGES
-def test_the_size_may_change_mid_stream(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_allows_a_change_of_size(tmp_path: Path, storage: str) -> None:
     frames = [*noise_frames(2), *noise_frames(4, (10, 50))[2:]]
     write_rosbag(frames, tmp_path / "bag", storage=storage, topic=TOPIC)
     assert_same_frames(open_source(tmp_path / "bag"), frames)
 
 
 @STORAGES
-def test_memory_does_not_grow_with_the_bag(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_memory_does_not_grow(tmp_path: Path, storage: str) -> None:
     image = np.zeros((120, 160, 3), np.uint8)  # 58 kB
     peaks = []
     for count in (60, 600):
@@ -145,7 +148,9 @@ def test_memory_does_not_grow_with_the_bag(tmp_path: Path, storage: str) -> None
 
 
 @STORAGES
-def test_a_header_without_stamp_takes_the_log_time(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_takes_the_log_time_for_a_header_without_stamp(
+    tmp_path: Path, storage: str
+) -> None:
     pixels = np.zeros((2, 2, 3), np.uint8)
     messages = [
         (START_NS, image_message(pixels, "rgb8", 0)),
@@ -156,7 +161,7 @@ def test_a_header_without_stamp_takes_the_log_time(tmp_path: Path, storage: str)
 
 
 @STORAGES
-def test_messages_come_in_order_of_their_log_times(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_orders_messages_by_log_time(tmp_path: Path, storage: str) -> None:
     pixels = np.zeros((1, 1, 3), np.uint8)
     times = [50, 10, 40, 20, 30]
     messages = [(t, image_message(pixels, "rgb8", t)) for t in times]
@@ -165,7 +170,7 @@ def test_messages_come_in_order_of_their_log_times(tmp_path: Path, storage: str)
 
 
 @pytest.mark.parametrize("with_footer", [True, False])
-def test_an_mcap_without_index_is_read_from_its_start(
+def test_rosbag_source_reads_an_mcap_without_index_from_its_start(
     tmp_path: Path, small_chunks: None, with_footer: bool
 ) -> None:
     frames = noise_frames(12)
@@ -188,7 +193,7 @@ def test_an_mcap_without_index_is_read_from_its_start(
     assert_same_frames(got, frames)
 
 
-def test_files_without_metadata_follow_each_other_in_natural_order(tmp_path: Path) -> None:
+def test_rosbag_source_reads_files_without_metadata_in_natural_order(tmp_path: Path) -> None:
     frames = noise_frames(12)
     bag = tmp_path / "split"
     bag.mkdir()
@@ -222,10 +227,12 @@ def two_cameras(tmp_path: Path, storage: str, right: int = 1) -> Path:
 
 
 @STORAGES
-def test_several_image_topics_must_be_chosen_from(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_asks_for_one_of_several_topics(tmp_path: Path, storage: str) -> None:
     bag = two_cameras(tmp_path, storage)
     with pytest.raises(
-        GboptError, match=r"several image topics.*/left.*/right/compressed"
+        GboptError,
+        match=r"several image topics, name the one to read \(topic=\.\.\. in Python\): "
+        r"/left.*/right/compressed",
     ) as error:
         open_source(bag)
     assert "/chatter" not in str(error.value)
@@ -233,13 +240,13 @@ def test_several_image_topics_must_be_chosen_from(tmp_path: Path, storage: str) 
     assert [f.stamp_ns for f in open_source(bag, topic="/right/compressed")] == [2]
 
 
-def test_a_topic_on_which_nothing_was_published_is_no_choice(tmp_path: Path) -> None:
+def test_rosbag_source_does_not_count_an_empty_topic(tmp_path: Path) -> None:
     source = open_source(two_cameras(tmp_path, "mcap", right=0))
     assert [f.stamp_ns for f in source] == [1]
 
 
 @STORAGES
-def test_a_topic_that_is_not_there_or_no_image(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_refuses_a_missing_topic_or_no_image(tmp_path: Path, storage: str) -> None:
     bag = two_cameras(tmp_path, storage)
     with pytest.raises(GboptError, match=r"no topic /front; image topics are: /left.*/right"):
         open_source(bag, topic="/front")
@@ -248,7 +255,7 @@ def test_a_topic_that_is_not_there_or_no_image(tmp_path: Path, storage: str) -> 
 
 
 @STORAGES
-def test_a_bag_without_image_topic(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_refuses_a_bag_without_image_topic(tmp_path: Path, storage: str) -> None:
     topics = {"/chatter": ("std_msgs/msg/String", [(3, string_message("hello"))])}
     bag = write_messages(tmp_path / "bag", topics, storage=storage)
     with pytest.raises(GboptError, match="no image topic; its topics are: /chatter"):
@@ -256,7 +263,7 @@ def test_a_bag_without_image_topic(tmp_path: Path, storage: str) -> None:
 
 
 @STORAGES
-def test_empty_bags(tmp_path: Path, storage: str) -> None:
+def test_rosbag_source_refuses_empty_bags(tmp_path: Path, storage: str) -> None:
     with pytest.raises(GboptError, match="no image topic; its topics are: none"):
         open_source(write_messages(tmp_path / "nothing", {}, storage=storage))
     bag = write_messages(tmp_path / "silent", {TOPIC: (IMAGE_TYPE, [])}, storage=storage)
@@ -267,7 +274,7 @@ def test_empty_bags(tmp_path: Path, storage: str) -> None:
 # -------------------------------------------------------------------------------- broken messages
 
 
-def test_undecodable_frames_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_rosbag_source_skips_and_counts_undecodable_frames(tmp_path: Path) -> None:
     data = encode_image(noise_frames(1)[0].image, "jpeg").tobytes()
     contents = [data, data[:200], data, b"", b"no image at all", data]
     messages = [(i + 1, compressed_message(d, "jpeg", i + 1)) for i, d in enumerate(contents)]
@@ -282,7 +289,9 @@ def test_undecodable_frames_are_skipped_and_counted(tmp_path: Path) -> None:
     ("encoding", "message"),
     [("hsv8", "unknown image encoding 'hsv8': supported are"), ("16UC1", "depth, not colour")],
 )
-def test_encodings_that_are_no_colour(tmp_path: Path, encoding: str, message: str) -> None:
+def test_rosbag_source_refuses_encodings_without_colour(
+    tmp_path: Path, encoding: str, message: str
+) -> None:
     messages = [(1, image_message(np.zeros((2, 2, 3), np.uint8), encoding))]
     bag = write_messages(tmp_path / "bag", {TOPIC: (IMAGE_TYPE, messages)})
     with pytest.raises(GboptError, match=message):
@@ -301,7 +310,9 @@ def test_encodings_that_are_no_colour(tmp_path: Path, encoding: str, message: st
         ("sqlite3", CompressionMode.MESSAGE),
     ],
 )
-def test_zstd_compressed_bags(tmp_path: Path, storage: str, mode: CompressionMode) -> None:
+def test_rosbag_source_reads_zstd_compressed_bags(
+    tmp_path: Path, storage: str, mode: CompressionMode
+) -> None:
     frames = noise_frames(3)
     messages = [(f.stamp_ns, image_message(f.image, "rgb8", f.stamp_ns)) for f in frames]
     topics = {TOPIC: (IMAGE_TYPE, messages)}
@@ -317,7 +328,7 @@ def test_zstd_compressed_bags(tmp_path: Path, storage: str, mode: CompressionMod
 
 @STORAGES
 @pytest.mark.parametrize("as_folder", [True, False])
-def test_a_cut_file_is_never_a_short_recording(
+def test_rosbag_source_reports_a_cut_file(
     tmp_path: Path, small_chunks: None, storage: str, as_folder: bool
 ) -> None:
     frames = noise_frames(12)
@@ -345,7 +356,9 @@ def sound_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_flipped_bytes_lose_no_frame_silently(sound_file: Path, data: st.DataObject) -> None:
+def test_rosbag_source_loses_no_frame_silently_to_flipped_bytes(
+    sound_file: Path, data: st.DataObject
+) -> None:
     content = bytearray(sound_file.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -361,7 +374,7 @@ def test_flipped_bytes_lose_no_frame_silently(sound_file: Path, data: st.DataObj
         assert count <= 6
 
 
-def test_the_error_names_the_frame_and_the_recovery(tmp_path: Path, small_chunks: None) -> None:
+def test_rosbag_source_error_names_frame_and_recovery(tmp_path: Path, small_chunks: None) -> None:
     write_rosbag(noise_frames(12), tmp_path / "bag", topic=TOPIC)
     file = storage_file(tmp_path / "bag")
     data = file.read_bytes()
@@ -375,7 +388,7 @@ def test_the_error_names_the_frame_and_the_recovery(tmp_path: Path, small_chunks
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
-def test_a_database_that_was_not_closed(tmp_path: Path, suffix: str) -> None:
+def test_rosbag_source_refuses_an_unclosed_database(tmp_path: Path, suffix: str) -> None:
     write_rosbag(noise_frames(2), tmp_path / "bag", storage="sqlite3", topic=TOPIC)
     (tmp_path / "bag" / f"bag.db3{suffix}").write_bytes(b"rest")
     with pytest.raises(GboptError, match=f"bag.db3{suffix} holds a part of it; run `sqlite3"):
@@ -407,7 +420,7 @@ def replace_in_metadata(bag: Path, old: str, new: str) -> None:
         ),
     ],
 )
-def test_spoilt_folders(
+def test_rosbag_source_refuses_damaged_folders(
     tmp_path: Path, storage: str, spoil: Callable[[Path], object], message: str
 ) -> None:
     bag = tmp_path / "bag"
@@ -430,7 +443,9 @@ def test_spoilt_folders(
         ({"jpeg_quality": 0}, "jpeg_quality: expected 1 to 100"),
     ],
 )
-def test_arguments_out_of_range(tmp_path: Path, arguments: dict, message: str) -> None:
+def test_write_rosbag_refuses_arguments_out_of_range(
+    tmp_path: Path, arguments: dict, message: str
+) -> None:
     with pytest.raises(GboptError, match=message):
         write_rosbag(noise_frames(1), tmp_path / "bag", **{"topic": TOPIC, **arguments})
     assert list(tmp_path.iterdir()) == []
@@ -454,7 +469,7 @@ def out_of_range() -> Iterator[Frame]:
         (list, "no frame to write"),
     ],
 )
-def test_a_failure_leaves_nothing_behind(
+def test_write_rosbag_leaves_nothing_after_a_failure(
     tmp_path: Path, storage: str, frames: Callable[[], Iterator[Frame]], message: str
 ) -> None:
     with pytest.raises(GboptError, match=message):
@@ -462,7 +477,7 @@ def test_a_failure_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_output_is_kept(tmp_path: Path) -> None:
+def test_write_rosbag_keeps_an_existing_output(tmp_path: Path) -> None:
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag" / "mine").write_text("x")
     with pytest.raises(GboptError, match="exists already"):
@@ -470,7 +485,7 @@ def test_an_existing_output_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "bag" / "mine").read_text() == "x"
 
 
-def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+def test_write_rosbag_reports_an_unwritable_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(GboptError, match="cannot be written"):
         write_rosbag(noise_frames(1), tmp_path / "file" / "bag", topic=TOPIC)

@@ -67,7 +67,7 @@ class Synthetic(Source):
         (SourceOptions(start=0.9, end=99), [9]),
     ],
 )
-def test_range_and_stride_keep_the_index_of_the_recording(
+def test_source_range_and_stride_keep_the_index_of_the_recording(
     options: SourceOptions, expected: list[int]
 ) -> None:
     source = Synthetic(10, options)
@@ -79,18 +79,18 @@ def test_range_and_stride_keep_the_index_of_the_recording(
 
 
 @given(st.integers(1, 40), st.integers(1, 12))
-def test_count_without_a_range_is_exact(total: int, stride: int) -> None:
+def test_source_count_is_exact_without_a_range(total: int, stride: int) -> None:
     source = Synthetic(total, SourceOptions(stride=stride))
     assert source.count == len(list(source))
 
 
-def test_count_of_a_range_is_unknown() -> None:
+def test_source_count_is_unknown_with_a_range() -> None:
     assert Synthetic(10, SourceOptions(start=0.1)).count is None
     assert Synthetic(10, SourceOptions(end=0.1)).count is None
 
 
 @pytest.mark.parametrize("size", [(10, 20), (4, 4), (3, 9)])
-def test_resize_is_width_by_height(size: tuple[int, int]) -> None:
+def test_source_resize_is_width_by_height(size: tuple[int, int]) -> None:
     (frame,) = Synthetic(1, SourceOptions(resize=size), size=(4, 6))
     assert frame.image.shape == (size[1], size[0], 3)
 
@@ -107,13 +107,15 @@ def test_resize_is_width_by_height(size: tuple[int, int]) -> None:
         ({"resize": (0, 10)}, "resize"),
     ],
 )
-def test_options_out_of_range(tmp_path: Path, arguments: dict, named: str) -> None:
+def test_open_source_refuses_options_out_of_range(
+    tmp_path: Path, arguments: dict, named: str
+) -> None:
     folder = write_images(tmp_path / "images", noise_frames(1))
     with pytest.raises(GboptError, match=f"^{named}: expected"):
         open_source(folder, **arguments)
 
 
-def test_undecodable_images_are_skipped_counted_and_logged_once(
+def test_source_skips_counts_and_logs_undecodable_images_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = Synthetic(6, SourceOptions(), broken=frozenset({0, 3}))
@@ -125,20 +127,20 @@ def test_undecodable_images_are_skipped_counted_and_logged_once(
     assert "frame 3 (stamp 300005000 ns) skipped: broken" in warnings[1]
 
 
-def test_nothing_decodable_is_an_error() -> None:
+def test_source_without_a_decodable_image_is_an_error() -> None:
     source = Synthetic(3, SourceOptions(), broken=frozenset({0, 1, 2}))
     with pytest.raises(GboptError, match="none of 3 images can be decoded; frame 0: broken"):
         list(source)
 
 
-def test_an_empty_recording_and_an_empty_range_are_errors() -> None:
+def test_source_without_an_image_in_range_is_an_error() -> None:
     with pytest.raises(GboptError, match="empty"):
         list(Synthetic(0, SourceOptions()))
-    with pytest.raises(GboptError, match="no image in the range"):
+    with pytest.raises(GboptError, match="no image in the requested range"):
         list(Synthetic(3, SourceOptions(start=100.0)))
 
 
-def test_memory_does_not_grow_with_the_recording() -> None:
+def test_source_memory_does_not_grow() -> None:
     source = Synthetic(2000, SourceOptions(), size=(120, 160))  # 115 MB in all
     tracemalloc.start()
     assert sum(frame.image.shape[0] for frame in source) == 2000 * 120
@@ -151,7 +153,7 @@ def test_memory_does_not_grow_with_the_recording() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".PNG"])
-def test_folder_in_natural_order_at_30_hz(tmp_path: Path, suffix: str) -> None:
+def test_folder_source_is_in_natural_order_at_30_hz(tmp_path: Path, suffix: str) -> None:
     frames = noise_frames(12)
     source = open_source(write_images(tmp_path / "walk", frames, suffix))
     assert (source.name, source.count) == ("walk", 12)
@@ -163,7 +165,7 @@ def test_folder_in_natural_order_at_30_hz(tmp_path: Path, suffix: str) -> None:
         assert [f.stamp_ns for f in got] == [round(i * 1e9 / 30) for i in range(12)]
 
 
-def test_stamps_from_file_names_of_nanoseconds(tmp_path: Path) -> None:
+def test_folder_source_takes_stamps_from_file_names_of_nanoseconds(tmp_path: Path) -> None:
     folder = write_images(tmp_path, noise_frames(3))
     stamps = [1_700_000_000_000_000_000, 1_700_000_000_033_000_000, 1_700_000_000_099_000_000]
     for index, stamp in enumerate(stamps):
@@ -173,7 +175,7 @@ def test_stamps_from_file_names_of_nanoseconds(tmp_path: Path) -> None:
     assert [f.stamp_ns for f in open_source(folder)] == [0, 33333333, 66666667, 100000000]
 
 
-def test_a_png_beside_a_jpeg_is_a_mask(tmp_path: Path) -> None:
+def test_folder_source_takes_a_png_beside_a_jpeg_for_a_mask(tmp_path: Path) -> None:
     write_images(tmp_path, noise_frames(3), ".jpg")
     write_images(tmp_path, noise_frames(2, (5, 5)), ".png")
     (tmp_path / ".hidden.jpg").write_bytes(b"x")
@@ -182,7 +184,7 @@ def test_a_png_beside_a_jpeg_is_a_mask(tmp_path: Path) -> None:
     assert [f.size for f in frames] == [(24, 32)] * 3
 
 
-def test_undecodable_files_are_skipped(tmp_path: Path) -> None:
+def test_folder_source_skips_undecodable_files(tmp_path: Path) -> None:
     write_images(tmp_path, noise_frames(4), ".jpg")
     data = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "1.jpg").write_bytes(data[: len(data) // 2])
@@ -192,12 +194,12 @@ def test_undecodable_files_are_skipped(tmp_path: Path) -> None:
     assert source.skipped == 2
 
 
-def test_sizes_may_change(tmp_path: Path) -> None:
+def test_folder_source_allows_a_change_of_size(tmp_path: Path) -> None:
     write_images(tmp_path, [*noise_frames(2), *noise_frames(4, (10, 12))[2:]])
     assert [f.size for f in open_source(tmp_path)] == [(24, 32)] * 2 + [(10, 12)] * 2
 
 
-def test_a_folder_without_images_says_where_they_are(tmp_path: Path) -> None:
+def test_folder_source_without_images_says_where_they_are(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no image in this folder: expected"):
         open_source(tmp_path)
     write_images(tmp_path / "frames", noise_frames(1))
@@ -208,7 +210,7 @@ def test_a_folder_without_images_says_where_they_are(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- video
 
 
-def test_lossless_video_gives_its_frames_and_stamps(tmp_path: Path) -> None:
+def test_video_source_gives_frames_and_stamps(tmp_path: Path) -> None:
     frames = noise_frames(10, (48, 64))
     source = open_source(write_video(tmp_path / "clip.avi", frames, "FFV1"))
     assert (source.name, source.count) == ("clip", 10)
@@ -221,7 +223,7 @@ def test_lossless_video_gives_its_frames_and_stamps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "fourcc"), [("a.avi", "MJPG"), ("a.mp4", "mp4v")])
-def test_a_cut_video_is_never_a_short_one(tmp_path: Path, name: str, fourcc: str) -> None:
+def test_video_source_reports_a_cut_file(tmp_path: Path, name: str, fourcc: str) -> None:
     whole = write_video(tmp_path / name, noise_frames(12, (48, 64)), fourcc)
     frames = list(open_source(whole))
     data = whole.read_bytes()
@@ -234,14 +236,16 @@ def test_a_cut_video_is_never_a_short_one(tmp_path: Path, name: str, fourcc: str
         assert len(got) <= len(frames)
 
 
-def test_notes_behind_an_mp4_are_no_damage(tmp_path: Path) -> None:
+def test_video_source_accepts_data_after_the_last_mp4_box(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", noise_frames(3, (48, 64)), "mp4v")
     with video.open("ab") as file:
         file.write(b"\x7f\xff\xff\xffnote and more")
     assert len(list(open_source(video))) == 3
 
 
-def test_a_file_of_another_kind(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_open_source_refuses_a_file_of_another_kind(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     file = tmp_path / "zeros.bin"
     file.write_bytes(b"\0" * 4096)
     with pytest.raises(GboptError, match="not a readable video; expected a rosbag2"):
@@ -262,7 +266,7 @@ def test_a_file_of_another_kind(tmp_path: Path, capfd: pytest.CaptureFixture) ->
         ("a.jpg", b"\xff\xd8\xff\xe0" + b"\0" * 50, "a single image; name its folder"),
     ],
 )
-def test_files_that_are_no_recording(
+def test_open_source_explains_files_that_are_no_recording(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -270,12 +274,17 @@ def test_files_that_are_no_recording(
         open_source(tmp_path / name)
 
 
-def test_a_missing_path(tmp_path: Path) -> None:
+def test_open_source_accepts_a_path_as_text(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", noise_frames(2))
+    assert open_source(str(folder)).count == open_source(folder).count == 2
+
+
+def test_open_source_refuses_a_missing_path(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no such file or folder"):
         open_source(tmp_path / "nothing.mcap")
 
 
-def test_a_topic_belongs_to_a_rosbag(tmp_path: Path) -> None:
+def test_open_source_refuses_a_topic_without_a_rosbag(tmp_path: Path) -> None:
     folder = write_images(tmp_path, noise_frames(1))
     with pytest.raises(GboptError, match="not a rosbag2, so it has no topic /camera"):
         open_source(folder, topic="/camera")
@@ -284,7 +293,7 @@ def test_a_topic_belongs_to_a_rosbag(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------- real recordings
 
 
-def test_real_video(real_dir: Path) -> None:
+def test_open_source_reads_a_real_video(real_dir: Path) -> None:
     source = open_source(real_dir / "cups.mp4", stride=60, resize=(64, 36))
     frames = list(source)
     assert source.count == len(frames) == 5
@@ -294,7 +303,7 @@ def test_real_video(real_dir: Path) -> None:
     assert cv2.absdiff(frames[0].image, frames[-1].image).max() > 20
 
 
-def test_real_cut_video_gives_the_frames_before_the_cut(real_dir: Path, tmp_path: Path) -> None:
+def test_open_source_reads_a_real_cut_video_up_to_the_cut(real_dir: Path, tmp_path: Path) -> None:
     data = (real_dir / "cups.mp4").read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: len(data) // 5])
@@ -308,7 +317,7 @@ def test_real_cut_video_gives_the_frames_before_the_cut(real_dir: Path, tmp_path
 @pytest.mark.parametrize(
     ("name", "count", "size"), [("davis-bear", 40, (480, 854)), ("ycbv-0001", 20, (480, 640))]
 )
-def test_real_folders_leave_the_masks_out(
+def test_open_source_leaves_masks_out_of_real_folders(
     real_dir: Path, name: str, count: int, size: tuple[int, int]
 ) -> None:
     source = open_source(real_dir / name, stride=10)

@@ -72,13 +72,13 @@ SCENE = painted((5, 5, 30, 40), (35, 10, 60, 30), (20, 45, 50, 75))
 # -------------------------------------------------------------------------------------- geometry
 
 
-def test_nothing_to_do_changes_nothing() -> None:
+def test_augment_of_zero_strength_changes_nothing() -> None:
     result = augment(SCENE, np.random.default_rng(0), only())
     np.testing.assert_array_equal(result.image, SCENE.image)
     np.testing.assert_array_equal(result.masks, SCENE.masks)
 
 
-def test_flip_mirrors_both() -> None:
+def test_augment_flip_mirrors_image_and_masks() -> None:
     result = augment(SCENE, np.random.default_rng(0), only(flip=1.0))
     np.testing.assert_array_equal(result.image, SCENE.image[:, ::-1])
     np.testing.assert_array_equal(result.masks, SCENE.masks[:, :, ::-1])
@@ -87,7 +87,7 @@ def test_flip_mirrors_both() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), low=st.floats(0.3, 1.0), high=st.floats(1.0, 3.0))
-def test_image_and_masks_move_together(seed: int, low: float, high: float) -> None:
+def test_augment_scale_moves_image_and_masks_together(seed: int, low: float, high: float) -> None:
     config = only(scale_min=low, scale_max=high, flip=0.5)
     result = augment(SCENE, np.random.default_rng(seed), config)
     assert result.image.shape == SCENE.image.shape
@@ -97,7 +97,7 @@ def test_image_and_masks_move_together(seed: int, low: float, high: float) -> No
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_shrinking_pads_with_the_mean_colour(seed: int) -> None:
+def test_augment_scale_pads_with_the_mean_colour(seed: int) -> None:
     config = only(scale_min=0.5, scale_max=0.5)
     example = painted((10, 10, 50, 60))
     result = augment(example, np.random.default_rng(seed), config)
@@ -110,7 +110,7 @@ def test_shrinking_pads_with_the_mean_colour(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_enlarging_crops(seed: int) -> None:
+def test_augment_scale_crops_an_enlarged_image(seed: int) -> None:
     config = only(scale_min=2.0, scale_max=2.0)
     example = painted((0, 0, 64, 80))
     result = augment(example, np.random.default_rng(seed), config)
@@ -121,20 +121,20 @@ def test_enlarging_crops(seed: int) -> None:
     assert_aligned(result)
 
 
-def test_small_instances_are_dropped() -> None:
+def test_augment_drops_small_instances() -> None:
     example = painted((0, 0, 6, 6), (20, 20, 25, 28), (40, 40, 43, 53))  # 36, 40 and 39 pixels
     result = augment(example, np.random.default_rng(0), only())
     np.testing.assert_array_equal(result.masks, example.masks[1:2])
 
 
-def test_an_image_without_instances() -> None:
+def test_augment_of_an_image_without_instances() -> None:
     empty = Example(SCENE.image, np.zeros((0, 64, 80), bool), np.zeros(0, bool))
     result = augment(empty, np.random.default_rng(0), AugmentConfig())
     assert result.masks.shape == (0, 64, 80)
     assert copy_paste(empty, empty, np.random.default_rng(0)).masks.shape == (0, 64, 80)
 
 
-def test_labelled_image_is_decoded() -> None:
+def test_to_example_decodes_masks() -> None:
     example = to_example(LabelledImage(SCENE.image, encode_all(SCENE.masks)))
     np.testing.assert_array_equal(example.masks, SCENE.masks)
     assert to_example(LabelledImage(SCENE.image, ())).masks.shape == (0, 64, 80)
@@ -144,26 +144,26 @@ def test_labelled_image_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("change", ["colour", "blur", "noise"])
-def test_appearance_leaves_the_masks(change: str) -> None:
+def test_augment_of_colours_leaves_the_masks(change: str) -> None:
     result = augment(SCENE, np.random.default_rng(1), only(**{change: 1.0}))
     assert result.image.dtype == np.uint8
     assert not np.array_equal(result.image, SCENE.image)
     np.testing.assert_array_equal(result.masks, SCENE.masks)
 
 
-def test_grey_is_grey() -> None:
+def test_augment_grey_is_grey() -> None:
     image = augment(SCENE, np.random.default_rng(0), only(colour=1.0, grey=1.0)).image
     np.testing.assert_array_equal(image[..., 0], image[..., 1])
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
-def test_colour_jitter_of_zero_strength_is_a_rounding_error() -> None:
+def test_augment_colour_of_zero_strength_is_a_rounding_error() -> None:
     config = only(colour=1.0, grey=0.0, brightness=0, contrast=0, saturation=0, hue=0)
     image = augment(SCENE, np.random.default_rng(0), config).image
     assert np.abs(image.astype(int) - SCENE.image).max() <= 1
 
 
-def test_hue_turns_colours_but_keeps_their_value() -> None:
+def test_augment_hue_keeps_the_value_of_colours() -> None:
     config = only(colour=1.0, grey=0.0, brightness=0, contrast=0, saturation=0, hue=0.5)
     image = augment(SCENE, np.random.default_rng(0), config).image
     assert np.abs(image.astype(int) - SCENE.image).max() > 20
@@ -171,7 +171,7 @@ def test_hue_turns_colours_but_keeps_their_value() -> None:
     assert np.abs(value - SCENE.image.max(axis=2)).max() <= 1
 
 
-def test_noise_is_as_strong_as_promised() -> None:
+def test_augment_noise_strength() -> None:
     grey = Example(
         np.full((200, 200, 3), 128, np.uint8), np.zeros((0, 200, 200), bool), np.zeros(0, bool)
     )
@@ -184,7 +184,7 @@ def test_noise_is_as_strong_as_promised() -> None:
 # ------------------------------------------------------------------------------------ copy-paste
 
 
-def test_paste_by_hand() -> None:
+def test_copy_paste_by_hand() -> None:
     target = painted((0, 0, 64, 40))  # the left half, red
     source = painted((10, 20, 50, 60), first=1)  # green, half of it over the left half
     result = copy_paste(target, source, np.random.default_rng(0))
@@ -197,19 +197,19 @@ def test_paste_by_hand() -> None:
     np.testing.assert_array_equal(result.image[far], target.image[far])
 
 
-def test_an_instance_that_is_pasted_over_is_gone() -> None:
+def test_copy_paste_removes_a_covered_instance() -> None:
     target = painted((20, 30, 30, 40))
     source = painted((10, 20, 50, 60), first=1)
     result = copy_paste(target, source, np.random.default_rng(0))
     np.testing.assert_array_equal(result.masks, source.masks)
 
 
-def test_nothing_to_paste() -> None:
+def test_copy_paste_without_a_source_instance() -> None:
     empty = Example(SCENE.image, np.zeros((0, 64, 80), bool), np.zeros(0, bool))
     assert copy_paste(SCENE, empty, np.random.default_rng(0)) is SCENE
 
 
-def test_pasted_subsets_are_random_and_never_empty() -> None:
+def test_copy_paste_takes_random_subsets_that_are_never_empty() -> None:
     target = Example(SCENE.image, np.zeros((0, 64, 80), bool), np.zeros(0, bool))
     counts = {
         len(copy_paste(target, SCENE, np.random.default_rng(seed)).masks) for seed in range(30)
@@ -219,7 +219,7 @@ def test_pasted_subsets_are_random_and_never_empty() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_masks_stay_disjoint(seed: int) -> None:
+def test_augment_and_copy_paste_keep_masks_disjoint(seed: int) -> None:
     rng = np.random.default_rng(seed)
 
     def scene(first: int) -> Example:
@@ -234,7 +234,7 @@ def test_masks_stay_disjoint(seed: int) -> None:
     assert not (result.masks.any(axis=0) & ~union).any()
 
 
-def test_inputs_are_not_changed() -> None:
+def test_augment_and_copy_paste_do_not_change_their_inputs() -> None:
     image, masks = SCENE.image.copy(), SCENE.masks.copy()
     rng = np.random.default_rng(0)
     augment(SCENE, rng, AugmentConfig(colour=1.0, blur=1.0, noise=1.0))
@@ -243,7 +243,7 @@ def test_inputs_are_not_changed() -> None:
     np.testing.assert_array_equal(SCENE.masks, masks)
 
 
-def test_the_seed_decides() -> None:
+def test_augment_is_decided_by_the_seed() -> None:
     config = AugmentConfig(blur=1.0, noise=1.0)
     a, b, c = (augment(SCENE, np.random.default_rng(seed), config) for seed in (3, 3, 4))
     np.testing.assert_array_equal(a.image, b.image)
@@ -251,7 +251,7 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(a.image, c.image)
 
 
-def test_ignored_regions_stay_with_their_image_and_are_not_pasted() -> None:
+def test_copy_paste_does_not_paste_ignore_regions() -> None:
     known = np.array([True, False])
     target = replace(painted((2, 2, 20, 20), (30, 30, 50, 50)), is_object=known)
     source = replace(painted((2, 50, 20, 70), (40, 2, 60, 22), first=2), is_object=known)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gbopt_ros.io.datasets.coco import load_coco
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.learning.data.training_set import TrainingSet, confidence_cutoff
+from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
 from gbopt_ros.structures import GboptError
 
@@ -70,8 +70,8 @@ def folder(tmp_path: Path) -> Path:
 
 def values(training_set: TrainingSet) -> list[int]:
     """The grey values of all images, in order."""
-    pool = training_set.labelled_images()
-    return [int(pool[i].image[0, 0, 0]) for i in range(len(pool))]
+    dataset = training_set.labelled_images()
+    return [int(dataset[i].image[0, 0, 0]) for i in range(len(dataset))]
 
 
 def files(folder: Path) -> list[str]:
@@ -93,7 +93,7 @@ def assert_consistent(folder: Path) -> None:
 # --------------------------------------------------------------------------------- what is stored
 
 
-def test_what_is_added_is_learnt_from(folder: Path, frames_dir: Path) -> None:
+def test_add_frames_to_learn_from(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         assert len(training_set) == training_set.instance_count == training_set.bytes == 0
         frames = [selected(frames_dir, 0, instances=3), selected(frames_dir, 1)]
@@ -101,15 +101,15 @@ def test_what_is_added_is_learnt_from(folder: Path, frames_dir: Path) -> None:
         assert len(training_set) == 2
         assert training_set.instance_count == 5
         assert training_set.bytes == sum(frame.image_path.stat().st_size for frame in frames)
-        pool = training_set.labelled_images()
-        assert len(pool) == 2
-        np.testing.assert_array_equal(pool[1].image, np.full((*SIZE, 3), 10, np.uint8))
-        assert pool[0].rles == frames[0].rles
-        np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2))
+        dataset = training_set.labelled_images()
+        assert len(dataset) == 2
+        np.testing.assert_array_equal(dataset[1].image, np.full((*SIZE, 3), 10, np.uint8))
+        assert dataset[0].rles == frames[0].rles
+        np.testing.assert_array_equal(decode_all(dataset[1].rles, SIZE), masks(2))
     assert_consistent(folder)
 
 
-def test_images_are_rgb_and_copied_as_they_are(folder: Path, frames_dir: Path) -> None:
+def test_add_copies_image_files_unchanged(folder: Path, frames_dir: Path) -> None:
     frame = selected(frames_dir, 0)
     cv2.imwrite(str(frame.image_path), np.full((*SIZE, 3), (30, 20, 10), np.uint8))  # BGR
     with TrainingSet(folder, PLENTY) as training_set:
@@ -119,7 +119,7 @@ def test_images_are_rgb_and_copied_as_they_are(folder: Path, frames_dir: Path) -
     assert (folder / "images" / name).read_bytes() == frame.image_path.read_bytes()
 
 
-def test_frames_without_instances_are_left_out(folder: Path, frames_dir: Path) -> None:
+def test_add_leaves_out_frames_without_instances(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         empty = selected(frames_dir, 1, instances=0)
         assert training_set.add([selected(frames_dir, 0), empty]) == 1
@@ -128,7 +128,9 @@ def test_frames_without_instances_are_left_out(folder: Path, frames_dir: Path) -
     assert_consistent(folder)
 
 
-def test_a_frame_replaces_the_one_before(folder: Path, frames_dir: Path) -> None:
+def test_add_replaces_a_frame_of_the_same_recording_and_index(
+    folder: Path, frames_dir: Path
+) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, 0), selected(frames_dir, 1)])
         training_set.add([selected(frames_dir, 0, instances=1, value=77)])
@@ -141,9 +143,7 @@ def test_a_frame_replaces_the_one_before(folder: Path, frames_dir: Path) -> None
     assert_consistent(folder)
 
 
-def test_a_recording_keeps_its_latest_masks_under_whatever_name(
-    folder: Path, frames_dir: Path
-) -> None:
+def test_add_replaces_frames_with_the_same_image(folder: Path, frames_dir: Path) -> None:
     """As a replay of the same recording into another folder adds them."""
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, value=i) for i in range(3)])
@@ -152,21 +152,21 @@ def test_a_recording_keeps_its_latest_masks_under_whatever_name(
             selected(frames_dir, 1, recording="replay-2", value=1, instances=0),
         ]
         assert training_set.add(again) == 1
-        pool = training_set.labelled_images()
-        assert [entry.recording for entry in pool.entries] == ["cups", "replay-2"]
+        dataset = training_set.labelled_images()
+        assert [entry.recording for entry in dataset.entries] == ["cups", "replay-2"]
         assert values(training_set) == [2, 0]
-        assert pool[1].rles == again[0].rles
+        assert dataset[1].rles == again[0].rles
     assert_consistent(folder)
 
 
-def test_a_recording_is_taken_out(folder: Path, frames_dir: Path) -> None:
+def test_remove_a_recording(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, recording="bad", value=i) for i in range(2)])
         training_set.add([selected(frames_dir, 0, recording="good", value=7)])
-        pool = training_set.labelled_images()
-        assert pool.instance_count == 6
-        assert pool.recordings([0, 1]) == ["bad"]
-        assert pool.recordings([1, 2]) == ["bad", "good"]
+        dataset = training_set.labelled_images()
+        assert dataset.instance_count == 6
+        assert dataset.recordings([0, 1]) == ["bad"]
+        assert dataset.recordings([1, 2]) == ["bad", "good"]
         with pytest.raises(GboptError, match="no recording 'worse'; there are: bad, good"):
             training_set.remove("worse")
         assert training_set.remove("bad") == 2
@@ -174,7 +174,7 @@ def test_a_recording_is_taken_out(folder: Path, frames_dir: Path) -> None:
     assert_consistent(folder)
 
 
-def test_equal_images_are_stored_once(folder: Path, frames_dir: Path) -> None:
+def test_add_stores_equal_images_once(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, value=50) for i in range(3)])
         assert values(training_set) == [50, 50, 50]
@@ -184,36 +184,7 @@ def test_equal_images_are_stored_once(folder: Path, frames_dir: Path) -> None:
     assert_consistent(folder)
 
 
-def test_confidence_decides_what_is_learnt(folder: Path, frames_dir: Path) -> None:
-    with TrainingSet(folder, PLENTY) as training_set:
-        training_set.add(
-            [
-                selected(frames_dir, 0, confidences=(0.5, 0.9)),
-                selected(frames_dir, 1, confidences=(0.6, 0.4)),
-                selected(frames_dir, 2, confidences=(0.3, 0.2)),
-            ]
-        )
-        whole = training_set.labelled_images()
-    assert whole.instance_count == 6 and whole.filter_by_confidence(0.2).instance_count == 6
-    pool = whole.filter_by_confidence(0.4)
-    assert [len(pool[i].rles) for i in range(len(pool))] == [2, 2]
-    assert whole.filter_by_confidence(0.45).instance_count == 3  # half of them; their median
-    pool = whole.filter_by_confidence(0.7)  # which two masks alone would reach
-    assert [entry.confidences for entry in pool.entries] == [(0.5, 0.9), (0.6,)]
-    np.testing.assert_array_equal(decode_all(pool[1].rles, SIZE), masks(2)[:1])
-
-
-@pytest.mark.parametrize(
-    "values, expected",
-    [([], 0.5), ([()], 0.5), ([(0.1, 0.3)], 0.2), ([(0.1,), (0.9, 0.8)], 0.5), ([(0.2,)], 0.2)],
-)
-def test_never_more_than_half_is_too_unsure(
-    values: list[tuple[float, ...]], expected: float
-) -> None:
-    assert confidence_cutoff(values, 0.5) == pytest.approx(expected)
-
-
-def test_it_is_there_when_opened_again(folder: Path, frames_dir: Path) -> None:
+def test_training_set_persists(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i) for i in range(3)])
     with TrainingSet(folder, PLENTY) as training_set:
@@ -221,7 +192,7 @@ def test_it_is_there_when_opened_again(folder: Path, frames_dir: Path) -> None:
         assert training_set.instance_count == 6
 
 
-def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -> None:
+def test_training_set_reader_sees_committed_frames(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as writer, TrainingSet(folder, PLENTY) as reader:
         mode = sqlite3.connect(folder / "catalogue.sqlite")
         assert mode.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -236,7 +207,7 @@ def test_a_reader_sees_what_a_writer_committed(folder: Path, frames_dir: Path) -
         assert len(reader) == 2
 
 
-def test_labels_belong_to_their_images_whatever_another_writer_does(
+def test_labelled_images_are_consistent_while_another_writes(
     folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the set is read, its last frame is replaced; SQLite gives the new one the old id."""
@@ -257,9 +228,9 @@ def test_labels_belong_to_their_images_whatever_another_writer_does(
         training_set.add([selected(frames_dir, i, instances=1) for i in range(3)])
         original = TrainingSet._instances
         monkeypatch.setattr(TrainingSet, "_instances", disturbed)
-        pool = training_set.labelled_images()
+        dataset = training_set.labelled_images()
         writers[0].join()
-        found = [(int(pool[i].image[0, 0, 0]), len(pool[i].rles)) for i in range(3)]
+        found = [(int(dataset[i].image[0, 0, 0]), len(dataset[i].rles)) for i in range(3)]
         assert found == [(0, 1), (10, 1), (20, 1)]
         assert values(training_set) == [0, 10, 99]
 
@@ -267,7 +238,7 @@ def test_labels_belong_to_their_images_whatever_another_writer_does(
 # --------------------------------------------------------------------------------------- eviction
 
 
-def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
+def test_policy_oldest_evicts_the_oldest_clips(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
     with TrainingSet(folder, 5 * size, "oldest") as training_set:
         for clip in range(4):  # clips of two frames; two of them fit
@@ -278,7 +249,7 @@ def test_the_oldest_clips_leave_first(folder: Path, frames_dir: Path) -> None:
     assert_consistent(folder)
 
 
-def test_a_clip_that_is_seen_again_is_young(folder: Path, frames_dir: Path) -> None:
+def test_policy_oldest_keeps_a_clip_that_was_added_again(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
     with TrainingSet(folder, 2 * size, "oldest") as training_set:
         for clip in (0, 1, 0, 2):
@@ -286,7 +257,7 @@ def test_a_clip_that_is_seen_again_is_young(folder: Path, frames_dir: Path) -> N
         assert values(training_set) == [0, 20]
 
 
-def test_clips_of_different_recordings_are_different(folder: Path, frames_dir: Path) -> None:
+def test_policy_oldest_separates_clips_of_two_recordings(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 1).image_path.stat().st_size
     with TrainingSet(folder, 2 * size, "oldest") as training_set:
         for number, recording in enumerate(("a", "b", "c"), start=1):
@@ -294,7 +265,7 @@ def test_clips_of_different_recordings_are_different(folder: Path, frames_dir: P
         assert values(training_set) == [2, 3]
 
 
-def test_a_clip_that_is_too_large_is_refused(folder: Path, frames_dir: Path) -> None:
+def test_policy_oldest_refuses_a_clip_that_is_too_large(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
     with TrainingSet(folder, size, "oldest") as training_set:
         training_set.add([selected(frames_dir, 0)])
@@ -305,7 +276,7 @@ def test_a_clip_that_is_too_large_is_refused(folder: Path, frames_dir: Path) -> 
     assert_consistent(folder)
 
 
-def test_a_smaller_limit_holds_from_the_next_addition(folder: Path, frames_dir: Path) -> None:
+def test_smaller_max_bytes_holds_from_the_next_addition(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
     with TrainingSet(folder, PLENTY, "oldest") as training_set:
         training_set.add([selected(frames_dir, i, clip=i) for i in range(3)])
@@ -324,7 +295,7 @@ def frame_indices(training_set: TrainingSet, path: Path) -> dict[str, list[int]]
     return {recording: sorted(indices) for recording, indices in left.items()}
 
 
-def test_balanced_thins_out_the_longest_clip(
+def test_policy_balanced_thins_out_the_longest_clip(
     folder: Path, frames_dir: Path, tmp_path: Path
 ) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
@@ -343,7 +314,7 @@ def test_balanced_thins_out_the_longest_clip(
     assert_consistent(folder)
 
 
-def test_balanced_keeps_every_recording_while_it_can(
+def test_policy_balanced_keeps_every_recording_while_it_can(
     folder: Path, frames_dir: Path, tmp_path: Path
 ) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
@@ -357,7 +328,7 @@ def test_balanced_keeps_every_recording_while_it_can(
         assert frame_indices(training_set, tmp_path / "c.json") == {"b": [7], "c": [8], "d": [9]}
 
 
-def test_balanced_refuses_a_frame_that_is_too_large(folder: Path, frames_dir: Path) -> None:
+def test_policy_balanced_refuses_a_frame_that_is_too_large(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
     with (
         TrainingSet(folder, size - 1, "balanced") as training_set,
@@ -372,7 +343,7 @@ def test_balanced_refuses_a_frame_that_is_too_large(folder: Path, frames_dir: Pa
     clips=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 7)), min_size=2, max_size=7),
     policy=st.sampled_from(["oldest", "balanced"]),
 )
-def test_no_policy_exceeds_the_bytes(
+def test_policies_never_exceed_max_bytes(
     budget: int, clips: list[tuple[int, int]], policy: str
 ) -> None:
     """Clips of some recordings arrive one after the other, each frame of as many bytes."""
@@ -409,7 +380,7 @@ class Crash(BaseException):
     """Stands in for the end of the process: nothing catches it."""
 
 
-def test_crash_between_image_and_transaction(
+def test_crash_in_add_between_image_and_transaction(
     folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
@@ -431,7 +402,7 @@ def test_crash_between_image_and_transaction(
     assert_consistent(folder)
 
 
-def test_crash_while_an_image_is_written(
+def test_crash_in_add_while_an_image_is_written(
     folder: Path, frames_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
@@ -449,7 +420,7 @@ def test_crash_while_an_image_is_written(
     assert_consistent(folder)
 
 
-def test_a_source_that_fails_adds_nothing(folder: Path, frames_dir: Path) -> None:
+def test_add_from_a_failing_source_changes_nothing(folder: Path, frames_dir: Path) -> None:
     def failing() -> Iterator[SelectedFrame]:
         yield selected(frames_dir, 1)
         raise GboptError("frame of the replay output is missing")
@@ -466,7 +437,7 @@ def test_a_source_that_fails_adds_nothing(folder: Path, frames_dir: Path) -> Non
     assert_consistent(folder)
 
 
-def test_garbage_collection_waits_for_another_writer(folder: Path, frames_dir: Path) -> None:
+def test_collect_garbage_waits_for_another_writer(folder: Path, frames_dir: Path) -> None:
     """Images that another process has written but not committed yet are no garbage."""
     with TrainingSet(folder, PLENTY) as first, TrainingSet(folder, PLENTY) as second:
         second._database.execute("PRAGMA busy_timeout=10")  # milliseconds
@@ -485,7 +456,7 @@ def test_garbage_collection_waits_for_another_writer(folder: Path, frames_dir: P
 # ----------------------------------------------------------------------------------------- export
 
 
-def test_export_is_the_same_set(folder: Path, frames_dir: Path, tmp_path: Path) -> None:
+def test_export_coco_gives_the_same_set(folder: Path, frames_dir: Path, tmp_path: Path) -> None:
     frames = [selected(frames_dir, 4, clip=2, instances=1), selected(frames_dir, 7, clip=3)]
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add(frames)
@@ -508,14 +479,14 @@ def test_export_is_the_same_set(folder: Path, frames_dir: Path, tmp_path: Path) 
 # --------------------------------------------------------------------------------- what is damaged
 
 
-def test_a_catalogue_that_is_none(folder: Path) -> None:
+def test_training_set_refuses_a_file_that_is_no_catalogue(folder: Path) -> None:
     folder.mkdir()
     (folder / "catalogue.sqlite").write_bytes(b"This is not a database at all. " * 200)
     with pytest.raises(GboptError, match="catalogue is unusable"):
         TrainingSet(folder, PLENTY)
 
 
-def test_a_catalogue_that_is_damaged_inside(folder: Path, frames_dir: Path) -> None:
+def test_training_set_reports_a_damaged_catalogue(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i) for i in range(20)])
     path = folder / "catalogue.sqlite"
@@ -526,14 +497,14 @@ def test_a_catalogue_that_is_damaged_inside(folder: Path, frames_dir: Path) -> N
         damaged.labelled_images()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_training_set_reports_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GboptError, match="cannot be written"):
         TrainingSet(tmp_path / "file" / "set", PLENTY)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"half of it"])
-def test_a_damaged_image_is_left_out_and_mended_by_adding_it_again(
+def test_labelled_images_leaves_out_a_damaged_image_until_added_again(
     folder: Path, frames_dir: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
@@ -544,28 +515,28 @@ def test_a_damaged_image_is_left_out_and_mended_by_adding_it_again(
         assert left.path != path
         assert f"1 images are damaged and left out, such as {path}" in caplog.text
         training_set.add([selected(frames_dir, 0)])
-        pool = training_set.labelled_images()
-        assert [int(pool[i].image[0, 0, 0]) for i in range(2)] == [0, 10]
+        dataset = training_set.labelled_images()
+        assert [int(dataset[i].image[0, 0, 0]) for i in range(2)] == [0, 10]
 
 
-def test_an_image_that_is_damaged_while_it_is_learnt(folder: Path, frames_dir: Path) -> None:
-    with TrainingSet(folder, PLENTY) as training_set:
-        training_set.add([selected(frames_dir, 0)])
-        pool = training_set.labelled_images()
-        pool.entries[0].path.write_bytes(b"not an image")
-        with pytest.raises(GboptError, match="no complete image"):
-            pool[0]
-
-
-def test_images_stay_for_a_training_that_began_while_they_were_added(
+def test_labelled_images_reports_an_image_damaged_during_learning(
     folder: Path, frames_dir: Path
 ) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        dataset = training_set.labelled_images()
+        dataset.entries[0].path.write_bytes(b"not an image")
+        with pytest.raises(GboptError, match="no complete image"):
+            dataset[0]
+
+
+def test_add_keeps_images_for_a_running_training(folder: Path, frames_dir: Path) -> None:
     """It is asked about once the frames are in the set: the training knows those before."""
-    pools = []
+    datasets = []
 
     def may_collect() -> bool:
         with TrainingSet(folder, PLENTY) as other:
-            pools.append(other.labelled_images())
+            datasets.append(other.labelled_images())
         return False
 
     with TrainingSet(folder, PLENTY) as training_set:
@@ -573,7 +544,7 @@ def test_images_stay_for_a_training_that_began_while_they_were_added(
         before = training_set.labelled_images()
         training_set.add([selected(frames_dir, 0, value=99)], may_collect=may_collect)
         assert int(before[0].image[0, 0, 0]) == 0
-        assert int(pools[0][0].image[0, 0, 0]) == 99
+        assert int(datasets[0][0].image[0, 0, 0]) == 99
         training_set.collect_garbage()
         with pytest.raises(GboptError):
             before[0]

@@ -1,4 +1,4 @@
-"""The gate by hand."""
+"""The decisions of the gate, computed by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = LearningConfig(gate_margin=1.0, gate_worst=5.0, gate_agreement=0.5)
         (40.0, 39.5, 0.0, True),
         (40.0, 39.0, 0.0, True),  # exactly the margin
         (40.0, 38.99, 0.0, False),
-        (40.0, 38.5, 0.9, False),  # 1.5 points are 1.67 standard errors: certain
+        (40.0, 38.5, 0.9, False),  # 1.5 points are 1.67 standard errors: significant
         (40.0, 38.5, 0.95, True),  # 1.58 standard errors: may be noise
         (40.0, 39.5, 2.8, False),  # 0.5 + 1.645 * 2.8 = 5.1 points may be lost
         (40.0, 39.5, 2.7, True),  # 4.9
@@ -30,14 +30,14 @@ CONFIG = LearningConfig(gate_margin=1.0, gate_worst=5.0, gate_agreement=0.5)
         (40.0, math.inf, 0.5, False),
         (math.nan, 40.0, 0.5, False),
         (40.0, 40.0, math.nan, False),
-        (40.0, 45.0, math.inf, False),  # of a validation set of one image
+        (40.0, 45.0, math.inf, False),  # a validation set of one image
     ],
 )
-def test_forgetting(parent: float, child: float, error: float, passed: bool) -> None:
+def test_check_forgetting_by_hand(parent: float, child: float, error: float, passed: bool) -> None:
     decision = check_forgetting(parent, child, error, CONFIG)
     assert decision.passed is passed
     assert f"seen AP {child:.2f} against {parent:.2f}" in decision.reason
-    assert "margin 1.00" in decision.reason
+    assert "allowed loss 1.00" in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -48,30 +48,30 @@ def test_forgetting(parent: float, child: float, error: float, passed: bool) -> 
         (math.nan, 1.0, "cannot"),
     ],
 )
-def test_the_reason_says_which_check_failed(child: float, error: float, words: str) -> None:
+def test_check_forgetting_says_which_limit_failed(child: float, error: float, words: str) -> None:
     assert words in check_forgetting(40.0, child, error, CONFIG).reason
 
 
-def test_no_margin() -> None:
+def test_check_forgetting_with_gate_margin_zero() -> None:
     strict = LearningConfig(gate_margin=0.0)
     assert check_forgetting(40.0, 40.0, 0.0, strict).passed
     assert not check_forgetting(40.0, 39.999, 0.0, strict).passed
 
 
 @pytest.mark.parametrize(("agreement", "passed"), [(1.0, True), (0.5, True), (0.49, False)])
-def test_masks_must_be_proposals_of_the_parent(agreement: float, passed: bool) -> None:
+def test_check_masks_needs_agreement_with_the_parent(agreement: float, passed: bool) -> None:
     decision = check_masks(agreement, CONFIG)
     assert decision.passed is passed
     assert decision.agreement == agreement
     assert f"{100 * agreement:.0f} % of the selected masks" in decision.reason
 
 
-def test_decision_goes_into_a_manifest() -> None:
+def test_gate_decision_to_dict_is_json() -> None:
     decision = check_forgetting(40.0, 38.0, 0.5, CONFIG)
     assert json.loads(json.dumps(decision.to_dict())) == {
         "passed": False,
         "reason": "forgot too much: seen AP 38.00 against 40.00 of its parent, -2.00 ± 0.50, "
-        "margin 1.00",
+        "allowed loss 1.00",
         "agreement": None,
         "parent_ap": 40.0,
         "child_ap": 38.0,
@@ -80,7 +80,7 @@ def test_decision_goes_into_a_manifest() -> None:
     }
 
 
-def test_small_losses_do_not_add_up() -> None:
+def test_all_passed_compares_with_the_first_network_too() -> None:
     of_parent = check_forgetting(40.0, 39.2, 0.3, CONFIG)
     of_first = check_forgetting(41.0, 39.2, 0.3, CONFIG, "the first")
     assert of_parent.passed
@@ -92,7 +92,7 @@ def test_small_losses_do_not_add_up() -> None:
     assert not all_passed([of_first, of_parent]).passed
 
 
-def test_both_comparisons_are_told() -> None:
+def test_all_passed_joins_the_reasons() -> None:
     decisions = [check_forgetting(40.0, 40.5, 0.3, CONFIG, name) for name in ("this", "that")]
     assert all_passed(decisions).passed
     assert all_passed(decisions).reason == f"{decisions[0].reason}; {decisions[1].reason}"

@@ -7,12 +7,21 @@ import os
 from pathlib import Path
 
 import pytest
-from support.networks import Point
+from support.networks import Point, save_random_weights
 
 from gbopt_ros.learning.store import model_store
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
-from gbopt_ros.models.weights import PROPOSALS, load_into, read_weights
-from gbopt_ros.structures import GboptError
+from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.models.weights import (
+    PROPOSALS,
+    WeightsInfo,
+    load_into,
+    read_weights,
+    sha256_of,
+    tensors_digest,
+    write_calibration,
+)
+from gbopt_ros.structures import Calibration, GboptError
 
 
 @pytest.fixture
@@ -23,7 +32,7 @@ def store(tmp_path: Path) -> ModelStore:
 def publish(store: ModelStore, parent: str = "seed", scale: float = 1.0, **facts: object):
     network = Point()
     network.scale.fill_(scale)
-    return store.publish(network, "slim18-fpn", parent, facts)
+    return store.publish(network, WeightsInfo(PROPOSALS, "slim18-fpn", parent), facts)
 
 
 def scale_of(version: ModelVersion) -> float:
@@ -39,7 +48,7 @@ def listing(folder: Path) -> list[str]:
 # --------------------------------------------------------------------------------------- publish
 
 
-def test_an_empty_store(store: ModelStore, tmp_path: Path) -> None:
+def test_model_store_that_is_empty(store: ModelStore, tmp_path: Path) -> None:
     assert store.versions() == []
     assert store.current() is None
     assert listing(tmp_path) == []
@@ -49,7 +58,7 @@ def test_an_empty_store(store: ModelStore, tmp_path: Path) -> None:
         store.get("v0001")
 
 
-def test_publish_puts_a_version_into_service(store: ModelStore, tmp_path: Path) -> None:
+def test_publish_makes_the_version_current(store: ModelStore, tmp_path: Path) -> None:
     version = publish(store, scale=4.0, frames=12)
     assert version.version == "v0001"
     assert version.path == tmp_path / "models" / "v0001" / "model.safetensors"
@@ -62,6 +71,10 @@ def test_publish_puts_a_version_into_service(store: ModelStore, tmp_path: Path) 
     assert version.manifest["backend"] == "torchvision"
     assert version.manifest["architecture"] == "slim18-fpn"
     assert version.manifest["frames"] == 12
+    assert version.manifest["sha256"] == sha256_of(version.path)
+    network = Point()
+    load_into(network, read_weights(version.path, PROPOSALS)[1], version.path)
+    assert version.manifest["tensors"] == tensors_digest(network)
     assert listing(tmp_path / "models") == [
         "current.json",
         "v0001",
@@ -70,7 +83,7 @@ def test_publish_puts_a_version_into_service(store: ModelStore, tmp_path: Path) 
     ]
 
 
-def test_versions_are_numbered_in_order(store: ModelStore, tmp_path: Path) -> None:
+def test_publish_numbers_versions_in_order(store: ModelStore, tmp_path: Path) -> None:
     for number in range(1, 4):
         publish(store, scale=number)
     assert [v.version for v in store.versions()] == ["v0001", "v0002", "v0003"]
@@ -83,7 +96,7 @@ def test_versions_are_numbered_in_order(store: ModelStore, tmp_path: Path) -> No
     assert [v.version for v in store.versions()] == ["v0001", "v0002", "v9999", "v10000"]
 
 
-def test_two_learners_publish_at_once(
+def test_publish_by_two_learners_at_once(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One takes the name that the other has chosen: both versions are published."""
@@ -106,7 +119,7 @@ def test_two_learners_publish_at_once(
     assert not [path for path in listing(tmp_path) if ".new" in path]
 
 
-def test_others_may_read_a_version(store: ModelStore, tmp_path: Path) -> None:
+def test_publish_lets_others_read_a_version(store: ModelStore, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
     version = publish(store)
@@ -140,7 +153,7 @@ def test_rollback_before_the_first_version(store: ModelStore) -> None:
 
 
 @pytest.mark.parametrize("parent", ["v0001", "v0002"])
-def test_a_parent_of_another_store(store: ModelStore, parent: str) -> None:
+def test_rollback_ignores_a_parent_of_another_store(store: ModelStore, parent: str) -> None:
     """Names repeat among stores: a version's parent in this one is older than itself."""
     publish(store, parent)
     publish(store, "v0001")
@@ -207,7 +220,7 @@ def test_killed_during_publish(
     assert publish(store, "v0001").version == "v0002"
 
 
-def test_crash_before_the_version_is_served(
+def test_crash_in_publish_before_the_version_is_current(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = publish(store)
@@ -220,7 +233,7 @@ def test_crash_before_the_version_is_served(
     store.verify(store.get("v0002"))  # it is whole
 
 
-def test_an_error_of_the_disk(
+def test_publish_reports_an_error_of_the_disk(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = publish(store)
@@ -237,7 +250,7 @@ def test_an_error_of_the_disk(
     assert store.current() == first
 
 
-def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+def test_publish_to_a_store_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GboptError, match="cannot be written"):
         publish(ModelStore(tmp_path / "file"))
@@ -247,7 +260,7 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------- damage
 
 
-def test_one_flipped_bit_is_detected(store: ModelStore) -> None:
+def test_verify_detects_one_flipped_bit(store: ModelStore) -> None:
     version = publish(store)
     content = bytearray(version.path.read_bytes())
     content[-1] ^= 1
@@ -256,7 +269,7 @@ def test_one_flipped_bit_is_detected(store: ModelStore) -> None:
         store.verify(version)
 
 
-def test_missing_weights_are_detected(store: ModelStore) -> None:
+def test_verify_detects_missing_weights(store: ModelStore) -> None:
     version = publish(store)
     version.path.unlink()
     with pytest.raises(GboptError, match="weights of version v0001 are missing"):
@@ -270,7 +283,7 @@ def test_missing_weights_are_detected(store: ModelStore) -> None:
         '{"sha256": 5, "parent": "seed", "created": 1}', '{"sha256": "0", "parent": "seed"}',
     ],
 )  # fmt: skip
-def test_damaged_manifest(store: ModelStore, manifest: str) -> None:
+def test_get_refuses_a_damaged_manifest(store: ModelStore, manifest: str) -> None:
     version = publish(store)
     (version.path.parent / "manifest.json").write_text(manifest, encoding="latin-1")
     for use in (lambda: store.get("v0001"), store.current, store.rollback, store.versions):
@@ -279,7 +292,7 @@ def test_damaged_manifest(store: ModelStore, manifest: str) -> None:
 
 
 @pytest.mark.parametrize("pointer", ["", "{}", "[]", '{"version": 1}', '{"version": "../v0001"}'])
-def test_damaged_pointer(store: ModelStore, tmp_path: Path, pointer: str) -> None:
+def test_current_refuses_a_damaged_pointer(store: ModelStore, tmp_path: Path, pointer: str) -> None:
     publish(store)
     (tmp_path / "models" / "current.json").write_text(pointer)
     with pytest.raises(GboptError):
@@ -289,17 +302,59 @@ def test_damaged_pointer(store: ModelStore, tmp_path: Path, pointer: str) -> Non
     assert store.current().version == "v0002"
 
 
-def test_pointer_to_a_version_that_is_gone(store: ModelStore, tmp_path: Path) -> None:
+def test_current_refuses_a_pointer_to_a_missing_version(store: ModelStore, tmp_path: Path) -> None:
     publish(store)
     (tmp_path / "models" / "current.json").write_text('{"version": "v0007"}')
     with pytest.raises(GboptError, match="v0007"):
         store.current()
 
 
+# ---------------------------------------------------------------------------------------- origin
+
+
+def test_check_origin_takes_the_origin_and_versions_of_the_store(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    seed = save_random_weights(tmp_path)[PROPOSALS]
+    store.check_origin(tmp_path / "none")  # nothing to compare with
+    publish(store)  # an old version, which does not name its origin
+    store.check_origin(seed)
+    publish(store, origin=sha256_of(seed))
+    store.check_origin(seed)
+    served = publish(store, origin="of another")
+    store.check_origin(served.path)
+    with pytest.raises(GboptError, match="learnt from another network; give each network a store"):
+        store.check_origin(seed)
+    (store.versions()[0].path.parent / "manifest.json").write_text("{")
+    store.check_origin(served.path)
+    with pytest.raises(GboptError, match="none: cannot be read"):
+        store.check_origin(tmp_path / "none")
+
+
+@pytest.mark.parametrize("known_by", ["origin_tensors", "tensors", None])
+def test_check_origin_takes_a_calibrated_copy(
+    store: ModelStore, tmp_path: Path, known_by: str | None
+) -> None:
+    """The network is known as the origin or as a version, in an old store by its file alone."""
+    seed, copy = save_random_weights(tmp_path)[PROPOSALS], tmp_path / "calibrated.safetensors"
+    write_calibration(seed, Calibration(bias=-1.0, margin=0.5, score=1.0), copy)
+    assert sha256_of(copy) != sha256_of(seed)
+    version = publish(store, origin=sha256_of(seed))
+    tensors = {known_by: tensors_digest(load_mask_rcnn(seed)[0])} if known_by else {}
+    old = {key: value for key, value in version.manifest.items() if key != "tensors"}
+    (version.path.parent / "manifest.json").write_text(json.dumps(old | tensors))
+    store.check_origin(seed)
+    if known_by is not None:
+        store.check_origin(copy)
+    else:
+        with pytest.raises(GboptError, match="learnt from another network"):
+            store.check_origin(copy)
+
+
 # ----------------------------------------------------------------------------------------- prune
 
 
-def test_the_newest_the_first_and_the_one_in_service_stay(store: ModelStore) -> None:
+def test_prune_keeps_the_newest_the_first_and_the_current(store: ModelStore) -> None:
     for number in range(6):
         publish(store, parent=f"v{number:04d}" if number else "seed")
     store.prune(2)
@@ -309,7 +364,7 @@ def test_the_newest_the_first_and_the_one_in_service_stay(store: ModelStore) -> 
     assert publish(store, parent="seed").version == "v0007"
 
 
-def test_what_was_rolled_back_from_is_no_ancestor(store: ModelStore) -> None:
+def test_publish_after_rollback_has_other_ancestors(store: ModelStore) -> None:
     publish(store)
     assert store.rollback() is None
     for number in range(1, 6):
@@ -324,7 +379,7 @@ def test_what_was_rolled_back_from_is_no_ancestor(store: ModelStore) -> None:
     ("parent", "restored"), [("v0001", "v0001"), ("seed", None), ("v0007", None)]
 )
 @pytest.mark.parametrize("listed", [None, "damaged"])
-def test_a_manifest_without_ancestors_has_its_parent(
+def test_rollback_with_a_manifest_without_ancestors(
     store: ModelStore, parent: str, restored: str | None, listed: str | None
 ) -> None:
     publish(store)
@@ -341,7 +396,7 @@ def test_a_manifest_without_ancestors_has_its_parent(
     assert (after and after.version) == restored
 
 
-def test_a_version_in_service_is_not_pruned(store: ModelStore, tmp_path: Path) -> None:
+def test_prune_keeps_the_current_version(store: ModelStore, tmp_path: Path) -> None:
     for number in range(5):
         publish(store, parent=f"v{number:04d}" if number else "seed")
     store.rollback()
@@ -353,7 +408,7 @@ def test_a_version_in_service_is_not_pruned(store: ModelStore, tmp_path: Path) -
     assert not [name for name in listing(tmp_path / "models") if name.startswith(".")]
 
 
-def test_the_first_version_that_can_be_read(store: ModelStore, tmp_path: Path) -> None:
+def test_first_skips_versions_with_a_damaged_manifest(store: ModelStore, tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="no version"):
         store.first()
     publish(store)

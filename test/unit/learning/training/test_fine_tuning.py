@@ -49,7 +49,11 @@ class Squares:
 
 
 def config(**changes: object) -> LearningConfig:
-    values = {"iterations": 1, "batch_size": 1, "warmup": 0, "augment": PLAIN}
+    """One step with the paper's optimiser and losses."""
+    values = {
+        "iterations": 1, "batch_size": 1, "warmup": 0, "augment": PLAIN, "optimizer": "sgd",
+        "learning_rate": 0.002, "localization_losses": True, "weight_interpolation": 0.0,
+    }  # fmt: skip
     return LearningConfig(**(values | changes))
 
 
@@ -57,7 +61,7 @@ def state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def test_over_fits_two_images_and_leaves_its_parent_alone() -> None:
+def test_fine_tune_fits_two_images_and_does_not_change_the_parent() -> None:
     parent = tiny_mask_rcnn().train()
     before = state(parent)
     settings = config(iterations=10, batch_size=2, learning_rate=0.02)
@@ -81,14 +85,14 @@ def test_over_fits_two_images_and_leaves_its_parent_alone() -> None:
 @pytest.mark.parametrize(
     ("share", "expected"), [(0.0, (4, 0)), (0.25, (3, 1)), (0.5, (2, 2)), (1.0, (0, 4))]
 )
-def test_share_of_rehearsal(share: float, expected: tuple[int, int]) -> None:
+def test_fine_tune_takes_the_rehearsal_share(share: float, expected: tuple[int, int]) -> None:
     selected, rehearsal = Squares(), Squares()
     settings = config(batch_size=4, rehearsal_share=share)
     fine_tune(tiny_mask_rcnn(), selected, rehearsal, settings, CPU)
     assert (selected.drawn, rehearsal.drawn) == expected
 
 
-def test_one_pool_fills_the_batch() -> None:
+def test_fine_tune_fills_the_batch_from_one_dataset() -> None:
     for selected, rehearsal in ((Squares(), None), (None, Squares())):
         fine_tune(tiny_mask_rcnn(), selected, rehearsal, config(batch_size=2), CPU)
         assert (selected or rehearsal).drawn == 2
@@ -97,7 +101,7 @@ def test_one_pool_fills_the_batch() -> None:
 
 
 def changed(settings: LearningConfig, rehearsal: Squares | None) -> set[str]:
-    """The parts of the heads that learning changes; `region` is of the region proposal network."""
+    """The parts of the heads that learning changes; `region` is the region proposal network."""
     parent = tiny_mask_rcnn()
     before = state(parent)
     child, _ = fine_tune(parent, Squares(), rehearsal, settings, CPU)
@@ -113,31 +117,35 @@ def changed(settings: LearningConfig, rehearsal: Squares | None) -> set[str]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_outlines_of_selected_masks_teach_only_if_they_shall(optimizer: str) -> None:
+def test_fine_tune_localization_losses_of_selected_masks_are_optional(optimizer: str) -> None:
     rate = {"sgd": 0.02, "adamw": 1e-3}[optimizer]
     settings = config(
         batch_size=2, optimizer=optimizer, learning_rate=rate, weight_decay=0.0, iterations=3
     )
     everything = {"region", "region box", "class", "box", "mask"}
     assert changed(settings, None) == everything
-    objects = replace(settings, outlines=False)
+    objects = replace(settings, localization_losses=False)
     assert changed(objects, None) == {"region", "region box", "class"}
     assert changed(objects, Squares()) == everything
     assert changed(replace(objects, rehearsal_share=1.0), Squares()) == everything
 
 
-def test_losses_without_outlines_are_weighted_by_share() -> None:
+def test_fine_tune_without_localization_losses_weights_losses_by_share() -> None:
     """With all images alike and no sampling of regions, halves of a batch count by their share."""
-    settings = config(batch_size=4, rehearsal_share=0.25, learning_rate=1e-9, outlines=False)
+    settings = config(
+        batch_size=4, rehearsal_share=0.25, learning_rate=1e-9, localization_losses=False
+    )
     _, log = fine_tune(tiny_mask_rcnn(), Squares(1), Squares(1), settings, CPU)
-    whole = replace(settings, outlines=True)
+    whole = replace(settings, localization_losses=True)
     _, both = fine_tune(tiny_mask_rcnn(), Squares(1), Squares(1), whole, CPU)
     assert log.losses["loss_mask"][0] == pytest.approx(0.25 * both.losses["loss_mask"][0], rel=0.2)
     name = "loss_classifier"
     assert log.losses[name][0] == pytest.approx(both.losses[name][0], rel=0.2)
 
 
-def test_masks_are_drawn_only_where_they_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fine_tune_without_localization_losses_skips_the_mask_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In one of three images; the network that comes back draws masks as before."""
     drawn: list[int] = []
     forward = MultiScaleRoIAlign.forward
@@ -148,13 +156,13 @@ def test_masks_are_drawn_only_where_they_are_learnt(monkeypatch: pytest.MonkeyPa
         return forward(self, x, boxes, shapes)
 
     monkeypatch.setattr(MultiScaleRoIAlign, "forward", counted)
-    settings = config(batch_size=3, rehearsal_share=1 / 3, outlines=False, iterations=2)
+    settings = config(batch_size=3, rehearsal_share=1 / 3, localization_losses=False, iterations=2)
     trained, _ = fine_tune(tiny_mask_rcnn(), Squares(), Squares(), settings, CPU)
     assert drawn == [1, 1]
     assert trained.roi_heads.has_mask()
 
 
-def test_the_seed_decides() -> None:
+def test_fine_tune_is_decided_by_the_seed() -> None:
     def child(seed: int) -> dict[str, torch.Tensor]:
         settings = config(seed=seed, batch_size=2, augment=AugmentConfig())
         return state(fine_tune(tiny_mask_rcnn(), Squares(), None, settings, CPU)[0])
@@ -164,7 +172,7 @@ def test_the_seed_decides() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_the_weights_are_averaged_with_the_parents() -> None:
+def test_fine_tune_weight_interpolation_averages_with_the_parent() -> None:
     parent = tiny_mask_rcnn()
     before = state(parent)
     trained = state(fine_tune(parent, Squares(), None, config(), CPU)[0])
@@ -175,7 +183,7 @@ def test_the_weights_are_averaged_with_the_parents() -> None:
             torch.testing.assert_close(value, 0.75 * trained[name] + 0.25 * before[name])
 
 
-def test_a_parent_that_has_been_in_use() -> None:
+def test_fine_tune_a_parent_that_has_been_in_use() -> None:
     """Proposals are computed in inference mode, whose tensors take no gradients."""
     parent = tiny_mask_rcnn()
     MaskRcnnProposals(parent, "", ProposalConfig(), CPU).propose([Squares()[0].image])
@@ -183,13 +191,13 @@ def test_a_parent_that_has_been_in_use() -> None:
     assert np.isfinite(log.total).all()
 
 
-def test_images_that_lose_all_their_instances() -> None:
+def test_fine_tune_images_that_lose_all_their_instances() -> None:
     _, log = fine_tune(tiny_mask_rcnn(), Squares(side=5), None, config(batch_size=2), CPU)
     assert log.losses["loss_mask"] == [0.0]
     assert np.isfinite(log.total).all()
 
 
-def test_a_broken_parent_is_not_trained() -> None:
+def test_fine_tune_refuses_a_broken_parent() -> None:
     parent = tiny_mask_rcnn()
     with torch.no_grad():
         parent.roi_heads.box_predictor.cls_score.weight.fill_(torch.nan)
@@ -200,19 +208,18 @@ def test_a_broken_parent_is_not_trained() -> None:
 # ------------------------------------------------------------------------------------ pretraining
 
 
-def test_pretrained_background_network_knows_the_squares() -> None:
-    pool = Squares()
+def test_pretrain_background_learns_the_squares() -> None:
     settings = PretrainConfig(
-        background_iterations=25, batch_size=2, learning_rate=3e-3, warmup=2, average=0.5,
+        background_iterations=25, batch_size=2, learning_rate=3e-3, warmup=2, ema_decay=0.5,
         augment=PLAIN,
     )  # fmt: skip
-    network, log = pretrain_background(pool, settings, CPU)
+    network, log = pretrain_background(Squares(), settings, CPU)
     assert not network.training
     assert len(log.losses["cross_entropy"]) == 25
     assert log.total[-1] < 0.5 * log.total[0]
 
 
-def test_pretraining_of_proposals_runs() -> None:
+def test_pretrain_proposals_is_decided_by_the_seed() -> None:
     settings = PretrainConfig(iterations=1, batch_size=1, warmup=1, augment=PLAIN)
     network, log = pretrain_proposals(Squares(), settings, CPU)
     assert not network.training
@@ -222,10 +229,10 @@ def test_pretraining_of_proposals_runs() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_background_network_starts_from_the_proposal_network() -> None:
+def test_pretrain_background_starts_from_the_proposal_network() -> None:
     proposals = tiny_mask_rcnn(seed=5)
     settings = PretrainConfig(
-        background_iterations=1, batch_size=2, learning_rate=1e-12, average=0.0, augment=PLAIN
+        background_iterations=1, batch_size=2, learning_rate=1e-12, ema_decay=0.0, augment=PLAIN
     )
     started, _ = pretrain_background(Squares(), settings, CPU, proposals)
     source, target = proposals.backbone.state_dict(), started.backbone.state_dict()
@@ -236,13 +243,13 @@ def test_background_network_starts_from_the_proposal_network() -> None:
     assert not torch.allclose(fresh.backbone.state_dict()[name], source[name], atol=1e-3)
 
 
-def test_ignored_regions_are_unknown_to_the_network_that_is_trained() -> None:
-    """What is taught of boxes inside one is nothing, in pretraining and in fine-tuning alike."""
-    pool = Squares()
-    image = pool[0]
-    pool._images = [replace(image, rles=image.rles[:1], ignored=image.rles[1:])]
+def test_fine_tune_ignore_regions_are_unknown() -> None:
+    """Boxes inside one are neither object nor background."""
+    dataset = Squares()
+    image = dataset[0]
+    dataset._images = [replace(image, rles=image.rles[:1], ignore_regions=image.rles[1:])]
     parent = tiny_mask_rcnn()
-    trained, _ = fine_tune(parent, pool, None, config(), CPU)
+    trained, _ = fine_tune(parent, dataset, None, config(), CPU)
     boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [5.0, 5.0, 15.0, 15.0]])
     _, labels = trained.roi_heads.assign_targets_to_proposals(
         [boxes], [boxes[:1]], [torch.tensor([-1])]
@@ -254,7 +261,7 @@ def test_ignored_regions_are_unknown_to_the_network_that_is_trained() -> None:
     assert labels[0].tolist() == [-1, 0]
 
 
-def test_boxes_are_taught_exactly_under_autocast() -> None:
+def test_mask_rcnn_box_targets_are_exact_under_autocast() -> None:
     """bfloat16 knows even numbers only from 256 on."""
     network = build_mask_rcnn("slim18-fpn").train()
     box = torch.tensor([[331.0, 151.0, 371.0, 187.0]])

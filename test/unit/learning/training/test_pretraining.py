@@ -1,8 +1,7 @@
-"""Pretraining: data and targets by value, the schedule, and runs that go on where they ended."""
+"""Pretraining: batches, ignore regions, the schedule, backbones, checkpoints, the command."""
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -25,9 +24,7 @@ from gbopt_ros.cli.pretrain import NETWORKS, PAPER, _join_processes
 from gbopt_ros.config import AugmentConfig, PretrainConfig, load_config
 from gbopt_ros.config.pretrain import milestone_steps
 from gbopt_ros.io.resources import find_resource
-from gbopt_ros.learning.data.augmentation import Example
-from gbopt_ros.learning.data.batches import known_pixels
-from gbopt_ros.learning.data.loader import Steps, load_steps, to_device
+from gbopt_ros.learning.data.loader import Batches
 from gbopt_ros.learning.training import pretraining as pretrain
 from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
@@ -68,17 +65,6 @@ class Numbered:
         return LabelledImage(np.full((*size, 3), index, np.uint8), encode_all(mask))
 
 
-def steps(count: int = 7, batch_size: int = 4, **options: int) -> Steps:
-    return Steps(
-        Numbered(count), PLAIN, seed=3, batch_size=batch_size,
-        targets_of=lambda example: {"masks": torch.from_numpy(example.masks)}, **options,
-    )  # fmt: skip
-
-
-def drawn(loaded: Steps, step: int) -> list[int]:
-    return [int(image[0, 0, 0]) for image, _ in loaded[step].samples]
-
-
 def config(**changes: object) -> PretrainConfig:
     values = {
         "iterations": 3, "background_iterations": 3, "batch_size": 2, "warmup": 1, "augment": PLAIN,
@@ -86,78 +72,7 @@ def config(**changes: object) -> PretrainConfig:
     return PretrainConfig(**(values | changes))
 
 
-# ------------------------------------------------------------------------------------------ steps
-
-
-def test_every_epoch_holds_every_image_once() -> None:
-    loaded = steps()
-    row = [value for step in range(7) for value in drawn(loaded, step)]
-    epochs = [row[start : start + 7] for start in range(0, 28, 7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-
-
-def test_a_step_is_the_same_whenever_it_is_drawn() -> None:
-    forwards, again = steps(), steps()
-    rows = [forwards[step] for step in range(5)]
-    for step in (4, 0, 3):
-        batch = again[step]
-        assert batch.seed == rows[step].seed
-        for (image, targets), (other, others) in zip(
-            batch.samples, rows[step].samples, strict=True
-        ):
-            assert torch.equal(image, other)
-            assert torch.equal(targets["masks"], others["masks"])
-    assert len({row.seed for row in rows}) == 5
-
-
-def test_processes_share_the_batch_that_one_would_see() -> None:
-    alone = steps()
-    shares = [steps(processes=2, rank=rank) for rank in (0, 1)]
-    for step in range(6):
-        assert drawn(shares[0], step) + drawn(shares[1], step) == drawn(alone, step)
-        assert shares[0][step].seed != shares[1][step].seed
-
-
-@pytest.mark.parametrize("loaders", [0, 2])
-def test_loaded_batches_come_in_order_from_any_step(loaders: int) -> None:
-    loaded = steps()
-    batches = list(load_steps(loaded, 2, 6, loaders=loaders, device=CPU))
-    assert [batch.seed for batch in batches] == [loaded[step].seed for step in range(2, 6)]
-    found = [[int(image[0, 0, 0]) for image, _ in batch.samples] for batch in batches]
-    assert found == [drawn(loaded, step) for step in range(2, 6)]
-
-
-@pytest.mark.parametrize("loaders", [0, 1])
-def test_an_image_that_cannot_be_loaded_is_one_line(loaders: int) -> None:
-    loaded = steps()
-    loaded._pool.__class__ = type("Broken", (Numbered,), {"__len__": lambda self: 9})
-    with pytest.raises(GboptError) as caught:
-        list(load_steps(loaded, 0, 4, loaders=loaders, device=CPU))
-    assert str(caught.value) in ("7.jpg: missing", "8.jpg: missing")
-    gc.collect()  # torch raises a loader's exception in a cycle of references to its queue
-
-
-def test_to_device_scales_to_one() -> None:
-    image, targets = to_device(steps()[0].samples[0], CPU)
-    value = drawn(steps(), 0)[0]
-    assert image.dtype == torch.float32
-    np.testing.assert_allclose(image, value / 255, rtol=1e-6)
-    assert targets["masks"].sum() == 100
-
-
-# ---------------------------------------------------------------------------------------- targets
-
-
-def test_known_pixels_by_hand() -> None:
-    masks = np.zeros((2, 4, 6), bool)
-    masks[0, :2, :3] = True  # ignored,
-    masks[1, 1:3, 2:4] = True  # and an instance that covers one of its pixels
-    example = Example(np.zeros((4, 6, 3), np.uint8), masks, np.array([False, True]))
-    expected = np.ones((4, 6))
-    expected[:2, :3] = 0
-    expected[1, 2] = 1
-    np.testing.assert_array_equal(known_pixels(example, CPU), expected)
+# ------------------------------------------------------------------------------ background batches
 
 
 def sample(height: int, width: int, value: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -168,7 +83,7 @@ def sample(height: int, width: int, value: float) -> tuple[Tensor, dict[str, Ten
     return torch.full((3, height, width), value), {"foreground": foreground, "known": known}
 
 
-def test_images_of_differing_sizes_are_padded_by_hand() -> None:
+def test_collate_semantic_pads_images_by_hand() -> None:
     images, targets, known = collate_semantic([sample(8, 12, 0.5), sample(10, 8, 0.25)], [8, 8])
     assert images.shape == (2, 3, 10, 12)
     assert torch.all(images[0, :, :8] == 0.5)
@@ -189,7 +104,7 @@ def test_images_of_differing_sizes_are_padded_by_hand() -> None:
     [((48, 64), 24, (24, 32)), ((64, 48), 24, (32, 24)), ((20, 200), 24, (4, 40)),
      ((12, 20), 24, (24, 40))],
 )  # fmt: skip
-def test_scaled_sizes_by_hand(
+def test_collate_semantic_scales_images_by_hand(
     size: tuple[int, int], short_side: int, expected: tuple[int, int]
 ) -> None:
     images, targets, known = collate_semantic([sample(*size, 0.5)], [short_side])
@@ -209,7 +124,7 @@ BOXES = torch.tensor(
 ).float()
 
 
-def test_boxes_in_a_crowd_are_neither_object_nor_background() -> None:
+def test_ignore_regions_leave_boxes_in_a_crowd_unknown() -> None:
     network = build_mask_rcnn("slim18-fpn")
     with_ignore_regions(network)
     boxes, labels = BOXES[[0, 5]], torch.tensor([1, -1])
@@ -222,7 +137,7 @@ def test_boxes_in_a_crowd_are_neither_object_nor_background() -> None:
     assert matched[0][0].tolist() == [0, 0, 20, 20]
 
 
-def test_a_crowd_and_nothing_else() -> None:
+def test_ignore_regions_of_an_image_with_a_crowd_only() -> None:
     network = build_mask_rcnn("slim18-fpn")
     with_ignore_regions(network)
     target = {"boxes": BOXES[5:], "labels": torch.tensor([-1])}
@@ -237,12 +152,12 @@ def test_a_crowd_and_nothing_else() -> None:
 # --------------------------------------------------------------------------------------- schedule
 
 
-def test_the_papers_schedule() -> None:
+def test_rate_at_is_the_papers_schedule() -> None:
     paper = load_config(find_resource(PAPER)).pretrain
-    drops = milestone_steps(paper.drops)
+    milestones = milestone_steps(paper.lr_milestones)
 
     def rate(step: int) -> float:
-        return paper.learning_rate * rate_at(step, paper.iterations, paper.warmup, drops)
+        return paper.learning_rate * rate_at(step, paper.iterations, paper.warmup, milestones)
 
     assert [rate(s) for s in (0, 499, 999, 1000, 59_999)] == pytest.approx(
         [2e-5, 0.01, 0.02, 0.02, 0.02]
@@ -253,20 +168,15 @@ def test_the_papers_schedule() -> None:
     assert (paper.iterations, paper.batch_size, paper.optimizer) == (90_000, 16, "sgd")
     assert (paper.momentum, paper.weight_decay) == (0.9, 1e-4)
     assert milestone_steps(paper.background_lr_milestones) == (240_000, 255_000)
-    optimizer = pretrain._optimizer(nn.Conv2d(1, 1, 1), paper)
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0.0]
-    assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9]
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
 
 
-@pytest.mark.parametrize("drops", ["5,5", "0", "8,3", "a", "3,", "1.5", "-1"])
-def test_bad_drops_are_refused(drops: str) -> None:
-    with pytest.raises(ValueError, match=r"PretrainConfig\.drops: expected increasing steps"):
-        PretrainConfig(drops=drops)
+@pytest.mark.parametrize("steps", ["5,5", "0", "8,3", "a", "3,", "1.5", "-1"])
+def test_lr_milestones_must_increase(steps: str) -> None:
+    with pytest.raises(ValueError, match=r"PretrainConfig\.lr_milestones: expected increasing"):
+        PretrainConfig(lr_milestones=steps)
 
 
-def test_training_sizes_and_rois_of_the_papers_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrain_proposals_trains_on_several_image_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pretrain._sizes(800, 0.8) == [640, 672, 704, 736, 768, 800]
     assert pretrain._sizes(240, 1.0) == [240]
     heads = build_mask_rcnn("resnet50-fpn").roi_heads
@@ -274,14 +184,18 @@ def test_training_sizes_and_rois_of_the_papers_network(monkeypatch: pytest.Monke
     assert heads.fg_bg_sampler.positive_fraction == 0.25
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(
-        pretrain, "_train", lambda network, *_: (network, seen.append(network.transform.min_size))
+        pretrain,
+        "_train",
+        lambda network, *_, **__: (network, seen.append(network.transform.min_size)),
     )
-    network, _ = pretrain_proposals(Numbered(3), config(shrink=0.5), CPU)
+    network, _ = pretrain_proposals(Numbered(3), config(min_scale=0.5), CPU)
     assert seen == [(120, 144, 168, 192, 216, 240)]
     assert network.transform.min_size == (240,)
 
 
-def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretraining_refuses_a_batch_that_processes_cannot_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pretrain, "processes_and_rank", lambda: (2, 0))
     with pytest.raises(GboptError, match="batch_size 3 cannot be shared by 2"):
         pretrain_background(Numbered(3), config(batch_size=3), CPU)
@@ -290,7 +204,7 @@ def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------- backbone
 
 
-def test_a_backbone_starts_from_imagenet_weights_and_is_partly_frozen(tmp_path: Path) -> None:
+def test_start_from_imagenet_weights_freezes_a_part(tmp_path: Path) -> None:
     donor = build_mask_rcnn("slim18-fpn", 7).backbone.body
     for value in donor.buffers():
         value.add_(1)
@@ -313,7 +227,7 @@ def test_a_backbone_starts_from_imagenet_weights_and_is_partly_frozen(tmp_path: 
     [({"conv1.weight": torch.zeros(1)}, "not the weights of this backbone"),
      ([torch.zeros(1)], "expected a state dict"), (None, "no such backbone weights file")],
 )  # fmt: skip
-def test_bad_backbone_weights(tmp_path: Path, tensors: object, message: str) -> None:
+def test_start_from_refuses_bad_weights(tmp_path: Path, tensors: object, message: str) -> None:
     path = tmp_path / "resnet.pth"
     if tensors is not None:
         torch.save(tensors, path)
@@ -321,7 +235,7 @@ def test_bad_backbone_weights(tmp_path: Path, tensors: object, message: str) -> 
         start_from(build_mask_rcnn("slim18-fpn").backbone.body, path)
 
 
-def test_no_pickle_is_run(tmp_path: Path) -> None:
+def test_start_from_and_checkpoint_run_no_pickle(tmp_path: Path) -> None:
     for name in ("a.pth", "a.checkpoint"):
         write_bomb(tmp_path / name, tmp_path / "boom", as_checkpoint=True)
     with pytest.raises(GboptError, match="tensors only"):
@@ -344,12 +258,12 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("network", ["proposals", "background"])
-def test_resumed_is_uninterrupted_to_the_last_bit(
+def test_pretraining_resumed_equals_uninterrupted_to_the_last_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, optimizer: str
 ) -> None:
     settings = config(
-        optimizer=optimizer, average=0.5, checkpoint_every=2, augment=AugmentConfig(), shrink=0.8,
-        drops="2", background_lr_milestones="2",
+        optimizer=optimizer, ema_decay=0.5, checkpoint_every=2, augment=AugmentConfig(),
+        min_scale=0.8, lr_milestones="2", background_lr_milestones="2",
     )  # fmt: skip
     path = tmp_path / "a.checkpoint"
 
@@ -362,19 +276,19 @@ def test_resumed_is_uninterrupted_to_the_last_bit(
         return made, log.losses
 
     whole, losses = trained(None)
-    original = Steps.__getitem__
+    original = Batches.__getitem__
 
-    def lost(self: Steps, step: int) -> object:
+    def lost(self: Batches, step: int) -> object:
         if step == 2:
             raise Stop
         return original(self, step)
 
-    monkeypatch.setattr(Steps, "__getitem__", lost)
+    monkeypatch.setattr(Batches, "__getitem__", lost)
     with pytest.raises(Stop):
         trained(path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.checkpoint"]
     met: list[int] = []
-    monkeypatch.setattr(Steps, "__getitem__", lambda s, i: met.append(i) or original(s, i))
+    monkeypatch.setattr(Batches, "__getitem__", lambda s, i: met.append(i) or original(s, i))
     resumed, resumed_losses = trained(path)
     assert met == [2]
     assert resumed_losses == losses
@@ -386,12 +300,12 @@ def test_resumed_is_uninterrupted_to_the_last_bit(
     assert all(torch.equal(value, state(again)[name]) for name, value in state(whole).items())
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.checkpoint"
     settings = config(background_iterations=1)
     pretrain_background(Numbered(3), settings, CPU, checkpoint=path)
     pretrain_background(
-        Numbered(3), replace(settings, loaders=1, checkpoint_every=7), CPU, checkpoint=path
+        Numbered(3), replace(settings, num_workers=1, checkpoint_every=7), CPU, checkpoint=path
     )
     with pytest.raises(GboptError, match=r"learning_rate was 0\.001, now 0\.1"):
         pretrain_background(Numbered(3), replace(settings, learning_rate=0.1), CPU, None, path)
@@ -438,11 +352,13 @@ def coco(tmp_path: Path) -> Path:
 SMALL = [
     "--set", "pretrain.proposal_architecture=slim18-fpn",
     "--set", "pretrain.background_architecture=slim18-semantic-fpn",
-    "--set", "pretrain.batch_size=2", "--set", "pretrain.loaders=0",
+    "--set", "pretrain.batch_size=2", "--set", "pretrain.num_workers=0",
 ]  # fmt: skip
 
 
-def test_coco_by_command(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_command_on_coco(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     few = ["--set", "pretrain.iterations=2", "--set", "pretrain.background_iterations=2"]
     assert main(["pretrain", "--coco", str(coco), "--out", str(out), *SMALL, *few]) == 0
@@ -485,7 +401,9 @@ def background_command(coco: Path, out: Path, iterations: int) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(coco: Path, tmp_path: Path) -> None:
+def test_pretrain_command_resumes_after_kill_with_the_same_weights(
+    coco: Path, tmp_path: Path
+) -> None:
     iterations = 6
     command = background_command(coco, tmp_path / "killed", iterations)
     checkpoint = tmp_path / "killed" / "background.checkpoint"
@@ -511,7 +429,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(coco: Path, tmp_path: Path) ->
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
 
 
-def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrain_command_refuses_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -519,7 +437,7 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         _join_processes("cuda")
 
 
-def test_two_processes_train_one_network(coco: Path, tmp_path: Path) -> None:
+def test_pretrain_command_on_two_processes(coco: Path, tmp_path: Path) -> None:
     """By torchrun, over gloo."""
     environment = os.environ | ONE_THREAD | NO_GPU
     torchrun = [

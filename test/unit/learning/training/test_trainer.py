@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from support.networks import sgd
 from torch import Tensor, nn
 
-from gbopt_ros.learning.data.augmentation import Example
-from gbopt_ros.learning.training.trainer import GRADIENT_NORM, TrainingLog, train
+from gbopt_ros.config import LearningConfig, PretrainConfig
+from gbopt_ros.learning.training.trainer import GRADIENT_NORM, TrainingLog, build_optimizer, train
 from gbopt_ros.structures import GboptError
 
 
-def no_examples() -> Iterator[list[Example]]:
+def no_batches() -> Iterator[list[str]]:
     while True:
         yield []
 
@@ -33,18 +37,18 @@ class Scalar(nn.Module):
         return self.weight.sum()
 
 
-def test_learns_a_regression() -> None:
+def test_train_learns_a_regression() -> None:
     torch.manual_seed(0)
     network = nn.Linear(2, 1)
     inputs = torch.randn(64, 2)
     targets = inputs @ torch.tensor([[2.0], [-1.0]]) + 0.5
 
-    def losses_of(_: list[Example]) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, _: list[str]) -> dict[str, Tensor]:
         error = network(inputs).float() - targets
         return {"square": (error**2).mean(), "absolute": error.abs().mean()}
 
     optimizer = sgd(network.parameters(), lr=0.1, momentum=0.9)
-    trained, log = train(network, no_examples(), losses_of, optimizer, iterations=80, warmup=5)
+    trained, log = train(network, no_batches(), losses_of, optimizer, iterations=80, warmup=5)
     assert trained is network
     assert log.total[-1] < 0.05 * log.total[0]
     assert network.weight.flatten().tolist() == pytest.approx([2.0, -1.0], abs=0.05)
@@ -63,23 +67,23 @@ def test_learns_a_regression() -> None:
         (1, 1, [1.0]),
     ],
 )
-def test_schedule_by_hand(iterations: int, warmup: int, expected: list[float]) -> None:
+def test_train_follows_rate_at_by_hand(iterations: int, warmup: int, expected: list[float]) -> None:
     network, rates = Scalar(), []
     optimizer = sgd(network.parameters(), lr=10.0)
 
-    def losses_of(_: list[Example]) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, _: list[str]) -> dict[str, Tensor]:
         rates.append(optimizer.param_groups[0]["lr"])
         return {"loss": network() ** 2}
 
-    train(network, no_examples(), losses_of, optimizer, iterations=iterations, warmup=warmup)
+    train(network, no_batches(), losses_of, optimizer, iterations=iterations, warmup=warmup)
     assert rates == pytest.approx([10 * rate for rate in expected])
 
 
-def test_every_step_takes_the_next_batch() -> None:
+def test_train_takes_the_next_batch_at_every_step() -> None:
     network, seen = Scalar(), []
     batches = iter([["first"], ["second"], ["third"]])
 
-    def losses_of(batch: list) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, batch: list[str]) -> dict[str, Tensor]:
         seen.extend(batch)
         return {"loss": network()}
 
@@ -89,36 +93,36 @@ def test_every_step_takes_the_next_batch() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_aborts(bad: float) -> None:
+def test_train_aborts_on_a_loss_that_is_not_finite(bad: float) -> None:
     network = Scalar(1.0)
 
-    def losses_of(_: list[Example]) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, _: list[str]) -> dict[str, Tensor]:
         return {"mask": network() * (bad if network.passes == 3 else 1.0), "box": network()}
 
     optimizer = sgd(network.parameters(), lr=0.1)
     with pytest.raises(GboptError, match=r"learn: loss is not finite at step 1 .*'mask'") as caught:
-        train(network, no_examples(), losses_of, optimizer, iterations=5, warmup=0, title="learn")
+        train(network, no_batches(), losses_of, optimizer, iterations=5, warmup=0, title="learn")
     assert len(str(caught.value).splitlines()) == 1
     assert network.weight.item() == pytest.approx(1.0 - 0.1 * 2)  # the first step alone
 
 
-def test_gradients_are_clipped() -> None:
+def test_train_clips_gradients() -> None:
     network = Scalar()
     optimizer = sgd(network.parameters(), lr=0.5)
     train(
-        network, no_examples(), lambda _: {"loss": 1e6 * network()}, optimizer,
+        network, no_batches(), lambda network, _: {"loss": 1e6 * network()}, optimizer,
         iterations=1, warmup=0,
     )  # fmt: skip
     assert network.weight.item() == pytest.approx(-0.5 * GRADIENT_NORM, rel=1e-4)
 
 
-def test_average_by_hand() -> None:
+def test_train_ema_decay_by_hand() -> None:
     """The weight falls by the learning rate a step; young averages forget faster."""
     network = Scalar(1.0)
     optimizer = sgd(network.parameters(), lr=1.0)
     averaged, _ = train(
-        network, no_examples(), lambda _: {"loss": network()}, optimizer,
-        iterations=3, warmup=10**6, average=0.15,
+        network, no_batches(), lambda network, _: {"loss": network()}, optimizer,
+        iterations=3, warmup=10**6, ema_decay=0.15,
     )  # fmt: skip
     assert isinstance(averaged, Scalar)
     assert averaged is not network
@@ -131,31 +135,97 @@ def test_average_by_hand() -> None:
     assert averaged.passes == network.passes == 3
 
 
-def test_average_lags_behind() -> None:
+def test_train_ema_lags_behind() -> None:
     network = Scalar(0.0)
     optimizer = sgd(network.parameters(), lr=1.0)
     averaged, _ = train(
-        network, no_examples(), lambda _: {"loss": network()}, optimizer,
-        iterations=2, warmup=2, average=0.9,
+        network, no_batches(), lambda network, _: {"loss": network()}, optimizer,
+        iterations=2, warmup=2, ema_decay=0.9,
     )  # fmt: skip
     assert network.weight.item() == pytest.approx(-1.5)  # steps of 0.5 and 1
     first = 0.9 * -0.5
     assert averaged.weight.item() == pytest.approx(2 / 11 * first + 9 / 11 * -1.5)
 
 
-def test_frozen_parameters_stay() -> None:
+def test_train_keeps_frozen_parameters() -> None:
     network = nn.Sequential(Scalar(1.0), Scalar(2.0))
     network[0].weight.requires_grad_(False)
     optimizer = sgd([network[1].weight], lr=0.1, weight_decay=0.1)
     train(
-        network, no_examples(), lambda _: {"loss": network[0]() * network[1]()}, optimizer,
+        network, no_batches(), lambda network, _: {"loss": network[0]() * network[1]()}, optimizer,
         iterations=2, warmup=0,
     )  # fmt: skip
     assert network[0].weight.item() == 1.0
     assert network[1].weight.item() < 2.0
 
 
-def test_log() -> None:
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize(("decay_vectors", "expected"), [(True, [2, 0]), (False, [1, 1])])
+def test_build_optimizer_decays_all_or_only_weight_matrices(
+    kind: str, decay_vectors: bool, expected: list[int]
+) -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    network[1].requires_grad_(False)
+    for config in (
+        LearningConfig(optimizer=kind, learning_rate=0.5, weight_decay=0.25, momentum=0.7),
+        PretrainConfig(optimizer=kind, learning_rate=0.5, weight_decay=0.25, momentum=0.7),
+    ):
+        optimizer = build_optimizer(network, config, decay_vectors=decay_vectors)
+        assert type(optimizer) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[kind]
+        groups = optimizer.param_groups
+        assert [len(group["params"]) for group in groups] == expected
+        assert [group["weight_decay"] for group in groups] == [0.25, 0.0]
+        assert all(group["lr"] == 0.5 and group.get("momentum", 0.7) == 0.7 for group in groups)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from torch import distributed, nn
+from gbopt_ros.learning.training.trainer import train
+
+rank = int(sys.argv[2])
+distributed.init_process_group("gloo", f"file://{sys.argv[1]}.meet", rank=rank, world_size=2)
+torch.manual_seed(rank)  # the first weights of the first process count
+network = nn.Linear(3, 1)
+inputs, targets = torch.load(sys.argv[1])
+share = slice(4 * rank, 4 * rank + 4)
+train(
+    network, iter([None] * 5),
+    lambda model, _: {"l1": (model(inputs[share]) - targets[share]).abs().mean()},
+    torch.optim.SGD(network.parameters(), lr=0.1), iterations=5, warmup=2, on_step=lambda *_: None,
+)
+torch.save(network.state_dict(), f"{sys.argv[1]}.{rank}")
+"""
+
+
+def test_train_on_two_processes_gives_the_weights_of_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    inputs, targets = torch.randn(8, 3), torch.randn(8, 1)
+    torch.save((inputs, targets), tmp_path / "data")
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "two.py", tmp_path / "data", str(rank)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    def losses_of(model: nn.Module, _: list[str]) -> dict[str, Tensor]:
+        return {"l1": (model(inputs) - targets).abs().mean()}
+
+    optimizer = sgd(network.parameters(), lr=0.1)
+    train(network, no_batches(), losses_of, optimizer, iterations=5, warmup=2)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"data.{rank}")
+        for name, value in network.state_dict().items():  # bfloat16, where the CPU has it
+            torch.testing.assert_close(found[name], value, atol=2e-3, rtol=0)
+
+
+def test_training_log_append_and_total() -> None:
     log = TrainingLog()
     assert log.total == []
     log.append({"a": 1.0, "total": 1.0})

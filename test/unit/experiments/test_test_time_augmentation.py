@@ -1,26 +1,18 @@
-"""Proposals merged over several views of an image."""
+"""Test-time augmentation: proposals merged over several views of an image."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.detectron2_networks import needs_detectron2, tiny_detectron2
 from support.networks import CPU, save_random_weights, tiny_mask_rcnn
 from support.recordings import disc_picture
 
-from gbopt_ros.config import ProposalConfig
-from gbopt_ros.config.proposal import ENSEMBLES
+from experiments.test_time_augmentation import EnsembleProposals, _at_scale, merge_views
+from gbopt_ros.config import Config, ProposalConfig
 from gbopt_ros.masks import decode
-from gbopt_ros.perception.ensemble import (
-    SCALES,
-    EnsembleProposals,
-    _at_scale,
-    load_proposals,
-    merge_views,
-)
-from gbopt_ros.perception.proposals import MaskRcnnProposals
 
 SIZE = (8, 12)
 
@@ -37,11 +29,7 @@ def scores(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def test_every_choice_has_its_scales() -> None:
-    assert SCALES.keys() == set(ENSEMBLES)
-
-
-def test_agreement_counts_more_than_one_high_score() -> None:
+def test_merge_views_prefers_agreement_to_one_high_score() -> None:
     agreed, alone = (0, 0, 4, 4), (4, 6, 8, 12)
     merged = merge_views(
         [
@@ -57,7 +45,7 @@ def test_agreement_counts_more_than_one_high_score() -> None:
     np.testing.assert_array_equal(merged.boxes, [[0, 0, 4, 4], [6, 4, 12, 8]])
 
 
-def test_an_outline_is_where_the_weight_is() -> None:
+def test_merge_views_draws_the_outline_by_weight() -> None:
     wide, narrow = boxes((0, 0, 4, 6)), boxes((0, 0, 4, 4))
     merged = merge_views(
         [(wide, scores(0.9)), (narrow, scores(0.3)), (narrow, scores(0.3))], SIZE, 5
@@ -70,27 +58,27 @@ def test_an_outline_is_where_the_weight_is() -> None:
     assert len(merged) == 1
 
 
-def test_one_view_alone_comes_back_without_duplicates() -> None:
+def test_merge_views_of_one_view_drops_duplicates() -> None:
     masks = boxes((0, 0, 4, 4), (4, 4, 8, 8), (0, 0, 4, 5))
     merged = merge_views([(masks, scores(0.9, 0.8, 0.7))], SIZE, 10)
     np.testing.assert_allclose(merged.scores, [0.9, 0.8])
     np.testing.assert_array_equal([decode(rle) for rle in merged.rles], masks[:2])
 
 
-def test_masks_of_one_view_are_never_joined() -> None:
+def test_merge_views_never_joins_masks_of_one_view() -> None:
     masks = boxes((0, 0, 4, 6), (0, 0, 4, 10))  # IoU 0.6: almost duplicates, one is dropped
     merged = merge_views([(masks, scores(0.9, 0.8))], SIZE, 10)
     np.testing.assert_allclose(merged.scores, [0.9])
 
 
-def test_no_candidates_and_a_limit() -> None:
+def test_merge_views_keeps_at_most_max_proposals() -> None:
     nothing = (np.zeros((0, *SIZE), bool), scores())
     assert len(merge_views([nothing, nothing], SIZE, 5)) == 0
     many = (boxes((0, 0, 2, 2), (2, 2, 4, 4), (4, 4, 6, 6)), scores(0.3, 0.2, 0.1))
     assert len(merge_views([many, nothing], SIZE, 2)) == 2
 
 
-def test_a_scaled_network_shares_its_weights() -> None:
+def test_at_scale_shares_the_weights() -> None:
     network = tiny_mask_rcnn()
     scaled = _at_scale(network, 1.5)
     assert scaled.transform.min_size == (96,)
@@ -98,27 +86,37 @@ def test_a_scaled_network_shares_its_weights() -> None:
     assert scaled.backbone is network.backbone
 
 
-def test_a_mirrored_image_gives_mirrored_proposals() -> None:
-    config = ProposalConfig(ensemble="mirror", max_proposals=5)
-    ensemble = EnsembleProposals(tiny_mask_rcnn(), "v", config, CPU)
+@pytest.mark.parametrize(
+    "make", [tiny_mask_rcnn, pytest.param(tiny_detectron2, marks=needs_detectron2)]
+)
+@pytest.mark.parametrize("scales", [(1.0,), (0.8, 1.0, 1.25)])
+def test_ensemble_of_a_mirrored_image_gives_mirrored_proposals(make, scales) -> None:
+    config = ProposalConfig(max_proposals=5)
+    ensemble = EnsembleProposals(make(), "v", config, CPU, scales)
     image = disc_picture(0)[:64, :64]
     (plain,) = ensemble.propose([image])
     (mirrored,) = ensemble.propose([np.ascontiguousarray(image[:, ::-1])])
-    assert len(plain) > 0
+    assert 0 < len(plain) <= 5
     np.testing.assert_allclose(plain.scores, mirrored.scores, atol=1e-5)
     for a, b in zip(plain.rles, mirrored.rles, strict=True):
         assert (decode(a) != decode(b)[:, ::-1]).mean() < 0.01
 
 
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
-def test_from_file(tmp_path: Path, ensemble: str) -> None:
+def test_ensemble_threshold_is_for_merged_scores() -> None:
+    def scores_above(threshold: float) -> np.ndarray:
+        config = ProposalConfig(max_proposals=5, score_threshold=threshold)
+        (found,) = EnsembleProposals(tiny_mask_rcnn(), "v", config, CPU).propose([disc_picture(0)])
+        return found.scores
+
+    every = scores_above(0.0)
+    middle = float(every[1:3].mean())
+    np.testing.assert_array_equal(scores_above(middle), every[every > middle])
+
+
+def test_ensemble_from_config(tmp_path: Path) -> None:
     path = save_random_weights(tmp_path)["proposals"]
-    config = ProposalConfig(ensemble=ensemble, max_proposals=3)
-    network = load_proposals(path, config, CPU)
-    assert isinstance(network, MaskRcnnProposals) == (ensemble == "none")
+    proposal = ProposalConfig(weights=str(path), max_proposals=3)
+    network = EnsembleProposals.from_config(Config(proposal=proposal, device="cpu"))
     assert network.version == "random"
-    images = [disc_picture(0), disc_picture(1)]
-    both = network.propose(images)
-    assert all(len(p) <= 3 for p in both)
-    (first,) = load_proposals(path, replace(config), CPU).propose(images[:1])
-    assert first.rles == both[0].rles
+    (found,) = network.propose([disc_picture(0)])
+    assert 0 < len(found) <= 3

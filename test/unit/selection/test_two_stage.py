@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.clips import SIZE, random_inputs, run
+from support.clips import SIZE, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip, make_proposals
 from support.oracles import all_combinations
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection import select_clip
-from gbopt_ros.selection.confidence import confidence
 from gbopt_ros.selection.objective import flow_loss
 from gbopt_ros.selection.synthesis import background_photograph, composite
 from gbopt_ros.structures import Image
@@ -57,11 +56,11 @@ def brute_force(inputs: tuple, config: SelectionConfig) -> float:
     tolerance=st.sampled_from([0.0, 0.3]),
     exhaustive=st.booleans(),
 )
-def test_energy_is_the_optimum(
+def test_select_clip_energy_is_the_optimum(
     seed: int, t: int, n: int, k: int, tolerance: float, exhaustive: bool
 ) -> None:
     inputs = random_inputs(seed, t, n)
-    config = SelectionConfig(k=k, overlap_tolerance=tolerance, exhaustive=exhaustive)
+    config = paper(k=k, overlap_tolerance=tolerance, exhaustive=exhaustive)
     selection, network = run(inputs, config)
     assert selection.energy == pytest.approx(brute_force(inputs, config), abs=1e-6)
     assert selection.optimal
@@ -78,10 +77,10 @@ def test_energy_is_the_optimum(
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_lazy_finds_what_exhaustive_finds_with_fewer_runs(seed: int) -> None:
+def test_select_clip_lazy_finds_what_exhaustive_finds_with_fewer_runs(seed: int) -> None:
     inputs = random_inputs(seed, 4, 5)
-    lazy, _ = run(inputs, SelectionConfig(k=5))
-    full, _ = run(inputs, SelectionConfig(k=5, exhaustive=True))
+    lazy, _ = run(inputs, paper(k=5))
+    full, _ = run(inputs, paper(k=5, exhaustive=True))
     assert lazy.energy == pytest.approx(full.energy, abs=1e-12)
     assert [f.indices for f in lazy.frames] == [f.indices for f in full.frames]
     assert lazy.flow_runs <= full.flow_runs
@@ -91,9 +90,9 @@ def test_lazy_finds_what_exhaustive_finds_with_fewer_runs(seed: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_exhaustive_margin_is_the_cost_of_doing_without_the_mask(seed: int) -> None:
+def test_select_clip_exhaustive_margin_is_the_cost_of_doing_without_the_mask(seed: int) -> None:
     images, masks, backgrounds, flows = random_inputs(seed, 2, 3)
-    config = SelectionConfig(k=8, exhaustive=True, overlap_tolerance=0.0)
+    config = paper(k=8, exhaustive=True, overlap_tolerance=0.0)
     selection, _ = run((images, masks, backgrounds, flows), config)
     for t, frame in enumerate(selection.frames):
         for i, margin in zip(frame.indices, frame.margins, strict=True):
@@ -103,35 +102,35 @@ def test_exhaustive_margin_is_the_cost_of_doing_without_the_mask(seed: int) -> N
             assert margin == pytest.approx(energy - selection.energy, abs=1e-6)
 
 
-def test_no_candidate_in_any_frame() -> None:
+def test_select_clip_without_candidates() -> None:
     inputs = random_inputs(0, 3, 0)
-    selection, network = run(inputs, SelectionConfig())
+    selection, network = run(inputs, paper())
     assert [f.indices for f in selection.frames] == [(), (), ()]
     assert network.runs == 0
     assert selection.mask_count == 0
 
 
-def test_single_frame_needs_no_flow() -> None:
+def test_select_clip_of_a_single_frame_needs_no_flow() -> None:
     inputs = random_inputs(1, 1, 4)
-    selection, network = run(inputs, SelectionConfig())
+    selection, network = run(inputs, paper())
     assert network.runs == 0
     assert selection.frames[0].energy.flow == 0
 
 
-def test_last_frames_background_loss_counts() -> None:
+def test_select_clip_counts_the_background_loss_of_the_last_frame() -> None:
     """Eq. 17 drops it; without it the last frame's selection would be free."""
     images = np.zeros((2, *SIZE, 3), np.uint8)
     masks = np.zeros((2, 1, *SIZE), bool)
     masks[:, 0, 2:5, 2:5] = True
     background = np.where(masks[0, 0], 0.01, 0.99)
     inputs = (images, masks, [background, background], [np.zeros((*SIZE, 2), np.float32)])
-    config = SelectionConfig(lambda_flow=0.0, lambda_regularization=0.0)
+    config = paper(lambda_flow=0.0, lambda_regularization=0.0)
     selection, _ = run(inputs, config)
     assert [f.indices for f in selection.frames] == [(0,), (0,)]
     assert selection.frames[-1].energy.background == pytest.approx(-np.log(0.99), abs=1e-6)
 
 
-def test_consistency_keeps_a_mask_through_a_bad_frame() -> None:
+def test_select_clip_keeps_a_mask_through_a_bad_frame_by_consistency() -> None:
     """L_p carries an object over a frame in which the background network misses it."""
     images = np.zeros((3, *SIZE, 3), np.uint8)
     masks = np.zeros((3, 1, *SIZE), bool)
@@ -140,17 +139,17 @@ def test_consistency_keeps_a_mask_through_a_bad_frame() -> None:
     bad = np.where(masks[0, 0], 0.6, 0.95)
     flows = [np.zeros((*SIZE, 2), np.float32)] * 2
     inputs = (images, masks, [good, bad, good], flows)
-    without = SelectionConfig(lambda_flow=0.0, lambda_regularization=0.0)
+    without = paper(lambda_flow=0.0, lambda_regularization=0.0)
     assert [len(f) for f in run(inputs, without)[0].frames] == [1, 0, 1]
-    assert [len(f) for f in run(inputs, SelectionConfig(lambda_flow=0.0))[0].frames] == [1, 1, 1]
+    assert [len(f) for f in run(inputs, paper(lambda_flow=0.0))[0].frames] == [1, 1, 1]
 
 
-def test_shared_pixels_go_to_the_higher_score() -> None:
+def test_select_clip_gives_shared_pixels_to_the_higher_score() -> None:
     images = np.zeros((1, *SIZE, 3), np.uint8)
     masks = np.zeros((1, 2, *SIZE), bool)
     masks[0, 0, 1:3, 0:4], masks[0, 1, 1:3, 3:9] = True, True
     background = np.where(masks[0].any(axis=0), 0.1, 0.9)
-    config = SelectionConfig(overlap_tolerance=0.3)
+    config = paper(overlap_tolerance=0.3)
     proposals = [make_proposals(masks[0], scores=[0.8, 0.4])]
     selection = select_clip(
         make_clip(list(images)), proposals, [background], [], HashFlow(), config
@@ -171,7 +170,7 @@ def test_shared_pixels_go_to_the_higher_score() -> None:
         ("nan", "frame 1: expected a finite flow"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(broken: str, words: str) -> None:
+def test_select_clip_refuses_inputs_that_do_not_fit(broken: str, words: str) -> None:
     images, masks, backgrounds, flows = random_inputs(0, 3, 2)
     proposals = [make_proposals(frame) for frame in masks]
     if broken == "proposals":
@@ -185,13 +184,11 @@ def test_inputs_that_do_not_fit_are_refused(broken: str, words: str) -> None:
     else:
         flows[0] = np.full((*SIZE, 2), np.nan)
     with pytest.raises(ValueError, match=words):
-        select_clip(
-            make_clip(list(images)), proposals, backgrounds, flows, HashFlow(), SelectionConfig()
-        )
+        select_clip(make_clip(list(images)), proposals, backgrounds, flows, HashFlow(), paper())
 
 
 @pytest.mark.parametrize("exhaustive", [False, True])
-def test_a_synthetic_flow_that_is_not_finite_is_refused(exhaustive: bool) -> None:
+def test_select_clip_refuses_a_synthetic_flow_that_is_not_finite(exhaustive: bool) -> None:
     class NanFlow(HashFlow):
         def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
             return super().flow(first, second) * np.float32("nan")
@@ -200,14 +197,5 @@ def test_a_synthetic_flow_that_is_not_finite_is_refused(exhaustive: bool) -> Non
     with pytest.raises(ValueError, match="not finite"):
         select_clip(
             make_clip(list(images)), [make_proposals(frame) for frame in masks], backgrounds,
-            flows, NanFlow(), SelectionConfig(exhaustive=exhaustive),
+            flows, NanFlow(), paper(exhaustive=exhaustive),
         )  # fmt: skip
-
-
-def test_confidence_by_hand() -> None:
-    config = SelectionConfig(confidence_bias=-1.0, confidence_margin=0.5, confidence_score=2.0)
-    margins, scores = np.array([0.0, (np.e - 1) * 1e-4, 0.0]), np.array([0.5, 0.5, 1.0])
-    # A score of 1 is clipped to 0.999; the margin of the second mask makes a feature of 1.
-    logits = np.array([-1.0, -0.5, -1.0 + 2 * np.log(999)])
-    np.testing.assert_allclose(confidence(margins, scores, config), 1 / (1 + np.exp(-logits)))
-    assert confidence(np.zeros(0), np.zeros(0), config).shape == (0,)
