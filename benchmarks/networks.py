@@ -1,19 +1,19 @@
-"""The real networks through the whole pipeline: frames a second and the share of each part.
+"""The real networks through the whole pipeline: frames per second and the share of each part.
 
-    python benchmarks/networks.py                     # 480x640, on the CPU and a GPU if any
-    python benchmarks/networks.py --proposals FILE    # trained weights in place of random ones
-    python benchmarks/networks.py --quick             # small images, to see that it runs
+    python -m benchmarks.networks                     # 480x640, on the CPU and a GPU if any
+    python -m benchmarks.networks --proposals FILE    # trained weights in place of random ones
+    python -m benchmarks.networks --quick             # small images, to see that it runs
 
 Mask R-CNN R50-FPN for proposals, a ResNet-50 semantic FPN for the background, RAFT large for the
-measured and the synthetic flow. Where no weights are given they are random: a network costs the
-same then, but how many masks are selected, and so how much synthetic flow is run, says nothing
-about trained ones; the number of runs is told. `--proposals`, `--background` and `--flow` take
-files. The images show textured squares that move over a textured ground.
+measured and the synthetic flow. Without weights files the weights are random. A network takes the
+same time then; but the number of selected masks, and so of synthetic flow runs, says nothing about
+trained networks, so the number of runs is printed. The images show textured squares that move
+over a textured ground.
 
-The table has every part by itself. On a GPU, where networks run at once and beside the selection,
-a second measurement takes clips through the pipeline as `gbopt replay` does, and tells from the
-profile of torch for which share of the time the GPU computes, only copies, or waits for the host:
-the largest share is what bounds the pipeline.
+The table has each part by itself. On a GPU the networks run at the same time, beside the selection,
+so a second measurement takes clips through the pipeline as `gbopt replay` does. The profile of
+torch then tells for which share of the time the GPU computes, only copies, or waits for the host.
+The largest share is what bounds the pipeline.
 """
 
 from __future__ import annotations
@@ -44,24 +44,22 @@ from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.raft import RaftFlow, load_raft
 from gbopt_ros.perception.background import FpnBackground
-from gbopt_ros.perception.ensemble import load_proposals
 from gbopt_ros.perception.flow import high_detail_flow
+from gbopt_ros.perception.load import load_proposals
 from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.selection import select_clip, with_outlines
 from gbopt_ros.structures import Clip, Cues, FlowNetwork, Frame, Image
 
 T = TypeVar("T")
 Span = tuple[str, float, float]
 """Name, start and end of what a GPU did, microseconds."""
 
-CLIPS = 3  # of the measurement with everything at once
+CLIPS = 3  # in the measurement with everything at once
 
 PARTS = ("proposals", "background", "flow", "motion", "synthetic flow", "selection", "outlines")
-"""In the order of the table; motion runs flow of its own, selection is without its synthetic flow.
-
-Selection, outlines and the rest of motion are on the CPU.
-"""
+"""In the order of the table; motion includes its own flow, selection excludes synthetic flow."""
 
 
 class TimedFlow:
@@ -98,7 +96,7 @@ def moving_squares(height: int, width: int, count: int) -> list[Frame]:
 
 
 def steady(network: nn.Module) -> nn.Module:
-    """Random residual blocks double the variance, each; small ones keep half precision in range."""
+    """The network with residual blocks scaled down: else random ones overflow half precision."""
     for module in network.modules():
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, 0.2)
@@ -130,7 +128,7 @@ def build(args: argparse.Namespace, config: Config, device: torch.device) -> Pip
 
 
 def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
-    """One clip, part by part, after another one on a GPU, which is slow the first time."""
+    """One clip, part by part; on a GPU the first, slow time is not measured."""
     pipeline = build(args, config, device)
     frames = moving_squares(args.height, args.width, args.frames)
     clip = Clip(0, tuple(frames))
@@ -156,14 +154,14 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "motion",
         lambda: clip_with_motion(frames, cues.backgrounds, high_detail_flow(flow), config.motion),
     )
-    cues = replace(cues, backgrounds=backgrounds)
-    pipeline.config = replace(config, motion=replace(config.motion, weight=0.0))
     flow.pairs, flow.seconds = 0, 0.0
-    drawn = pipeline.seconds["outlines"]
-    selection = timed("selection", lambda: pipeline.select(clip, cues))
+    selection = timed(
+        "selection",
+        lambda: select_clip(clip, cues.proposals, backgrounds, cues.flows, flow, config.selection),
+    )
     seconds["synthetic flow"] = flow.seconds
-    seconds["outlines"] = pipeline.seconds["outlines"] - drawn
-    seconds["selection"] -= flow.seconds + seconds["outlines"]
+    seconds["selection"] -= flow.seconds
+    timed("outlines", lambda: with_outlines(selection, config.outline))
     total = sum(seconds.values())
     networks = total - seconds["selection"] - seconds["outlines"]
     row = {
@@ -181,7 +179,6 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
         "peak_gpu_bytes": None,
     }
     show(row)  # the profile of what follows takes long to read
-    pipeline.config = config
     if device.type == "cuda":
         more = moving_squares(args.height, args.width, CLIPS * args.frames)
         row["at_once"] = measure_at_once(pipeline, more)
@@ -191,7 +188,7 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
 
 
 def measure_at_once(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Any]:
-    """Clips through the pipeline on a GPU: their speed and, of a second time, the profile."""
+    """Clips through the pipeline on a GPU: their speed, and the profile of a second run."""
 
     def seconds() -> float:
         start = time.perf_counter()

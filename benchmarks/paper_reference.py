@@ -1,4 +1,4 @@
-"""The paper's optimisation as it is written, to compare with (Appendix B): slow on purpose.
+"""The paper's optimisation as written (Appendix B), to compare with; slow on purpose.
 
 Stage 1 is Dijkstra's algorithm, iterated, on the binary tree of "selected" and "not selected".
 The paper does not say how a path that was found is kept from being found again; here every path

@@ -1,1 +1,18 @@
-"""Tables of results: the paper's experiments and ours, and the methods they are compared with."""
+"""Tables of results: the paper's experiments and ours. Run one as `python -m experiments.NAME`.
+
+comparison              what a network learns from the masks of each method (the main table)
+ablation                what each term of the objective is worth, and how far confidences hold
+error_analysis          what is learnt wrong and what is missed, by object
+continual               rounds in which new objects arrive, and a poisoned round
+real_video              the comparison on real video
+plane_residual          the constants of the motion cue
+tables                  tables of one run, or of several runs together
+
+methods                 the training masks of every method
+baselines               how other methods choose masks
+test_time_augmentation  proposals of several views, for Data Distillation
+training                trains and judges, in processes
+tabletop                the data
+cache                   results on disk, by their inputs
+command_line            shared arguments
+"""

@@ -1,12 +1,12 @@
-"""How others choose training masks among proposals: what `experiment.py` compares selection with.
+"""How others choose training masks among proposals: what `comparison` compares selection with.
 
 Pure functions on proposals. Each method gives every mask a score, and one number, chosen on a
 validation recording or from labelled data, says which scores are kept.
 
 - Score threshold: the network's own score.
 - Data Distillation (Radosavovic et al. 2018): proposals of several views, merged
-  (`gbopt_ros.perception.ensemble`), thresholded so that an image has as many masks as a labelled
-  one has objects.
+  (`test_time_augmentation`), thresholded so that an image has as many masks as a labelled image
+  has objects.
 - Tracklets, in the manner of UnOVOST (Luiten et al. 2020): proposals are linked from frame to frame
   and judged as tracks. Simplified: one linking stage, colour in place of a learnt embedding.
 - Selected using ground truth: the upper bound of all that choose among these proposals.
@@ -28,9 +28,9 @@ from gbopt_ros.structures import BoolMask, Clip, GboptError, Image, Proposals, R
 Link = tuple[int, int]
 """Frame of the clip and index of the proposal there."""
 
-_LEFT_SHARE = 0.5  # of its area that a proposal must have for itself to be linked at all
-_LINK_IOU = 0.3  # that a mask and the flow-warped mask of the next frame must have to be linked
-_COLOUR_BINS = 4  # of each channel
+_LEFT_SHARE = 0.5  # smallest share of its area that a linked proposal has for itself
+_LINK_IOU = 0.3  # smallest IoU of a mask and the flow-warped mask of the next frame in a link
+_COLOUR_BINS = 4  # bins of each channel
 
 
 def best_threshold(curve: PrecisionRecallCurve) -> float:
@@ -93,7 +93,7 @@ def closest_pairs(
 
 
 def tracklets(
-    clip: Clip, proposals: Sequence[Proposals], flows: NDArray[np.float32]
+    clip: Clip, proposals: Sequence[Proposals], flows: Sequence[NDArray[np.float32]]
 ) -> list[Proposals]:
     """The masks of every frame with the score of their track, no two of which share a pixel.
 
@@ -101,8 +101,8 @@ def tracklets(
 
     Args:
         clip: T frames.
-        proposals: of each.
-        flows: (T - 1, H, W, 2) pixels, from each frame to the next.
+        proposals: T times the proposals of a frame.
+        flows: T - 1 arrays (H, W, 2), pixels, from each frame to the next.
     """
     decoded = [mask_ops.decode_all(p.rles, p.size) for p in proposals]
     kept = [for_itself(masks) for masks in decoded]  # best score first, as proposals are

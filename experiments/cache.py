@@ -54,11 +54,11 @@ def digest_of_stills(dataset: CocoDataset) -> str:
     return total.hexdigest()
 
 
-def digest_of_dataset(pool: InstanceDataset) -> str:
-    """SHA-256 of everything that a training can draw from a pool."""
+def digest_of_dataset(dataset: InstanceDataset) -> str:
+    """SHA-256 of everything that a training can draw from a dataset."""
     total = hashlib.sha256()
-    for index in range(len(pool)):
-        labelled = pool[index]
+    for index in range(len(dataset)):
+        labelled = dataset[index]
         for field in fields(labelled):
             value = getattr(labelled, field.name)
             total.update(field.name.encode())
@@ -100,3 +100,8 @@ class Cache:
             value = make()
             self.put(kind, inputs, value)
         return value
+
+
+def cache_of(out: Path) -> Cache:
+    """The cache of the scripts that write into an output folder."""
+    return Cache(out / "cache")

@@ -1,15 +1,14 @@
-"""What ours learns wrong and what it misses, environment by environment and thing by thing.
+"""What ours learns wrong and what it misses, by environment and by object.
 
-    python benchmarks/misses.py --out learning --environments 101 102 103 104
+    python -m experiments.error_analysis --out learning --environments 101 102 103 104
 
-Masks are selected, and revised by what comes again, as in a first round of `experiment.py
---environment`; nothing is trained. A mask fits an object from an IoU of 0.5 on, one to one (Hungarian
-method). The tables: how well confidences rank right masks above wrong ones before and after what
-comes again (area under the ROC curve), with precision and recall, percent, as in `experiment.py`;
-how many of the masks of each confidence are right; what is wrong with those that are learnt, and
-how far each view of an object came, percent; and the same thing by thing, first what is missed
-most though it is proposed. Writes OUT/misses.json and .md anew; frames, masks and confidences are
-kept as those of `experiment.py`.
+Masks are selected, and their confidences recalibrated, as in a first round of
+`experiments.comparison --environment`; nothing is trained. A mask fits an object from an IoU of 0.5
+on, one to one (Hungarian method). The tables, in percent: how well confidences rank right masks
+above wrong ones before and after recalibration (area under the ROC curve), with precision and
+recall; the share of right masks for each confidence; what is wrong with the masks that are learnt,
+and how far each view of an object came; and the same by object, those first of which most views are
+proposed and not learnt. Writes OUT/error-analysis.json and .md; the cache is the comparison's.
 """
 
 from __future__ import annotations
@@ -17,25 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from scipy.stats import mannwhitneyu
 
 from experiments.baselines import closest_pairs
-from experiments.cache import Cache
-from experiments.methods import FrameKey, MaskMaker, sure
-from experiments.tabletop import Recording, Tabletop, cores, environment
-from experiments.training import exit_status, folder_of, machine
-from gbopt_ros.config import Config, load_config
+from experiments.cache import Cache, cache_of
+from experiments.command_line import config_of, make_parser, run_facts, start
+from experiments.methods import FrameKey, MaskMaker, filter_by_confidence
+from experiments.tabletop import Recording, Tabletop, environment
+from gbopt_ros.config import Config
+from gbopt_ros.evaluation.calibration import roc_auc
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall
 from gbopt_ros.io.files import write_text
-from gbopt_ros.io.selection_format import SelectedFrame, versions
+from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.structures import GboptError, Rle
 
@@ -94,47 +91,44 @@ def errors(masks: Sequence[Rle], truth: Sequence[Rle]) -> list[str]:
     return kinds
 
 
-def area_under_roc(confidences: Sequence[float], right: Sequence[bool]) -> float | None:
-    """How often a right mask is surer than a wrong one, a tie being half; None without both."""
-    values, are_right = np.asarray(confidences), np.asarray(right, bool)
-    if are_right.all() or not are_right.any():
-        return None
-    wins = mannwhitneyu(values[are_right], values[~are_right]).statistic
-    return float(wins / (np.count_nonzero(are_right) * np.count_nonzero(~are_right)))
+def examined(tabletop: Tabletop, config: Config, cache: Cache) -> dict[str, Any]:
+    """All numbers of an environment, shares in percent.
 
-
-def examined(tabletop: Tabletop, config: Config, stored: Cache) -> dict[str, Any]:
-    """All numbers of an environment, shares in percent."""
+    Raises:
+        GboptError: the objects of the recording have no names.
+    """
     recording = tabletop.train
     if not recording.names:
         raise GboptError(
-            f"{recording.labels}: objects have no names, as an earlier version wrote it; remove "
+            f"{recording.labels}: objects have no names, so an earlier version wrote it; remove "
             f"{recording.labels.parent.parent}, and it is rendered again"
         )
     makers = [
-        MaskMaker([recording], None, tabletop.rehearsal, each, stored)
-        for each in (config, without_recurrence(config))
+        MaskMaker([recording], None, tabletop.rehearsal, each, cache)
+        for each in (config, without_recalibration(config))
     ]
-    frames, unrevised = (maker.selected("ours") for maker in makers)
+    frames, before = (maker.selected("ours") for maker in makers)
     proposals = makers[0].candidates()
-    by_thing: dict[str, list[View]] = {}
+    by_object: dict[str, list[View]] = {}
     kinds: list[str] = []
-    for frame, learnt in zip(frames, sure(frames, config), strict=True):
+    for frame, learnt in zip(frames, filter_by_confidence(frames, config), strict=True):
         truth = recording.truth[frame.frame_index]
         kinds += errors(learnt.rles, truth)
         seen = views(truth, learnt.rles, frame.rles, proposals[_key(frame)].rles)
         for name, view in zip(recording.names[frame.frame_index], seen, strict=True):
-            by_thing.setdefault(name, []).append(view)
-    most_missed_first = sorted(by_thing.items(), key=lambda item: -missed(item[1]))
+            by_object.setdefault(name, []).append(view)
+    most_missed_first = sorted(by_object.items(), key=lambda item: -missed(item[1]))
     return {
         "confidences": {
-            "selected": _quality(recording, unrevised),
-            "before": _quality(recording, sure(unrevised, config)) | _ranking(recording, unrevised),
-            "revised": _quality(recording, sure(frames, config)) | _ranking(recording, frames),
+            "selected": _quality(recording, before),
+            "before": _quality(recording, filter_by_confidence(before, config))
+            | _ranking(recording, before),
+            "recalibrated": _quality(recording, filter_by_confidence(frames, config))
+            | _ranking(recording, frames),
         },
         "errors": _shares(kinds, ERRORS),
-        "objects": _reached([view for seen in by_thing.values() for view in seen]),
-        "things": {name: _reached(seen) for name, seen in most_missed_first},
+        "objects": _reached([view for seen in by_object.values() for view in seen]),
+        "by_object": {name: _reached(seen) for name, seen in most_missed_first},
     }
 
 
@@ -157,7 +151,8 @@ def _ranking(recording: Recording, frames: Sequence[SelectedFrame]) -> dict[str,
         for kind in errors(frame.rles, recording.truth[frame.frame_index])
     ]
     confidences = [value for frame in frames for value in frame.confidences]
-    return {"area": area_under_roc(confidences, right), "tenths": tenths(confidences, right)}
+    area = roc_auc(np.array(confidences), np.array(right, bool))
+    return {"area": None if np.isnan(area) else area, "tenths": tenths(confidences, right)}
 
 
 def tenths(confidences: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
@@ -190,25 +185,24 @@ def missed(seen: Sequence[View]) -> int:
 
 
 def markdown(environments: Mapping[str, Mapping[str, Any]]) -> str:
-    """The tables, those of things from the one on that is missed most."""
+    """The tables; objects are in the order of `examined`."""
+    confidences = {name: found["confidences"] for name, found in environments.items()}
     lines = _table(
-        ["environment", "all selected: precision / recall", "confidence: area", "precision / recall",
-         "with what comes again: area", "precision / recall"],
+        ["environment", "all selected: precision / recall", "confidence: area",
+         "precision / recall", "recalibrated: area", "precision / recall"],
         [
             [name, _pair(of["selected"]), _decimals(of["before"]["area"]), _pair(of["before"]),
-             _decimals(of["revised"]["area"]), _pair(of["revised"])]
-            for name, of in ((name, found["confidences"]) for name, found in environments.items())
+             _decimals(of["recalibrated"]["area"]), _pair(of["recalibrated"])]
+            for name, of in confidences.items()
         ],
     )  # fmt: skip
     lines += _table(
         ["environment: right masks (of how many), by confidence from",
          *(f"{tenth / 10}" for tenth in range(10))],
         [
-            [name,
-             *(f"{of['right']:.0f} % ({of['masks']})" if of["masks"] else "" for of in told)]
-            for name, told in (
-                (name, found["confidences"]["revised"]["tenths"]) for name, found in environments.items()
-            )
+            [name, *(f"{tenth['right']:.0f} % ({tenth['masks']})" if tenth["masks"] else ""
+                     for tenth in of["recalibrated"]["tenths"])]
+            for name, of in confidences.items()
         ],
     )  # fmt: skip
     lines += _table(
@@ -222,12 +216,12 @@ def markdown(environments: Mapping[str, Mapping[str, Any]]) -> str:
         ],
     )  # fmt: skip
     lines += _table(
-        ["environment", "thing", "views", "proposed", "selected", "learnt"],
+        ["environment", "object", "views", "proposed", "selected", "learnt"],
         [
             [name, thing, str(of["views"]), f"{of['proposed']:.0f}",
              f"{of['learnt'] + of['unsure']:.0f}", f"{of['learnt']:.0f}"]
             for name, found in environments.items()
-            for thing, of in found["things"].items()
+            for thing, of in found["by_object"].items()
         ],
     )  # fmt: skip
     return "\n".join(lines)
@@ -247,35 +241,26 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmark-output/learning"))
+    parser = make_parser(__doc__, "benchmark-output/learning")
     parser.add_argument("--environments", type=int, nargs="+", default=[101, 102, 103, 104])
-    parser.add_argument("--config", type=Path, help="YAML profile (default: none)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> None:
-    config, stored = load_config(args.config, args.set), Cache(folder_of(args.out))
-    environments: dict[str, dict[str, Any]] = {}
-    for seed in args.environments:
-        tabletop = environment(args.out, seed, cores(), choose=False)
-        environments[str(seed)] = examined(tabletop, config, stored)
-    result = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(config),
-        "environments": environments,
-        "config": config.to_dict(),
-        "versions": versions(),
+    config, cache = config_of(args), cache_of(args.out)
+    environments = {
+        str(seed): examined(environment(args.out, seed, choose=False), config, cache)
+        for seed in args.environments
     }
-    write_text(args.out / "misses.json", json.dumps(result, indent=2) + "\n")
-    write_text(args.out / "misses.md", markdown(environments))
+    result = run_facts(config) | {"environments": environments}
+    write_text(args.out / "error-analysis.json", json.dumps(result, indent=2) + "\n")
+    write_text(args.out / "error-analysis.md", markdown(environments))
     print(markdown(environments))
 
 
-def without_recurrence(config: Config) -> Config:
-    return replace(config, learning=replace(config.learning, recurrence=False))
+def without_recalibration(config: Config) -> Config:
+    return replace(config, learning=replace(config.learning, cross_clip_confidence=False))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(run, parse_arguments()))
+    sys.exit(start(run, parse_arguments()))

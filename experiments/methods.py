@@ -1,9 +1,8 @@
-"""The training masks of every row of the experiment, each as a training set on disk."""
+"""The methods that choose training masks, each with its masks as a training set on disk."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,36 +16,31 @@ from tqdm import tqdm
 from experiments import baselines
 from experiments.cache import Cache, digest_of_dataset, digest_of_stills
 from experiments.tabletop import Stills
+from experiments.test_time_augmentation import SCALES, EnsembleProposals
 from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.datasets.coco import CocoDataset
-from gbopt_ros.io.selection_format import ReplayWriter, SelectedFrame, read_replay
+from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
 from gbopt_ros.learning.confidence.cross_clip import recalibrate
-from gbopt_ros.learning.data.training_set import (
-    SelectedDataset,
-    SelectedImage,
-    TrainingSet,
-    confidence_cutoff,
-)
-from gbopt_ros.learning.round import adapt
+from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage, confidence_cutoff
+from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import boxes_xyxy
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import save_weights, sha256_of
+from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.load import background_weights, load_proposal_network, proposal_weights
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
 
-LABELS = {
+METHODS = {
     "before": "before",
     "control": "control: rehearsal alone",
     "threshold": "score threshold",
     "distillation": "Data Distillation",
     "tracklets": "tracklets (manner of UnOVOST)",
     "ours": "ours",
-    "adapted": "ours, background adapted",
     "gt": "selected using GT",
     "truth": "trained with GT",
     "right": "ours, wrong masks taken out by GT",
@@ -56,11 +50,12 @@ LABELS = {
     "L_F": "L_I + constraint + L_F",
     "L_p": "L_I + constraint + L_F + L_p",
 }
-ROWS = tuple(LABELS)[:9]
-LIMITS = tuple(LABELS)[9:11]  # what holds ours back: each of its two errors mended by ground truth
-TERMS = tuple(LABELS)[11:]  # the paper's Table 4, outlines as proposed
-SELECTED = ("ours", "adapted", *LIMITS, *TERMS)  # by selection in clips
-CHOOSING = ("threshold", "tracklets")  # rows with a threshold from the validation recording
+"""Name and label of every method."""
+COMPARED = tuple(METHODS)[:8]  # in the main table
+LIMITS = tuple(METHODS)[8:10]  # ours with one of its two kinds of error corrected by ground truth
+ABLATION = tuple(METHODS)[10:]  # the paper's Table 4, outlines as proposed
+SELECTED = ("ours", *LIMITS, *ABLATION)  # methods that select in clips
+CHOOSING = ("threshold", "tracklets")  # methods with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
 FrameKey = tuple[str, int]
@@ -89,15 +84,19 @@ class Recording(Protocol):
         ...
 
 
+Sources = tuple[Sequence[Recording], Recording | None, CocoDataset]
+"""The arguments `train`, `validation` and `rehearsal` of `MaskMaker`."""
+
+
 @dataclass(frozen=True)
 class TrainingMasks:
-    """What a row learns from.
+    """What a method learns from.
 
     Attributes:
-        folder: of the training set, None for a row that learns no new mask.
+        folder: training set, None for a method that learns no new mask.
         digest: SHA-256 of images and masks as a training draws them, "" for none.
-        quality: precision, recall, mean IoU (percent), masks and frames; empty for none.
-        facts: what was chosen on the way, such as a threshold.
+        quality: precision, recall, mean IoU (percent), masks and frames; None for none.
+        facts: values that were chosen on the way, such as a threshold.
     """
 
     folder: Path | None = None
@@ -105,29 +104,27 @@ class TrainingMasks:
     quality: Mapping[str, float] | None = None
     facts: Mapping[str, float] | None = None
 
-    def pool(self, config: Config) -> SelectedDataset | None:
-        """What batches are drawn from."""
+    def dataset(self, config: Config) -> SelectedDataset | None:
+        """The dataset that batches are drawn from."""
         return None if self.folder is None else open_dataset(self.folder, config)
 
 
 def open_dataset(folder: Path, config: Config) -> SelectedDataset:
-    """The pool of a training set on disk, as `gbopt learn` draws from it.
-
-    But that looks at no more frames than its steps draw images.
-    """
+    """A training set on disk, without its masks of low confidence."""
     learning = config.learning
     with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
         return training_set.labelled_images().filter_by_confidence(learning.min_confidence)
 
 
 class MaskMaker:
-    """Makes the training masks of rows; what they share is computed once and stored.
+    """Makes the training masks of methods; what they share is computed once and cached.
 
     Args:
-        train: what masks are made for.
-        validation: thresholds are chosen on it; None where no row of `CHOOSING` is asked for.
+        train: recordings that masks are made for.
+        validation: recording that thresholds are chosen on; None if no method of `CHOOSING` is
+            asked for.
         rehearsal: labelled images; they tell how many objects an image has.
-        stored: where masks, frames and training sets lie.
+        cache: folder of masks, frames and training sets.
     """
 
     def __init__(
@@ -136,23 +133,23 @@ class MaskMaker:
         validation: Recording | None,
         rehearsal: CocoDataset,
         config: Config,
-        stored: Cache,
+        cache: Cache,
     ) -> None:
         self._train, self._rehearsal = train, rehearsal
-        self._config, self._stored = config, stored
+        self._config, self._cache = config, cache
         self._choose_on = validation
         self._clips: dict[str, list[Clip]] = {}
 
-    def masks_of(self, row: str) -> TrainingMasks:
-        """The training masks of a row of `LABELS`.
+    def masks_of(self, method: str) -> TrainingMasks:
+        """The training masks of a method of `METHODS`.
 
         Raises:
             GboptError: a recording cannot be read, or thresholds cannot be chosen on it.
         """
-        if row in ("before", "control"):
+        if method in ("before", "control"):
             return TrainingMasks()
-        if row in SELECTED:
-            return self._collected(self.selected(row), {})
+        if method in SELECTED:
+            return self._collected(self.selected(method), {})
         make: dict[str, Callable[[], tuple[Masks, dict[str, float]]]] = {
             "threshold": self._thresholded,
             "distillation": self._distilled,
@@ -160,7 +157,7 @@ class MaskMaker:
             "gt": self._closest,
             "truth": self._true,
         }
-        masks, facts = make[row]()
+        masks, facts = make[method]()
         frames = [
             SelectedFrame(
                 recording=recording.name,
@@ -179,26 +176,25 @@ class MaskMaker:
         ]
         return self._collected(frames, facts)
 
-    def selected(self, row: str) -> list[SelectedFrame]:
-        """The frames of a row of `SELECTED`: ours, by the replay that `gbopt replay` does."""
-        config = replace(self._config, selection=selection_of(row, self._config.selection))
-        if row in TERMS:
+    def selected(self, method: str) -> list[SelectedFrame]:
+        """The frames of a method of `SELECTED`, as `gbopt replay` selects them."""
+        config = replace(self._config, selection=selection_of(method, self._config.selection))
+        if method in ABLATION:
             config = replace(
                 config, motion=MotionConfig(weight=0.0), outline=OutlineConfig(method="network")
             )
-        # The name of the folder would make two rows of equal masks two training sets.
-        frames = []
-        for recording in self._train:
-            used = self._adapted_to(recording, config) if row == "adapted" else config
-            replay = self._replay_of(recording, used, f"select: {LABELS[row]}")
-            frames += [replace(frame, recording=recording.name) for frame in read_replay(replay)]
-        if row in TERMS:  # what was selected, all of it
+        # The name of the folder would make two training sets of two methods with equal masks.
+        title = f"select: {METHODS[method]}"
+        frames = [
+            replace(frame, recording=recording.name)
+            for recording in self._train
+            for frame in read_selection(self._replay_of(recording, config, title))
+        ]
+        if method in ABLATION:  # all of them are learnt
             frames = [replace(f, confidences=(1.0,) * len(f.rles)) for f in frames]
-        elif config.learning.recurrence:
-            frames = self._revised(frames)
-        if row in LIMITS:
-            frames = self._mended(row, frames)
-        return frames
+        elif config.learning.cross_clip_confidence:
+            frames = self._recalibrated(frames)
+        return self.corrected(method, frames) if method in LIMITS else frames
 
     def candidates(self) -> Masks:
         """The proposals that selection chooses from, of every frame."""
@@ -212,7 +208,7 @@ class MaskMaker:
         return _above(self._proposals(self._train), baselines.best_threshold(curve))
 
     def _distilled(self) -> tuple[Masks, dict[str, float]]:
-        proposals = self._proposals(self._train, ensemble="scales")
+        proposals = self._proposals(self._train, ensemble=True)
         objects = baselines.objects_an_image(self._rehearsal.rles_by_image)
         scores = [found.scores for found in proposals.values()]
         return _above(proposals, baselines.expected_number_threshold(scores, objects))
@@ -236,25 +232,25 @@ class MaskMaker:
         truth = self._truth(self._train)
         return {key: _as_proposals(size, truth[key]) for key, size in sizes.items()}, {}
 
-    def _mended(self, row: str, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
-        """What is learnt from these frames, less its wrong masks or with proposals of the missed.
+    def corrected(self, method: str, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
+        """The confident masks of these frames, without wrong ones or with the missed proposals.
 
         Which masks are right is decided as in `gt`.
         """
         truth, proposals = self._truth(self._train), self._proposals(self._train)
-        mended = []
-        for frame in sure(frames, self._config):
+        corrected = []
+        for frame in filter_by_confidence(frames, self._config):
             key = frame.recording, frame.frame_index
             learnt = list(zip(frame.rles, frame.scores, strict=True))
             pairs = baselines.closest_pairs([rle for rle, _ in learnt], truth[key])
-            if row == "right":
+            if method == "right":
                 learnt = [learnt[i] for i, _ in pairs]
             else:
                 found = {j for _, j in pairs}
                 missed = [rle for j, rle in enumerate(truth[key]) if j not in found]
                 added = baselines.agreeing_with(proposals[key], missed)
                 learnt += zip(added.rles, map(float, added.scores), strict=True)
-            mended.append(
+            corrected.append(
                 replace(
                     frame,
                     rles=tuple(rle for rle, _ in learnt),
@@ -262,12 +258,12 @@ class MaskMaker:
                     confidences=(1.0,) * len(learnt),
                 )
             )
-        return mended
+        return corrected
 
-    def _revised(self, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
-        """With the confidences that `gbopt learn` gives, where its steps draw every frame."""
+    def _recalibrated(self, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
+        """The frames with the cross-clip confidences that `gbopt learn` gives to all of them."""
         shown = [frame for frame in frames if frame.rles]
-        pool = SelectedDataset(
+        dataset = SelectedDataset(
             [
                 SelectedImage(
                     frame.image_path,
@@ -280,10 +276,10 @@ class MaskMaker:
             ]
         )
 
-        def revised() -> list[tuple[float, ...]]:
+        def confidences() -> list[tuple[float, ...]]:
             network, _ = load_mask_rcnn(proposal_weights(self._config))
             device = resolve_device(self._config.device)
-            found = recalibrate(pool, network, self._config.proposal, device)
+            found = recalibrate(dataset, network, self._config.proposal, device)
             return [entry.confidences for entry in found.entries]
 
         inputs = {
@@ -291,26 +287,11 @@ class MaskMaker:
             "frames": [asdict(f) | {"image_path": f.image_path.name} for f in shown],
             "recordings": [recording.digest for recording in self._train],
         }
-        known = iter(self._stored.get_or_make("confidences", inputs, revised))
+        known = iter(self._cache.get_or_make("confidences", inputs, confidences))
         return [
             replace(frame, confidences=tuple(next(known))) if frame.rles else frame
             for frame in frames
         ]
-
-    def _adapted_to(self, recording: Recording, config: Config) -> Config:
-        """The configuration with a background network taught as `gbopt adapt` does."""
-        inputs = {
-            "recording": recording.digest,
-            "networks": networks_of(config, "background", "flow"),
-            "motion": config.motion,
-            "adapt": config.adapt,
-            "rehearsal": digest_of_stills(self._rehearsal),
-        }
-        path = self._stored.path("background", inputs, ".safetensors")
-        if not path.exists():
-            adapted = adapt(recording.open(), config, rehearsal=self._rehearsal)
-            save_weights(path, adapted.network, adapted.info)
-        return replace(config, background=replace(config.background, weights=str(path)))
 
     def _replay_of(self, recording: Recording, config: Config, title: str) -> Path:
         inputs = {
@@ -320,11 +301,11 @@ class MaskMaker:
             "selection": config.selection,
             "outline": config.outline,
         }
-        folder = self._stored.path("replay", inputs)
+        folder = self._cache.path("replay", inputs)
         if not folder.exists():
             pipeline, clips = Pipeline(config), self._clips_of(recording)
             with (
-                ReplayWriter(folder, recording.name) as writer,
+                SelectionWriter(folder, recording.name) as writer,
                 tqdm(clips, title, unit="clip", dynamic_ncols=True) as progress,
             ):
                 for clip in progress:
@@ -337,7 +318,7 @@ class MaskMaker:
     @property
     def _validation(self) -> Recording:
         if self._choose_on is None:
-            raise ValueError("MaskMaker: rows with a threshold need a validation recording")
+            raise ValueError("MaskMaker: a method with a threshold needs a validation recording")
         return self._choose_on
 
     def _clips_of(self, recording: Recording) -> list[Clip]:
@@ -353,6 +334,13 @@ class MaskMaker:
             )
         return self._clips[recording.digest]
 
+    def _all_clips(
+        self, recordings: Sequence[Recording], title: str
+    ) -> Iterable[tuple[Recording, Clip]]:
+        """The clips of recordings, with a progress bar."""
+        pairs = [(each, clip) for each in recordings for clip in self._clips_of(each)]
+        return tqdm(pairs, title, unit="clip", dynamic_ncols=True)
+
     def _truth(self, recordings: Sequence[Recording]) -> dict[FrameKey, tuple[Rle, ...]]:
         return {
             (recording.name, frame.index): recording.truth[frame.index]
@@ -361,27 +349,24 @@ class MaskMaker:
             for frame in clip.frames
         }
 
-    def _proposals(self, recordings: Sequence[Recording], ensemble: str = "") -> Masks:
-        """The candidates of every frame, by default those that selection chooses from."""
-        proposal = self._config.proposal
-        config = replace(
-            self._config, proposal=replace(proposal, ensemble=ensemble or proposal.ensemble)
-        )
-        networks = networks_of(config, "proposal")
-        clips = [
-            (recording, clip) for recording in recordings for clip in self._clips_of(recording)
-        ]
+    def _proposals(self, recordings: Sequence[Recording], ensemble: bool = False) -> Masks:
+        """The candidates of every frame for selection, or those of an ensemble of views."""
+        networks = networks_of(self._config, "proposal")
+        load = load_proposal_network
+        if ensemble:
+            networks["scales"] = SCALES
+            load = EnsembleProposals.from_config
         network: ProposalNetwork | None = None
         found: Masks = {}
-        title = f"proposals, {config.proposal.ensemble}"
-        for recording, clip in tqdm(clips, title, unit="clip", dynamic_ncols=True):
+        title = f"proposals{' of views' * ensemble}"
+        for recording, clip in self._all_clips(recordings, title):
             inputs = {"recording": recording.digest, "networks": networks, "clip": clip.clip_id}
-            known = self._stored.get("proposals", inputs)
+            known = self._cache.get("proposals", inputs)
             if known is None:
-                network = network or load_proposal_network(config)
+                network = network or load(self._config)
                 candidates = network.propose([frame.image for frame in clip.frames])
                 known = [_to_json(each) for each in candidates]
-                self._stored.put("proposals", inputs, known)
+                self._cache.put("proposals", inputs, known)
             for frame, value in zip(clip.frames, known, strict=True):
                 found[recording.name, frame.index] = _from_json(value)
         return found
@@ -390,39 +375,37 @@ class MaskMaker:
         networks = networks_of(self._config, "proposal", "flow")
         flow_network = make_flow(self._config.flow, self._config.device)
         proposals = self._proposals(recordings)
-        clips = [
-            (recording, clip) for recording in recordings for clip in self._clips_of(recording)
-        ]
         found: Masks = {}
-        for recording, clip in tqdm(clips, "tracklets", unit="clip", dynamic_ncols=True):
+        for recording, clip in self._all_clips(recordings, "tracklets"):
             candidates = [proposals[recording.name, frame.index] for frame in clip.frames]
 
-            def follow(clip: Clip = clip, candidates: list[Proposals] = candidates) -> list[Any]:
+            def track(clip: Clip = clip, candidates: list[Proposals] = candidates) -> list[Any]:
                 images = [frame.image for frame in clip.frames]
                 flows = flow_network.flow(images[:-1], images[1:])
-                return [_to_json(masks) for masks in baselines.tracklets(clip, candidates, flows)]
+                return [
+                    _to_json(masks) for masks in baselines.tracklets(clip, candidates, list(flows))
+                ]
 
             inputs = {"recording": recording.digest, "networks": networks, "clip": clip.clip_id}
-            tracked = self._stored.get_or_make("tracklets", inputs, follow)
+            tracked = self._cache.get_or_make("tracklets", inputs, track)
             for frame, value in zip(clip.frames, tracked, strict=True):
                 found[recording.name, frame.index] = _from_json(value)
         return found
 
     def _frames_of(self, recording: Recording) -> Path:
         """The frames of a recording as image files."""
-        folder = self._stored.path("frames", [recording.digest, self._config.clip])
+        folder = self._cache.path("frames", [recording.digest, self._config.clip])
         if not folder.exists():
-            self._stored.folder.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".frames-", dir=self._stored.folder))
-            try:
+            self._cache.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(
+                prefix=".frames-", dir=self._cache.folder, ignore_cleanup_errors=True
+            ) as aside:
                 for clip in self._clips_of(recording):
                     for frame in clip.frames:
                         bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-                        path = aside / f"{frame.index:06d}.jpg"
-                        cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+                        path = f"{aside}/{frame.index:06d}.jpg"
+                        cv2.imwrite(path, bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
                 os.replace(aside, folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
         return folder
 
     def _collected(self, frames: Sequence[SelectedFrame], facts: dict[str, float]) -> TrainingMasks:
@@ -431,10 +414,11 @@ class MaskMaker:
         content = [(asdict(f) | {"image_path": f.image_path.name}) for f in frames]
         digests = [recording.digest for recording in self._train]
         inputs = [content, digests, learning.max_bytes, learning.policy]
-        folder = self._stored.path("set", inputs)
+        folder = self._cache.path("set", inputs)
         with TrainingSet(folder, learning.max_bytes, learning.policy) as training_set:
             training_set.add(frames)
-        learnt = {(f.recording, f.frame_index): f.rles for f in sure(frames, self._config)}
+        confident = filter_by_confidence(frames, self._config)
+        learnt = {(f.recording, f.frame_index): f.rles for f in confident}
         found = mask_precision_recall(self._truth(self._train), learnt)
         quality = {
             "precision": 100 * found.precision,
@@ -448,8 +432,8 @@ class MaskMaker:
         )
 
 
-def sure(frames: Sequence[SelectedFrame], config: Config) -> list[SelectedFrame]:
-    """The frames with the masks alone that are sure enough to be learnt."""
+def filter_by_confidence(frames: Sequence[SelectedFrame], config: Config) -> list[SelectedFrame]:
+    """The frames with only the masks that are confident enough to be learnt."""
     minimum = config.learning.min_confidence
     least = confidence_cutoff((frame.confidences for frame in frames), minimum)
     kept = []
@@ -466,8 +450,8 @@ def sure(frames: Sequence[SelectedFrame], config: Config) -> list[SelectedFrame]
     return kept
 
 
-def networks_of(config: Config, *stages: str) -> dict[str, Any]:
-    """What decides the results of the networks, all of them where no stage is named."""
+def networks_of(config: Config, *sections: str) -> dict[str, Any]:
+    """All that the results of networks depend on, by default of all three."""
     weights = {
         "proposal": lambda: sha256_of(proposal_weights(config)),
         "background": lambda: sha256_of(background_weights(config)),
@@ -476,8 +460,8 @@ def networks_of(config: Config, *stages: str) -> dict[str, Any]:
     return {
         "clip": config.clip,
         **{
-            stage: [asdict(getattr(config, stage)) | {"weights": weights[stage]()}]
-            for stage in stages or weights
+            name: [asdict(getattr(config, name)) | {"weights": weights[name]()}]
+            for name in sections or weights
         },
     }
 
@@ -486,26 +470,26 @@ def masks_with(
     train: Sequence[Recording],
     validation: Recording | None,
     rehearsal: CocoDataset,
-    stored: Cache,
-    row: str,
+    cache: Cache,
+    method: str,
     config: Config,
 ) -> TrainingMasks:
-    """What a row learns from, selected with the networks of a configuration; see `MaskMaker`."""
-    return MaskMaker(train, validation, rehearsal, config, stored).masks_of(row)
+    """The training masks of a method with the networks of a configuration; see `MaskMaker`."""
+    return MaskMaker(train, validation, rehearsal, config, cache).masks_of(method)
 
 
-def selection_of(row: str, config: SelectionConfig) -> SelectionConfig:
-    """The objective of a row: parts of ours for the rows of Table 4."""
+def selection_of(method: str, config: SelectionConfig) -> SelectionConfig:
+    """The objective of a method: parts of ours for the rows of Table 4."""
     alone = replace(config, lambda_flow=0.0, lambda_regularization=0.0)
     return {
         "L_I": replace(alone, overlap_tolerance=1.0),
         "constraint": alone,
         "L_F": replace(config, lambda_regularization=0.0),
-    }.get(row, config)
+    }.get(method, config)
 
 
 def inputs_of(stills: Stills) -> dict[str, str]:
-    """The digests of the stills that rows rehearse and are judged on."""
+    """The digests of the stills that methods rehearse and are judged on."""
     return {
         "rehearsal": digest_of_stills(stills.rehearsal),
         "unseen": digest_of_stills(stills.unseen),

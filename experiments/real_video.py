@@ -1,17 +1,17 @@
-"""Learning from real video without a label: what becomes of frames that were not learnt from.
+"""Learning from real video without a label, judged on frames that were not learnt from.
 
-    python benchmarks/real_video.py ../shared/real/ycbv-* ../shared/real/davis-* --out real --jobs 2
+    python -m experiments.real_video ../shared/real/ycbv-* --out real --jobs 2
 
 Every SEQUENCE is a folder of frames with a PNG of labels beside each. Masks are chosen in the
-first 60 % of its frames, one network learns from those of all sequences, and is judged on the last
-30 %, which no row learns from. Rows are those of `experiment.py`: labels of the sequences decide in
-`gt` and `truth` alone, thresholds are chosen on Tabletop. Labels of real recordings are incomplete:
-what they leave out counts as a false positive in AP, so look at AR as well, and `gt` and `truth`
-learn what is labelled, not what is an object. --rounds is that of `experiment.py`.
+first 60 % of its frames. One network learns from those of all sequences, and is judged on the last
+30 %, which no method learns from. The methods are those of `experiments.comparison`: `gt` and
+`truth` alone use the labels, and thresholds are chosen on Tabletop. Labels of real recordings are
+incomplete. What they leave out counts as a false positive in AP, so look at AR as well; and `gt`
+and `truth` learn what is labelled, not all objects.
 
-Writes OUT/real-video.json, .md and .jpg, or OUT/real-video-2-rounds.json and so on: the middle
-judged frame of each sequence before, after and as labelled. Started again, a run goes on where it
-stopped.
+Writes OUT/real-video.json, .md and .jpg, or OUT/real-video-2-rounds.json and so on; the picture has
+the middle judged frame of each sequence before, after and as labelled. A run that is started again
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,35 +19,39 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from experiments import tables
-from experiments.cache import Cache, digest, digest_of_files
-from experiments.comparison import plan
-from experiments.methods import CHOOSING, LABELS, ROWS, MaskMaker, TrainingMasks, masks_with
-from experiments.tabletop import BUNDLED_SEED, Stills, cores, validation_recording
-from experiments.training import Result, exit_status, folder_of, machine, run_stored
-from gbopt_ros.config import Config, load_config
+from experiments.cache import digest, digest_of_files
+from experiments.command_line import (
+    add_training_arguments,
+    config_of,
+    make_parser,
+    run_facts,
+    start,
+)
+from experiments.comparison import compare
+from experiments.methods import CHOOSING, COMPARED, METHODS, TrainingMasks
+from experiments.tabletop import BUNDLED_SEED, Stills, validation_recording
+from experiments.training import Result
+from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
 from gbopt_ros.io.datasets.davis import VOID, LabelImage, load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.io.resources import find_resource
-from gbopt_ros.io.selection_format import versions
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.masks import encode_all
 from gbopt_ros.structures import Frame, GboptError, Image, Rle
 
 LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
-PICTURED = ("before", "threshold", "ours")  # rows of the figure
+PICTURED = ("before", "threshold", "ours")  # columns of the figure
 _SHOWN_SCORE = 0.5
 _TILE = (320, 180)  # width and height of a picture in the figure
 _TITLE_HEIGHT = 24
@@ -55,7 +59,7 @@ _TITLE_HEIGHT = 24
 
 @dataclass(frozen=True)
 class Beginning:
-    """The first frames of a labelled sequence, a `rows.Recording`."""
+    """The first frames of a labelled sequence, a `methods.Recording`."""
 
     folder: Path
 
@@ -82,53 +86,31 @@ class Beginning:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "benchmark-output/real-video")
     parser.add_argument("sequences", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-output/real-video"))
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
-    parser.add_argument("--rounds", type=int, default=1, help="of selecting and learning")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--config", type=Path, help="YAML profile (default: none)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args(arguments)
-    if args.rounds < 1:
-        parser.error(f"--rounds: expected 1 or more, got {args.rounds}")
-    return args
+    add_training_arguments(parser, COMPARED, COMPARED)
+    return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> None:
-    config, stored = load_config(args.config, args.set), Cache(folder_of(args.out))
+    config = config_of(args)
     stills = Stills(
         judged_frames(args.sequences),
         load_coco_dir(find_resource("demo/seen-test")),
         load_coco_dir(find_resource("demo/rehearsal")),
     )
     validation = None
-    if not set(CHOOSING).isdisjoint(args.rows):
-        folder = args.out / f"world-{BUNDLED_SEED}"
-        validation = validation_recording(folder, BUNDLED_SEED, (), cores())
+    if not set(CHOOSING).isdisjoint(args.methods):
+        validation = validation_recording(args.out / f"world-{BUNDLED_SEED}", BUNDLED_SEED)
     beginnings = [Beginning(folder) for folder in args.sequences]
     if len({beginning.name for beginning in beginnings}) < len(beginnings):
         raise GboptError("two sequences have the same name: rename the folder of one")
-    sources = beginnings, validation, stills.rehearsal
-    maker = MaskMaker(*sources, config, stored)
-    masks = {row: maker.masks_of(row) for row in tqdm(args.rows, "masks", unit="row")}
     shown = middle_frames(stills.unseen)
-    cells = plan(
-        args.rows,
-        masks,
-        config,
-        args.seeds,
-        shown=tuple(image.id for image in shown),
-        rounds=args.rounds,
-        select=partial(masks_with, *sources, stored),
-    )
 
-    def report(done: dict[str, list[Result]]) -> None:
+    def report(masks: dict[str, TrainingMasks], done: dict[str, list[Result]]) -> None:
         write(args, config, stills, masks, done, shown)
 
-    run_stored(cells, stills, stored, args.jobs, report)
+    compare(args, config, (beginnings, validation, stills.rehearsal), stills, report, shown)
     print(result_path(args).with_suffix(".md").read_text(encoding="utf-8"))
 
 
@@ -186,21 +168,18 @@ def write(
 ) -> None:
     """The table, the numbers behind it, and the figure."""
     path = result_path(args)
-    result = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(config),
+    result = run_facts(config) | {
         "sequences": [folder.resolve().name for folder in args.sequences],
         "rounds": args.rounds,
         "judged_frames": [image.file_name for image in stills.unseen.images],
         "statements": tables.statements(done),
-        "rows": tables.to_dict(done, masks),
-        "config": config.to_dict(),
-        "versions": versions(),
+        "methods": tables.to_dict(done, masks),
     }
     write_text(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     write_text(path.with_suffix(".md"), tables.markdown(done, masks))
-    pictured = [row for row in PICTURED if row in done]
-    rows = [picture(stills.unseen, image, [done[row][0] for row in pictured]) for image in shown]
+    pictured = [method for method in PICTURED if method in done]
+    results = [done[method][0] for method in pictured]
+    rows = [picture(stills.unseen, image, results) for image in shown]
     figure = cv2.cvtColor(np.vstack([titles(pictured), *rows]), cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(path.with_suffix(".jpg")), figure, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
@@ -208,7 +187,7 @@ def write(
 def titles(pictured: Sequence[str]) -> Image:
     """What the columns of the figure show."""
     strip = np.full((_TITLE_HEIGHT, (len(pictured) + 1) * _TILE[0], 3), 255, np.uint8)
-    said = [f"{LABELS[row]}, from score {_SHOWN_SCORE}" for row in pictured]
+    said = [f"{METHODS[method]}, from score {_SHOWN_SCORE}" for method in pictured]
     for column, title in enumerate((*said, "labelled")):
         place = (column * _TILE[0] + 8, _TITLE_HEIGHT - 8)
         cv2.putText(strip, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
@@ -232,4 +211,4 @@ def picture(judged: CocoDataset, image: CocoImage, results: Sequence[Result]) ->
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(run, parse_arguments()))
+    sys.exit(start(run, parse_arguments()))

@@ -1,6 +1,6 @@
-"""Tables and the figure of the experiment, and of several runs of it together.
+"""Tables and the figure of the comparison, of one run or of several runs together.
 
-    python benchmarks/tables.py RUN.json OTHER.json --figure together.svg
+    python -m experiments.tables RUN.json OTHER.json --figure together.svg
 
 The same seeds give other networks on other processors, so runs on several machines say more.
 """
@@ -17,7 +17,8 @@ from typing import Any
 
 import matplotlib
 
-from experiments.methods import LABELS, TrainingMasks
+from experiments.command_line import start
+from experiments.methods import METHODS, TrainingMasks
 from experiments.training import Result
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.io.files import aside_of
@@ -26,8 +27,8 @@ from gbopt_ros.structures import GboptError
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-Rows = Mapping[str, Sequence[Result]]
-_OURS = ("ours", "adapted")
+Results = Mapping[str, Sequence[Result]]
+"""The results of every method."""
 _SAME = ("world", "unseen_split", "rounds", "config")  # in all runs of one experiment
 
 
@@ -35,58 +36,56 @@ def mean(values: Sequence[float]) -> float:
     return statistics.fmean(values)
 
 
-def subsample(values: Sequence[float]) -> float | None:
+def deviation(values: Sequence[float]) -> float | None:
     """Standard deviation over the seeds, None where there is but one."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def differences(rows: Rows, first: str, second: str, split: str = "unseen") -> list[float]:
-    """AP of the first row minus that of the second, seed by seed; `before` has one for all."""
-    by_seed = {cell["seed"]: cell[split]["AP"] for cell in rows.get(second, ())}
+def differences(results: Results, first: str, second: str, split: str = "unseen") -> list[float]:
+    """AP of the first method minus the second, seed by seed; `before` has one value for all."""
+    by_seed = {cell["seed"]: cell[split]["AP"] for cell in results.get(second, ())}
     alone = next(iter(by_seed.values()), None) if second == "before" else None
     return [
         cell[split]["AP"] - by_seed.get(cell["seed"], alone)
-        for cell in rows.get(first, ())
+        for cell in results.get(first, ())
         if by_seed.get(cell["seed"], alone) is not None
     ]
 
 
-def share_of_bound(rows: Rows, row: str = "ours") -> float | None:
-    """Which share of the gain of "selected using GT" over the control a row reaches, percent.
+def share_of_bound(results: Results) -> float | None:
+    """The gain of ours over the control, as percentage of the gain of "selected using GT".
 
     Gains are means over the seeds; None where the bound gains nothing.
     """
-    reached, bound = differences(rows, row, "control"), differences(rows, "gt", "control")
+    reached, bound = differences(results, "ours", "control"), differences(results, "gt", "control")
     if not reached or not bound or mean(bound) <= 0:
         return None
     return 100 * mean(reached) / mean(bound)
 
 
-def statements(rows: Rows) -> dict[str, Any]:
-    """What the experiment is about, as numbers: each a mean and a standard deviation."""
+def statements(results: Results) -> dict[str, Any]:
+    """What follows from the results, as numbers: each a mean and a standard deviation."""
     found: dict[str, Any] = {
-        f"{row}_minus_{other}": _pair(differences(rows, row, other))
-        for row in _OURS
+        f"ours_minus_{other}": _pair(gained)
         for other in ("before", "control", "threshold", "distillation", "tracklets", "gt")
-        if differences(rows, row, other)
+        if (gained := differences(results, "ours", other))
     }
-    for row in _OURS:
-        if lost := differences(rows, row, "before", "seen"):
-            found[f"{row}_seen_change"] = _pair(lost)
-        if (share := share_of_bound(rows, row)) is not None:
-            found[f"{row}_share_of_bound"] = share
+    if lost := differences(results, "ours", "before", "seen"):
+        found["ours_seen_change"] = _pair(lost)
+    if (share := share_of_bound(results)) is not None:
+        found["ours_share_of_bound"] = share
     return found
 
 
 def _pair(values: Sequence[float]) -> dict[str, float | None]:
-    return {"mean": mean(values), "spread": subsample(values)}
+    return {"mean": mean(values), "spread": deviation(values)}
 
 
 def quality_of(cells: Sequence[Result], first: TrainingMasks) -> dict[str, float] | None:
-    """Quality of what was learnt last: of the masks that all seeds share, or its mean over them.
+    """Quality of the masks of the last round, as a mean over the seeds.
 
     Args:
-        first: what all seeds learnt in their first round.
+        first: masks of the first round, which all seeds share.
     """
     last = [cell["masks"][-1] for cell in cells if len(cell.get("masks", ())) > 1]
     if not last or last[0] is None:
@@ -94,27 +93,27 @@ def quality_of(cells: Sequence[Result], first: TrainingMasks) -> dict[str, float
     return {key: mean([quality[key] for quality in last]) for key in last[0]}
 
 
-def to_dict(rows: Rows, masks: Mapping[str, TrainingMasks]) -> dict[str, Any]:
-    """What is known of the rows, for JSON, without what was kept for pictures."""
+def to_dict(results: Results, masks: Mapping[str, TrainingMasks]) -> dict[str, Any]:
+    """The results for JSON, without the detections that were kept for pictures."""
     return {
         name: {
-            "label": LABELS[name],
+            "label": METHODS[name],
             "masks": quality_of(cells, masks[name]),
             "chosen": masks[name].facts,
             "cells": [{k: v for k, v in cell.items() if k != "shown"} for cell in cells],
         }
-        for name, cells in rows.items()
+        for name, cells in results.items()
     }
 
 
-def markdown(rows: Rows, masks: Mapping[str, TrainingMasks]) -> str:
+def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
     """The table, percent, and what follows from it."""
     header = [
         "", *(f"unseen {m}" for m in METRICS), "seen AP",
         "mask precision", "recall", "mean IoU", "runs",
     ]  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    for name, cells in rows.items():
+    for name, cells in results.items():
         columns = [[cell["unseen"][m] for cell in cells] for m in METRICS]
         columns.append([cell["seen"]["AP"] for cell in cells])
         quality = quality_of(cells, masks[name])
@@ -122,53 +121,50 @@ def markdown(rows: Rows, masks: Mapping[str, TrainingMasks]) -> str:
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
         ]
         numbers = [_cell(values) for values in columns]
-        lines.append("| " + " | ".join([LABELS[name], *numbers, *shown, str(len(cells))]) + " |")
-    lines += ["", *(f"- {line}" for line in sentences(rows))]
+        lines.append("| " + " | ".join([METHODS[name], *numbers, *shown, str(len(cells))]) + " |")
+    lines += ["", *(f"- {line}" for line in sentences(results))]
     return "\n".join(lines) + "\n"
 
 
 def _cell(values: Sequence[float]) -> str:
-    deviation = subsample(values)
-    return f"{mean(values):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+    spread = deviation(values)
+    return f"{mean(values):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
 
 
-def sentences(rows: Rows) -> list[str]:
-    """What follows from the rows that are there."""
+def sentences(results: Results) -> list[str]:
+    """What follows from the methods that are there."""
     said = []
-    for row in _OURS:
-        name = LABELS[row][0].upper() + LABELS[row][1:]
-        share = share_of_bound(rows, row)
-        if share is not None:
+    bound = differences(results, "gt", "control")
+    if (share := share_of_bound(results)) is not None:
+        said.append(
+            f"Ours reaches {share:.0f} % of what selecting with ground truth gains over the "
+            f"control ({_signed(differences(results, 'ours', 'control'))} of "
+            f"{_signed(bound)} AP on unseen classes)."
+        )
+    for other in ("before", "threshold", "distillation", "tracklets"):
+        if gained := differences(results, "ours", other):
             said.append(
-                f"{name} reaches {share:.0f} % of what selecting with ground truth gains over the "
-                f"control ({_signed(differences(rows, row, 'control'))} of "
-                f"{_signed(differences(rows, 'gt', 'control'))} AP on unseen classes)."
+                f"Ours minus {METHODS[other]}: {_signed(gained)} AP on unseen classes "
+                f"(pairs of runs: {len(gained)})."
             )
-        for other in ("before", "threshold", "distillation", "tracklets"):
-            if gained := differences(rows, row, other):
-                said.append(
-                    f"{name} minus {LABELS[other]}: {_signed(gained)} AP on unseen classes "
-                    f"(pairs of runs: {len(gained)})."
-                )
-        if changed := differences(rows, row, "before", "seen"):
-            said.append(f"{name}, seen AP after learning: {_signed(changed)}.")
-    bound = differences(rows, "gt", "control")
+    if changed := differences(results, "ours", "before", "seen"):
+        said.append(f"Ours, seen AP after learning: {_signed(changed)}.")
     if bound and mean(bound) <= 0:
         said.append("Selecting with ground truth gains nothing over the control: no share of it.")
     return said
 
 
 def _signed(values: Sequence[float]) -> str:
-    deviation = subsample(values)
-    return f"{mean(values):+.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+    spread = deviation(values)
+    return f"{mean(values):+.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
-def figure(rows: Rows, path: Path) -> None:
+def figure(results: Results, path: Path) -> None:
     """Unseen AP against the control and seen AP against before: seeds, mean, standard deviation."""
-    reference = "control" if "control" in rows else "before"
-    names = [name for name in rows if name != "before"]
+    reference = "control" if "control" in results else "before"
+    names = [name for name in results if name != "before"]
     panels = (
-        (f"unseen AP, gain over {LABELS[reference]}", reference, "unseen", "tab:blue"),
+        (f"unseen AP, gain over {METHODS[reference]}", reference, "unseen", "tab:blue"),
         ("seen AP, change from before", "before", "seen", "tab:red"),
     )
     chart, axes = pyplot.subplots(
@@ -176,11 +172,11 @@ def figure(rows: Rows, path: Path) -> None:
     )
     for axis, (title, other, split, colour) in zip(axes, panels, strict=True):
         for place, name in enumerate(reversed(names)):
-            values = differences(rows, name, other, split)
+            values = differences(results, name, other, split)
             if not values:
                 continue
             axis.barh(place, mean(values), height=0.6, color=colour, alpha=0.3)
-            axis.errorbar(mean(values), place, xerr=subsample(values), color=colour, capsize=3)
+            axis.errorbar(mean(values), place, xerr=deviation(values), color=colour, capsize=3)
             axis.plot(values, [place] * len(values), "o", markersize=4, color=colour, alpha=0.8)
             axis.annotate(
                 f"{mean(values):+.1f}", (mean(values), place), xytext=(0, 9), ha="center",
@@ -188,7 +184,7 @@ def figure(rows: Rows, path: Path) -> None:
             )  # fmt: skip
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.set_title(title, fontsize=10)
-        axis.set_yticks(range(len(names)), [LABELS[name] for name in reversed(names)])
+        axis.set_yticks(range(len(names)), [METHODS[name] for name in reversed(names)])
         axis.set_ylim(-0.6, len(names) - 0.3)
         axis.margins(x=0.15)
         axis.grid(axis="x", alpha=0.3)
@@ -199,45 +195,45 @@ def figure(rows: Rows, path: Path) -> None:
 
 
 def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, TrainingMasks]]:
-    """The rows of several runs as those of one, `before` once, and the quality of their masks.
+    """The methods of several runs as those of one, `before` once, and the quality of their masks.
 
     Raises:
-        GboptError: a file is no result of the experiment, or that of another one.
+        GboptError: a file is no result of the comparison, or that of another experiment.
     """
     runs = [_read(path) for path in files]
     for path, run in zip(files, runs, strict=True):
         if other := [key for key in _SAME if run[key] != runs[0][key]]:
             raise GboptError(f"{path}: another {', '.join(other)} than in {files[0]}")
-    rows: dict[str, list[Result]] = {}
+    results: dict[str, list[Result]] = {}
     masks: dict[str, TrainingMasks] = {}
-    for name in LABELS:
-        found = [
-            (number, run["rows"][name]) for number, run in enumerate(runs) if name in run["rows"]
-        ]
+    for name in METHODS:
+        found = [(n, run["methods"][name]) for n, run in enumerate(runs) if name in run["methods"]]
         if not found:
             continue
-        # Rows are compared run by run, seed by seed.
+        # Methods are compared run by run, seed by seed. A cell's own masks are left out: their mean
+        # over the seeds, which the run tells, would else be taken a second time.
         cells = [
-            cell | {"seed": f"{n}: {cell['seed']}"} for n, row in found for cell in row["cells"]
+            {k: v for k, v in cell.items() if k != "masks"} | {"seed": f"{n}: {cell['seed']}"}
+            for n, method in found
+            for cell in method["cells"]
         ]
-        rows[name] = cells[:1] if name == "before" else cells
-        known = [row["masks"] for _, row in found for _ in row["cells"] if row["masks"]]
+        results[name] = cells[:1] if name == "before" else cells
+        known = [method["masks"] for _, method in found for _ in method["cells"] if method["masks"]]
         quality = {key: mean([each[key] for each in known]) for key in known[0]} if known else None
-        # That of the last round, which a cell of its own would give as that of its seed.
-        for cell in cells:
-            cell.pop("masks", None)
         masks[name] = TrainingMasks(quality=quality)
-    return rows, masks
+    return results, masks
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("rows", *_SAME) if key not in run]
-    except (OSError, ValueError, TypeError) as error:
-        raise GboptError(f"{path}: expected a result of experiment.py: {error}") from error
+        if "rows" in run:  # written by version 0.1.0
+            run["methods"] = run.pop("rows")
+        missing = [key for key in ("methods", *_SAME) if key not in run]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise GboptError(f"{path}: expected a result of the comparison: {error}") from error
     if missing:
-        raise GboptError(f"{path}: expected a result of experiment.py, it has no {missing[0]!r}")
+        raise GboptError(f"{path}: expected a result of the comparison, it has no {missing[0]!r}")
     return run
 
 
@@ -248,18 +244,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    args = parse_arguments()
-    try:
-        rows, masks = together(args.runs)
-    except GboptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(markdown(rows, masks), end="")
+def run(args: argparse.Namespace) -> None:
+    results, masks = together(args.runs)
+    print(markdown(results, masks), end="")
     if args.figure:
-        figure(rows, args.figure)
-    return 0
+        figure(results, args.figure)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(run, parse_arguments()))

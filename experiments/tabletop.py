@@ -1,8 +1,7 @@
-"""The data of the learning benchmarks: what comes with the demo, or another world of Tabletop."""
+"""The data of the experiments: what comes with the demo, or another world of Tabletop."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.cache import digest, digest_of_files
+from experiments.command_line import cores
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
@@ -24,10 +24,10 @@ from gbopt_ros.simulation.dataset import (
 from gbopt_ros.structures import Rle
 
 BUNDLED_SEED = 0  # of the world that the demo data comes from
-STILLS = {"unseen-test": 110, "unseen-val": 110, "seen-val": 100, "validation": 45, "rehearsal": 95}
+STILLS = {"unseen-test": 110, "unseen-val": 110, "seen-val": 100, "rehearsal": 95}
 CLIPS, FRAMES, QUALITY = 24, 10, 80
 _VALIDATION_CLIPS = 12
-_VALIDATION_SEED = 1000  # is added to the world's own for the recording to choose thresholds on
+_VALIDATION_SEED = 1000  # added to the world's seed for the recording that thresholds come from
 
 On = Literal["test", "val"]
 
@@ -63,7 +63,7 @@ class Recording:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what it shows and of its labels."""
+        """SHA-256 of frames and labels."""
         return digest([digest_of_files(self.path, self.labels), self.start, self.end])
 
 
@@ -72,8 +72,8 @@ class Stills:
     """Labelled stills.
 
     Attributes:
-        unseen, seen: to report on.
-        rehearsal: of seen objects, to learn from.
+        unseen, seen: test sets.
+        rehearsal: stills of seen objects, to learn from.
     """
 
     unseen: CocoDataset
@@ -83,12 +83,12 @@ class Stills:
 
 @dataclass(frozen=True)
 class Tabletop(Stills):
-    """All that an experiment learns from, chooses by and is judged on.
+    """All data of one experiment.
 
     Attributes:
-        name: of the world.
-        train: what masks are selected in.
-        validation: of other scenes; thresholds are chosen on it. None where no row needs any.
+        name: name of the world.
+        train: recording that masks are selected in.
+        validation: recording of other scenes, to choose thresholds on; None if no method needs it.
     """
 
     name: str
@@ -96,11 +96,11 @@ class Tabletop(Stills):
     validation: Recording | None
 
 
-def bundled(out: Path, on: On, jobs: int, choose: bool) -> Tabletop:
+def bundled(out: Path, on: On, choose: bool) -> Tabletop:
     """The demo's data; what does not come with it is rendered below `out`."""
     folder = out / f"world-{BUNDLED_SEED}"
     if on == "val":
-        render(folder, ["unseen-val"], BUNDLED_SEED, (), jobs)
+        render(folder, ["unseen-val"], BUNDLED_SEED)
     unseen = folder / "unseen-val" if on == "val" else find_resource("demo/unseen-test")
     return Tabletop(
         load_coco_dir(unseen),
@@ -108,7 +108,7 @@ def bundled(out: Path, on: On, jobs: int, choose: bool) -> Tabletop:
         load_coco_dir(find_resource("demo/rehearsal")),
         "bundled",
         Recording(find_resource("demo/recording"), find_resource("demo/recording.json")),
-        validation_recording(folder, BUNDLED_SEED, (), jobs) if choose else None,
+        validation_recording(folder, BUNDLED_SEED) if choose else None,
     )
 
 
@@ -117,7 +117,6 @@ def rendered(
     seed: int,
     kinds: tuple[str, ...],
     on: On,
-    jobs: int,
     choose: bool,
     clips: int = CLIPS,
     rehearsal: int = STILLS["rehearsal"],
@@ -125,34 +124,32 @@ def rendered(
     """Another world, by default as large as the bundled one; what is missing is rendered.
 
     Args:
-        clips: scenes of the recording that masks are selected in.
-        rehearsal: labelled stills to rehearse.
+        clips: number of scenes in the recording that masks are selected in.
+        rehearsal: number of labelled stills to rehearse.
     """
     name = f"world-{seed}" + (f"-{digest(kinds)[:8]}" if kinds else "")
     if (clips, rehearsal) != (CLIPS, STILLS["rehearsal"]):
         name += f"-{clips}-{rehearsal}"
     folder, unseen = out / name, f"unseen-{on}"
-    render(folder, ["unseen-train", unseen, "seen-val"], seed, kinds, jobs, clips)
-    render(folder, ["rehearsal"], seed, kinds, jobs, stills=rehearsal)
+    render(folder, ["unseen-train", unseen, "seen-val"], seed, kinds, clips)
+    render(folder, ["rehearsal"], seed, kinds, stills=rehearsal)
     return Tabletop(
         load_coco_dir(folder / unseen),
         load_coco_dir(folder / "seen-val"),
         load_coco_dir(folder / "rehearsal"),
         name,
         recording_of(folder),
-        validation_recording(folder, seed, kinds, jobs) if choose else None,
+        validation_recording(folder, seed, kinds) if choose else None,
     )
 
 
-def environment(out: Path, seed: int, jobs: int, choose: bool) -> Tabletop:
-    """An environment, learnt in by the network that comes with the demo; what is missing is rendered.
+def environment(out: Path, seed: int, choose: bool) -> Tabletop:
+    """An environment for the network that comes with the demo; what is missing is rendered.
 
     Seen data is the demo's. Thresholds are chosen in other scenes, not in the environment.
     """
     folder = out / f"environment-{seed}"
-    for name in ENVIRONMENT_SPLITS:
-        if not (folder / name).exists():
-            generate(folder, [name], environment_config(seed, jobs))
+    generate_missing(folder, ENVIRONMENT_SPLITS, environment_config(seed, cores()))
     chosen_on = out / f"world-{BUNDLED_SEED}"
     return Tabletop(
         load_coco_dir(folder / "unseen-test"),
@@ -160,21 +157,21 @@ def environment(out: Path, seed: int, jobs: int, choose: bool) -> Tabletop:
         load_coco_dir(find_resource("demo/rehearsal")),
         folder.name,
         recording_of(folder),
-        validation_recording(chosen_on, BUNDLED_SEED, (), jobs) if choose else None,
+        validation_recording(chosen_on, BUNDLED_SEED) if choose else None,
     )
 
 
 def few() -> Tabletop:
     """A few frames and stills of the demo, for smoke tests; nothing is rendered."""
     recording, labels = find_resource("demo/recording"), find_resource("demo/recording.json")
-    stills = {
-        name: first(load_coco_dir(find_resource(f"demo/{name}")), count)
-        for name, count in (("unseen-test", 4), ("seen-val", 4), ("rehearsal", 8))
-    }
+    unseen, seen, rehearsal = (
+        first(load_coco_dir(find_resource(f"demo/{name}")), count)
+        for name, count in (("unseen-test", 4), ("seen-test", 4), ("rehearsal", 8))
+    )
     return Tabletop(
-        stills["unseen-test"],
-        stills["seen-val"],
-        stills["rehearsal"],
+        unseen,
+        seen,
+        rehearsal,
         "few",
         Recording(recording, labels, end=0.45),
         Recording(recording, labels, start=5.85, end=6.25),
@@ -195,10 +192,10 @@ def recording_of(folder: Path) -> Recording:
     return Recording(split / RECORDING_NAME, split / "annotations.json")
 
 
-def validation_recording(folder: Path, seed: int, kinds: tuple[str, ...], jobs: int) -> Recording:
+def validation_recording(folder: Path, seed: int, kinds: tuple[str, ...] = ()) -> Recording:
     """A recording of the same kinds in other scenes."""
     seed += _VALIDATION_SEED
-    render(folder / "validation", ["unseen-train"], seed, kinds, jobs, _VALIDATION_CLIPS)
+    render(folder / "validation", ["unseen-train"], seed, kinds, _VALIDATION_CLIPS)
     return recording_of(folder / "validation")
 
 
@@ -206,19 +203,19 @@ def render(
     folder: Path,
     splits: Iterable[str],
     seed: int,
-    kinds: tuple[str, ...],
-    jobs: int,
+    kinds: tuple[str, ...] = (),
     clips: int = CLIPS,
     stills: int | None = None,
 ) -> None:
+    """Generate the splits that a folder lacks, of a world with these unseen kinds (`()`: all)."""
+    for name in splits:
+        count = stills or STILLS.get(name)
+        config = WorldConfig(seed, cores(), count, clips, FRAMES, QUALITY, kinds)
+        generate_missing(folder, [name], config)
+
+
+def generate_missing(folder: Path, splits: Iterable[str], config: WorldConfig) -> None:
     """Generate the splits that a folder lacks; each appears when it is complete."""
     for name in splits:
         if not (folder / name).exists():
-            count = stills or STILLS.get(name)
-            config = WorldConfig(seed, jobs, count, clips, FRAMES, QUALITY, kinds)
             generate(folder, [name], config)
-
-
-def cores() -> int:
-    """Processes that this machine runs at once."""
-    return os.cpu_count() or 1

@@ -1,15 +1,11 @@
-"""Fine-tuning and judging the cells of the experiment, a row and a seed each, in processes."""
+"""Trains and judges the cells of an experiment, one method and seed each, in processes."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import multiprocessing
 import os
-import platform
 import queue
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -21,13 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
 from tqdm import tqdm
 
 from experiments.cache import Cache, digest
-from experiments.methods import LABELS, TrainingMasks, inputs_of, networks_of
-from experiments.tabletop import Stills, cores
+from experiments.command_line import single_threaded
+from experiments.methods import METHODS, TrainingMasks, inputs_of, networks_of
+from experiments.tabletop import Stills
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.learning.data.datasets import CocoInstances
@@ -41,8 +36,8 @@ from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError
 
 _POLL_S = 0.3
-# Settings of learning that no fine-tuning depends on, or that the digest of the masks holds.
-_ELSEWHERE = ("max_bytes", "policy", "recurrence", "min_confidence")
+# Settings of learning that no training depends on, or that the digest of the masks covers.
+_ELSEWHERE = ("max_bytes", "policy", "cross_clip_confidence", "min_confidence", "keep_versions")
 
 Result = dict[str, Any]
 OnDone = Callable[["Cell", Result], None]
@@ -54,15 +49,15 @@ class Cell:
     """One fine-tuning and its evaluation.
 
     Attributes:
-        masks: of the first round.
+        masks: training masks of the first round.
         learns: False for the network as it was.
         shown: ids of unseen stills whose detections the result keeps.
-        rounds: of `learning.iterations` steps each; all but the first learn masks that the network
-            of the one before selects. There is no gate between them.
-        select: gives the masks of a row with the networks of a configuration; for rounds.
+        rounds: number of rounds of `learning.iterations` steps. Each but the first learns masks
+            that the network of the round before selects. There is no gate between them.
+        select: gives the masks of a method with the networks of a configuration; for rounds.
     """
 
-    row: str
+    method: str
     seed: int
     masks: TrainingMasks
     config: Config
@@ -76,7 +71,7 @@ class Cell:
         return self.rounds * self.config.learning.iterations if self.learns else 0
 
     def inputs(self, stills: dict[str, str]) -> dict[str, Any]:
-        """All that the result depends on; `stills` are the digests of `rows.inputs_of`."""
+        """All that the result depends on; `stills` are the digests of `inputs_of`."""
         learning = asdict(self.config.learning)
         kept = {
             key: value
@@ -98,11 +93,11 @@ class Cell:
         return [config_of_round(self.config, number) for number in range(self.rounds)]
 
     def _rounds(self) -> list[Any]:
-        """What later rounds depend on: all that selects, for a row that has masks."""
+        """What later rounds depend on: all that selects, for a method that has masks."""
         learnt = [asdict(config.learning) for config in self.configs()]
         if self.masks.folder is None:
             return learnt
-        return [*learnt, self.row, self.config.to_dict(), networks_of(self.config)]
+        return [*learnt, self.method, self.config.to_dict(), networks_of(self.config)]
 
 
 def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
@@ -118,10 +113,10 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
                 save_weights(path, network, info)
                 selecting = replace(config, proposal=replace(config.proposal, weights=str(path)))
                 assert cell.select is not None
-                masks.append(cell.select(cell.row, selecting))
+                masks.append(cell.select(cell.method, selecting))
             network, _ = fine_tune(
                 network,
-                masks[-1].pool(config),
+                masks[-1].dataset(config),
                 CocoInstances(stills.rehearsal),
                 config.learning,
                 device,
@@ -140,31 +135,31 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
     }
 
 
-def run_stored(
-    cells: Sequence[Cell], stills: Stills, stored: Cache, jobs: int, report: OnReport
+def run_cached(
+    cells: Sequence[Cell], stills: Stills, cache: Cache, jobs: int, report: OnReport
 ) -> None:
-    """Run the cells that are not stored yet; cells of equal inputs are run once.
+    """Run the cells that are not cached yet; cells of equal inputs are run once.
 
     Args:
-        report: gets the results of every row that has any, after each new one and at the end.
+        report: gets the results by method, after each new one and at the end.
     """
     digests = inputs_of(stills)
-    keys = {(cell.row, cell.seed): cell.inputs(digests) for cell in cells}
+    keys = {(cell.method, cell.seed): cell.inputs(digests) for cell in cells}
 
     def results() -> list[Result | None]:
-        return [stored.get("cell", keys[cell.row, cell.seed]) for cell in cells]
+        return [cache.get("cell", keys[cell.method, cell.seed]) for cell in cells]
 
     def tell() -> None:
         done: dict[str, list[Result]] = {}
         for cell, result in zip(cells, results(), strict=True):
             if result is not None:
-                done.setdefault(cell.row, []).append(result)
+                done.setdefault(cell.method, []).append(result)
         report(done)
 
     def on_done(cell: Cell, result: Result) -> None:
-        stored.put("cell", keys[cell.row, cell.seed], result)
+        cache.put("cell", keys[cell.method, cell.seed], result)
         tqdm.write(
-            f"{LABELS[cell.row]}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
+            f"{METHODS[cell.method]}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
             f"seen AP {result['seen']['AP']:.2f}, {result['seconds']:.0f} s"
         )
         tell()
@@ -172,7 +167,7 @@ def run_stored(
     missing: dict[str, Cell] = {}
     for cell, result in zip(cells, results(), strict=True):
         if result is None:
-            missing.setdefault(digest(keys[cell.row, cell.seed]), cell)
+            missing.setdefault(digest(keys[cell.method, cell.seed]), cell)
     print(outlook(list(missing.values()), cells, results(), jobs))
     run_cells(list(missing.values()), stills, jobs, on_done)
     tell()
@@ -201,7 +196,7 @@ def run_cells(cells: list[Cell], stills: Stills, jobs: int, on_done: OnDone) -> 
     with tqdm(total=total, desc="learn", unit="step", dynamic_ncols=True, smoothing=0.05) as bar:
         if jobs == 1:
             for cell in cells:
-                bar.set_postfix_str(f"{cell.row} seed {cell.seed}")
+                bar.set_postfix_str(f"{cell.method} seed {cell.seed}")
                 on_done(cell, run_cell(cell, stills, bar.update))
         else:
             _run_in_processes(cells, stills, jobs, on_done, bar)
@@ -212,7 +207,7 @@ def seeds_of(config: Config, seeds: Iterable[int]) -> list[Config]:
     return [replace(config, learning=replace(config.learning, seed=seed)) for seed in seeds]
 
 
-# One process: what it shares with the others is handed over when it starts.
+# In one process: what it shares with the others is handed over when it starts.
 
 _stills: Stills
 _steps: Any
@@ -226,17 +221,11 @@ def _start(stills: Stills, steps: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A benchmark that is killed would leave its processes training until their cell is done."""
+    """Else a script that is killed would leave its processes training until their cell is done."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def single_threaded() -> None:
-    """One thread for all libraries: a process a core trains faster than threads do."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def _run(cell: Cell) -> Result:
@@ -267,27 +256,3 @@ def _run_in_processes(
         finally:
             del os.environ["TQDM_DISABLE"]
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def exit_status(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Run a benchmark in one thread; what stops it is one line."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    single_threaded()
-    try:
-        run(args)
-    except GboptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def machine(config: Config) -> str:
-    """What a benchmark runs on: processor, cores, system and GPU."""
-    device = resolve_device(config.device)
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
-    return f"{platform.machine()}, {cores()} cores, {platform.system()}, {gpu}"
-
-
-def folder_of(out: Path) -> Path:
-    """Where results are kept below an output folder."""
-    return out / "cache"

@@ -1,0 +1,1 @@
+"""Speed and memory of the package on this machine."""

@@ -1,0 +1,111 @@
+"""Starts the live graph as processes, and records what it publishes. `test/system` uses it too."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+
+from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
+from gbopt_ros.nodes.base import RESULT_QOS
+from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.wiring import CAMERA
+
+TOPIC = "camera/image_raw"
+COMPOSED = ("composed",)
+SEPARATE = ("selector", "flow", "background", "proposal", "clip_buffer")
+
+Masks = dict[int, list[str]]
+"""Run lengths of the masks of a frame, by its stamp."""
+
+
+@contextmanager
+def graph_processes(
+    modules: tuple[str, ...], **parameters: object
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run modules of `gbopt_ros.nodes`, a process each, until the block ends.
+
+    Args:
+        modules: `COMPOSED`, `SEPARATE` or others.
+        parameters: ROS parameters of all nodes; `__` stands for the dot in a name.
+    """
+    arguments = ["--ros-args", "-r", f"{CAMERA[0]}:{CAMERA[1]}:={TOPIC}"]
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name.replace('__', '.')}:={value}"]
+    processes = [
+        subprocess.Popen([sys.executable, "-m", f"gbopt_ros.nodes.{module}", *arguments])
+        for module in modules
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            process.wait()
+
+
+class Observer:
+    """Records the masks, clips and statuses that the graph publishes, while it spins.
+
+    Attributes:
+        masks: run lengths of each frame.
+        versions: model version of each frame, in the order of arrival.
+        clips, statuses: messages, in the order of arrival.
+    """
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(args=[], context=self.context)
+        self.node = rclpy.create_node("observer", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.masks: Masks = {}
+        self.versions: list[str] = []
+        self.clips: list[Any] = []
+        self.statuses: list[Any] = []
+        subscribe = self.node.create_subscription
+        subscribe(ClipFrames, "clip_buffer/output/clips", self.clips.append, RESULT_QOS)
+        subscribe(ClipStatus, "selector/output/status", self.statuses.append, RESULT_QOS)
+        subscribe(SelectedMasks, "selector/output/masks", self._on_masks, RESULT_QOS)
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def wait_for_graph(self) -> None:
+        """Wait until the selector is there and has found this observer."""
+        topic = "selector/output/masks"
+        self.spin_until(lambda: self.node.count_publishers(topic) > 0, 120)
+        self.spin_for(2.0)
+
+    def spin_until(self, condition: Callable[[], bool], patience_s: float) -> None:
+        """Receive messages until the condition holds, `patience_s` seconds at most."""
+        deadline = time.monotonic() + patience_s
+        while not condition() and time.monotonic() < deadline:
+            self.executor.spin_once(timeout_sec=0.1)
+
+    def spin_for(self, seconds: float) -> None:
+        """Receive messages for a while."""
+        self.spin_until(lambda: False, seconds)
+
+    def _on_masks(self, message: Any) -> None:
+        self.masks[stamp_ns(message.header.stamp)] = [mask.mask.counts for mask in message.masks]
+        self.versions.append(message.model_version)

@@ -1,0 +1,91 @@
+"""Arguments and exit status of the scripts, and what every result file tells of its run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from gbopt_ros.config import Config, load_config
+from gbopt_ros.io.selection_format import versions
+from gbopt_ros.models.device import resolve_device
+from gbopt_ros.structures import GboptError
+
+
+def make_parser(doc: str | None, out: str) -> argparse.ArgumentParser:
+    """A parser with --out, --config and --set.
+
+    Args:
+        doc: docstring of the script; its first line is the description.
+        out: default output folder.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(out), help="output folder")
+    parser.add_argument("--config", type=Path, help="YAML profile (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser
+
+
+def add_training_arguments(
+    parser: argparse.ArgumentParser, methods: Iterable[str], default: Iterable[str]
+) -> None:
+    """Add --methods, --rounds, --seeds and --jobs."""
+    parser.add_argument("--methods", nargs="+", default=list(default), choices=list(methods))
+    parser.add_argument("--rounds", type=positive, default=1, help="rounds of select and learn")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=positive, default=1, help="processes of one thread each")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return value
+
+
+def config_of(args: argparse.Namespace, *overrides: str) -> Config:
+    """The configuration that --config and --set ask for. Raises GboptError as `load_config`."""
+    return load_config(args.config, [*args.set, *overrides], option="--set")
+
+
+def start(run: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Run a script in one thread; returns its exit status. An expected error is one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    single_threaded()
+    try:
+        return run(args) or 0
+    except GboptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def single_threaded() -> None:
+    """One thread for all libraries: a process per core trains faster than threads do."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def cores() -> int:
+    """Number of processes that this machine runs at once."""
+    return os.cpu_count() or 1
+
+
+def run_facts(config: Config) -> dict[str, Any]:
+    """Date, machine, configuration and versions, for a result file."""
+    device = resolve_device(config.device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}, {gpu}",
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
