@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,41 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.clips import SIZE, paper, random_inputs, run
+from support.clips import SIZE, brute_force, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip, make_proposals
-from support.oracles import all_combinations
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection import select_clip
-from gbopt_ros.selection.objective import flow_loss
-from gbopt_ros.selection.synthesis import background_photograph, composite
 from gbopt_ros.structures import Image
-
-
-def brute_force(inputs: tuple, config: SelectionConfig) -> float:
-    """Energy of the best path over the K best combinations, straight from Eq. 2."""
-    images, masks, backgrounds, flows = inputs
-    photograph = background_photograph(SIZE, config.seed)
-    layers = [
-        all_combinations(frame, background, config.overlap_tolerance, config.epsilon)[: config.k]
-        for frame, background in zip(masks, backgrounds, strict=True)
-    ]
-    best = np.inf
-    for path in itertools.product(*layers):
-        unions = [masks[t][list(c)].any(axis=0) for t, (_, c) in enumerate(path)]
-        energy = config.lambda_background * sum(loss for loss, _ in path)
-        for t in range(len(path) - 1):
-            a, b = unions[t], unions[t + 1]
-            pair = [
-                composite(images[t], a, photograph), composite(images[t + 1], b, photograph)
-            ]  # fmt: skip
-            synthetic = HashFlow().flow(pair[:1], pair[1:])[0]
-            energy += config.lambda_flow * flow_loss(a, flows[t], synthetic)
-            union = (a | b).sum()
-            energy -= config.lambda_regularization * ((a & b).sum() / union if union else 0.0)
-        best = min(best, energy)
-    return float(best)
 
 
 @settings(max_examples=60, deadline=None)
