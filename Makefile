@@ -32,7 +32,7 @@ $(STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
 demo: setup
 	$(VENV)/bin/gbopt demo --out demo-output
 
-# A test of its own: `.venv/bin/python -m pytest test/test_masks.py`.
+# A test of its own: `.venv/bin/python -m pytest test/unit/test_masks.py`.
 test: setup
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
@@ -59,7 +59,7 @@ bench: setup
 clean:
 	rm -rf build dist *.egg-info demo-output benchmark-output site gbopt_ros/msg gbopt_ros/srv gbopt_ros/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find gbopt_ros test tools -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks examples experiments gbopt_ros test tools -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(VENV)/.setup-*
 
 distclean: clean
