@@ -37,8 +37,8 @@ DEPENDENCIES = [
     "PyYAML>=6,<7",  # what omegaconf reads YAML with; its errors are caught by name
     "safetensors>=0.4.3,<1",  # weights that can be opened without running anything
     "scipy>=1.11,<2",  # the Hungarian method: DAVIS metrics, linking masks to tracks
-    "torch>=2.4,<3",  # the networks; constraints.txt pins it together with torchvision
-    "torchvision>=0.19,<1",  # Mask R-CNN, FPN, RoIAlign, NMS, RAFT
+    "torch>=2.5,<3",  # the networks; constraints.txt pins it together with torchvision
+    "torchvision>=0.20,<1",  # Mask R-CNN, FPN, RoIAlign, NMS, RAFT
     "tqdm>=4.66,<5",  # progress bars
 ]
 
@@ -68,6 +68,11 @@ ROS = [
 # Backbones of background networks beyond torchvision's ResNets: the paper's is a ResNeSt-200.
 TIMM = "timm>=1.0.9,<2"
 
+ONNX = [
+    "onnx>=1.16,<2",  # `gbopt models export` checks and describes its files with it
+    "onnxruntime>=1.19,<2",  # runs ONNX networks; 1.19 is the first version for NumPy 2
+]
+
 EXTRAS = {
     "ros": [f'{wheel}; platform_machine == "x86_64"' for wheel in ROS],
     "interfaces": [
@@ -82,12 +87,15 @@ EXTRAS = {
     # for a quarter of an hour; there `pip install pybullet` is left to whoever wants it.
     "sim": ['pybullet>=3.2.5,<4; platform_machine == "x86_64" and python_version < "3.12"'],
     "timm": [TIMM],
+    # On a GPU, install onnxruntime-gpu in the place of onnxruntime afterwards.
+    "onnx": ONNX,
     "docs": [
         "mkdocs-material>=9.5,<10",  # the site of docs/
         "mkdocstrings[python]>=1,<2",  # the Python reference, out of the docstrings
     ],
     "dev": [
         TIMM,  # its tests run where it is
+        *ONNX,  # likewise
         "hypothesis>=6.100,<7",  # property tests
         "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
         "pytest>=8,<10",  # tests

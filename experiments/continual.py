@@ -401,7 +401,7 @@ def run(args: argparse.Namespace) -> int:
         stills, rounds = Stills.load(), stream(args.out, args.world_seed, args.rounds)
     inputs = [
         config,
-        [sha256_of(weights(config)) for weights in (proposal_weights, background_weights)],
+        [sha256_of(path) for path in (proposal_weights(config), *background_weights(config))],
         [(r.recording.digest, digest_of_stills(r.stills)) for r in rounds],
         [digest_of_stills(s) for s in vars(stills).values()],
     ]

@@ -454,7 +454,7 @@ def networks_of(config: Config, *sections: str) -> dict[str, Any]:
     """All that the results of networks depend on, by default of all three."""
     weights = {
         "proposal": lambda: sha256_of(proposal_weights(config)),
-        "background": lambda: sha256_of(background_weights(config)),
+        "background": lambda: ",".join(sha256_of(path) for path in background_weights(config)),
         "flow": lambda: sha256_of(Path(config.flow.weights)) if config.flow.weights else "",
     }
     return {

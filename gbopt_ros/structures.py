@@ -293,11 +293,15 @@ class LabelledImage:
         rles: M COCO RLEs.
         ignore_regions: COCO RLEs of regions where learning neither rewards nor penalises a
             detection.
+        complete: whether every object has a mask; False if only objects of some classes have.
+        foreground: (H, W) uint8, a teacher's probability of an object, times 255; None without one.
     """
 
     image: Image = field(repr=False)
     rles: tuple[Rle, ...] = field(repr=False)
     ignore_regions: tuple[Rle, ...] = field(default=(), repr=False)
+    complete: bool = True
+    foreground: NDArray[np.uint8] | None = field(default=None, repr=False)
 
 
 class ProposalNetwork(Protocol):

@@ -221,6 +221,17 @@ print(f"{detectron2.__version__}, {extension}")
 """)
 
 
+def find_onnxruntime() -> str:
+    """Import it, and list what it can run networks on."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise Problem(ABSENT)
+    return run_apart("""
+import onnxruntime
+names = ", ".join(onnxruntime.get_available_providers()).replace("ExecutionProvider", "")
+print(f"{onnxruntime.__version__}, runs networks on: {names}")
+""")
+
+
 def find_weights(name: str, network: str) -> str:
     """Read the weights file of a bundled network."""
     try:
@@ -300,6 +311,11 @@ OPTIONAL = (
     Check(
         "timm", partial(find_module_apart, "timm", "timm"),
         "background networks with a backbone of torchvision only", "pip install 'timm>=1.0.9,<2'",
+    ),
+    Check(
+        "onnxruntime", find_onnxruntime,
+        "no ONNX networks in proposal.weights and background.weights",
+        "pip install 'gbopt_ros[onnx]'",
     ),
     Check(
         "detectron2", find_detectron2,

@@ -90,11 +90,11 @@ def _measure_network(
     args: argparse.Namespace, gt: CocoDataset
 ) -> tuple[InstanceMetrics, list[CocoResult], str]:
     from gbopt_ros.models.device import resolve_device
-    from gbopt_ros.perception.proposals import MaskRcnnProposals
+    from gbopt_ros.perception.load import read_proposals
 
     config = _load_config(args.config, args.set)
     device = resolve_device(config.device)
-    network = MaskRcnnProposals.from_file(args.weights, config.proposal, device)
+    network = read_proposals(args.weights, config.proposal, device)
     metrics, results = evaluate_network(network, gt, batch=config.proposal.batch_size)
     return metrics, results, network.version
 

@@ -1,4 +1,11 @@
-"""Fine-tune the proposal network on selected masks and publish it through the gate."""
+"""Fine-tune a network on selected masks and publish it through the gate.
+
+The network that learns is the one that proposed the masks (--weights). If that one is in an ONNX
+file it is the teacher: the bundled network learns, or the one that --set learning.student=FILE
+names. The new version is compared with the teacher, and the result is printed and kept in the
+store. A version that does not propose as well as its teacher is published, too, but no live graph
+puts it into service.
+"""
 
 from __future__ import annotations
 

@@ -1,42 +1,155 @@
-"""Pull published weights; list, verify and roll back the versions of a model store.
+"""Pull published weights; list, verify, roll back and export the versions of a model store.
 
-`pull NAME` downloads weights that torchvision publishes into `gbopt_ros/models` below
-`$XDG_CACHE_HOME` (`~/.cache`), checks their SHA-256 and prints their path. From then on NAME can be
-used in place of a weights file: `--weights maskrcnn_resnet50_fpn_v2`, `--set
-flow.weights=raft_large`. A download that was interrupted is resumed.
+`pull NAME` downloads published weights into `gbopt_ros/models` below `$XDG_CACHE_HOME`
+(`~/.cache`), checks their SHA-256 and prints their path, digest and licence. From then on NAME can
+be used in place of a weights file: `--weights maskrcnn_resnet50_fpn_v2`, `--set
+flow.weights=raft_large`, `--set background.weights=u2netp`. A download that was interrupted is
+resumed.
+
+`list` marks the version in service with * and, if that is another one, the version that the next
+round goes on from with >. Teachers are networks other than the parent that proposed the masks.
+
+`export` writes a network as an ONNX file, for robots that serve it with onnxruntime or TensorRT:
+the version of a store that is in service, or a weights file of the proposal or of the background
+network. The file is compared with torch, and is written only if they agree.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.config import Config
+from gbopt_ros.structures import GboptError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from gbopt_ros.models.catalogue import CATALOGUE
 
-    parser.add_argument("action", choices=("pull", "list", "verify", "rollback"))
+    parser.add_argument("action", choices=("pull", "list", "verify", "rollback", "export"))
     parser.add_argument(
         "subject",
-        metavar="NAME|STORE",
-        help=f"pull: {', '.join(CATALOGUE)}; otherwise the --out folder of gbopt learn",
+        metavar="NAME|STORE|FILE",
+        help=f"pull: {', '.join(CATALOGUE)}; export: a weights file, or the --out folder of gbopt "
+        "learn; otherwise that folder",
     )
     parser.add_argument("--url", default="", help="pull: URL of a mirror with the same file")
+    parser.add_argument(
+        "--format", choices=("onnx",), default="onnx", help="export: format of the file"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.onnx", help="export: the file to write")
+    parser.add_argument(
+        "--version", metavar="V", help="export: version of the store, such as v0003 (default: the "
+        "one in service)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="export: height and width of all images, such as "
+        "480x640, for TensorRT (default: any size)",
+    )  # fmt: skip
+    add_config_arguments(parser, "proposal.max_proposals=30")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.action == "pull":
         _pull(args.subject, args.url)
+    elif args.action == "export":
+        _export(args)
     else:
         _store(args.action, Path(args.subject))
 
 
 def _pull(name: str, url: str) -> None:
-    from gbopt_ros.models.catalogue import pull
+    from gbopt_ros.models import catalogue
 
-    path, digest = pull(name, url)
+    licence = catalogue.published(name).licence
+    path, digest = catalogue.pull(name, url)
     print(f"{path}\nsha256 {digest}")
+    print(f"licence {licence}; the data that it was trained on have terms of their own")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from gbopt_ros.io.files import replacing
+    from gbopt_ros.models.onnx import SUFFIX
+    from gbopt_ros.models.onnx_export import check_installed
+    from gbopt_ros.models.weights import BACKGROUND, network_of
+
+    if args.out is None or args.out.suffix != SUFFIX:
+        raise GboptError(f"--out: expected a file name that ends with {SUFFIX}, got {args.out}")
+    check_installed()
+    config, weights = config_from_args(args), _weights(Path(args.subject), args.version)
+    export = _export_background if network_of(weights) == BACKGROUND else _export_proposals
+    with replacing(args.out) as aside:
+        agreement = export(weights, config, aside, args.size)
+    print(f"{args.out}\n{agreement}")
+
+
+def _weights(subject: Path, version: str | None) -> Path:
+    """The weights file of a version of a store, or the file itself.
+
+    Raises:
+        GboptError: there is no such version, it is damaged, or the file is ONNX already.
+    """
+    from gbopt_ros.learning.store.store import Store
+    from gbopt_ros.models.catalogue import find_weights
+    from gbopt_ros.models.onnx import is_onnx
+
+    if not subject.is_dir():
+        path = find_weights(subject)
+        if is_onnx(path):
+            raise GboptError(f"{path}: an ONNX file already")
+        return path
+    versions = Store(subject).models
+    found = versions.get(version) if version else versions.serving()
+    if found is None:
+        raise GboptError(
+            f"{subject}: no version of this store is in service; name a weights file, or --version"
+        )
+    versions.verify(found)
+    return found.path
+
+
+def _export_proposals(
+    weights: Path, config: Config, out: Path, size: tuple[int, int] | None
+) -> str:
+    """Write a proposal network with the limits of the configuration; says how it agrees."""
+    import torch
+
+    from gbopt_ros.models.detection import load_mask_rcnn
+    from gbopt_ros.models.onnx_check import check_mask_rcnn, example_images
+    from gbopt_ros.models.onnx_export import export_mask_rcnn
+    from gbopt_ros.models.weights import DETECTRON2, architecture_of
+    from gbopt_ros.perception.proposals import MaskRcnnProposals
+
+    if config.proposal.detectron2_config or architecture_of(weights) == DETECTRON2:
+        raise GboptError(
+            f"{weights}: a network of detectron2 cannot be exported here; detectron2's own "
+            "tools/deploy/export_model.py does it"
+        )
+    network, info = load_mask_rcnn(weights)
+    # It gives the heads the limits of the configuration.
+    MaskRcnnProposals(network, info.version, config.proposal, torch.device("cpu"))
+    export_mask_rcnn(network, info, out, size)
+    return check_mask_rcnn(out, network, example_images(size), config.proposal.mask_threshold)
+
+
+def _export_background(
+    weights: Path, config: Config, out: Path, size: tuple[int, int] | None
+) -> str:
+    """Write a background network; says how it agrees with torch's."""
+    import torch
+
+    from gbopt_ros.models.onnx_check import check_background, example_images
+    from gbopt_ros.models.onnx_export import export_background
+    from gbopt_ros.perception.background import FpnBackground, load_semantic_fpn
+
+    network, info = load_semantic_fpn(weights)
+    export_background(network, info, out, size)
+    in_torch = FpnBackground(network, config.background, torch.device("cpu"))
+    return check_background(out, in_torch.background, example_images(size))
 
 
 def _store(action: str, folder: Path) -> None:
@@ -44,17 +157,32 @@ def _store(action: str, folder: Path) -> None:
 
     versions = Store(folder).models
     if action == "rollback":
-        restored = versions.rollback()
-        print(restored.path if restored else "the network before the first version is in service")
+        versions.rollback()
+        serving = versions.serving()
+        print(serving.path if serving else "the network before the first version is in service")
         return
-    current = versions.current()
+    current, serving = versions.current(), versions.serving()
     for version in versions.versions():
         if action == "verify":
             versions.verify(version)
         created = datetime.fromtimestamp(version.manifest["created"], timezone.utc)
-        served = "*" if current is not None and current.version == version.version else " "
-        gate = version.manifest.get("gate", {}).get("reason", "")
+        mark = "*" if version == serving else ">" if version == current else " "
         print(
-            f"{served} {version.version}  parent {version.manifest['parent']:<6} "
-            f"{created:%Y-%m-%d %H:%M}  {gate}"
+            f"{mark} {version.version}  parent {version.manifest['parent']:<6} "
+            f"{created:%Y-%m-%d %H:%M}  {_about(version.manifest)}"
         )
+
+
+def _about(manifest: dict[str, Any]) -> str:
+    """Teachers other than the parent, and the reasons of the gates."""
+    teachers = [name for name in manifest.get("teachers", []) if name != manifest["parent"]]
+    parts = [f"teachers {', '.join(teachers)}"] if teachers else []
+    parts += [manifest.get(gate, {}).get("reason", "") for gate in ("gate", "teacher_gate")]
+    return "; ".join(part for part in parts if part)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 480x640, got {text}")
+    return int(match[1]), int(match[2])

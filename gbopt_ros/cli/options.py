@@ -55,7 +55,9 @@ def config_from_args(args: argparse.Namespace, profile: Path | None = None) -> C
     return replace(config, proposal=replace(config.proposal, weights=str(weights)))
 
 
-def add_source_arguments(parser: argparse.ArgumentParser, *, topic_flag: str = "--topic") -> None:
+def add_source_arguments(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, topic_flag: str = "--topic"
+) -> None:
     """Add the topic, --stride, --start, --end and --resize; `source_from_args` reads them.
 
     Args:
@@ -68,7 +70,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, *, topic_flag: str = "
         help="image topic of a rosbag2; needed where it has several",
     )
     parser.add_argument(
-        "--stride", type=_positive, default=1, metavar="N", help="take every N-th frame"
+        "--stride", type=positive, default=1, metavar="N", help="take every N-th frame"
     )
     parser.add_argument(
         "--start", type=_seconds, metavar="S", help="begin S seconds after the first frame"
@@ -97,7 +99,8 @@ def source_from_args(args: argparse.Namespace, path: Path) -> Source:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number from 1 on, for `type` of an argument."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")

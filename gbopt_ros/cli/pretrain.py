@@ -8,6 +8,11 @@ Each process takes its share of a batch, and gradients are averaged over the pro
 background network starts from the backbone of the proposal network in DIR, where there is one. A
 run that was interrupted, even by kill -9, resumes from its last checkpoint when it is started
 again. With --coco the setting is the paper's, config/paper.yaml, unless --config names another.
+
+Photographs of which only some objects are labelled, such as COCO's, go into --partial: a region
+without a label is not learnt as background where the network is sure of an object. With --teacher
+the background network also learns from the foreground maps of another network, which are kept in
+OUT/teacher.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.io.resources import find_resource
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torchvision.models.detection import MaskRCNN
 
+    from gbopt_ros.config import Config
+    from gbopt_ros.learning.data.datasets import InstanceDataset
     from gbopt_ros.learning.training.trainer import TrainingLog
 
 NETWORKS = ("proposals", "background")
@@ -46,6 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="COCO 2017, for the paper's setting: annotations/instances_train2017.json, train2017/",
+    )
+    parser.add_argument(
+        "--partial",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="COCO folder in which not every object is labelled; may be repeated",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="WEIGHTS",
+        help="background network, such as an ONNX file, that the new background network learns "
+        "from on the --partial images",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights files")
     parser.add_argument("--only", choices=NETWORKS, help="train only this network")
@@ -71,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     device, rank = _join_processes(config.device)
     dataset = CocoInstances(load_coco_dir(args.coco or args.data))
     make_folder(args.out)
+    partial = _partial(args, config, device, rank) if args.partial else None
     checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}
 
     def save(name: str, network: nn.Module, architecture: str, training: TrainingLog) -> None:
@@ -85,19 +108,50 @@ def run(args: argparse.Namespace) -> None:
     proposals: MaskRCNN | None = None
     if "proposals" in wanted:
         proposals, training = pretrain_proposals(
-            dataset, config.pretrain, device, checkpoints["proposals"]
+            dataset, config.pretrain, device, checkpoints["proposals"], partial
         )
         save("proposals", proposals, config.pretrain.proposal_architecture, training)
     elif (args.out / "proposals.safetensors").is_file():
         proposals, _ = load_mask_rcnn(args.out / "proposals.safetensors")
     if "background" in wanted:
         background, training = pretrain_background(
-            dataset, config.pretrain, device, proposals, checkpoints["background"]
+            dataset, config.pretrain, device, proposals, checkpoints["background"], partial
         )
         save("background", background, config.pretrain.background_architecture, training)
     if rank == 0:  # at the end: an interrupted run does not train the first network again
         for name in wanted:
             checkpoints[name].unlink(missing_ok=True)
+
+
+def _partial(
+    args: argparse.Namespace, config: Config, device: torch.device, rank: int
+) -> InstanceDataset:
+    """The images of all --partial folders, with the maps of the teacher if there is one."""
+    import torch
+    from torch.utils.data import ConcatDataset
+
+    from gbopt_ros.io.datasets.coco import load_coco_dir
+    from gbopt_ros.learning.data.datasets import CocoInstances
+    from gbopt_ros.learning.data.teacher_maps import write_teacher_maps
+    from gbopt_ros.models.catalogue import find_weights
+    from gbopt_ros.perception.load import read_background
+
+    # The teacher is heavy and each map is needed many times, so maps are kept in files.
+    folders = {path: args.out / "teacher" / path.resolve().name for path in args.partial}
+    datasets = {path: load_coco_dir(path) for path in args.partial}
+    distils = args.teacher is not None and args.only != "proposals"
+    if distils and rank == 0:
+        teacher = read_background(find_weights(args.teacher), config.background, device)
+        for path, dataset in datasets.items():
+            write_teacher_maps(teacher, dataset, folders[path])
+    if distils and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    parts: list[Any] = [
+        CocoInstances(dataset, complete=False, teacher=folders[path] if distils else None)
+        for path, dataset in datasets.items()
+    ]
+    together: InstanceDataset = ConcatDataset(parts)
+    return together
 
 
 def _version(network: nn.Module) -> str:

@@ -8,6 +8,9 @@ from gbopt_ros.config.section import ConfigSection, setting
 
 OPTIMIZERS = ("sgd", "adamw")
 
+MIN_STUDENT_CLIPS = 4
+"""Fewer clips do not tell how much the energies of two networks differ by chance."""
+
 
 @dataclass(frozen=True)
 class AugmentConfig(ConfigSection):
@@ -59,6 +62,34 @@ class AugmentConfig(ConfigSection):
 class LearningConfig(ConfigSection):
     """Fine-tuning on selected masks with rehearsal (Section 4, Appendix D.1)."""
 
+    student: str = setting(
+        "",
+        "Weights of the network that is trained on the selected masks: a file, or a name from "
+        "`gbopt models pull`. Empty: the network that proposes (proposal.weights); if that is an "
+        "ONNX file, which cannot be trained, the bundled network.",
+    )
+    student_clips: int = setting(
+        8,
+        "Number of newest clips on which the student is compared with its teacher, if that is "
+        "another network. They are left out of the training if at least as many clips remain. More "
+        "clips take more time and tell smaller differences. 0: no comparison, the student serves "
+        "in any case.",
+        low=0,
+    )
+    student_margin: float = setting(
+        0.05,
+        "Share by which the masks of a student may save less energy than those of its teacher. A "
+        "larger loss must be ruled out at 95 % confidence before the student serves. A larger "
+        "share lets a worse student serve.",
+        low=0.0, below=1.0,
+    )  # fmt: skip
+    student_agreement: float = setting(
+        0.9,
+        "Minimum share of the masks selected from the proposals of student or teacher that the "
+        "other one proposes, too, at 95 % confidence, before the student serves. A smaller share "
+        "lets a student serve that differs more from its teacher, for better or worse.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     iterations: int = setting(
         90,
         "Number of optimiser steps per training round (paper: 1000). More steps learn more from "
@@ -136,15 +167,23 @@ class LearningConfig(ConfigSection):
     )
     gate_agreement: float = setting(
         0.5,
-        "Minimum share of the selected masks that the parent network proposes too, in every part "
-        "of the training set: a recording, a piece of a long one, or several short ones. A larger "
-        "share refuses more recordings as wrong.",
+        "Minimum share of the selected masks that the parent network (or the teacher) proposes "
+        "too, in every part of the training set: a recording, a piece of a long one, or several "
+        "short ones. A larger share refuses more recordings as wrong.",
         low=0.0, high=1.0,
     )  # fmt: skip
     keep_versions: int = setting(
         10,
-        "Number of newest versions that the store keeps, besides the first and the current one.",
+        "Number of newest versions that the store keeps, besides the first, the current one and "
+        "the one in service.",
         low=2,
     )
     seed: int = setting(0, "Seed for the order of the batches and for augmentation.", low=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def check(self) -> None:
+        if 0 < self.student_clips < MIN_STUDENT_CLIPS:
+            raise ValueError(
+                f"LearningConfig.student_clips: expected 0 or at least {MIN_STUDENT_CLIPS}, got "
+                f"{self.student_clips}"
+            )

@@ -14,18 +14,18 @@ class PretrainConfig(ConfigSection):
     """Supervised training of the seed networks on labelled data (Appendix D)."""
 
     proposal_architecture: str = setting(
-        "slim18-fpn", "Architecture of the proposal network (paper: resnet50-fpn).", fixed=True
+        "lite0-fpn", "Architecture of the proposal network (paper: resnet50-fpn).", fixed=True
     )
     background_architecture: str = setting(
-        "slim18-semantic-fpn",
+        "lite0-semantic-fpn",
         "Architecture of the background network (paper: timm:resnest200e). timm:NAME is a "
         "semantic FPN on the backbone NAME of timm.",
         fixed=True,
     )
     proposal_backbone: str = setting(
         "",
-        "File of ImageNet weights that the proposal network starts from, a state dict of "
-        "torchvision. Empty: random weights.",
+        "File of ImageNet weights that the proposal network starts from: a state dict of "
+        "torchvision's ResNet or of the published EfficientNet-Lite0. Empty: random weights.",
     )
     background_backbone: str = setting(
         "",
@@ -33,16 +33,22 @@ class PretrainConfig(ConfigSection):
         "the trained proposal network if it fits, else random weights.",
     )
     iterations: int = setting(
-        2600, "Number of optimiser steps for the proposal network (paper: 90,000).", low=1
+        2800, "Number of optimiser steps for the proposal network (paper: 90,000).", low=1
     )
     background_iterations: int = setting(
-        800, "Number of optimiser steps for the background network.", low=1
+        700, "Number of optimiser steps for the background network.", low=1
     )
     batch_size: int = setting(
         8, "Number of images per optimiser step, over all processes together.", low=1
     )
+    partial_share: float = setting(
+        0.5,
+        "Share of the images of `--partial` in each batch, in which only objects of some classes "
+        "are labelled.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     optimizer: str = setting("adamw", "Optimiser (paper: sgd).", choices=OPTIMIZERS)
-    learning_rate: float = setting(1e-3, "Peak learning rate (paper: 0.02 with sgd).", above=0.0)
+    learning_rate: float = setting(6e-4, "Peak learning rate (paper: 0.02 with sgd).", above=0.0)
     momentum: float = setting(0.9, "Momentum of sgd (paper: 0.9).", low=0.0, below=1.0)
     weight_decay: float = setting(
         0.05, "Weight decay (paper: 0.0001). Biases and normalisation layers have none.", low=0.0
@@ -66,7 +72,7 @@ class PretrainConfig(ConfigSection):
         low=0.0, below=1.0,
     )  # fmt: skip
     min_scale: float = setting(
-        1.0,
+        0.6,
         "Minimum scale of a training image, relative to the network's input size (paper: 0.8).",
         above=0.0, high=1.0,
     )  # fmt: skip
@@ -81,7 +87,9 @@ class PretrainConfig(ConfigSection):
     seed: int = setting(
         0, "Seed for the initial weights, the order of the batches and augmentation.", low=0
     )
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(scale_min=0.5, copy_paste=0.5)
+    )
 
     def check(self) -> None:
         for name in ("lr_milestones", "background_lr_milestones"):

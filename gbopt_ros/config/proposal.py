@@ -9,12 +9,13 @@ from gbopt_ros.config.section import ConfigSection, setting
 
 @dataclass(frozen=True)
 class ProposalConfig(ConfigSection):
-    """The class-agnostic Mask R-CNN (Section 3.1)."""
+    """The class-agnostic Mask R-CNN (Section 3.1), or another network that proposes masks."""
 
     weights: str = setting(
         "",
         "Weights of the proposal network: a safetensors file, a .pth file of torchvision's Mask "
-        "R-CNN R50-FPN, or a name from `gbopt models pull`. Empty: the bundled network.",
+        "R-CNN R50-FPN, an ONNX file, or a name from `gbopt models pull`. Empty: the bundled "
+        "network.",
         fixed=True,
     )
     detectron2_config: str = setting(
@@ -36,20 +37,34 @@ class ProposalConfig(ConfigSection):
         low=0.0, below=1.0, fixed=True,
     )  # fmt: skip
     nms_iou: float = setting(
-        0.5,
+        0.7,
         "IoU of two boxes above which the candidate with the lower score is dropped (non-maximum "
-        "suppression). A larger value keeps more overlapping candidates.",
+        "suppression; 0.5 in most detectors). A larger value keeps more overlapping candidates.",
         above=0.0, high=1.0, fixed=True,
     )  # fmt: skip
     mask_threshold: float = setting(
         0.5, "Minimum probability of the pixels of a mask. A larger value gives smaller masks.",
         above=0.0, below=1.0, fixed=True,
     )  # fmt: skip
+    short_side: int = setting(
+        0,
+        "Length to which the shorter side of an image is scaled, pixels (0: as the network was "
+        "trained; 320 for the bundled one, which keeps the size of smaller images from 240 on). A "
+        "larger value shows smaller objects and takes more time. ONNX files have their own size.",
+        low=0, high=4096, fixed=True,
+    )  # fmt: skip
     batch_size: int = setting(
         8, "Number of frames per forward pass. A larger batch is faster on a GPU and takes more "
-        "memory.", low=1, fixed=True,
+        "memory. ONNX networks take one frame.", low=1, fixed=True,
     )  # fmt: skip
     half: bool = setting(
-        True, "Whether to use half precision, which is faster. It has no effect on a CPU.",
+        True, "Whether to use half precision, which is faster. It has no effect on a CPU and on "
+        "ONNX networks.",
         fixed=True,
+    )  # fmt: skip
+    onnx_size: int = setting(
+        640,
+        "Height and width to which images are scaled for an ONNX network of Ultralytics, pixels, "
+        "if its file leaves them open. A larger value finds smaller objects and takes more time.",
+        low=32, high=4096, fixed=True,
     )  # fmt: skip

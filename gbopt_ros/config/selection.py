@@ -20,7 +20,7 @@ class SelectionConfig(ConfigSection):
         low=1,
     )
     overlap_tolerance: float = setting(
-        0.05,
+        0.3,
         "Maximum overlap of two masks that are selected together: intersection over the area of "
         "the smaller mask (paper: 0). A larger value selects more masks that touch. Shared pixels "
         "go to the mask with the higher score.",
@@ -45,9 +45,9 @@ class SelectionConfig(ConfigSection):
         low=0.0,
     )
     score_weight: float = setting(
-        1.0,
+        0.0,
         "Weight of the network scores in the energy (paper: 0). A larger value favours masks with "
-        "high scores.",
+        "high scores, and large ones: it suits a network that was trained on such scenes.",
         low=0.0,
     )
     neutral_score: float = setting(

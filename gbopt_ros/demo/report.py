@@ -72,20 +72,32 @@ def demo_report(
     )
 
 
-def describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence on each round, from its entry in `results.json`."""
+def describe_rounds(rounds: Sequence[Mapping[str, Any]], planned: int = ROUNDS) -> list[str]:
+    """A sentence on each round, from its entry in `results.json`.
+
+    Args:
+        planned: maximum number of rounds.
+    """
     sentences = []
     for number, each in enumerate(rounds, start=1):
-        quality, gate = each["selected_masks"], each["gate"]
+        quality, gate = each.get("selected_masks"), each["gate"]
         learnt = f", {each['masks_learnt']} learnt" if gate["passed"] else ""
+        judged = ""
+        if quality is not None:
+            judged = (
+                f"; precision {quality['precision']:.1f} % at a recall of "
+                f"{quality['recall']:.1f} %, where thresholded proposals of the same network have "
+                f"{quality['thresholded_precision_at_equal_recall']:.1f} %"
+            )
         sentences.append(
-            f"Round {number}: {each['masks']} masks selected{learnt}; precision "
-            f"{quality['precision']:.1f} % at a recall of {quality['recall']:.1f} %, where "
-            "thresholded proposals of the same network have "
-            f"{quality['thresholded_precision_at_equal_recall']:.1f} %. Gate: "
+            f"Round {number}: {each['masks']} masks selected{learnt}{judged}. Gate: "
             f"{'passed' if gate['passed'] else 'refused'}; {gate['reason']}."
         )
-    if rounds[-1]["gate"]["passed"] and len(rounds) < ROUNDS:
+        teacher = each.get("teacher")
+        if teacher is not None:
+            may = "may" if teacher["passed"] else "may not"
+            sentences.append(f"It {may} serve in place of its teacher: {teacher['reason']}.")
+    if rounds and rounds[-1]["gate"]["passed"] and len(rounds) < planned:
         sentences.append(f"Round {len(rounds) + 1}: no mask was selected, nothing was learnt.")
     return sentences
 

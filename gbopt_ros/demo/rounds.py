@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gbopt_ros.config import Config
-from gbopt_ros.demo.data import DemoData
+from gbopt_ros.demo.data import DemoData, OwnData
 from gbopt_ros.evaluation.mask_quality import (
     mask_precision_recall,
     precision_at_recall,
@@ -28,7 +28,6 @@ from gbopt_ros.evaluation.report_content import (
 )
 from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.io.selection_format import SelectionWriter
-from gbopt_ros.io.sources import open_source
 from gbopt_ros.learning.round import Learnt, config_of_round
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.pipeline import Pipeline
@@ -37,7 +36,6 @@ from gbopt_ros.structures import Cues, Proposals, Rle, Selection
 log = logging.getLogger(__name__)
 
 ROUNDS = 2  # each but the first selects with the network of the round before
-REPLAYS = tuple(f"replay-{number}" for number in range(1, ROUNDS + 1))
 _STRIP_CLIPS = 4  # clips in the report,
 _STRIP_FRAMES = 3  # and frames of each
 
@@ -89,22 +87,30 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Round:
-    """One selection and what was learnt from it."""
+    """One selection and what was learnt from it.
+
+    Attributes:
+        comparison: None without labels.
+    """
 
     replayed: Replayed
-    comparison: ThresholdComparison
+    comparison: ThresholdComparison | None
     learnt: Learnt
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of the round in `results.json`, percent."""
-        quality, version = self.comparison.selected, self.learnt.version
-        thresholded = precision_at_recall(self.comparison.curve, quality.recall)
-        return {
-            "selected_masks": {
-                "precision": 100 * quality.precision,
-                "recall": 100 * quality.recall,
+        version, quality = self.learnt.version, dict[str, Any]()
+        if self.learnt.comparison is not None:
+            quality["teacher"] = self.learnt.comparison.to_dict()
+        if self.comparison is not None:
+            selected = self.comparison.selected
+            thresholded = precision_at_recall(self.comparison.curve, selected.recall)
+            quality["selected_masks"] = {
+                "precision": 100 * selected.precision,
+                "recall": 100 * selected.recall,
                 "thresholded_precision_at_equal_recall": 100 * thresholded,
-            },
+            }
+        return quality | {
             "masks": sum(len(rles) for rles in self.replayed.selected.values()),
             "masks_learnt": version.manifest["instances"] if version else None,
             "flow_runs": self.replayed.flow_runs,
@@ -113,32 +119,52 @@ class Round:
         }
 
 
-def learn_in_rounds(out: Path, config: Config, data: DemoData, clock: Clock) -> list[Round]:
-    """Run up to `ROUNDS` rounds.
+def learn_in_rounds(
+    out: Path, config: Config, data: DemoData | OwnData, clock: Clock, rounds: int = ROUNDS
+) -> list[Round]:
+    """Run some rounds, in the folders of `replay_of_round`.
 
     A round that the gate refuses is the last, because the next one would select the same masks. A
     round that selects nothing is not counted; earlier rounds keep what they learnt.
     """
-    store, rounds = Store(out / "store"), list[Round]()
-    for number, folder in enumerate(REPLAYS, start=1):
-        current = store.models.current()
-        weights = str(current.path) if current is not None else config.proposal.weights
-        selecting = replace(config, proposal=replace(config.proposal, weights=weights))
-        with clock.step(f"round {number}: select masks in the recording"):
-            replayed = _select(out / folder, selecting, data)
-        if rounds and not any(replayed.selected.values()):
-            log.warning("round %d: no mask was selected, nothing more is learnt", number)
+    store, done = Store(out / "store"), list[Round]()
+    for number in range(1, rounds + 1):
+        folder = replay_of_round(out, number)
+        replayed = select_with_current(folder, store, config, data, clock, f"round {number}")
+        if not any(replayed.selected.values()):
+            more = " more" if done else ""
+            log.warning("round %d: no mask was selected, nothing%s is learnt", number, more)
             break
         with clock.step(f"round {number}: learn from the selected masks"):
-            learnt = _learn(out / folder, store, config_of_round(config, number - 1), data)
-        rounds.append(Round(replayed, _comparison(data, replayed), learnt))
+            learnt = _learn(folder, store, config_of_round(config, number - 1), data)
+        done.append(Round(replayed, _comparison(data, replayed), learnt))
         if learnt.version is None:
             break
-    return rounds
+    return done
 
 
-def _select(out: Path, config: Config, data: DemoData) -> Replayed:
-    source = open_source(data.recording, end=data.end)
+def replay_of_round(out: Path, number: int) -> Path:
+    """The folder of the masks that the network of `number` - 1 rounds selects."""
+    return out / f"replay-{number}"
+
+
+def select_with_current(
+    folder: Path, store: Store, config: Config, data: DemoData | OwnData, clock: Clock, step: str
+) -> Replayed:
+    """Select masks in the recording with the newest network, and write them like a replay.
+
+    Args:
+        step: name of the step that needs them.
+    """
+    current = store.models.current()
+    weights = str(current.path) if current is not None else config.proposal.weights
+    selecting = replace(config, proposal=replace(config.proposal, weights=weights))
+    with clock.step(f"{step}: select masks in the recording"):
+        return _select(folder, selecting, data)
+
+
+def _select(out: Path, config: Config, data: DemoData | OwnData) -> Replayed:
+    source = data.open()
     pipeline, replayed = Pipeline(config), Replayed()
     with (
         SelectionWriter(out, source.name) as writer,
@@ -151,7 +177,7 @@ def _select(out: Path, config: Config, data: DemoData) -> Replayed:
             replayed.add(selection, cues)
             progress.update(len(clip))
         writer.finish(
-            source=str(data.recording),
+            source=str(source.path),
             config=config.to_dict(),
             seconds=dict(pipeline.seconds),
             skipped_frames=source.skipped,
@@ -159,14 +185,16 @@ def _select(out: Path, config: Config, data: DemoData) -> Replayed:
     return replayed
 
 
-def _learn(replay: Path, store: Store, config: Config, data: DemoData) -> Learnt:
+def _learn(replay: Path, store: Store, config: Config, data: DemoData | OwnData) -> Learnt:
     store.add(replay, config=config.learning)  # replaces the masks of an earlier round
     return store.learn(config, rehearsal=data.rehearsal, validation=data.validation)
 
 
-def _comparison(data: DemoData, replayed: Replayed) -> ThresholdComparison:
-    """Selected masks against thresholded proposals, on the selected frames."""
-    gt = data.recording_truth
+def _comparison(data: DemoData | OwnData, replayed: Replayed) -> ThresholdComparison | None:
+    """Selected masks against thresholded proposals, on the selected frames that have labels."""
+    gt = data.labels
+    if gt is None:
+        return None
     truth = {
         image.extra["frame_index"]: gt.rles_by_image[image.id]
         for image in gt.images

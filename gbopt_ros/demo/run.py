@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.demo.data import DemoData, Evaluation, evaluate_on
 from gbopt_ros.demo.report import demo_report
-from gbopt_ros.demo.rounds import REPLAYS, Clock, Round, learn_in_rounds
+from gbopt_ros.demo.rounds import Clock, Round, learn_in_rounds, replay_of_round
 from gbopt_ros.evaluation.coco_metrics import paired_difference
 from gbopt_ros.evaluation.report import write_report
 from gbopt_ros.io.files import write_text
@@ -25,14 +27,24 @@ from gbopt_ros.structures import GboptError
 
 ENVIRONMENT_SEED = 101  # the environment that the demo learns in
 _MARK = ".gbopt-demo"  # an empty file in the output folder of a demo
-_OUTPUTS = {"environment", *REPLAYS, "store", "overlay.mp4", "report.html", "results.json"}
+_OUTPUTS = re.compile(r"environment|replay-\d+|store|overlay\.mp4|report\.html|results\.json")
 _QUICK = ("learning.iterations=15",)
 
 
-def demo_config(quick: bool, seed: int, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of the demo: the defaults, the seed, and overrides."""
+def demo_config(
+    quick: bool,
+    seed: int,
+    overrides: Sequence[str] = (),
+    *,
+    profile: Path | None = None,
+    weights: str | None = None,
+) -> Config:
+    """The configuration of a demo: the defaults, the profile, the seed, overrides, the weights."""
     own = [f"learning.seed={seed}", *(_QUICK if quick else ())]
-    return load_config(None, [*own, *overrides], option="--set")
+    config = load_config(profile, [*own, *overrides], option="--set")
+    if not weights:
+        return config
+    return replace(config, proposal=replace(config.proposal, weights=weights))
 
 
 def run_demo(
@@ -50,7 +62,8 @@ def run_demo(
         The content of `results.json`.
 
     Raises:
-        GboptError: `out` holds something else or cannot be written, or the simulator is missing.
+        GboptError: `out` holds something else or cannot be written, the simulator is missing, or no
+            mask is selected.
     """
     if environment is not None:
         require_pybullet()  # before an earlier demo is replaced
@@ -65,7 +78,9 @@ def run_demo(
     with clock.step("evaluate the seed network"):
         before = evaluate_on(data, proposal_weights(config), config)
     rounds = learn_in_rounds(out, config, data, clock)
-    shutil.copyfile(out / REPLAYS[len(rounds) - 1] / "overlay.mp4", out / "overlay.mp4")
+    if not rounds:
+        raise GboptError("no selected mask to learn from: the settings may select nothing")
+    shutil.copyfile(replay_of_round(out, len(rounds)) / "overlay.mp4", out / "overlay.mp4")
     learnt = Store(out / "store").models.current()
     with clock.step("evaluate the new network"):
         after = evaluate_on(data, learnt.path, config) if learnt is not None else before
@@ -84,7 +99,7 @@ def prepare(out: Path) -> None:
     try:
         names = {path.name for path in out.iterdir()} if out.exists() else set()
         visible = {name for name in names if not name.startswith(".")}
-        if names and (_MARK not in names or not visible <= _OUTPUTS):
+        if names and (_MARK not in names or not all(map(_OUTPUTS.fullmatch, visible))):
             raise GboptError(f"{out}: holds something else than a demo; choose another --out")
         if names:
             shutil.rmtree(out)
@@ -107,15 +122,13 @@ def _results(
         "unseen": paired_difference(data.unseen, before.unseen_results, after.unseen_results),
         "seen": paired_difference(data.seen, before.seen_results, after.seen_results),
     }
-    return {
+    return run_facts(config, clock, rounds) | {
         "unseen": {"before": before.unseen.to_dict(), "after": after.unseen.to_dict()},
         "seen": {"before": before.seen.to_dict(), "after": after.seen.to_dict()},
         "ap_change": {
             split: {"difference": difference, "standard_error": error}
             for split, (difference, error) in changes.items()
         },
-        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 2)},
-        "rounds": [each.to_dict() for each in rounds],
         "counts": {
             "frames": len(rounds[-1].replayed.selected),
             "unseen_stills": len(data.unseen),
@@ -123,6 +136,14 @@ def _results(
         },
         "recording": data.name,
         "environment": environment,
+    }
+
+
+def run_facts(config: Config, clock: Clock, rounds: Sequence[Round]) -> dict[str, Any]:
+    """The entries of `results.json` that all demos have."""
+    return {
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 2)},
+        "rounds": [each.to_dict() for each in rounds],
         "seed": config.learning.seed,
         "peak_memory_bytes": peak_memory(),
         "versions": versions(),

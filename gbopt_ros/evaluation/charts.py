@@ -57,6 +57,7 @@ _STYLE: Any = {
 }
 _SCALE = 1.25  # maximum number of CSS pixels a point: text of 11 points is as large as captions
 _LABELLED_SCORES = (0.2, 0.4, 0.6, 0.8)
+_BINS = 10  # of the confidences
 
 
 def loss_chart(losses: Mapping[str, Sequence[float]]) -> str:
@@ -106,6 +107,73 @@ def energy_chart(frames: Sequence[FrameEnergy], title: str) -> str:
         axes.set_ylabel("weighted energy")
         figure.legend(loc="outside upper center", ncols=4, columnspacing=1.2, handlelength=1.2)
         return _to_svg(figure, f"energy-{title}", f"Energy terms of every frame: {title}")
+
+
+def confidence_chart(confidences: Mapping[str, Sequence[float]]) -> str:
+    """Histograms of confidences in [0, 1], side by side."""
+    edges = np.linspace(0, 1, _BINS + 1)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.6, 3.3)
+        width = 0.9 / _BINS / len(confidences)
+        for i, ((name, values), drawn) in enumerate(zip(confidences.items(), SERIES, strict=False)):
+            counts, _ = np.histogram(np.clip(values, 0, 1), edges)
+            left = edges[:-1] + 0.05 / _BINS + i * width
+            axes.bar(left, counts, width=width, align="edge", color=drawn, label=name)
+        axes.set_xlim(0, 1)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("selected masks")
+        figure.legend(loc="outside upper center", ncols=2)
+        return _to_svg(figure, "confidence", "Confidences of the selected masks")
+
+
+def mask_count_chart(masks: Mapping[str, Sequence[int]]) -> str:
+    """Number of selected masks of every frame."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.6, 3.3)
+        for (name, counts), drawn in zip(masks.items(), SERIES, strict=False):
+            frames = np.arange(len(counts))
+            marker = "." if len(counts) < 2 else None  # a line needs two points
+            axes.plot(
+                frames, counts, drawstyle="steps-mid", color=drawn, linewidth=1.6, marker=marker,
+                label=name,
+            )  # fmt: skip
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("frame, of those that were used")
+        axes.set_ylabel("selected masks")
+        figure.legend(loc="outside upper center", ncols=2)
+        return _to_svg(figure, "masks", "Number of selected masks of every frame")
+
+
+def clip_energy_chart(energies: Mapping[str, Sequence[tuple[float, bool]]]) -> str:
+    """Energy of every clip as bars, hollow where it was not proven to be the minimum."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.6, 3.3)
+        width = 0.8 / len(energies)
+        longest = 1
+        for i, ((name, clips), drawn) in enumerate(zip(energies.items(), SERIES, strict=False)):
+            places = np.arange(len(clips)) + (i - (len(energies) - 1) / 2) * width
+            fills = [drawn if optimal else "none" for _, optimal in clips]
+            axes.bar(
+                places, [energy for energy, _ in clips], width=0.9 * width, color=fills,
+                edgecolor=drawn, linewidth=1.2,
+            )  # fmt: skip
+            axes.bar(0, 0, color=drawn, label=name)  # the legend's key, filled always
+            longest = max(longest, len(clips))
+        if not all(optimal for clips in energies.values() for _, optimal in clips):
+            axes.bar(0, 0, color="none", edgecolor=MUTED, linewidth=1.2, label="not proven minimal")
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_xlim(-0.6, longest - 0.4)
+        axes.set_xticks(range(0, longest, -(-longest // 12)))
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("clip")
+        axes.set_ylabel("energy")
+        figure.legend(loc="outside upper center", ncols=3)
+        return _to_svg(figure, "clip-energy", "Energy of every clip")
 
 
 def precision_recall_chart(curve: PrecisionRecallCurve, selected: MaskQuality) -> str:

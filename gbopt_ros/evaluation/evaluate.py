@@ -17,8 +17,10 @@ from gbopt_ros.evaluation.coco_metrics import (
 from gbopt_ros.evaluation.results import CocoResult, results_of
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.perception.load import read_proposals
 from gbopt_ros.structures import ProposalNetwork, Proposals
+
+_AP_NMS_IOU = 0.5  # as in most detectors
 
 
 def evaluate(
@@ -36,15 +38,20 @@ def evaluate(
     """
     config = evaluation_config(config or Config())
     device = resolve_device(config.device)
-    network = MaskRcnnProposals.from_file(Path(weights), config.proposal, device)
+    network = read_proposals(Path(weights), config.proposal, device)
     if not isinstance(dataset, CocoDataset):
         dataset = load_coco_dir(dataset)
     return evaluate_network(network, dataset)[0]
 
 
 def evaluation_config(config: Config) -> Config:
-    """The configuration with as many proposals an image as COCO's AP takes."""
-    return replace(config, proposal=replace(config.proposal, max_proposals=AP_DETECTIONS))
+    """The configuration with as many proposals an image as COCO's AP takes, and no duplicates.
+
+    Selection wants candidates that overlap; in AP each duplicate counts as an error.
+    """
+    nms_iou = min(config.proposal.nms_iou, _AP_NMS_IOU)
+    proposal = replace(config.proposal, max_proposals=AP_DETECTIONS, nms_iou=nms_iou)
+    return replace(config, proposal=proposal)
 
 
 def evaluate_network(

@@ -11,14 +11,25 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gbopt_ros.evaluation.charts import energy_chart, loss_chart, precision_recall_chart
+from gbopt_ros.evaluation.charts import (
+    clip_energy_chart,
+    confidence_chart,
+    energy_chart,
+    loss_chart,
+    mask_count_chart,
+    precision_recall_chart,
+)
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.evaluation.mask_quality import precision_at_recall
 from gbopt_ros.evaluation.report_content import (
     ClipEnergies,
     ClipStrip,
+    Command,
+    FoundMask,
+    FramePair,
     MetricsTable,
     ReportContent,
+    SelectionNumbers,
     StillTriplet,
     ThresholdComparison,
 )
@@ -53,12 +64,16 @@ def write_report(path: str | Path, content: ReportContent) -> None:
 
 def _page(content: ReportContent, encode: Encode) -> str:
     sections = [
+        _pairs(content.pairs, encode),
+        _found(content.found, content.found_note, encode),
+        _selections(content.selections),
         _tables(content.tables),
         _comparison(content.comparison) if content.comparison else "",
         _clips(content.clips, encode),
         _stills(content.stills, encode),
         _losses(content.losses),
         _energies(content.energies),
+        _commands(content.commands),
         _facts(content.facts),
     ]
     summary = "".join(f"<p>{escape(sentence)}</p>" for sentence in content.summary)
@@ -83,6 +98,74 @@ def _section(heading: str, note: str, body: str) -> str:
 def _columns(parts: Iterable[str]) -> str:
     body = "".join(parts)
     return f'<div class="columns">{body}</div>\n' if body else ""
+
+
+def _pairs(pairs: Sequence[FramePair], encode: Encode) -> str:
+    if not pairs:
+        return ""
+    learnt = all(pair.after is not None for pair in pairs)
+    heads = ("before", "after") if learnt else ("selected",)
+    cells = [f'<div class="head">{head}</div>' for head in heads]
+    for pair in pairs:
+        pictures = zip(heads, (pair.before, pair.after), strict=False)
+        cells += [
+            _picture(shown, f"{head}: {pair.caption}", encode)
+            for head, shown in pictures
+            if shown is not None
+        ]
+        cells.append(_caption(pair.caption))
+    note = "Evenly spaced frames, not chosen by their result. Numbers are confidences."
+    if learnt:
+        note += " A mask that was found before, too, has the same colour on both sides."
+    body = f'<figure class="pictures {"two" if learnt else "one"}">{"".join(cells)}</figure>\n'
+    return _section("Selected masks before and after" if learnt else "Selected masks", note, body)
+
+
+def _found(found: Sequence[FoundMask], note: str, encode: Encode) -> str:
+    cells = [
+        f"<figure>{_picture(mask.picture, f'New: {mask.caption}', encode)}"
+        f"{_caption(mask.caption)}</figure>"
+        for mask in found
+    ]
+    body = f'<div class="crops">{"".join(cells)}</div>\n' if cells else ""
+    heading = "Found after learning, not before"
+    if not body and note:
+        return _section(heading, "", f'<p class="note">{escape(note)}</p>\n')
+    return _section(heading, note, body)
+
+
+def _selections(selections: Mapping[str, SelectionNumbers]) -> str:
+    drawn = {name: numbers for name, numbers in selections.items() if numbers.masks}
+    if not drawn:
+        return ""
+
+    def told(sentence: Callable[[SelectionNumbers], str]) -> str:
+        return "; ".join(f"{name} {sentence(numbers)}" for name, numbers in drawn.items())
+
+    charts = [
+        (
+            mask_count_chart({name: numbers.masks for name, numbers in drawn.items()}),
+            "Masks a frame, mean: " + told(lambda n: f"{np.mean(n.masks):.1f}") + ".",
+        ),
+        (
+            clip_energy_chart({name: numbers.energies for name, numbers in drawn.items()}),
+            "Energy of each clip, which the selection minimises. Proven to be the minimum: "
+            + told(lambda n: f"{sum(o for _, o in n.energies)} of {len(n.energies)} clips")
+            + ". Each network is judged on its own proposals.",
+        ),
+    ]
+    if any(numbers.confidences for numbers in drawn.values()):
+        charts.insert(
+            0,
+            (
+                confidence_chart({name: n.confidences for name, n in drawn.items()}),
+                "Confidences of the selected masks, mean: "
+                + told(lambda n: f"{np.mean(n.confidences):.2f}" if n.confidences else "none")
+                + ".",
+            ),
+        )
+    body = _columns(_chart(svg, caption) for svg, caption in charts)
+    return _section("The selection in numbers", "", body)
 
 
 def _tables(tables: Sequence[MetricsTable]) -> str:
@@ -192,6 +275,14 @@ def _energies(energies: Sequence[ClipEnergies]) -> str:
         if clip.frames
     )
     return _section("Energies", note, _columns(charts))
+
+
+def _commands(commands: Sequence[Command]) -> str:
+    parts = (
+        f"<p>{escape(command.purpose)}</p>\n<pre>{escape(command.line)}</pre>\n"
+        for command in commands
+    )
+    return _section("How to go on", "", "".join(parts))
 
 
 def _facts(facts: Mapping[str, Mapping[str, object]]) -> str:

@@ -57,6 +57,14 @@ figure { margin: 0; }
 .pictures { display: grid; gap: 0.3rem 0.75rem; margin: 0.75rem 0 1.25rem; }
 .pictures.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .pictures.three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.pictures.one { grid-template-columns: minmax(0, 640px); }
+.crops { display: grid; gap: 0.9rem 0.75rem; margin: 0.75rem 0 1.25rem; }
+.crops { grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
+.crops figcaption { margin-top: 0.25rem; }
+pre {
+  margin: 0.3rem 0 1rem; padding: 0.7rem 0.9rem; background: var(--card); border-radius: 4px;
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; line-height: 1.5;
+}
 .pictures .head { font-size: 0.875rem; font-weight: 600; align-self: end; }
 .pictures .caption { grid-column: 1 / -1; margin: 0 0 0.5rem; }
 img { display: block; width: 100%; height: auto; border-radius: 4px; background: var(--card); }
@@ -74,6 +82,6 @@ dd {
 }
 @media print {
   body { max-width: none; padding: 0; }
-  .pictures, tr, .chart { break-inside: avoid; }
+  .pictures, .crops figure, tr, .chart { break-inside: avoid; }
 }
 """

@@ -43,6 +43,7 @@ class SelectedFrame:
         image_path: an image file; its bytes are copied as they are.
         size: (height, width) in pixels.
         rles, scores, confidences: one entry a mask.
+        model_version: version of the network that proposed the masks, "" if it is not known.
     """
 
     recording: str
@@ -54,6 +55,7 @@ class SelectedFrame:
     rles: tuple[Rle, ...]
     scores: tuple[float, ...]
     confidences: tuple[float, ...]
+    model_version: str = ""
 
 
 class SelectionWriter:
@@ -154,6 +156,7 @@ class SelectionWriter:
             "stamp_ns": frame.stamp_ns,
             "frame_id": frame.frame_id,
             "clip_id": selection.clip_id,
+            "model_version": selection.model_version,
             "energy": vars(selected.energy),
         }
         _append(self._parts["images"], image, first=self.frames == 1)
@@ -276,6 +279,7 @@ def _frame(
         rles=rles,
         scores=tuple(float(a["score"]) for a in annotations),
         confidences=tuple(float(a["confidence"]) for a in annotations),
+        model_version=str(image.get("model_version", "")),
     )
 
 

@@ -9,11 +9,17 @@ from dataclasses import dataclass, field, replace
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.learning.confidence.cross_clip import confident_masks
-from gbopt_ros.learning.data.datasets import CocoInstances
+from gbopt_ros.learning.data.datasets import CocoInstances, SelectedDataset
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.gate_checks import check_agreement, compare_on_validation
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion, is_one_of
+from gbopt_ros.learning.store.teacher_gate import (
+    TeacherDecision,
+    compare_with_teacher,
+    hold_out_newest_clips,
+)
+from gbopt_ros.learning.student import load_teacher, student_config
 from gbopt_ros.learning.training.class_agnostic_conversion import starting_network
 from gbopt_ros.learning.training.fine_tuning import fine_tune, selected_in_batch
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog
@@ -21,7 +27,8 @@ from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of, tensors_digest
 from gbopt_ros.perception.load import proposal_weights
-from gbopt_ros.structures import GboptError
+from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import GboptError, ProposalNetwork
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +43,14 @@ class Learnt:
         decision: the gate's decision.
         log: losses of every step; empty where the gate refused the masks.
         version: the published version, None where the gate refused it.
+        comparison: with the teacher, whether the version may serve; None where the network that
+            proposes is the one that learns.
     """
 
     decision: GateDecision
     log: TrainingLog = field(repr=False)
     version: ModelVersion | None
+    comparison: TeacherDecision | None = field(default=None, repr=False)
 
 
 def learn(
@@ -51,24 +61,34 @@ def learn(
     rehearsal: CocoDataset | None = None,
     validation: CocoDataset | None = None,
     on_step: OnStep | None = None,
+    teacher: ProposalNetwork | None = None,
 ) -> Learnt:
     """Fine-tune on the training set, pass the gate, publish.
 
+    Where another network than the student proposed the masks, the new version is compared with it
+    (`learning.store.teacher_gate`). One that fails is published all the same, and the next round
+    goes on from it, but it may not serve yet (`ModelStore.serving`).
+
     Args:
         training_set: selected masks.
-        models: its current version is the parent; before the first, `proposal.weights` is. A
-            network that the configuration names must be the first one or a version of the store.
+        models: its current version is the parent; before the first, the student of the
+            configuration is (`student_config`). A network that the configuration names as the
+            student must be the first one or a version of the store.
         rehearsal: labelled images of seen classes, mixed into every batch.
         validation: labelled images of seen classes for the gate, not learnt from.
         on_step: called after every optimiser step, in place of progress bars. Also called during
             the checks before and after the training, with a loss of NaN. An exception in it ends
             the round, and nothing is published.
+        teacher: the network that proposed the masks, if it is neither the student nor named by
+            `proposal.weights`.
 
     Raises:
-        GboptError: there is nothing to learn from, a loss was not finite, or the store was begun
-            with another network.
+        GboptError: there is nothing to learn from, a loss was not finite, weights cannot be
+            loaded, or the store was begun with another network.
     """
     iterations, device = config.learning.iterations, resolve_device(config.device)
+    teacher = teacher or load_teacher(config)
+    config = student_config(config)
 
     def report(step: int) -> None:
         if on_step is not None:
@@ -87,12 +107,17 @@ def learn(
     if len(selected) == 0:
         raise GboptError("no selected mask to learn from: the training set is empty")
 
-    masks = check_agreement(parent, selected, config, lambda: report(0))
+    masks = check_agreement(parent, selected, config, lambda: report(0), teacher)
     if not masks.passed:
+        if teacher is None:
+            before = current.manifest["parent"] if current is not None else ""
+            masks = _with_other_teachers(masks, selected, {info.version, before})
         return _refused(masks, TrainingLog())
+    compared = config.learning.student_clips if teacher is not None else 0
+    learnt, newest = hold_out_newest_clips(training_set, selected, compared)
     draws = iterations * selected_in_batch(config.learning, rehearses=rehearsal is not None)
     confident = confident_masks(
-        selected, parent, config, max(1, draws), (lambda: report(0)) if on_step else None
+        learnt, parent, config, max(1, draws), (lambda: report(0)) if on_step else None, teacher
     )
     network, training = fine_tune(
         starting_network(parent),
@@ -113,17 +138,29 @@ def learn(
     report(iterations)
     if not decision.passed:
         return _refused(decision, training)
+    comparison = None
+    if teacher is not None and compared:
+        comparison = compare_with_teacher(
+            MaskRcnnProposals(network, "", config.proposal, device), teacher, newest, config,
+            held_out=len(learnt) < len(selected), on_frame=lambda: report(iterations),
+        )  # fmt: skip
     facts = origin | {
         "gate": decision.to_dict(),
         "frames": len(confident),
         "instances": confident.instance_count,
+        "teachers": confident.teachers(),
         "final_loss": training.total[-1],
         "learning": config.to_dict()["learning"],
     }
+    if comparison is not None:
+        facts["teacher_gate"] = comparison.to_dict()
     version = models.publish(network, info, facts)
     models.prune(config.learning.keep_versions)
     log.info("published %s: %s", version.version, decision.reason)
-    return Learnt(decision, training, version)
+    if comparison is not None:
+        verdict = "may serve" if comparison.passed else "may not serve yet"
+        log.info("%s %s: it %s", version.version, verdict, comparison.reason)
+    return Learnt(decision, training, version, comparison)
 
 
 def config_of_round(config: Config, number: int) -> Config:
@@ -144,6 +181,17 @@ def _first_network(models: ModelStore, config: Config) -> DetectionNetwork:
         path = first.path
     network, _ = load_mask_rcnn(path, config.proposal.detectron2_config)
     return network
+
+
+def _with_other_teachers(
+    decision: GateDecision, selected: SelectedDataset, known: set[str]
+) -> GateDecision:
+    """Say which networks proposed the masks, if they are others than the known ones."""
+    others = ", ".join(name for name in selected.teachers() if name not in known)
+    if not others:
+        return decision
+    hint = f"or {others} proposed masks: then name that network, as --weights"
+    return replace(decision, reason=f"{decision.reason}; {hint}")
 
 
 def _refused(decision: GateDecision, training: TrainingLog) -> Learnt:

@@ -74,7 +74,7 @@ class ClassAgnosticHeads(RoIHeads):
         scores, labels = functional.softmax(class_logits, -1)[:, 1:].max(dim=1)
         labels = labels + 1
         boxes = decoded[torch.arange(regions, device=labels.device), labels]  # (R, 4)
-        counts = [len(regions) for regions in proposals]
+        counts = [regions.shape[0] for regions in proposals]  # `len` leaves no trace for ONNX
         found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for inner, score, label, shape in zip(
             boxes.split(counts), scores.split(counts), labels.split(counts), image_shapes,

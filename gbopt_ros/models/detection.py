@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.models.class_agnostic import load_torchvision
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
+from gbopt_ros.models.onnx import is_onnx
 from gbopt_ros.models.weights import (
     DETECTRON2,
     PROPOSALS,
@@ -65,10 +66,15 @@ def load_mask_rcnn(path: Path, detectron2_config: str = "") -> tuple[DetectionNe
             of `gbopt learn` need none.
 
     Raises:
-        GboptError: the file is missing, corrupt, or does not fit its architecture, or detectron2
-            is needed and cannot be imported.
+        GboptError: the file is missing, corrupt, or does not fit its architecture, it is an ONNX
+            file, or detectron2 is needed and cannot be imported.
     """
     path = find_weights(path)
+    if is_onnx(path):
+        raise GboptError(
+            f"{path}: an ONNX network proposes masks, and cannot be trained or calibrated; name a "
+            "Mask R-CNN here: safetensors of this package, or weights of torchvision or detectron2"
+        )
     if detectron2_config or architecture_of(path) == DETECTRON2:
         try:
             from gbopt_ros.models.detectron2_backend import load_detectron2

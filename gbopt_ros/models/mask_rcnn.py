@@ -1,17 +1,19 @@
 """Class-agnostic Mask R-CNN on torchvision: architectures and their construction.
 
 The paper's network is `resnet50-fpn`, the same as torchvision's `maskrcnn_resnet50_fpn`;
-`resnet50-fpn-v2` is torchvision's `maskrcnn_resnet50_fpn_v2`. `resnet18-fpn` and `slim18-fpn` are
-for machines with no GPU: a ResNet-18 (narrowed in the slim one) with thinner pyramid and heads.
+`resnet50-fpn-v2` is torchvision's `maskrcnn_resnet50_fpn_v2`. The others are for machines with no
+GPU: `lite0-fpn`, the bundled network, stands on EfficientNet-Lite0, `resnet18-fpn` and `slim18-fpn`
+on a ResNet-18 (narrowed in the slim one), all with thinner pyramids and heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -19,10 +21,13 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
+from gbopt_ros.models import efficientnet_pyramid as efficientnet
+from gbopt_ros.models.resnet_pyramid import resnet_pyramid
 from gbopt_ros.structures import GboptError
 
 CLASSES = 2  # background and object
@@ -30,11 +35,13 @@ CLASSES = 2  # background and object
 
 @dataclass(frozen=True)
 class MaskRcnnArchitecture:
-    """Sizes of one architecture; images are resized so that the shorter side is `short_side`."""
+    """Sizes of one architecture.
 
-    block: type[BasicBlock] | type[Bottleneck]
-    layers: tuple[int, int, int, int]
-    widths: tuple[int, int, int, int]
+    Images are resized so that the shorter side is `short_side`, or less if the longer one would
+    exceed `long_side`. With `enlarged_to`, smaller images keep their size, or are enlarged to that.
+    """
+
+    pyramid: Callable[[int], BackboneWithFPN]  # takes the number of channels
     pyramid_channels: int
     box_channels: int
     mask_channels: int
@@ -46,60 +53,33 @@ class MaskRcnnArchitecture:
     train_proposals: int
     test_proposals: int
     roi_samples: int  # samples of RoIAlign in each bin and direction
+    pixel_mean: tuple[float, float, float] | None = None  # None: those of torchvision
+    pixel_std: tuple[float, float, float] | None = None
+    enlarged_to: int | None = None
 
 
 ARCHITECTURES = {
     "resnet50-fpn": MaskRcnnArchitecture(
-        Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), 256, 1024, 256, 4,
+        partial(resnet_pyramid, Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512)), 256, 1024, 256, 4,
         (32, 64, 128, 256, 512), 800, 1333, 512, 2000, 1000, 2,
     ),
     "resnet18-fpn": MaskRcnnArchitecture(
-        BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), 256, 1024, 256, 4,
+        partial(resnet_pyramid, BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512)), 256, 1024, 256, 4,
         (32, 64, 128, 256, 512), 480, 800, 256, 1000, 500, 2,
     ),
     "slim18-fpn": MaskRcnnArchitecture(
-        BasicBlock, (2, 2, 2, 2), (48, 96, 192, 192), 128, 256, 128, 3,
+        partial(resnet_pyramid, BasicBlock, (2, 2, 2, 2), (48, 96, 192, 192)), 128, 256, 128, 3,
         (16, 32, 64, 128, 256), 240, 400, 64, 400, 200, 1,
+    ),
+    "lite0-fpn": MaskRcnnArchitecture(
+        efficientnet.efficientnet_pyramid, 96, 256, 128, 3,
+        (16, 32, 64, 128, 256), 320, 534, 64, 400, 200, 1,
+        efficientnet.PIXEL_MEAN, efficientnet.PIXEL_STD, enlarged_to=240,
     ),
 }  # fmt: skip
 
 TORCHVISION_V2 = "resnet50-fpn-v2"  # built by torchvision
 KNOWN = (*ARCHITECTURES, TORCHVISION_V2)
-
-
-def resnet(
-    block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], widths: Sequence[int]
-) -> ResNet:
-    """A ResNet of torchvision whose four stages have the given widths."""
-    net = ResNet(block, list(layers))
-    if tuple(widths) == (64, 128, 256, 512):
-        return net
-    net.inplanes = widths[0]
-    net.conv1 = nn.Conv2d(3, widths[0], kernel_size=7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    net.bn1 = nn.BatchNorm2d(widths[0])
-    for stage, (width, depth) in enumerate(zip(widths, layers, strict=True), start=1):
-        layer = net._make_layer(block, width, depth, stride=1 if stage == 1 else 2)
-        for module in layer.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        setattr(net, f"layer{stage}", layer)
-    return net
-
-
-def feature_pyramid(
-    block: type[BasicBlock] | type[Bottleneck],
-    layers: Sequence[int],
-    widths: Sequence[int],
-    channels: int,
-) -> BackboneWithFPN:
-    """A ResNet with a feature pyramid of strides 4 to 32, and 64 by pooling."""
-    return BackboneWithFPN(
-        resnet(block, layers, widths),
-        return_layers={f"layer{i + 1}": str(i) for i in range(4)},
-        in_channels_list=[width * block.expansion for width in widths],
-        out_channels=channels,
-    )
 
 
 def build_mask_rcnn(
@@ -131,10 +111,12 @@ def build_mask_rcnn(
 
 def _build(arch: MaskRcnnArchitecture, max_proposals: int, classes: int) -> MaskRCNN:
     channels = arch.pyramid_channels
-    return MaskRCNN(
-        feature_pyramid(arch.block, arch.layers, arch.widths, channels),
+    network = MaskRCNN(
+        arch.pyramid(channels),
         min_size=arch.short_side,
         max_size=arch.long_side,
+        image_mean=arch.pixel_mean,
+        image_std=arch.pixel_std,
         rpn_anchor_generator=AnchorGenerator(
             tuple((size,) for size in arch.anchor_sizes),
             ((0.5, 1.0, 2.0),) * len(arch.anchor_sizes),
@@ -158,6 +140,30 @@ def _build(arch: MaskRcnnArchitecture, max_proposals: int, classes: int) -> Mask
         mask_head=MaskRCNNHeads(channels, (arch.mask_channels,) * arch.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(arch.mask_channels, arch.mask_channels, classes),
     )
+    if arch.enlarged_to is not None:
+        resizing = network.transform
+        network.transform = _KeepsSize(
+            resizing.min_size, resizing.max_size, resizing.image_mean, resizing.image_std
+        )
+        network.transform.enlarged_to = arch.enlarged_to
+    return network
+
+
+class _KeepsSize(GeneralizedRCNNTransform):
+    """Keeps the size of images between `enlarged_to` and `min_size`, by their shorter side."""
+
+    enlarged_to: int
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        sizes: tuple[int, ...] = self.min_size
+        kept = max(self.enlarged_to, min(image.shape[-2:]))
+        self.min_size: tuple[int, ...] = tuple(min(size, kept) for size in sizes)
+        try:
+            return super().resize(image, target)
+        finally:
+            self.min_size = sizes
 
 
 def _fix_strides(network: MaskRCNN) -> None:

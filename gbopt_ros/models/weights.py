@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -82,10 +82,9 @@ def write_calibration(path: Path, calibration: Calibration, out: Path) -> str:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], info: WeightsInfo) -> str:
-    metadata = {_KEY: json.dumps(asdict(info), sort_keys=True)}
     with replacing(path, SafetensorError) as aside:
         # Not `save_file`: it makes files that only their owner may read, whatever the umask.
-        content = save(tensors, metadata=metadata)
+        content = save(tensors, metadata=to_metadata(info))
         aside.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -119,20 +118,41 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
         raise GboptError(f"{path}: no such weights file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            described = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise GboptError(
             f"{path}: not a readable safetensors file ({error}); "
             "pickled checkpoints are never loaded, copy the original file again"
         ) from error
-    if described is None:
+    info = describe(metadata, path, network)
+    if info is None:
         raise GboptError(
             f"{path}: these weights have no gbopt_ros description; expected a file written by "
             "`gbopt pretrain` or `gbopt learn`, or torchvision's weights of a proposal network"
         )
+    return info, _in_float32(tensors)
+
+
+def to_metadata(info: WeightsInfo) -> dict[str, str]:
+    """The description as metadata of a file; `describe` reads it."""
+    return {_KEY: json.dumps(asdict(info), sort_keys=True)}
+
+
+def describe(metadata: Mapping[str, str], path: Path, network: str) -> WeightsInfo | None:
+    """The description in the metadata of a file; None if it has none.
+
+    Args:
+        path: the file, for errors.
+        network: `PROPOSALS` or `BACKGROUND`.
+
+    Raises:
+        GboptError: the description is damaged, or of another network than `network`.
+    """
+    if _KEY not in metadata:
+        return None
     try:
-        fields = json.loads(described)
+        fields = json.loads(metadata[_KEY])
         if fields.get("calibration") is not None:
             fields["calibration"] = Calibration(**fields["calibration"])
         info = WeightsInfo(**fields)
@@ -140,7 +160,7 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
         raise GboptError(f"{path}: its gbopt_ros description is damaged ({error})") from error
     if info.network != network:
         raise GboptError(f"{path}: expected weights of the {network} network, got {info.network}")
-    return info, _in_float32(tensors)
+    return info
 
 
 def _in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,11 +187,20 @@ def is_foreign(path: Path) -> bool:
 
 def architecture_of(path: Path) -> str:
     """The architecture in the description of a weights file; "" if there is none."""
+    return _described(path, "architecture")
+
+
+def network_of(path: Path) -> str:
+    """`proposals` or `background`, from the description of a weights file; "" if there is none."""
+    return _described(path, "network")
+
+
+def _described(path: Path, field: str) -> str:
     try:
         described = json.loads((_metadata_of(path) or {}).get(_KEY, "{}"))
     except ValueError:
         return ""
-    return str(described.get("architecture", "")) if isinstance(described, dict) else ""
+    return str(described.get(field, "")) if isinstance(described, dict) else ""
 
 
 def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:

@@ -1,4 +1,8 @@
-"""Collects selected masks, fine-tunes on them, and announces versions that pass the gate."""
+"""Collects selected masks, fine-tunes on them, and announces versions that pass the gate.
+
+Where another network than the student proposes, a version is announced only if it passed the
+comparison with that teacher, too.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,13 @@ from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning.store.model_store import ModelVersion
 from gbopt_ros.learning.store.store import Store
-from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.learning.student import is_compared, student_config
+from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ClipStatus, Metric, ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
-from gbopt_ros.perception.load import proposal_weights
+from gbopt_ros.perception.load import proposal_weights, read_proposals
 from gbopt_ros.structures import GboptError, Image
 
 _JPEG_QUALITY = 95
@@ -47,13 +52,13 @@ class LearnerSettings(NodeSettings):
     rehearse: str = setting(
         "",
         "COCO folder of labelled images of seen classes for rehearsal. Empty: the bundled folder "
-        "with the bundled proposal network, none with another network.",
+        "if the bundled network learns, none if another network does.",
         fixed=True,
     )
     validation: str = setting(
         "",
         "COCO folder of labelled images of seen classes, on which the gate measures forgetting. "
-        "Empty: the bundled folder with the bundled proposal network, none with another network.",
+        "Empty: the bundled folder if the bundled network learns, none if another network does.",
         fixed=True,
     )
     train_every_clips: int = setting(
@@ -107,16 +112,17 @@ class LearnerNode(PipelineNode):
     """Runs in a process of its own. Two threads: one stores clips, one trains."""
 
     NAME = "learner"
-    SECTIONS = ("proposal", "learning")
+    # The last ones are for the comparison of a student with its teacher.
+    SECTIONS = ("proposal", "learning", "background", "flow", "motion", "selection")
     _masks_stored = 0
     SETTINGS = LearnerSettings
 
     def configure(self) -> None:
         self._store = Store(Path(self.settings.store).expanduser())
-        if self.config.proposal.weights:
-            proposal = self.config.proposal
-            path = proposal_weights(self.config)
-            self._store.models.check_origin(path, proposal.detectron2_config)
+        student = student_config(self.config)
+        if student.proposal.weights:
+            path = proposal_weights(student)
+            self._store.models.check_origin(path, student.proposal.detectron2_config)
         self._rehearsal = self._labelled(self.settings.rehearse, "demo/rehearsal")
         self._validation = self._labelled(self.settings.validation, "demo/validation")
         # Here, so that an unusable store fails the transition.
@@ -143,7 +149,7 @@ class LearnerNode(PipelineNode):
         self._last_progress = 0.0
         self._storing = self.worker("clips", self._add_clip, capacity=4)
         self._training = self.worker("training", self._train, capacity=1)
-        self._announce_current()
+        self._announce_serving()
         self._tell(_STATES.STATE_IDLE, "waits for clips")
 
     def deactivate(self) -> None:
@@ -158,11 +164,11 @@ class LearnerNode(PipelineNode):
     def _labelled(self, folder: str, bundled: str) -> CocoDataset | None:
         if folder:
             return load_coco_dir(Path(folder).expanduser())
-        if self.config.proposal.weights:
+        if student_config(self.config).proposal.weights:
             missing = "rehearsed" if "rehearsal" in bundled else "checked by the gate"
             self.get_logger().warning(
-                f"no labelled images for this network: its seen classes are not {missing}; name a "
-                "COCO folder"
+                f"no labelled images for the network that learns: its seen classes are not "
+                f"{missing}; name a COCO folder"
             )
             return None
         return load_coco_dir(find_resource(bundled))
@@ -261,6 +267,7 @@ class LearnerNode(PipelineNode):
             rles=tuple(decode_rle(mask.mask) for mask in masks.masks),
             scores=tuple(mask.score for mask in masks.masks),
             confidences=tuple(mask.confidence for mask in masks.masks),
+            model_version=masks.model_version,
         )
 
     # Learning.
@@ -293,10 +300,17 @@ class LearnerNode(PipelineNode):
             self._tell(_STATES.STATE_REJECTED, f"refused by the gate: {learnt.decision.reason}")
             self.health.count("versions refused")
             return
-        self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
         self.health.count("versions published")
-        self.get_logger().info(f"{learnt.version.version} published: {learnt.decision.reason}")
-        self._tell(_STATES.STATE_PUBLISHED, f"{learnt.version.version}: {learnt.decision.reason}")
+        name, reason = learnt.version.version, learnt.decision.reason
+        self.get_logger().info(f"{name} published: {reason}")
+        comparison = learnt.comparison
+        if comparison is not None and not comparison.passed:
+            reason = f"{name} does not serve yet, learning goes on from it: {comparison.reason}"
+            self.get_logger().info(reason)
+            self._tell(_STATES.STATE_REJECTED, reason)
+            return
+        self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
+        self._tell(_STATES.STATE_PUBLISHED, f"{name}: {reason}")
 
     def _on_step(self, step: int, loss: float) -> None:
         if self._cancel.is_set():
@@ -310,28 +324,34 @@ class LearnerNode(PipelineNode):
     def _on_rollback(self, request: Any, response: Any) -> str:
         if not self._training.idle:
             raise GboptError("training is under way: its parent must not change; try again later")
-        restored = self._store.models.rollback()
+        models, compared = self._store.models, is_compared(self.config)
+        models.rollback(compared=compared)
         self.health.recover("store")
-        if restored is not None:
-            self._announce(restored, ModelUpdate.CAUSE_ROLLBACK)
-            return f"{restored.version} serves again"
+        serving = models.serving(compared=compared)
+        if serving is not None:
+            self._announce(serving, ModelUpdate.CAUSE_ROLLBACK)
+            return f"{serving.version} serves again"
         path = proposal_weights(self.config).resolve()
-        _, info = load_mask_rcnn(path, self.config.proposal.detectron2_config)
-        self._publish_update(info.version, "", path, sha256_of(path), ModelUpdate.CAUSE_ROLLBACK)
-        return f"{info.version} ({path}) serves again; no version of the store does"
+        network = read_proposals(path, self.config.proposal, resolve_device(self.config.device))
+        digest = sha256_of(path)
+        self._publish_update(network.version, "", path, digest, ModelUpdate.CAUSE_ROLLBACK)
+        return f"{network.version} ({path}) serves again; no version of the store does"
 
-    def _announce_current(self) -> None:
-        """Announce the current version; where it is damaged, `~/rollback` can repair the store."""
-        current = self._store.models.current()
-        if current is None:
-            return
+    def _announce_serving(self) -> None:
+        """Announce the version that should serve, if the store has one.
+
+        Where it is damaged, or the current one is, `~/rollback` can repair the store.
+        """
+        models = self._store.models
         try:
-            self._store.models.verify(current)
+            models.verified_current()
+            serving = models.serving(compared=is_compared(self.config))
+            if serving is not None:
+                models.verify(serving)
+                self._announce(serving, ModelUpdate.CAUSE_TRAINED)
         except GboptError as error:
             self.health.fail(f"{error}: call ~/rollback", "store")
             self.get_logger().error(f"{error}: call ~/rollback; until then nothing is learnt")
-        else:
-            self._announce(current, ModelUpdate.CAUSE_TRAINED)
 
     def _announce(self, version: ModelVersion, cause: int) -> None:
         manifest = version.manifest
@@ -341,7 +361,7 @@ class LearnerNode(PipelineNode):
             version.path.resolve(),
             manifest["sha256"],
             cause,
-            manifest.get("gate", {}),
+            {name: manifest.get(name, {}) for name in ("gate", "teacher_gate")},
         )
 
     def _publish_update(
@@ -351,11 +371,12 @@ class LearnerNode(PipelineNode):
         path: Path,
         sha256: str,
         cause: int,
-        gate: dict[str, Any] | None = None,
+        gates: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         metrics = [
-            Metric(name=f"gate/{name}", value=float(value))
-            for name, value in (gate or {}).items()
+            Metric(name=f"{gate}/{name}", value=float(value))
+            for gate, decision in (gates or {}).items()
+            for name, value in decision.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         self._updates.publish(
@@ -372,12 +393,12 @@ class LearnerNode(PipelineNode):
 
     def _tell(self, state: int, message: str, step: int = 0, loss: float = float("nan")) -> None:
         current = self._store.models.current()
-        serving = current.version if current is not None else "the network it started with"
+        parent = current.version if current is not None else "the network it started with"
         self._progress.publish(
             TrainingProgress(
                 stamp=self.get_clock().now().to_msg(),
                 state=state,
-                parent="" if state == _STATES.STATE_IDLE else serving,
+                parent="" if state == _STATES.STATE_IDLE else parent,
                 iteration=step,
                 iterations=self.config.learning.iterations,
                 loss=loss,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gbopt_ros.config import ProposalConfig
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ModelUpdate
@@ -26,7 +28,8 @@ class ProposalNode(FrameNode):
 
     A new network is loaded on a thread of its own while the old one serves. Its checksum, its
     version and its results on the last frames are checked there. Then it takes the place of the
-    old one between two frames. If a check fails, the old network goes on serving.
+    old one between two frames. If a check fails, the old network goes on serving. The two may be of
+    different kinds, such as a teacher in an ONNX file and its student.
     """
 
     NAME = "proposal"
@@ -101,8 +104,7 @@ class ProposalNode(FrameNode):
             raise GboptError(
                 f"{path}: SHA-256 is {digest[:12]}..., announced was {update.sha256[:12]}..."
             )
-        device = resolve_device(self.config.device)
-        network = load_proposals(path, self.config.proposal, device)
+        network = load_proposals(path, self._config_of(path), resolve_device(self.config.device))
         if network.version != update.version:
             raise GboptError(
                 f"{path}: holds version {network.version!r}, announced was {update.version!r}"
@@ -112,6 +114,13 @@ class ProposalNode(FrameNode):
         except (ValueError, RuntimeError) as error:
             raise GboptError(f"{path}: fails on the last frames ({error})") from error
         return network
+
+    def _config_of(self, path: Path) -> ProposalConfig:
+        """The settings of a network; only the first one may need a detectron2 configuration."""
+        config = self.config.proposal
+        if path.resolve() == proposal_weights(self.config).resolve():
+            return config
+        return replace(config, detectron2_config="")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

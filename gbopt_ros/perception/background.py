@@ -1,4 +1,4 @@
-"""Background probability by a foreground/background network (Section 3.2.1)."""
+"""Background probability by foreground/background networks (Section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.models.background_fpn import SemanticFpn, build_background
 from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
 from gbopt_ros.models.weights import BACKGROUND, WeightsInfo, load_network
-from gbopt_ros.structures import Image
+from gbopt_ros.structures import BackgroundNetwork, Image
+
+_SURE = 1e-3  # smallest distance from 0 and 1 of a probability that is averaged
 
 
 def load_semantic_fpn(path: Path) -> tuple[SemanticFpn, WeightsInfo]:
@@ -39,6 +41,8 @@ class FpnBackground:
         self, network: SemanticFpn, config: BackgroundConfig, device: torch.device
     ) -> None:
         self._network = to_device(network, device).eval()
+        if config.short_side:
+            network.short_side = config.short_side
         self._config = config
         self._device = device
 
@@ -65,11 +69,35 @@ class FpnBackground:
         x = upload(images, self._device).float().div_(255.0)  # (B, 3, H, W)
         size = images[0].shape[:2]
         with half_precision(self._config.half, self._device):
-            logits = self._network(resize_short_side(x, self._network.short_side))
+            logits = self._network(resize_short_side(x, self._network.input_side(size)))
         logits = functional.interpolate(
             logits[:, None].float(), size=size, mode="bilinear", align_corners=False
         )
         return list(download(torch.sigmoid(-logits[:, 0])))
+
+
+class AveragedBackground:
+    """`BackgroundNetwork` of several networks: their log-odds are averaged.
+
+    Args:
+        networks: all see every image at its full size.
+        shares: of each network; they sum to 1.
+    """
+
+    def __init__(self, networks: Sequence[BackgroundNetwork], shares: Sequence[float]) -> None:
+        self._networks, self._shares = networks, shares
+
+    def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        """(H, W) float32 in [0.001, 0.999] for each image."""
+        by_network = [network.background(images) for network in self._networks]
+        return [self._average(of_image) for of_image in zip(*by_network, strict=True)]
+
+    def _average(self, probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        log_odds = np.zeros(probabilities[0].shape, np.float32)
+        for probability, share in zip(probabilities, self._shares, strict=True):
+            sure = np.clip(probability, _SURE, 1 - _SURE)
+            log_odds += np.float32(share) * (np.log(sure) - np.log1p(-sure))
+        return np.asarray(1 / (1 + np.exp(-log_odds)), np.float32)
 
 
 def resize_short_side(images: Tensor, short_side: int) -> Tensor:

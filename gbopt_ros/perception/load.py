@@ -7,11 +7,15 @@ from pathlib import Path
 
 import torch
 
-from gbopt_ros.config import Config, ProposalConfig
+from gbopt_ros.config import BackgroundConfig, Config, ProposalConfig
+from gbopt_ros.config.background import BUNDLED
 from gbopt_ros.io.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.perception.background import FpnBackground
+from gbopt_ros.models.onnx import is_onnx
+from gbopt_ros.perception.background import AveragedBackground, FpnBackground
+from gbopt_ros.perception.onnx_background import OnnxBackground
+from gbopt_ros.perception.onnx_proposals import OnnxProposals
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import BackgroundNetwork, ProposalNetwork
 
@@ -29,9 +33,16 @@ def load_proposal_network(config: Config) -> ProposalNetwork:
 
 
 def load_background_network(config: Config) -> BackgroundNetwork:
-    """The background network of a configuration; raises as `load_proposal_network`."""
-    device = resolve_device(config.device)
-    return FpnBackground.from_file(background_weights(config), config.background, device)
+    """The background network of a configuration, which averages several if it names several.
+
+    Raises:
+        GboptError: as `load_proposal_network`.
+    """
+    device, section = resolve_device(config.device), config.background
+    networks = [read_background(path, section, device) for path in background_weights(config)]
+    if len(networks) == 1:
+        return networks[0]
+    return AveragedBackground(networks, section.network_shares)
 
 
 def load_proposals(path: Path, config: ProposalConfig, device: torch.device) -> ProposalNetwork:
@@ -40,13 +51,36 @@ def load_proposals(path: Path, config: ProposalConfig, device: torch.device) -> 
     Raises:
         GboptError: the file is missing, corrupt or of another architecture.
     """
-    network = MaskRcnnProposals.from_file(path, config, device)
+    network = read_proposals(path, config, device)
     if network.calibration is None:
+        remedy = "" if isinstance(network, OnnxProposals) else "; `gbopt calibrate` fits one"
         log.warning(
-            "%s: no calibration in this file, so confidences are network scores; "
-            "`gbopt calibrate` fits one", path,
-        )  # fmt: skip
+            "%s: no calibration in this file, so confidences are network scores%s",
+            path,
+            remedy,
+        )
     return network
+
+
+def read_proposals(
+    path: Path, config: ProposalConfig, device: torch.device
+) -> MaskRcnnProposals | OnnxProposals:
+    """The proposal network of a weights file, of ONNX or for torch; raises as `load_proposals`."""
+    path = find_weights(path)
+    backend = OnnxProposals if is_onnx(path) else MaskRcnnProposals
+    return backend.from_file(path, config, device)
+
+
+def read_background(
+    path: Path, config: BackgroundConfig, device: torch.device
+) -> BackgroundNetwork:
+    """The background network of a weights file, of ONNX or for torch.
+
+    Raises:
+        GboptError: the file is missing, corrupt or of another architecture.
+    """
+    backend = OnnxBackground if is_onnx(path) else FpnBackground
+    return backend.from_file(path, config, device)
 
 
 def proposal_weights(config: Config) -> Path:
@@ -58,6 +92,13 @@ def proposal_weights(config: Config) -> Path:
     return find_weights(config.proposal.weights or find_resource(SEED_PROPOSALS))
 
 
-def background_weights(config: Config) -> Path:
-    """The weights file of the background network; by default that of the bundled network."""
-    return Path(config.background.weights or find_resource(SEED_BACKGROUND))
+def background_weights(config: Config) -> tuple[Path, ...]:
+    """The weights files of all background networks; by default that of the bundled network.
+
+    Raises:
+        GboptError: as `proposal_weights`.
+    """
+    return tuple(
+        find_resource(SEED_BACKGROUND) if name == BUNDLED else find_weights(name)
+        for name in config.background.networks
+    )

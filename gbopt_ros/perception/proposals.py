@@ -15,6 +15,8 @@ from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
 from gbopt_ros.structures import Calibration, Image, Proposals
 
+MAX_ELONGATION = 5 / 3  # longest side of an image in short sides, as Mask R-CNN's 1333 for 800
+
 
 class MaskRcnnProposals:
     """`ProposalNetwork` on Mask R-CNN of torchvision or detectron2.
@@ -39,6 +41,9 @@ class MaskRcnnProposals:
         heads.score_thresh = config.score_threshold
         heads.nms_thresh = config.nms_iou
         heads.detections_per_img = config.max_proposals
+        if config.short_side:
+            self._network.transform.min_size = (config.short_side,)
+            self._network.transform.max_size = round(config.short_side * MAX_ELONGATION)
         heads.mask_thresh = config.mask_threshold  # for detectron2; torchvision gives probabilities
         self.version, self.calibration = version, calibration
         self._config, self._device = config, device

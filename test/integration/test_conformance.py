@@ -8,15 +8,24 @@ is one, on a GPU; a test of half precision needs the GPU. Tolerances are stated 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from support.detectron2_networks import needs_detectron2, tiny_detectron2
 from support.networks import SIDE, look_at_little, tiny_mask_rcnn
+from support.onnx_networks import (
+    needs_onnx,
+    save_bright_yolo,
+    save_red_foreground,
+    save_torchvision_layout,
+)
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.optical_flow import raft_large, raft_small
@@ -29,9 +38,11 @@ from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.class_agnostic import ClassAgnosticHeads
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.raft import RaftFlow
-from gbopt_ros.perception.background import FpnBackground
+from gbopt_ros.perception.background import AveragedBackground, FpnBackground
 from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.perception.load import load_proposals
+from gbopt_ros.perception.onnx_background import OnnxBackground
+from gbopt_ros.perception.onnx_proposals import OnnxProposals
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image, ProposalNetwork, Proposals
 
@@ -139,6 +150,26 @@ def detectron2_of_classes(config: ProposalConfig, device: torch.device) -> Propo
     return MaskRcnnProposals(network, "detectron2", config, device)
 
 
+@contextmanager
+def onnx_file(save: Callable[[Path], Path]) -> Iterator[Path]:
+    """A file for as long as it is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield save(Path(folder, "tiny.onnx"))
+
+
+def onnx_yolo(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
+    with onnx_file(save_bright_yolo) as path:
+        return OnnxProposals.from_file(path, config, device)
+
+
+def onnx_torchvision(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
+    corners = np.random.default_rng(0).random((12, 2, 2))
+    shares = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    save = partial(save_torchvision_layout, shares=shares, scores=np.linspace(0.9, 0.1, 12))
+    with onnx_file(save) as path:
+        return OnnxProposals.from_file(path, config, device)
+
+
 PROPOSALS = [
     pytest.param(slim, id="slim18-fpn"),
     pytest.param(seed, id="bundled"),
@@ -146,6 +177,8 @@ PROPOSALS = [
     pytest.param(coco("resnet50-fpn-v2"), id="coco-v2"),
     pytest.param(detectron2, id="detectron2", marks=needs_detectron2),
     pytest.param(detectron2_of_classes, id="detectron2-5-classes", marks=needs_detectron2),
+    pytest.param(onnx_yolo, id="onnx-ultralytics", marks=needs_onnx),
+    pytest.param(onnx_torchvision, id="onnx-torchvision", marks=needs_onnx),
 ]
 proposal_backends = pytest.mark.parametrize("make", PROPOSALS)
 
@@ -445,10 +478,23 @@ def seed_background(config: BackgroundConfig, device: torch.device) -> Backgroun
     return FpnBackground.from_file(find_resource(SEED_BACKGROUND), config, device)
 
 
+def onnx_background(config: BackgroundConfig, device: torch.device) -> BackgroundNetwork:
+    save = partial(save_red_foreground, metadata={"mean": "0,0,0", "std": "1,1,1"})
+    with onnx_file(save) as path:
+        return OnnxBackground.from_file(path, config, device)
+
+
+def averaged_background(config: BackgroundConfig, device: torch.device) -> BackgroundNetwork:
+    networks = [fpn("slim18-semantic-fpn")(config, device), onnx_background(config, device)]
+    return AveragedBackground(networks, (0.25, 0.75))
+
+
 BACKGROUNDS = [
     pytest.param(fpn("slim18-semantic-fpn"), id="slim18-semantic-fpn"),
     pytest.param(fpn("resnet50-semantic-fpn"), id="resnet50-semantic-fpn"),
     pytest.param(seed_background, id="bundled"),
+    pytest.param(onnx_background, id="onnx", marks=needs_onnx),
+    pytest.param(averaged_background, id="averaged", marks=needs_onnx),
 ]
 background_backends = pytest.mark.parametrize("make", BACKGROUNDS)
 

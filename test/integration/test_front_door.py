@@ -262,7 +262,7 @@ def test_evaluate_on_a_few_images_of_the_demo(tmp_path: Path) -> None:
     """Two images, so the values say how it is called, not how good the network is."""
     folder = copy_few_images("seen-test", tmp_path / "few", 2)
     found = evaluate(SEED_WEIGHTS, load_coco_dir(folder))
-    assert 73 < found.AP < 77
+    assert 71 < found.AP < 75
     assert found.AP50 > 98
     assert evaluate(str(SEED_WEIGHTS), str(folder)) == found
     with pytest.raises(GboptError, match="no such weights file"):

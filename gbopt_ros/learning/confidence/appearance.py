@@ -17,7 +17,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.models.device import download
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.structures import Image, Rle
+from gbopt_ros.structures import Image, ProposalNetwork, Rle
 
 if TYPE_CHECKING:
     from gbopt_ros.models.detection import DetectionNetwork
@@ -72,12 +72,17 @@ class AppearanceExtractor:
 
     Args:
         network: Mask R-CNN with a feature pyramid; moved to `device` and put in evaluation mode.
+        teacher: the network that proposes; None: `network` does.
     """
 
     def __init__(
-        self, network: DetectionNetwork, config: ProposalConfig, device: torch.device
+        self,
+        network: DetectionNetwork,
+        config: ProposalConfig,
+        device: torch.device,
+        teacher: ProposalNetwork | None = None,
     ) -> None:
-        self._network = network
+        self._network, self._teacher = network, teacher
         # In single precision: features may overflow half precision.
         self._proposer = MaskRcnnProposals(network, "", replace(config, half=False), device)
 
@@ -92,6 +97,8 @@ class AppearanceExtractor:
         """
         with _pyramid_of(self._network.backbone) as pyramid:
             (proposals,) = self._proposer.propose([image])
+        if with_proposals and self._teacher is not None:
+            (proposals,) = self._teacher.propose([image])
         scale = self._scale(image)
         features = [_without_padding(*level, image, scale) for level in pyramid]
         proposed = proposals.rles if with_proposals else ()

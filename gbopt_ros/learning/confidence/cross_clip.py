@@ -28,6 +28,7 @@ from gbopt_ros.learning.confidence.appearance import (
 )
 from gbopt_ros.learning.data.datasets import SelectedDataset
 from gbopt_ros.models.device import resolve_device
+from gbopt_ros.structures import ProposalNetwork
 
 if TYPE_CHECKING:
     from gbopt_ros.models.detection import DetectionNetwork
@@ -54,11 +55,13 @@ def confident_masks(
     config: Config,
     draws: int,
     on_frame: Callable[[], None] | None = None,
+    teacher: ProposalNetwork | None = None,
 ) -> SelectedDataset:
     """The most confident masks of a training set, which are learnt; see `LearningConfig`.
 
     Args:
-        network: proposes the masks; moved to the device and put in evaluation mode.
+        network: describes the masks, and proposes them where there is no other `teacher`; moved to
+            the device and put in evaluation mode.
         draws: number of images that the training will take, and the maximum number of frames that
             are recalibrated and learnt. One frame takes about as long as one image of a step.
         on_frame: called before each recalibrated frame, in place of a progress bar.
@@ -70,7 +73,7 @@ def confident_masks(
     if learning.cross_clip_confidence and learning.min_confidence > 0:
         dataset = dataset.subsample(draws)
         device = resolve_device(config.device)
-        dataset = recalibrate(dataset, network, config.proposal, device, on_frame)
+        dataset = recalibrate(dataset, network, config.proposal, device, on_frame, teacher)
     confident = dataset.filter_by_confidence(learning.min_confidence)
     log.info(
         "learning %d of %d masks, from %d of %d frames",
@@ -85,6 +88,7 @@ def recalibrate(
     config: ProposalConfig,
     device: torch.device,
     on_frame: Callable[[], None] | None = None,
+    teacher: ProposalNetwork | None = None,
 ) -> SelectedDataset:
     """The dataset with cross-clip confidences; unchanged where it has one clip only.
 
@@ -92,6 +96,7 @@ def recalibrate(
         network: Mask R-CNN with a feature pyramid; moved to `device` and put in evaluation mode.
         config: settings of the proposals that masks are compared with.
         on_frame: called before each frame, in place of a progress bar.
+        teacher: proposes the masks; None: `network` does.
 
     Raises:
         GboptError: an image cannot be read.
@@ -99,7 +104,7 @@ def recalibrate(
     clips = [(entry.recording, entry.clip_id) for entry in dataset.entries]
     if len(set(clips)) < 2:
         return dataset
-    extractor = AppearanceExtractor(network, config, device)
+    extractor = AppearanceExtractor(network, config, device, teacher)
     references = _reference_frames(clips)
     appearances = []
     progress = tqdm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -23,15 +24,19 @@ class Example:
         image: (H, W, 3) uint8, RGB.
         masks: (M, H, W) bool.
         is_object: (M,) bool; False marks an ignore region.
+        complete: whether every object has a mask.
+        foreground: (H, W) uint8, a teacher's probability of an object, times 255; None without one.
     """
 
     image: Image
     masks: NDArray[np.bool_]
     is_object: NDArray[np.bool_]
+    complete: bool = True
+    foreground: NDArray[np.uint8] | None = None
 
     def only(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Example:
         """The example with some of its masks, chosen by a boolean or an index array."""
-        return Example(self.image, self.masks[keep], self.is_object[keep])
+        return replace(self, masks=self.masks[keep], is_object=self.is_object[keep])
 
 
 def to_example(labelled: LabelledImage) -> Example:
@@ -39,18 +44,30 @@ def to_example(labelled: LabelledImage) -> Example:
     masks = mask_ops.decode_all(
         (*labelled.rles, *labelled.ignore_regions), labelled.image.shape[:2]
     )
-    return Example(labelled.image, masks, np.arange(len(masks)) < len(labelled.rles))
+    return Example(
+        labelled.image,
+        masks,
+        np.arange(len(masks)) < len(labelled.rles),
+        labelled.complete,
+        labelled.foreground,
+    )
 
 
-def augment(example: Example, rng: np.random.Generator, config: AugmentConfig) -> Example:
-    """Scale, crop, flip and change the colours of one example; its image keeps its size."""
-    example = _scale_and_crop(example, rng, config)
+def augment(
+    example: Example,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    size: tuple[int, int] | None = None,
+) -> Example:
+    """Scale, crop, flip and change the colours of one example.
+
+    Args:
+        size: (height, width) of the result; None: that of the example. Images of another size are
+            first fitted into it.
+    """
+    example = _scale_and_crop(example, rng, config, size or example.image.shape[:2])
     if rng.random() < config.flip:
-        example = replace(
-            example,
-            image=np.ascontiguousarray(example.image[:, ::-1]),
-            masks=np.ascontiguousarray(example.masks[:, :, ::-1]),
-        )
+        example = _on_every_map(example, lambda pixels, _: np.ascontiguousarray(pixels[:, ::-1]))
     image = example.image
     if rng.random() < config.colour:
         image = _jitter_colour(image, rng, config)
@@ -62,22 +79,43 @@ def augment(example: Example, rng: np.random.Generator, config: AugmentConfig) -
     return replace(example, image=image)
 
 
-def _scale_and_crop(example: Example, rng: np.random.Generator, config: AugmentConfig) -> Example:
-    height, width = example.image.shape[:2]
+def _scale_and_crop(
+    example: Example, rng: np.random.Generator, config: AugmentConfig, size: tuple[int, int]
+) -> Example:
+    (old_height, old_width), (height, width) = example.image.shape[:2], size
     factor = float(np.exp(rng.uniform(np.log(config.scale_min), np.log(config.scale_max))))
+    factor *= min(height / old_height, width / old_width)
+    extra_x, extra_y = old_width * factor - width, old_height * factor - height
     # From input to output pixels. The offset places the crop inside the enlarged image, or the
     # reduced image inside the padding.
-    offset_x = rng.uniform(min(0.0, width * factor - width), max(0.0, width * factor - width))
-    offset_y = rng.uniform(min(0.0, height * factor - height), max(0.0, height * factor - height))
+    offset_x = rng.uniform(min(0.0, extra_x), max(0.0, extra_x))
+    offset_y = rng.uniform(min(0.0, extra_y), max(0.0, extra_y))
     matrix = np.array([[factor, 0, -offset_x], [0, factor, -offset_y]], np.float32)
-    size = (width, height)
-    image = cv2.warpAffine(
-        example.image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=PADDING_VALUE
+
+    def warp(pixels: NDArray[np.uint8], border: tuple[int, ...]) -> NDArray[np.uint8]:
+        flags = cv2.INTER_LINEAR if border else cv2.INTER_NEAREST
+        warped = cv2.warpAffine(pixels, matrix, (width, height), flags=flags, borderValue=border)
+        return warped.astype(np.uint8, copy=False)
+
+    return _drop_small(_on_every_map(example, warp), config.min_pixels)
+
+
+def _on_every_map(
+    example: Example, change: Callable[[NDArray[np.uint8], tuple[int, ...]], NDArray[np.uint8]]
+) -> Example:
+    """The example with its image, masks and foreground changed in the same way.
+
+    Args:
+        change: takes a map and the value around it, () for a mask, which is not interpolated.
+    """
+    masks = [change(mask.view(np.uint8), ()) for mask in example.masks]
+    image = change(example.image, PADDING_VALUE)
+    return replace(
+        example,
+        image=image,
+        masks=np.array(masks, np.bool_).reshape(len(masks), *image.shape[:2]),
+        foreground=None if example.foreground is None else change(example.foreground, (0,)),
     )
-    masks = np.zeros_like(example.masks)
-    for target, mask in zip(masks, example.masks, strict=True):
-        target[:] = cv2.warpAffine(mask.view(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
-    return _drop_small(replace(example, image=image, masks=masks), config.min_pixels)
 
 
 def _drop_small(example: Example, min_pixels: int) -> Example:
@@ -123,4 +161,8 @@ def copy_paste(
     image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
     masks = np.concatenate([target.masks & ~union, pasted])
     is_object = np.concatenate([target.is_object, np.ones(len(pasted), np.bool_)])
-    return _drop_small(Example(image, masks, is_object), min_pixels)
+    foreground = target.foreground
+    if foreground is not None:
+        foreground = np.where(union, np.uint8(255), foreground)
+    mixed = replace(target, image=image, masks=masks, is_object=is_object, foreground=foreground)
+    return _drop_small(mixed, min_pixels)

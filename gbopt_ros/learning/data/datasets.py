@@ -11,6 +11,7 @@ import numpy as np
 
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.io.sources.images import read_image
+from gbopt_ros.learning.data.teacher_maps import map_path
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
 
@@ -23,10 +24,17 @@ class InstanceDataset(Protocol):
 
 
 class CocoInstances:
-    """The images of a COCO dataset that have at least one instance, decoded when drawn."""
+    """The images of a COCO dataset that have at least one instance, decoded when drawn.
 
-    def __init__(self, dataset: CocoDataset) -> None:
-        self._dataset = dataset
+    Args:
+        complete: whether every object has a mask; COCO's images show many that have none.
+        teacher: folder of `write_teacher_maps`.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, complete: bool = True, teacher: Path | None = None
+    ) -> None:
+        self._dataset, self._complete, self._teacher = dataset, complete, teacher
         self._images = [image for image in dataset.images if dataset.rles_by_image[image.id]]
         if not self._images:
             raise GboptError(
@@ -37,7 +45,13 @@ class CocoInstances:
         return len(self._images)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        return self._dataset.labelled(self._images[index])
+        image = self._images[index]
+        foreground = None
+        if self._teacher is not None:
+            foreground = read_image(map_path(self._teacher, image.file_name))[..., 0]
+        return replace(
+            self._dataset.labelled(image), complete=self._complete, foreground=foreground
+        )
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,8 @@ class SelectedImage:
 
     Attributes:
         confidences: one of each mask, in [0, 1].
+        stamp_ns: capture time, nanoseconds.
+        model_version: version of the network that proposed the masks, "" if it is not known.
     """
 
     path: Path
@@ -53,6 +69,8 @@ class SelectedImage:
     confidences: tuple[float, ...]
     recording: str = ""
     clip_id: int = 0
+    stamp_ns: int = 0
+    model_version: str = ""
 
 
 class SelectedDataset:
@@ -76,6 +94,10 @@ class SelectedDataset:
     def recordings(self, indices: Iterable[int]) -> list[str]:
         """The names of the recordings of some frames, sorted."""
         return sorted({self.entries[index].recording for index in indices})
+
+    def teachers(self) -> list[str]:
+        """The versions of the networks that proposed the masks, as far as known, sorted."""
+        return sorted({entry.model_version for entry in self.entries} - {""})
 
     def with_confidences(self, confidences: Iterable[Iterable[float]]) -> SelectedDataset:
         """The same frames and masks with other confidences, one sequence a frame."""

@@ -104,15 +104,12 @@ class Batches(Dataset[Batch]):
 def draw_example(
     dataset: InstanceDataset, index: int, rng: np.random.Generator, config: AugmentConfig
 ) -> Example:
-    """An augmented image of the dataset; with copy-paste, instances of another are pasted in.
-
-    Images of different sizes are not mixed.
-    """
+    """An augmented image of the dataset; with copy-paste, instances of another are pasted in."""
     example = augment(to_example(dataset[index]), rng, config)
     if rng.random() < config.copy_paste:
-        donor = augment(to_example(dataset[int(rng.integers(len(dataset)))]), rng, config)
-        if donor.image.shape == example.image.shape:
-            example = copy_paste(example, donor, rng, config.min_pixels)
+        donor = to_example(dataset[int(rng.integers(len(dataset)))])
+        donor = augment(donor, rng, config, example.image.shape[:2])
+        example = copy_paste(example, donor, rng, config.min_pixels)
     return example
 
 

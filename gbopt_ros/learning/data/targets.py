@@ -12,7 +12,8 @@ from gbopt_ros.learning.data.augmentation import Example
 def detection_target(example: Example) -> dict[str, Tensor]:
     """torchvision's detection target: boxes xyxy (M, 4), labels (M,), masks (M, H, W) uint8.
 
-    Labels are 1 on objects and -1 on ignore regions, which `with_ignore_regions` understands.
+    Labels are 1 on objects and -1 on ignore regions, and `complete` () bool says whether all
+    objects have a mask. `with_ignore_regions` understands both.
     """
     boxes = np.zeros((len(example.masks), 4), np.float32)
     for box, mask in zip(boxes, example.masks, strict=True):
@@ -22,6 +23,7 @@ def detection_target(example: Example) -> dict[str, Tensor]:
         "boxes": torch.from_numpy(boxes),
         "labels": torch.from_numpy(np.where(example.is_object, 1, -1)),
         "masks": torch.from_numpy(example.masks.view(np.uint8)),
+        "complete": torch.tensor(example.complete),
     }
 
 
@@ -29,12 +31,20 @@ def semantic_target(example: Example) -> dict[str, Tensor]:
     """The background network's targets, (H, W) float32 each.
 
     Returns:
-        `foreground`: 1 on objects, 0 elsewhere. `known`: 0 on ignore regions without an object,
-        1 elsewhere.
+        `foreground`: 1 on objects; elsewhere the teacher's probability, 0 without a teacher.
+        `known`: 1; without a teacher 0 on ignore regions and, where not every object has a mask,
+        on all but the objects.
     """
-    foreground = example.masks[example.is_object].any(axis=0)
-    ignored = example.masks[~example.is_object].any(axis=0)
+    objects = np.any(example.masks[example.is_object], axis=0)
+    known = np.ones(objects.shape, np.bool_)
+    foreground = objects.astype(np.float32)
+    if example.foreground is not None:
+        foreground = np.maximum(foreground, example.foreground / np.float32(255))
+    elif example.complete:
+        known[np.any(example.masks[~example.is_object], axis=0) & ~objects] = False
+    else:
+        known[~objects] = False
     return {
-        "foreground": torch.from_numpy(foreground.astype(np.float32)),
-        "known": torch.from_numpy((foreground | ~ignored).astype(np.float32)),
+        "foreground": torch.from_numpy(foreground),
+        "known": torch.from_numpy(known.astype(np.float32)),
     }

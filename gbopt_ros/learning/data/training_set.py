@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS frames (
     height INTEGER NOT NULL,
     width INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
+    model_version TEXT NOT NULL DEFAULT '',
     UNIQUE (recording, frame_index)
 );
 CREATE TABLE IF NOT EXISTS instances (
@@ -78,7 +79,8 @@ class TrainingSet:
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA foreign_keys=ON")
                 self._database.executescript(_SCHEMA)
-            except sqlite3.Error:
+                self._add_missing_column()
+            except (sqlite3.Error, GboptError):
                 self._database.close()
                 raise
 
@@ -172,39 +174,50 @@ class TrainingSet:
     def labelled_images(self) -> SelectedDataset:
         """All frames but those whose image file is damaged or missing."""
         query = """
-            SELECT id, file_name, height, width, bytes, recording, clip_id FROM frames
-            ORDER BY recording, frame_index
+            SELECT id, file_name, height, width, bytes, recording, clip_id, stamp_ns, model_version
+            FROM frames ORDER BY recording, frame_index
         """
         entries, damaged = [], []
         with self._transaction("DEFERRED"):
-            for frame, name, height, width, size, recording, clip_id in self._query(query):
+            for frame, name, height, width, size, *about in self._query(query):
                 path = self._images / name
                 if not _has_size(path, size):
                     damaged.append(path)
                     continue
                 instances = self._instances(frame, height, width)
-                entries.append(
-                    SelectedImage(path, *instances, recording=recording, clip_id=clip_id)
-                )
+                entries.append(SelectedImage(path, *instances, *about))
         if damaged:
             log.warning("%d images are damaged and left out, such as %s", len(damaged), damaged[0])
         return SelectedDataset(entries)
 
+    def newest_clips(self, count: int) -> list[tuple[str, int]]:
+        """Recording and number of the clips with two frames or more that were added last.
+
+        The clip that was added last comes first. Stamps would not tell: the clock of a robot may
+        show the same time at every start.
+        """
+        return self._query(
+            "SELECT recording, clip_id FROM frames GROUP BY recording, clip_id "
+            "HAVING count(*) > 1 ORDER BY max(id) DESC LIMIT ?",
+            (count,),
+        )
+
     def export_coco(self, path: Path) -> None:
         """Write the set as a COCO dataset whose file names are relative to `images/`."""
         query = (
-            "SELECT id, file_name, height, width, recording, clip_id, frame_index, stamp_ns "
-            "FROM frames ORDER BY id"
+            "SELECT id, file_name, height, width, recording, clip_id, frame_index, stamp_ns, "
+            "model_version FROM frames ORDER BY id"
         )
         images, rles = [], {}
         with self._transaction("DEFERRED"):
             for row in self._query(query):
-                identity, file_name, height, width, recording, clip, index, stamp = row
+                identity, file_name, height, width, recording, clip, index, stamp, version = row
                 extra = {
                     "recording": recording,
                     "clip_id": clip,
                     "frame_index": index,
                     "stamp_ns": stamp,
+                    "model_version": version,
                 }
                 images.append(CocoImage(identity, file_name, height, width, extra))
                 rles[identity], _ = self._instances(identity, height, width)
@@ -235,7 +248,7 @@ class TrainingSet:
                 aside.write_bytes(image.content)
         cursor = self._database.execute(
             "INSERT INTO frames (recording, clip_id, frame_index, stamp_ns, file_name, height, "
-            "width, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "width, bytes, model_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 frame.recording,
                 frame.clip_id,
@@ -244,6 +257,7 @@ class TrainingSet:
                 image.name,
                 *frame.size,
                 len(image.content),
+                frame.model_version,
             ),
         )
         self._database.executemany(
@@ -255,6 +269,20 @@ class TrainingSet:
                 )
             ],
         )
+
+    def _add_missing_column(self) -> None:
+        """Sets of older releases do not know which network proposed their masks."""
+        if self._knows_versions():
+            return
+        with self._transaction():
+            if not self._knows_versions():  # another process may have been faster
+                self._database.execute(
+                    "ALTER TABLE frames ADD COLUMN model_version TEXT NOT NULL DEFAULT ''"
+                )
+
+    def _knows_versions(self) -> bool:
+        columns = self._database.execute("PRAGMA table_info(frames)").fetchall()
+        return "model_version" in {name for _, name, *_ in columns}
 
     def _evict(self) -> None:
         while self.bytes > self._max_bytes:

@@ -28,8 +28,8 @@ class GateDecision:
     Attributes:
         passed: whether it may.
         reason: one sentence with the decisive numbers.
-        agreement: share of the selected masks that the parent proposes, in [0, 1], in the part of
-            the training set with the lowest share.
+        agreement: share of the selected masks that the parent or the teacher proposes, in [0, 1],
+            in the part of the training set with the lowest share.
         parent_ap, child_ap: mask AP on the validation set, percent.
         standard_error: standard error of child_ap - parent_ap by the choice of validation images,
             points.
@@ -53,13 +53,13 @@ class GateDecision:
 def check_masks(
     agreement: float, config: LearningConfig, recordings: Sequence[str] = ()
 ) -> GateDecision:
-    """Refuse selected masks that are not the parent's own proposals.
+    """Refuse selected masks that are not proposals of the parent, or of the teacher.
 
     Selection chooses among proposals and changes their outlines a little. So the parent proposes
     nearly every mask of an intact training set again, at an IoU of 0.5.
 
     Args:
-        agreement: share of the selected masks that the parent proposes, in the worst part.
+        agreement: share of the selected masks that one of them proposes, in the worst part.
         recordings: names of the recordings of that part.
     """
     numbers = (

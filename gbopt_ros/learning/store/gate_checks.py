@@ -24,6 +24,7 @@ from gbopt_ros.masks import iou_matrix
 from gbopt_ros.models.detection import DetectionNetwork
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.perception.proposals import MaskRcnnProposals
+from gbopt_ros.structures import ProposalNetwork
 
 PARTS = 8  # number of parts of a training set with one recording
 MIN_FRAMES_OF_PART = 6
@@ -36,15 +37,17 @@ def check_agreement(
     selected: SelectedDataset,
     config: Config,
     on_frame: Callable[[], None] = lambda: None,
+    teacher: ProposalNetwork | None = None,
 ) -> GateDecision:
-    """Refuse a training set with a part whose masks the parent does not propose.
+    """Refuse a training set with a part whose masks neither parent nor teacher proposes.
 
     Args:
         selected: not empty.
         on_frame: called before every image.
+        teacher: another network that proposed masks, if there is one.
     """
     parts = checked_parts([entry.recording for entry in selected.entries])
-    agreement, part = agreement_of_parts(parent, selected, parts, config, on_frame)
+    agreement, part = agreement_of_parts(parent, selected, parts, config, on_frame, teacher)
     return check_masks(agreement, config.learning, selected.recordings(part))
 
 
@@ -117,15 +120,17 @@ def agreement_of_parts(
     parts: Sequence[NDArray[np.intp]],
     config: Config,
     on_frame: Callable[[], None] = lambda: None,
+    teacher: ProposalNetwork | None = None,
 ) -> tuple[float, list[int]]:
-    """The share of selected masks that the parent proposes, in the worst part.
+    """The share of selected masks that the parent or the teacher proposes, in the worst part.
 
-    In each part, the masks of some evenly spaced frames are compared with the parent's proposals. A
-    mask counts as proposed from an IoU of 0.5 on.
+    In each part, the masks of some evenly spaced frames are compared with the proposals. A mask
+    counts as proposed from an IoU of 0.5 on.
 
     Args:
         parts: indices of the frames of each part, see `checked_parts`.
         on_frame: called before every image.
+        teacher: another network that proposed masks; the parent may have proposed others.
 
     Returns:
         The share, in [0, 1], and the indices of the frames of that part.
@@ -140,7 +145,10 @@ def agreement_of_parts(
             on_frame()
             labelled = selected[int(index)]
             (proposals,) = proposer.propose([labelled.image])
-            overlap = iou_matrix(proposals.rles, labelled.rles)  # (N, M)
+            rles = proposals.rles
+            if teacher is not None:
+                rles += teacher.propose([labelled.image])[0].rles
+            overlap = iou_matrix(rles, labelled.rles)  # (N, M)
             proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
         shares.append((float(np.mean(proposed)), part.tolist()))
     return min(shares)

@@ -4,6 +4,10 @@
     STORE/models/v0001/manifest.json      sha256, parent, gate decision, training facts
     STORE/models/current.json             {"version": "v0001"}
 
+The current version is the one that the next round goes on from. In general it also serves; a
+student of another network only serves if its manifest says that it passed the comparison with its
+teacher. Until then an older version serves, or the teacher (`ModelStore.serving`).
+
 A version's folder appears by one rename and is never changed afterwards. So a reader sees a whole
 version or none. `current.json` is replaced by another rename.
 """
@@ -47,7 +51,9 @@ class ModelVersion:
         manifest: `version`, `parent`, `ancestors` (versions of the store that it descends from,
             oldest first), `sha256` of the file, `tensors` (their digest), `created` (seconds since
             the epoch) and the publisher's facts. Facts are `origin` and `origin_tensors`, those of
-            the network that learning began with. An old version has no digest of tensors.
+            the network that learning began with, `teachers`, the versions that proposed the learnt
+            masks, and `teacher_gate`, the comparison with a teacher that is another network. An old
+            version has no digest of tensors and no teachers.
     """
 
     version: str
@@ -78,16 +84,18 @@ class ModelStore:
         raise GboptError(f"{self._folder}: no version whose manifest can be read")
 
     def prune(self, keep: int) -> None:
-        """Remove all versions but the newest, the current one and the first.
+        """Remove all versions but the newest, the current one, the one in service and the first.
 
         The gate compares later versions with the first.
 
         Args:
             keep: number of newest versions that stay, 1 or more.
         """
-        names, current = self._names(), self.current()
+        names = self._names()
+        needed = (self.current(), self.serving(), self.serving(compared=True))
+        kept = {version.version for version in needed if version is not None}
         for name in names[1:-keep]:
-            if current is None or name != current.version:
+            if name not in kept:
                 gone = self._folder / f".old-{name}"
                 with suppress(OSError):
                     os.replace(self._folder / name, gone)
@@ -129,6 +137,31 @@ class ModelStore:
         pointer = self._folder / _CURRENT
         return self.get(str(_read_json(pointer).get("version"))) if pointer.is_file() else None
 
+    def serving(self, *, compared: bool = False) -> ModelVersion | None:
+        """The version that should serve: the current one, or its newest ancestor that may.
+
+        Args:
+            compared: only a version that was compared with its teacher may. Otherwise one that was
+                not compared may, too.
+
+        Returns:
+            None if none may: then the network that proposed before the first version serves.
+
+        Raises:
+            GboptError: the manifest of the current version is damaged.
+        """
+        current = self.current()
+        if current is None:
+            return None
+        if _may_serve(current, compared):
+            return current
+        for name in reversed(_ancestors(current)):
+            with suppress(GboptError):  # pruned or damaged
+                version = self.get(name)
+                if _may_serve(version, compared):
+                    return version
+        return None
+
     def verify(self, version: ModelVersion) -> None:
         """Raises GboptError if the weights file is not the one that was published."""
         if not version.path.is_file():
@@ -139,6 +172,13 @@ class ModelStore:
                 f"{version.path}: SHA-256 is {digest[:12]}..., its manifest says "
                 f"{version.manifest['sha256'][:12]}...; the file was damaged, roll back"
             )
+
+    def _is_intact(self, version: ModelVersion) -> bool:
+        try:
+            self.verify(version)
+        except GboptError:
+            return False
+        return True
 
     def verified_current(self) -> ModelVersion | None:
         """The current version, None before the first; raises GboptError as `verify`."""
@@ -215,15 +255,21 @@ class ModelStore:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        self._serve(version)
+        self._make_current(version)
         return self.get(version)
 
-    def rollback(self) -> ModelVersion | None:
-        """Make the newest ancestor that is left the current version, in general the parent.
+    def rollback(self, *, compared: bool = False) -> ModelVersion | None:
+        """Take the version in service back, and all that were learnt from it.
+
+        Its newest ancestor that is left becomes the current version, in general its parent. If the
+        current version is damaged, or none of the store serves, only the current one is taken back.
+
+        Args:
+            compared: as of `serving`.
 
         Returns:
-            The new current version. None where no ancestor is left: then the network that the first
-            version was fine-tuned from serves, which is outside the store.
+            The new current version. None where no ancestor is left: then the next round begins with
+            the network that the first version was fine-tuned from, which is outside the store.
 
         Raises:
             GboptError: there is no current version, or the ancestor is damaged.
@@ -231,12 +277,15 @@ class ModelStore:
         current = self.current()
         if current is None:
             raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
+        gone = current
+        if self._is_intact(current):
+            gone = self.serving(compared=compared) or current
         left = set(self._names())
-        for name in reversed(_ancestors(current)):
+        for name in reversed(_ancestors(gone)):
             if name in left:
                 restored = self.get(name)
                 self.verify(restored)
-                self._serve(name)
+                self._make_current(name)
                 return restored
         (self._folder / _CURRENT).unlink()
         return None
@@ -253,7 +302,7 @@ class ModelStore:
         names = (p.name for p in (self._folder.iterdir() if self._folder.is_dir() else ()))
         return f"v{max((_number(name) or 0 for name in names), default=0) + 1:04d}"
 
-    def _serve(self, version: str) -> None:
+    def _make_current(self, version: str) -> None:
         write_text(self._folder / _CURRENT, json.dumps({"version": version}))
 
 
@@ -274,6 +323,12 @@ def is_one_of(path: Path, digests: Set[str | None], detectron2_config: str = "")
     except OSError as error:
         raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
     return tensors_digest(load_mask_rcnn(path, detectron2_config)[0]) in digests
+
+
+def _may_serve(version: ModelVersion, compared: bool) -> bool:
+    """Whether a version passed the comparison with its teacher, or had none."""
+    comparison = version.manifest.get("teacher_gate")
+    return bool(comparison["passed"]) if isinstance(comparison, dict) else not compared
 
 
 def _ancestors(version: ModelVersion) -> list[str]:

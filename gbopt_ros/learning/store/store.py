@@ -16,7 +16,7 @@ from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.round import Learnt, learn
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.training.trainer import OnStep
-from gbopt_ros.structures import GboptError, Selection
+from gbopt_ros.structures import GboptError, ProposalNetwork, Selection
 
 
 class Store:
@@ -113,6 +113,7 @@ class Store:
         rehearsal: CocoDataset | str | Path | None = None,
         validation: CocoDataset | str | Path | None = None,
         on_step: OnStep | None = None,
+        teacher: ProposalNetwork | None = None,
     ) -> Learnt:
         """One training round on the training set; arguments and errors as `round.learn`.
 
@@ -129,6 +130,7 @@ class Store:
                 rehearsal=_dataset(rehearsal),
                 validation=_dataset(validation),
                 on_step=on_step,
+                teacher=teacher,
             )
             with suppress(GboptError):  # the next addition does it, too
                 training_set.collect_garbage()  # images that were kept for this training

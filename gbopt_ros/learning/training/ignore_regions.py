@@ -3,14 +3,19 @@
 A crowd is one large region of many objects without outlines. torchvision's region proposal network
 would learn its box as an object, and one person of the crowd as background. Here a box with more
 than half of its area in an ignore region is neither, unless it matches a labelled object.
+
+In images where not every object is labelled, a region without a label is background only while the
+network is not sure of an object: what it has learnt elsewhere is not taught away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -19,7 +24,10 @@ from torchvision.ops import box_area
 from gbopt_ros.models.class_agnostic import parts_of_heads
 
 _INSIDE = 0.5  # share of a box in an ignore region above which it is unknown
+_SURE = 0.7  # probability of an object above which a region without a label is unknown
 _UNKNOWN, _BACKGROUND = -1, 0  # torchvision's labels
+_BACKGROUND_IF_UNSURE = -2  # of an anchor
+_IGNORED = -100  # label that cross-entropy leaves out
 
 
 def with_ignore_regions(network: MaskRCNN) -> MaskRCNN:
@@ -58,7 +66,26 @@ class _IgnoringRegionProposals(RegionProposalNetwork):
         labels, matched = super().assign_targets_to_anchors(anchors, objects)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
             _mark_unknown(label, boxes, target["boxes"][target["labels"] < 0])
+            if not target.get("complete", True):
+                label[label == _BACKGROUND] = _BACKGROUND_IF_UNSURE
         return labels, matched
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        predicted = objectness.detach().flatten().split([len(label) for label in labels])
+        for label, logits in zip(labels, predicted, strict=True):
+            unlabelled = label == _BACKGROUND_IF_UNSURE
+            label[unlabelled] = _BACKGROUND
+            label[unlabelled & (torch.sigmoid(logits.float()) > _SURE)] = _UNKNOWN
+        losses: tuple[Tensor, Tensor] = super().compute_loss(
+            objectness, pred_bbox_deltas, labels, regression_targets
+        )
+        return losses
 
 
 class _IgnoringHeads(RoIHeads):
@@ -74,6 +101,29 @@ class _IgnoringHeads(RoIHeads):
         for label, boxes, gt, kinds in zip(labels, proposals, gt_boxes, gt_labels, strict=True):
             _mark_unknown(label, boxes, gt[kinds < 0])
         return matched, labels
+
+    def forward(self, features: Any, proposals: Any, image_shapes: Any, targets: Any = None) -> Any:
+        if not self.training:
+            return super().forward(features, proposals, image_shapes, targets)
+        # torchvision makes the labels before it has the scores, and the loss right after: the
+        # labels are corrected in between.
+        hook = self.box_predictor.register_forward_hook(self._leave_out_sure)
+        try:
+            return super().forward(features, proposals, image_shapes, targets)
+        finally:
+            hook.remove()
+
+    def select_training_samples(self, proposals: Any, targets: Any) -> Any:
+        samples = super().select_training_samples(proposals, targets)
+        self._labels, self._targets = samples[2], targets
+        return samples
+
+    def _leave_out_sure(self, _: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        logits = output[0].detach().float().split([len(label) for label in self._labels])
+        for label, scores, target in zip(self._labels, logits, self._targets, strict=True):
+            if not target.get("complete", True):
+                sure = functional.softmax(scores, dim=1)[:, 1:].amax(dim=1) > _SURE
+                label[(label == _BACKGROUND) & sure] = _IGNORED
 
 
 def _mark_unknown(labels: Tensor, boxes: Tensor, ignored: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,20 @@ from gbopt_ros.learning.data.loader import (
 from gbopt_ros.learning.data.targets import detection_target, semantic_target
 from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
-from gbopt_ros.learning.training.pretrained_backbone import freeze_statistics, start_from
+from gbopt_ros.learning.training.pretrained_backbone import (
+    freeze_beginning,
+    freeze_statistics,
+    start_from,
+)
 from gbopt_ros.learning.training.trainer import TrainingLog, build_optimizer, train
-from gbopt_ros.models.background_fpn import PIXEL_MEAN, TIMM, SemanticFpn, build_background
+from gbopt_ros.models.background_fpn import TIMM, SemanticFpn, build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.background import resize_short_side
+from gbopt_ros.perception.proposals import MAX_ELONGATION
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
-_LONG_SIDE = 5 / 3  # longest side of an image, in short sides, as Mask R-CNN's 1333 for 800
 _SCALES = 6  # number of sizes of a training image, as detectron2's 640, 672, ..., 800
 _MAY_CHANGE = ("num_workers", "checkpoint_every")  # settings, when a training is resumed
 
@@ -49,12 +53,14 @@ def pretrain_proposals(
     config: PretrainConfig,
     device: torch.device,
     checkpoint: Path | None = None,
+    partial: InstanceDataset | None = None,
 ) -> tuple[MaskRCNN, TrainingLog]:
     """Train a class-agnostic Mask R-CNN, from random weights or from ImageNet's.
 
     Args:
         dataset: labelled images; ignore regions are neither objects nor background.
         checkpoint: file that training resumes from, where it exists, and writes.
+        partial: images in which not every object is labelled, `partial_share` of every batch.
 
     Raises:
         GboptError: a loss is not finite, or a file cannot be read or does not fit.
@@ -68,12 +74,15 @@ def pretrain_proposals(
     network.transform.min_size = tuple(_sizes(short_side, config.min_scale))
 
     def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        images, targets = zip(*(to_device(s, device) for s in batch.samples), strict=True)
-        losses: dict[str, Tensor] = model(list(images), list(targets))
+        losses: dict[str, Tensor] = {}
+        for samples in _passes(batch, network, device):
+            of_pass = model([image for image, _ in samples], [target for _, target in samples])
+            for name, loss in of_pass.items():
+                losses[name] = losses.get(name, 0.0) + loss * len(samples) / len(batch.samples)
         return losses
 
     trained, losses = _train(
-        network, dataset, config, device, losses_of, detection_target,
+        network, _shares(dataset, partial, config), config, device, losses_of, detection_target,
         iterations=config.iterations, warmup=config.warmup, lr_milestones=config.lr_milestones,
         checkpoint=checkpoint, title="pretrain proposals",
     )  # fmt: skip
@@ -88,14 +97,17 @@ def pretrain_background(
     device: torch.device,
     proposals: MaskRCNN | None = None,
     checkpoint: Path | None = None,
+    partial: InstanceDataset | None = None,
 ) -> tuple[SemanticFpn, TrainingLog]:
     """Train a foreground/background network: instances against everything else (D.2.1).
 
     Args:
-        dataset: labelled images; pixels of ignore regions do not count.
+        dataset: labelled images, see `semantic_target`.
         proposals: proposal network trained on the same data. Where no `background_backbone` is
             set, its tensors that fit are the start; the paper starts from ImageNet weights.
         checkpoint: file that training resumes from, where it exists, and writes.
+        partial: images in which not every object is labelled, `partial_share` of every batch. What
+            is unlabelled there counts as the teacher's foreground maps say, or not at all.
 
     Raises:
         GboptError: a loss is not finite, a file cannot be read or does not fit, or the backbone
@@ -107,30 +119,33 @@ def pretrain_background(
         start_from(network.backbone.get_submodule("body"), Path(config.background_backbone))
     elif proposals is not None and not config.background_architecture.startswith(TIMM):
         _copy_fitting(proposals.backbone, network.backbone)
+        freeze_beginning(network.backbone.get_submodule("body"))
     sizes = _sizes(network.short_side, config.min_scale)
 
     def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         rng = np.random.default_rng(batch.seed)
-        images, targets, known = collate_semantic(
-            [to_device(sample, device) for sample in batch.samples],
-            [int(rng.choice(sizes)) for _ in batch.samples],
-        )
-        try:
-            logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-        except ValueError as error:  # a ResNeSt normalises what it has pooled to one pixel an image
-            raise GboptError(
-                f"pretrain background: {config.background_architecture} cannot train on "
-                f"{len(images)} images a process ({error}); raise pretrain.batch_size, or start "
-                "from pretrain.background_backbone, whose statistics stay as they are"
-            ) from error
-        entropy = functional.binary_cross_entropy_with_logits(
-            logits, targets, weight=known, reduction="sum"
-        )
-        return {"cross_entropy": entropy / known.sum().clamp(min=1)}
+        entropy, weight = torch.zeros((), device=device), torch.zeros((), device=device)
+        for samples in _passes(batch, network, device):
+            images, targets, known = collate_semantic(
+                samples, [int(rng.choice(sizes)) for _ in samples], network
+            )
+            try:
+                logits = model(images.contiguous(memory_format=torch.channels_last)).float()
+            except ValueError as error:  # a ResNeSt normalises what it has pooled to one pixel
+                raise GboptError(
+                    f"pretrain background: {config.background_architecture} cannot train on "
+                    f"{len(images)} images a process ({error}); raise pretrain.batch_size, or "
+                    "start from pretrain.background_backbone, whose statistics stay as they are"
+                ) from error
+            entropy = entropy + functional.binary_cross_entropy_with_logits(
+                logits, targets, weight=known, reduction="sum"
+            )
+            weight = weight + known.sum()
+        return {"cross_entropy": entropy / weight.clamp(min=1)}
 
     iterations = config.background_iterations
     trained, losses = _train(
-        network, dataset, config, device, losses_of, semantic_target,
+        network, _shares(dataset, partial, config), config, device, losses_of, semantic_target,
         iterations=iterations, warmup=min(config.warmup, iterations // 5),
         lr_milestones=config.background_lr_milestones,
         checkpoint=checkpoint, title="pretrain background",
@@ -139,26 +154,43 @@ def pretrain_background(
     return trained.eval(), losses
 
 
+def _passes(batch: Batch, network: nn.Module, device: torch.device) -> list[list[Sample]]:
+    """The samples of a batch on the device, by the forward pass that they share.
+
+    A pass pads its images to the largest. A CPU is faster without, one image after the other, if
+    no normalisation takes its statistics from the pass.
+    """
+    samples = [to_device(sample, device) for sample in batch.samples]
+    normalizes = any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    alone = device.type == "cpu" and not normalizes
+    return [[sample] for sample in samples] if alone else [samples]
+
+
 def collate_semantic(
-    samples: list[Sample], short_sides: list[int]
+    samples: list[Sample], short_sides: list[int], network: SemanticFpn
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scale images of any sizes and pad them to one batch.
 
     Args:
         samples: samples of `to_device` with the targets of `semantic_target`.
-        short_sides: pixels of each scaled image; fewer where its long side would exceed 5/3 of it.
+        short_sides: pixels of each scaled image; fewer where its long side would exceed 5/3 of it,
+            or the network keeps the size of smaller images.
+        network: the network to train.
 
     Returns:
         Images (B, 3, H, W) float32, padded with the mean colour; (B, H, W) float32 targets, 1 on
         objects; (B, H, W) float32 weights, 0 on ignore regions and padding.
     """
     scaled = [
-        _scaled(image, torch.stack([target["foreground"], target["known"]]), short_side)
+        _scaled(
+            image,
+            torch.stack([target["foreground"], target["known"]]),
+            network.input_side((image.shape[1], image.shape[2]), short_side),
+        )
         for (image, target), short_side in zip(samples, short_sides, strict=True)
     ]
     height, width = (max(image.shape[side] for image, _ in scaled) for side in (1, 2))
-    mean = scaled[0][0].new_tensor(PIXEL_MEAN).view(1, 3, 1, 1)
-    images = mean.repeat(len(scaled), 1, height, width)  # (B, 3, H, W)
+    images = network.mean.repeat(len(scaled), 1, height, width)  # (B, 3, H, W)
     labels = images.new_zeros(len(scaled), 2, height, width)
     for i, (image, label) in enumerate(scaled):
         images[i, :, : image.shape[1], : image.shape[2]] = image
@@ -169,7 +201,7 @@ def collate_semantic(
 def _scaled(image: Tensor, labels: Tensor, short_side: int) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) and labels (2, H, W), scaled to the short side, or less for long images."""
     elongation = max(image.shape[1:]) / min(image.shape[1:])
-    side = max(1, round(short_side * min(1.0, _LONG_SIDE / elongation)))
+    side = max(1, round(short_side * min(1.0, MAX_ELONGATION / elongation)))
     image = resize_short_side(image[None], side)[0]
     return image, functional.interpolate(labels[None], image.shape[1:], mode="nearest-exact")[0]
 
@@ -182,7 +214,7 @@ def _sizes(short_side: int, min_scale: float) -> list[int]:
 
 def _train(
     network: nn.Module,
-    dataset: InstanceDataset,
+    datasets: Sequence[tuple[InstanceDataset, int]],
     config: PretrainConfig,
     device: torch.device,
     losses_of: Callable[[nn.Module, Batch], dict[str, Tensor]],
@@ -196,21 +228,23 @@ def _train(
 ) -> tuple[nn.Module, TrainingLog]:
     """Train either network; see `train`."""
     processes, rank = processes_and_rank()
-    if config.batch_size % processes:
-        raise GboptError(
-            f"pretrain.batch_size {config.batch_size} cannot be shared by {processes} processes"
-        )
+    for _, count in datasets:
+        if count % processes:
+            raise GboptError(
+                f"pretrain.batch_size {config.batch_size} cannot be shared by {processes} "
+                f"processes: {count} images are of one dataset"
+            )
     network = network.to(device).train().to(memory_format=torch.channels_last)
     freeze_statistics(network)
     saved = None
     if checkpoint is not None:
-        identity = training_identity(dataset, config) | {"training": title}
+        identity = training_identity(datasets, config) | {"training": title}
         saved = Checkpoint(checkpoint, identity, config.checkpoint_every, writes=rank == 0)
     first = saved.step if saved else 0
     if first:
         log.info("%s: resuming after step %d of %d", title, first, iterations)
     batches = Batches(
-        [(dataset, config.batch_size)], config.augment, config.seed, targets_of,
+        datasets, config.augment, config.seed, targets_of,
         processes=processes, rank=rank,
     )  # fmt: skip
 
@@ -232,7 +266,19 @@ def _train(
     )
 
 
-def training_identity(dataset: InstanceDataset, config: PretrainConfig) -> dict[str, Any]:
+def _shares(
+    dataset: InstanceDataset, partial: InstanceDataset | None, config: PretrainConfig
+) -> list[tuple[InstanceDataset, int]]:
+    """The datasets with the number of images that each gives to a batch."""
+    if partial is None:
+        return [(dataset, config.batch_size)]
+    count = round(config.batch_size * config.partial_share)
+    return [(dataset, config.batch_size - count), (partial, count)]
+
+
+def training_identity(
+    datasets: Sequence[tuple[InstanceDataset, int]], config: PretrainConfig
+) -> dict[str, Any]:
     """The settings of a training and a sample of its data; equal where a resume is valid."""
     settings: dict[str, Any] = {}
     for name, value in asdict(config).items():
@@ -240,9 +286,14 @@ def training_identity(dataset: InstanceDataset, config: PretrainConfig) -> dict[
             settings |= {f"{name}.{inner}": setting for inner, setting in value.items()}
         elif name not in _MAY_CHANGE:
             settings[name] = value
-    few = [dataset[index] for index in sorted({0, len(dataset) // 2, len(dataset) - 1})]
-    content = zlib.crc32(repr([labelled.rles for labelled in few]).encode())
-    return settings | {"images": len(dataset), "content of the images": content}
+    few = [
+        dataset[index].rles
+        for dataset, _ in datasets
+        for index in sorted({0, len(dataset) // 2, len(dataset) - 1})
+    ]
+    names = ("images", "partial images")
+    counts = {name: len(of[0]) for name, of in zip(names, datasets, strict=False)}
+    return settings | counts | {"content of the images": zlib.crc32(repr(few).encode())}
 
 
 def _copy_fitting(source: nn.Module, target: nn.Module) -> None:

@@ -106,7 +106,13 @@ def train(
     first = checkpoint.step if checkpoint else 0
     if checkpoint:
         checkpoint.restore(network, averaged, optimizer, log.losses)
-    model = DistributedDataParallel(network) if distributed.is_initialized() else network
+    model: nn.Module = network
+    if distributed.is_initialized():
+        # Every pass would wait for all processes to receive the running statistics.
+        changing = any(
+            module.training for module in network.modules() if isinstance(module, nn.BatchNorm2d)
+        )
+        model = DistributedDataParallel(network, broadcast_buffers=changing)
     fast_bfloat16 = has_fast_bfloat16(device)
     progress = tqdm(
         range(first, iterations), title, iterations, unit="step", dynamic_ncols=True,

@@ -33,7 +33,7 @@ SEED_WEIGHTS = DEMO / "weights" / "proposals.safetensors"
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled_recording(tmp_path_factory.mktemp("labelled"), FRAMES)
+    return write_labelled_recording(tmp_path_factory.mktemp("labelled"), FRAMES, start=30)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_calibrate_writes_our_weights_of_a_network_of_torchvision_without_a_warn
     network = load_mask_rcnn(SEED_WEIGHTS)[0]
     theirs, out = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
     theirs.write_bytes(b"")
-    info = WeightsInfo(PROPOSALS, "slim18-fpn", "theirs-0123")
+    info = WeightsInfo(PROPOSALS, "lite0-fpn", "theirs-0123")
     with monkeypatch.context() as patch:
         patch.setattr(detection, "load_torchvision", lambda path: (network, info))
         arguments = ["calibrate", str(labelled), "--weights", str(theirs), "--out", str(out)]

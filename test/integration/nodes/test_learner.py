@@ -27,15 +27,19 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 from support.detectron2_networks import needs_detectron2, tiny_detectron2, write_config
 from support.networks import save_random_weights, tiny_mask_rcnn
+from support.onnx_networks import needs_onnx, save_bright_yolo
 from support.recordings import disc_frames
 from support.ros import TOPIC, Graph, ros_arguments
 
+from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.confidence.appearance import AppearanceExtractor
+from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.store import Store
+from gbopt_ros.learning.store.teacher_gate import TeacherDecision
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
-from gbopt_ros.nodes.base import LINK_QOS
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
@@ -213,9 +217,6 @@ def test_learner_stores_replayed_frames_once(graph: Graph, tmp_path: Path) -> No
 def test_learner_does_not_announce_a_version_refused_by_the_gate(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from gbopt_ros.learning import round as rounds
-    from gbopt_ros.learning.store.gate import GateDecision
-
     monkeypatch.setattr(rounds, "check_agreement", lambda *_: GateDecision(False, "too bad"))
     updates, progress = (
         graph.observe(ModelUpdate, UPDATE),
@@ -228,6 +229,69 @@ def test_learner_does_not_announce_a_version_refused_by_the_gate(
     assert "too bad" in progress[-1].message
     assert updates == []
     assert Store(tmp_path / "store").models.current() is None
+
+
+@needs_onnx
+def test_learner_announces_a_student_once_it_proposes_as_well_as_its_teacher(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is an ONNX network, which serves until then and after the rollback."""
+    decisions = [TeacherDecision(False, "too weak", 4), TeacherDecision(True, "good", 4, saved=1.1)]
+    monkeypatch.setattr(rounds, "compare_with_teacher", lambda *_, **__: decisions.pop(0))
+    teacher = save_bright_yolo(tmp_path / "yolo.onnx")
+    cheap = {"learning.iterations": 1, "learning.batch_size": 1}
+    parameters = learning(tmp_path / "store", **cheap, **{"learning.student": weights[PROPOSALS]})
+    some_masks = {"selection.score_weight": 100.0, "selection.neutral_score": 0.001}
+    arguments = ros_arguments(weights | {PROPOSALS: teacher}, **parameters, **some_masks)
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        proposal, learner = made.nodes["proposal"], made.nodes["learner"]
+        first = str(proposal.facts()["model version"])
+        assert first == f"yolo-{sha256_of(teacher)[:8]}"
+        updates = made.observe(ModelUpdate, UPDATE)
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        masks = made.observe(SelectedMasks, "/selector/output/masks")
+        play(made, 4)
+        made.wait(lambda: learner.health.counted("clips stored") == 1, "the clip to be stored")
+
+        assert made.call(Trigger, "/learner/train").success
+        made.wait(lambda: progress[-1].state == TrainingProgress.STATE_REJECTED, "the refusal")
+        assert (
+            progress[-1].message == "v0001 does not serve yet, learning goes on from it: too weak"
+        )
+        store = Store(tmp_path / "store").models
+        weak = store.current()
+        assert weak is not None and weak.manifest["teachers"] == [first]
+        assert updates == [] and proposal.facts()["model version"] == first
+
+        made.wait(lambda: learner._training.idle, "the end of the round")
+        assert made.call(Trigger, "/learner/train").success
+        made.wait(lambda: proposal.facts()["model version"] == "v0002", "the student")
+        assert [(u.version, u.parent) for u in updates] == [("v0002", "v0001")]
+        assert {m.name: m.value for m in updates[0].metrics}["teacher_gate/saved"] == 1.1
+
+        made.wait(lambda: learner._training.idle, "the end of the round")
+        assert first in made.call(Trigger, "/learner/rollback").message
+        made.wait(lambda: proposal.facts()["model version"] == first, "the teacher")
+        assert Path(updates[-1].path) == teacher.resolve()
+        assert store.current() == weak and store.serving() is None
+        assert {m.model_version for m in masks} == {first}
+
+
+def test_learner_that_starts_announces_the_version_in_service(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """Not the current one, which is not as good as the teacher."""
+    store = Store(tmp_path / "store").models
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    passed, failed = ({"teacher_gate": {"passed": passed}} for passed in (True, False))
+    serving = store.publish(network, info, passed)
+    store.publish(network, replace(info, version=serving.version), failed)
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        made.start()
+        updates = made.observe(ModelUpdate, UPDATE, LATCHED_QOS)
+        made.wait(lambda: [u.version for u in updates] == ["v0001"], "the version in service")
 
 
 def test_train_every_clips_starts_training(

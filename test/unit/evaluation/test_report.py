@@ -11,15 +11,19 @@ import cv2
 import numpy as np
 import pytest
 
-from gbopt_ros.evaluation import report
+from gbopt_ros.evaluation import charts, report
 from gbopt_ros.evaluation.coco_metrics import METRICS, InstanceMetrics
 from gbopt_ros.evaluation.mask_quality import MaskQuality, MatchCounts, PrecisionRecallCurve
 from gbopt_ros.evaluation.report import write_report
 from gbopt_ros.evaluation.report_content import (
     ClipEnergies,
     ClipStrip,
+    Command,
+    FoundMask,
+    FramePair,
     MetricsTable,
     ReportContent,
+    SelectionNumbers,
     StillTriplet,
     StripFrame,
     ThresholdComparison,
@@ -56,6 +60,20 @@ def content() -> ReportContent:
             ClipEnergies("Clip 1", (FrameEnergy(0.3, 0.0, 0.0),)),
         ),
         facts={"Seconds": {"selection": 12.345}, "Run": {"seed": 0}},
+    )
+
+
+def own_content(learnt: bool = True) -> ReportContent:
+    """A recording without ground truth."""
+    before = SelectionNumbers((0.15, 0.95, 0.92), (2, 1), ((-1.5, True), (-0.5, False)))
+    after = SelectionNumbers((0.85,) * 4, (2, 2), ((-2.0, True), (-1.0, True)))
+    return ReportContent(
+        title="Own",
+        pairs=(FramePair("frame 3: 2 and 2 masks", picture(0), picture(1) if learnt else None),),
+        found=(FoundMask("frame 3, confidence 0.85", picture(2)),) if learnt else (),
+        found_note="1 mask is new." if learnt else "",
+        selections={"before": before, "after": after} if learnt else {"before": before},
+        commands=(Command("Go on:", "gbopt replay 'my <bag>' --out x"),),
     )
 
 
@@ -149,6 +167,43 @@ def test_write_report_leaves_empty_parts_out(tmp_path: Path):
     text = written(tmp_path, ReportContent("Nothing"))
     Page(text)
     assert "<section" not in text and "<svg" not in text and "<img" not in text
+
+
+def test_write_report_shows_a_recording_before_and_after(tmp_path: Path):
+    text = written(tmp_path, own_content())
+    words = " ".join(Page(text).words)
+    for expected in (
+        "Selected masks before and after", "frame 3: 2 and 2 masks", "1 mask is new.",
+        "frame 3, confidence 0.85", "Masks a frame, mean: before 1.5; after 2.0.",
+        "before 1 of 2 clips; after 2 of 2 clips", "mean: before 0.67; after 0.85.",
+        "not proven minimal", "How to go on", "gbopt replay 'my <bag>' --out x",
+    ):  # fmt: skip
+        assert expected in words, expected
+    assert text.count("<img") == 3 and text.count("<svg") == 3
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_write_report_shows_a_recording_from_which_nothing_was_learnt(tmp_path: Path):
+    text = written(tmp_path, own_content(learnt=False))
+    words = " ".join(Page(text).words)
+    assert "Selected masks" in words and "before and after" not in words
+    assert "Found after learning" not in words
+    assert text.count("<img") == 1
+
+
+def test_confidence_chart_counts_by_tenths():
+    svg = charts.confidence_chart({"before": (0.15, 0.95, 0.92, 1.0), "after": (0.0, 0.05)})
+    labels = re.findall(r">([^<>]+)</text>", svg)
+    assert {"before", "after", "confidence", "selected masks"} <= set(labels)
+    # The highest bar, that of the three from 0.9 on, ends the axis.
+    assert "3" in labels and "4" not in labels
+
+
+def test_mask_count_and_clip_energy_charts_take_a_single_frame():
+    assert charts.mask_count_chart({"before": (2,)}).startswith("<svg")
+    svg = charts.clip_energy_chart({"before": ((-1.0, True),)})
+    assert svg.startswith("<svg") and "not proven minimal" not in svg
 
 
 def test_write_report_says_that_no_threshold_reaches_the_recall(tmp_path: Path):

@@ -11,22 +11,42 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.onnx_networks import needs_onnx, save_red_foreground
 from torchvision.models.optical_flow import raft_small
 
 from gbopt_ros.cli.main import main
-from gbopt_ros.config import Config, FlowConfig, ProposalConfig
+from gbopt_ros.config import BackgroundConfig, Config, FlowConfig, ProposalConfig
 from gbopt_ros.models import catalogue
-from gbopt_ros.models.catalogue import CATALOGUE, Published, find_weights, published, pull
+from gbopt_ros.models.catalogue import (
+    CATALOGUE,
+    Pixels,
+    Published,
+    find_weights,
+    pixels_of,
+    published,
+    pull,
+)
 from gbopt_ros.models.raft import RaftFlow
+from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.load import proposal_weights
+from gbopt_ros.perception.onnx_background import OnnxBackground
 from gbopt_ros.structures import GboptError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME = "raft_small"
+OF_TORCHVISION = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "raft_large", "raft_small")
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FOREGROUND = {
+    "u2netp": Pixels(*IMAGENET),
+    "u2net": Pixels(*IMAGENET),
+    "isnet-general-use": Pixels(3 * (0.5,), 3 * (1.0,)),
+    "birefnet-general-lite": Pixels(*IMAGENET, "logits"),
+}
 
 
 @dataclass
@@ -90,7 +110,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def entry(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the one entry of the catalogue is kept, which the server has."""
     monkeypatch.setattr(
-        catalogue, "published", lambda name: Published(name, server.url, DIGEST[:8])
+        catalogue, "published", lambda name: Published(name, server.url, DIGEST[:8], "MIT (x/y)")
     )
     return cache / "raft.pth"
 
@@ -102,13 +122,50 @@ def names(folder: Path) -> set[str]:
 # -------------------------------------------------------------------------------------- catalogue
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+def test_catalogue_names_all_weights() -> None:
+    assert (*OF_TORCHVISION, *FOREGROUND) == CATALOGUE
+
+
+@pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_published_urls_name_their_digest(name: str, cache: Path) -> None:
     found = published(name)
+    assert found.licence == "BSD-3-Clause (torchvision)"
     assert re.fullmatch(r"https://download\.pytorch\.org/models/\w+-[0-9a-f]{8}\.pth", found.url)
     assert found.url.endswith(f"-{found.digest}.pth")
     assert found.path == cache / found.url.rpartition("/")[2]
     assert name.replace("_", "") in found.url.replace("_", "")
+
+
+@pytest.mark.parametrize("name", FOREGROUND)
+def test_published_foreground_networks_have_digest_licence_and_pixels(
+    name: str, cache: Path
+) -> None:
+    found = published(name)
+    assert re.fullmatch("[0-9a-f]{64}", found.digest)
+    assert re.fullmatch(r"https://github\.com/.+/releases/download/v.+\.onnx", found.url)
+    assert found.path.parent == cache
+    assert re.match(r"(Apache-2\.0|MIT) \(\w+/", found.licence)
+    assert pixels_of(found.digest) == found.pixels == FOREGROUND[name]
+
+
+def test_pixels_of_an_unknown_file() -> None:
+    assert pixels_of("0" * 64) is None
+
+
+@needs_onnx
+def test_published_pixels_serve_the_background_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network gives its normalised red channel: (x - 0.5) / 0.25, taken as logits."""
+    path = save_red_foreground(tmp_path / "red.onnx", (1, 3), metadata={})
+    pixels = Pixels(3 * (0.5,), 3 * (0.25,), "logits")
+    entry = Published("red", "https://x/red.onnx", sha256_of(path), "MIT (x/y)", pixels)
+    monkeypatch.setattr(catalogue, "_FOREGROUND", (entry,))
+    image = np.zeros((1, 3, 3), np.uint8)
+    image[0, :, 0] = 0, 51, 255
+    network = OnnxBackground.from_file(path, BackgroundConfig(), torch.device("cpu"))
+    (background,) = network.background([image])
+    np.testing.assert_allclose(background[0], 1 / (1 + np.exp([-2.0, -1.2, 2.0])), atol=1e-6)
 
 
 def test_models_folder_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -290,7 +347,8 @@ def test_command_line_models_pull(
     server: Server, entry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["models", "pull", NAME]) == 0
-    assert capsys.readouterr().out == f"{entry}\nsha256 {DIGEST}\n"
+    licence = "licence MIT (x/y); the data that it was trained on have terms of their own"
+    assert capsys.readouterr().out == f"{entry}\nsha256 {DIGEST}\n{licence}\n"
     entry.unlink()
     server.status = 404
     assert main(["models", "pull", NAME]) == 1

@@ -80,7 +80,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def proposals_of(case: Case, **settings: float) -> Proposals:
     network, info = case.loaded
-    config = ProposalConfig(**({"max_proposals": 12} | settings))
+    config = ProposalConfig(**({"max_proposals": 12, "nms_iou": 0.5} | settings))
     (found,) = MaskRcnnProposals(look_at_little(network), info.version, config, CPU).propose(
         [image()]
     )

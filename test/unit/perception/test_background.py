@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from support.networks import CPU
 from torch import nn
 
@@ -14,7 +16,8 @@ from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.models.background_fpn import SemanticFpn, build_background
 from gbopt_ros.models.weights import BACKGROUND, WeightsInfo, save_weights
 from gbopt_ros.perception import background
-from gbopt_ros.perception.background import FpnBackground, resize_short_side
+from gbopt_ros.perception.background import AveragedBackground, FpnBackground, resize_short_side
+from gbopt_ros.structures import Image
 
 ARCHITECTURE = "slim18-semantic-fpn"
 
@@ -60,7 +63,8 @@ def test_fpn_background_keeps_pixels_where_they_are() -> None:
     """Stands in for the network: the logit is the red channel of what it is given."""
 
     class Red(nn.Module):
-        short_side = 32
+        def input_side(self, size: tuple[int, int]) -> int:
+            return 32
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             assert images.shape[2:] == (32, 48)
@@ -91,7 +95,8 @@ def test_fpn_background_takes_images_of_one_size_in_one_pass(
     batches: list[int] = []
 
     class Counting(nn.Module):
-        short_side = 4
+        def input_side(self, size: tuple[int, int]) -> int:
+            return 4
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             batches.append(len(images))
@@ -129,3 +134,47 @@ def test_fpn_background_from_file(tmp_path: Path) -> None:
     save_weights(path, constant, WeightsInfo(BACKGROUND, ARCHITECTURE, "seed"), half=True)
     (found,) = FpnBackground.from_file(path, BackgroundConfig(), CPU).background([image(32, 32)])
     np.testing.assert_allclose(found, 1 / (1 + np.e), rtol=1e-5)
+
+
+class Fixed:
+    """A background network that gives the same row of probabilities for every image."""
+
+    def __init__(self, *row: float) -> None:
+        self.row = np.array([row], np.float32)
+
+    def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        return [self.row for _ in images]
+
+
+def test_averaged_background_of_known_values() -> None:
+    """Odds 4, 1 and 1 / 9 with shares 1/2, 1/4 and 1/4: sqrt(4) * 9^(-1/4) = 2 / sqrt(3)."""
+    networks = [Fixed(0.8, 0.3), Fixed(0.5, 0.3), Fixed(0.1, 0.3)]
+    averaged = AveragedBackground(networks, (0.5, 0.25, 0.25))
+    found = averaged.background([image(1, 2)] * 3)
+    odds = 2 / np.sqrt(3)
+    assert [(each.shape, each.dtype) for each in found] == [((1, 2), np.float32)] * 3
+    np.testing.assert_allclose(found[2], [[odds / (1 + odds), 0.3]], rtol=1e-5)
+    assert averaged.background([]) == []
+
+
+def test_averaged_background_of_sure_networks_is_finite() -> None:
+    """A sure network counts as 0.001 or 0.999: 0.05 halves with 0, and 0 cancels 1."""
+    averaged = AveragedBackground([Fixed(0, 0, 1), Fixed(0.05, 1, 1)], (0.5, 0.5))
+    (found,) = averaged.background([image(1, 3)])
+    odds = np.sqrt(0.05 / 0.95 * 0.001 / 0.999)
+    np.testing.assert_allclose(found, [[odds / (1 + odds), 0.5, 0.999]], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting", "size", "expected"),
+    [("slim18-semantic-fpn", 0, (48, 64), 240), ("slim18-semantic-fpn", 64, (480, 640), 64),
+     ("lite0-semantic-fpn", 0, (48, 64), 240), ("lite0-semantic-fpn", 0, (260, 340), 260),
+     ("lite0-semantic-fpn", 0, (480, 640), 320),
+     ("lite0-semantic-fpn", 480, (480, 640), 480)],
+)  # fmt: skip
+def test_background_scales_the_shorter_side_of_an_image(
+    architecture: str, setting: int, size: tuple[int, int], expected: int
+) -> None:
+    network = build_background(architecture)
+    FpnBackground(network, BackgroundConfig(short_side=setting), CPU)
+    assert network.input_side(size) == expected

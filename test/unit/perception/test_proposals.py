@@ -176,3 +176,25 @@ def test_mask_rcnn_proposals_from_file(tmp_path: Path) -> None:
     assert network.version == "v0042"
     (found,) = network.propose([image()])
     assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting", "size", "expected"),
+    [
+        ("slim18-fpn", 0, (120, 160), (240, 320)),
+        ("slim18-fpn", 96, (120, 160), (96, 128)),
+        ("slim18-fpn", 96, (60, 240), (40, 160)),  # the longer side is 5/3 of it at most
+        ("lite0-fpn", 0, (120, 160), (240, 320)),
+        ("lite0-fpn", 0, (260, 340), (260, 340)),  # keeps its size
+        ("lite0-fpn", 0, (480, 640), (320, 427)),
+        ("lite0-fpn", 480, (480, 640), (480, 640)),
+    ],
+)
+def test_proposals_scale_the_shorter_side_of_an_image(
+    architecture: str, setting: int, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    network = build_mask_rcnn(architecture)
+    MaskRcnnProposals(network, "", ProposalConfig(short_side=setting), CPU)
+    scaled, _ = network.transform([torch.zeros(3, *size)])
+    (found,) = scaled.image_sizes
+    assert abs(found[0] - expected[0]) <= 1 and abs(found[1] - expected[1]) <= 1

@@ -258,3 +258,49 @@ def test_copy_paste_does_not_paste_ignore_regions() -> None:
     pasted = copy_paste(target, source, np.random.default_rng(0))
     assert pasted.is_object.tolist() == [True, False, True]
     assert (pasted.masks[2] == source.masks[0]).all()
+
+
+# ------------------------------------------------------------------------ other sizes, foreground
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled", "at"),
+    [((64, 80), (64, 80), (0, 0)), ((32, 40), (32, 40), (0, 0)), ((32, 80), (32, 40), (0, 40))],
+)
+def test_augment_fits_an_example_into_another_size(
+    size: tuple[int, int], scaled: tuple[int, int], at: tuple[int, int]
+) -> None:
+    """Scaled as a whole; what is left of the canvas is padding, at either side."""
+    original = painted((8, 16, 40, 48))
+    fitted = augment(original, np.random.default_rng(2), only(), size)
+    assert fitted.image.shape == (*size, 3)
+    rows, columns = (np.flatnonzero(fitted.masks[0].any(axis=axis)) for axis in (1, 0))
+    factor = scaled[0] / 64
+    assert abs(len(rows) - 32 * factor) <= 1 and abs(len(columns) - 32 * factor) <= 1
+    assert abs(rows[0] - 8 * factor) <= 1
+    left = columns[0] - 16 * factor
+    assert -1 <= left <= at[1] + 1
+    assert_aligned(fitted)
+
+
+def test_augment_moves_the_foreground_with_the_image() -> None:
+    example = painted((10, 20, 40, 50))
+    example = replace(example, foreground=example.masks[0].astype(np.uint8) * 255)
+    moved = augment(example, np.random.default_rng(4), only(flip=1.0, scale_min=0.7, scale_max=1.4))
+    assert moved.foreground is not None
+    differing = (moved.foreground > 127) != moved.masks[0]
+    assert differing.sum() <= moved.masks[0].sum() * 0.1
+    assert moved.foreground[0, 0] == 0
+
+
+def test_copy_paste_marks_what_it_pastes_as_foreground() -> None:
+    target = replace(painted((0, 0, 20, 20)), foreground=np.full((64, 80), 30, np.uint8))
+    mixed = copy_paste(target, painted((30, 30, 50, 60), first=1), np.random.default_rng(0))
+    assert mixed.foreground is not None
+    assert (mixed.foreground[30:50, 30:60] == 255).all()
+    assert (mixed.foreground[:20, :20] == 30).all()
+    assert mixed.complete
+    partial = copy_paste(
+        replace(target, complete=False), painted((30, 30, 50, 60)), np.random.default_rng(0)
+    )
+    assert not partial.complete

@@ -18,6 +18,10 @@ from gbopt_ros.structures import GboptError, LabelledImage
 PLAIN = AugmentConfig(
     scale_min=1.0, scale_max=1.0, copy_paste=0.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0
 )
+REPLACING = AugmentConfig(
+    scale_min=1.0, scale_max=1.0, copy_paste=1.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0,
+    min_pixels=1,
+)  # fmt: skip
 PASTING = AugmentConfig(
     scale_min=1.0, scale_max=1.0, copy_paste=1.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0
 )
@@ -130,17 +134,24 @@ def test_batches_copy_paste_within_a_dataset() -> None:
     assert seen == {True, False}  # something was pasted; at times an image on itself
 
 
-def test_draw_example_does_not_paste_images_of_other_sizes() -> None:
+def test_draw_example_pastes_from_images_of_other_sizes() -> None:
     class Mixed(Numbered):
+        """A small image of the value 50, and a large one of 150."""
+
         def __getitem__(self, index: int) -> LabelledImage:
-            self.size = (16, 16) if index == 0 else (20, 24)
+            self.size, self.first = ((16, 16), 50) if index == 0 else ((40, 48), 149)
             return super().__getitem__(index)
 
-    for index, size in ((0, (16, 16)), (1, (20, 24))):
-        for seed in range(5):
-            example = draw_example(Mixed(2), index, np.random.default_rng(seed), PASTING)
-            assert np.unique(example.image).tolist() == [index]
-            assert example.image.shape[:2] == size
+    for index, size, own in ((0, (16, 16), 50), (1, (40, 48), 150)):
+        pasted = 0
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            example = draw_example(Mixed(2), index, rng, REPLACING)
+            assert example.image.shape[:2] == example.masks.shape[1:] == size
+            shown = np.abs(example.image[..., 0].astype(int) - own) > 50  # the other's by half
+            assert np.array_equal(shown, example.masks[-1] & shown.any())
+            pasted += bool(shown.any())
+        assert 0 < pasted < 6  # at times an image is pasted on itself
 
 
 @pytest.mark.parametrize("workers", [0, 2])

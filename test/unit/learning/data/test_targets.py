@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from gbopt_ros.learning.data.augmentation import Example
@@ -40,6 +43,7 @@ def test_detection_target_of_no_instance() -> None:
         "boxes": (0, 4),
         "labels": (0,),
         "masks": (0, 6, 8),
+        "complete": (),
     }
 
 
@@ -66,3 +70,26 @@ def test_semantic_target_of_an_ignore_region() -> None:
     known[1, 2] = 1
     np.testing.assert_array_equal(target["known"], known)
     np.testing.assert_array_equal(target["foreground"], masks[1])
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_detection_target_says_whether_all_objects_are_labelled(complete: bool) -> None:
+    target = detection_target(replace(example(), complete=complete))
+    assert target["complete"].item() is complete
+
+
+def test_semantic_target_knows_only_the_objects_where_labels_are_missing() -> None:
+    target = semantic_target(replace(example(), complete=False))
+    np.testing.assert_array_equal(target["known"], example().masks.any(axis=0))
+    np.testing.assert_array_equal(target["foreground"], target["known"])
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_semantic_target_takes_the_teacher_where_nothing_is_labelled(complete: bool) -> None:
+    teacher = np.full((6, 8), 51, np.uint8)  # a fifth of 255
+    teacher[0, 0] = 255
+    target = semantic_target(replace(example(True, False), complete=complete, foreground=teacher))
+    expected = np.full((6, 8), 0.2, np.float32)
+    expected[0, 0] = expected[example().masks[0]] = 1.0  # the ignore region stays the teacher's
+    np.testing.assert_allclose(target["foreground"], expected, atol=1e-6)
+    assert target["known"].all()

@@ -37,7 +37,7 @@ def masks(count: int) -> np.ndarray:
 
 def selected(
     folder: Path, index: int, *, clip: int = 0, instances: int = 2, value: int | None = None,
-    recording: str = "cups", confidences: tuple[float, ...] | None = None,
+    recording: str = "cups", confidences: tuple[float, ...] | None = None, version: str = "",
 ) -> SelectedFrame:  # fmt: skip
     """A frame whose image is all of one grey value; as a BMP, all take equally many bytes."""
     value = 10 * index if value is None else value
@@ -53,6 +53,7 @@ def selected(
         rles=encode_all(masks(instances)),
         scores=tuple(0.9 - 0.1 * i for i in range(instances)),
         confidences=confidences or tuple(0.5 + 0.1 * i for i in range(instances)),
+        model_version=version,
     )
 
 
@@ -172,6 +173,49 @@ def test_remove_a_recording(folder: Path, frames_dir: Path) -> None:
         assert training_set.remove("bad") == 2
         assert values(training_set) == [7]
     assert_consistent(folder)
+
+
+def test_labelled_images_know_who_proposed_their_masks(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        names = "yolo", "v0002", "yolo", ""
+        training_set.add([selected(frames_dir, i, version=name) for i, name in enumerate(names)])
+        dataset = training_set.labelled_images()
+        assert [entry.model_version for entry in dataset.entries] == [*names]
+        assert [entry.stamp_ns for entry in dataset.entries] == [1000, 1001, 1002, 1003]
+        assert dataset.teachers() == ["v0002", "yolo"]
+        training_set.add([selected(frames_dir, 1, version="v0003")])  # a later replay
+        assert training_set.labelled_images().teachers() == ["v0003", "yolo"]
+
+
+def test_training_set_of_an_older_release_is_read_and_extended(
+    folder: Path, frames_dir: Path
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0, version="lost")])
+    database = sqlite3.connect(folder / "catalogue.sqlite")
+    database.execute("ALTER TABLE frames DROP COLUMN model_version")
+    database.close()
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 1, version="yolo")])
+        dataset = training_set.labelled_images()
+        assert [entry.model_version for entry in dataset.entries] == ["", "yolo"]
+        assert dataset.teachers() == ["yolo"]
+    assert_consistent(folder)
+
+
+def test_newest_clips_are_those_that_were_added_last(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert training_set.newest_clips(3) == []
+        for number, (recording, clip) in enumerate([("b", 0), ("b", 1), ("a", 0), ("a", 1)]):
+            places = [(2 * clip + i, 2 * number + i) for i in (0, 1)]
+            training_set.add(
+                selected(frames_dir, index, clip=clip, recording=recording, value=value)
+                for index, value in places
+            )
+        assert training_set.newest_clips(3) == [("a", 1), ("a", 0), ("b", 1)]
+        training_set.add([selected(frames_dir, 9, clip=7, recording="c")])  # a single frame
+        training_set.add(selected(frames_dir, i, recording="b", value=i) for i in (0, 1))  # again
+        assert training_set.newest_clips(2) == [("b", 0), ("a", 1)]
 
 
 def test_add_stores_equal_images_once(folder: Path, frames_dir: Path) -> None:
@@ -457,14 +501,18 @@ def test_collect_garbage_waits_for_another_writer(folder: Path, frames_dir: Path
 
 
 def test_export_coco_gives_the_same_set(folder: Path, frames_dir: Path, tmp_path: Path) -> None:
-    frames = [selected(frames_dir, 4, clip=2, instances=1), selected(frames_dir, 7, clip=3)]
+    frames = [
+        selected(frames_dir, 4, clip=2, instances=1, version="v0001"),
+        selected(frames_dir, 7, clip=3),
+    ]
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add(frames)
         training_set.export_coco(tmp_path / "export.json")
     dataset = load_coco(tmp_path / "export.json", folder / "images")
+    names = "recording", "clip_id", "frame_index", "stamp_ns", "model_version"
     assert [image.extra for image in dataset.images] == [
-        {"recording": "cups", "clip_id": 2, "frame_index": 4, "stamp_ns": 1004},
-        {"recording": "cups", "clip_id": 3, "frame_index": 7, "stamp_ns": 1007},
+        dict(zip(names, ("cups", 2, 4, 1004, "v0001"), strict=True)),
+        dict(zip(names, ("cups", 3, 7, 1007, ""), strict=True)),
     ]
     for image, frame in zip(dataset.images, frames, strict=True):
         labelled = dataset.labelled(image)

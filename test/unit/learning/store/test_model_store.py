@@ -225,7 +225,7 @@ def test_crash_in_publish_before_the_version_is_current(
 ) -> None:
     first = publish(store)
     with monkeypatch.context() as patch:
-        patch.setattr(ModelStore, "_serve", crash)
+        patch.setattr(ModelStore, "_make_current", crash)
         with pytest.raises(Crash):
             publish(store, "v0001", 2.0)
     assert store.current() == first
@@ -307,6 +307,79 @@ def test_current_refuses_a_pointer_to_a_missing_version(store: ModelStore, tmp_p
     (tmp_path / "models" / "current.json").write_text('{"version": "v0007"}')
     with pytest.raises(GboptError, match="v0007"):
         store.current()
+
+
+# --------------------------------------------------------------------------------------- serving
+
+PASSED, FAILED = {"teacher_gate": {"passed": True}}, {"teacher_gate": {"passed": False}}
+
+
+def name_of(version: ModelVersion | None) -> str | None:
+    return version.version if version is not None else None
+
+
+def students(store: ModelStore, *decisions: dict[str, object]) -> None:
+    """Versions that were each learnt from the one before."""
+    for number, facts in enumerate(decisions):
+        publish(store, parent=f"v{number:04d}" if number else "seed", **facts)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "serving", "compared"),
+    [
+        ([{}], "v0001", None),  # its network proposed, too: there was nothing to compare
+        ([FAILED], None, None),  # the teacher serves
+        ([FAILED, FAILED, PASSED], "v0003", "v0003"),
+        ([FAILED, PASSED, FAILED, FAILED], "v0002", "v0002"),
+        ([PASSED, {}], "v0002", "v0001"),
+        ([{"teacher_gate": None}], "v0001", None),
+    ],
+)
+def test_serving_is_the_newest_version_that_passed(
+    store: ModelStore,
+    decisions: list[dict[str, object]],
+    serving: str | None,
+    compared: str | None,
+) -> None:
+    assert store.serving() is None
+    students(store, *decisions)
+    assert name_of(store.current()) == f"v{len(decisions):04d}"  # the next round goes on from it
+    assert name_of(store.serving()) == serving
+    assert name_of(store.serving(compared=True)) == compared
+
+
+def test_serving_is_an_ancestor_of_the_current_version(store: ModelStore, tmp_path: Path) -> None:
+    students(store, PASSED, PASSED)
+    assert name_of(store.rollback()) == "v0001"
+    publish(store, parent="v0001", **FAILED)
+    assert name_of(store.serving()) == "v0001"  # not v0002, which was taken back
+    (tmp_path / "models" / "v0001" / "manifest.json").write_text("{")
+    assert store.serving() is None
+
+
+def test_rollback_takes_the_version_in_service_back(store: ModelStore) -> None:
+    students(store, FAILED, PASSED, FAILED, FAILED)
+    assert name_of(store.rollback()) == "v0001"  # all learnt from the bad v0002 are gone, too
+    assert store.serving() is None
+    assert store.rollback() is None  # nothing of the store served: the current one was taken back
+    assert store.current() is None
+
+
+def test_rollback_of_a_damaged_version_that_does_not_serve_keeps_the_one_in_service(
+    store: ModelStore,
+) -> None:
+    students(store, PASSED, FAILED, FAILED)
+    store.current().path.write_bytes(b"damaged")
+    assert name_of(store.rollback()) == "v0002"
+    assert name_of(store.serving()) == "v0001"
+
+
+def test_prune_keeps_the_version_in_service(store: ModelStore) -> None:
+    students(store, FAILED, PASSED, {}, *[FAILED] * 4)
+    store.prune(2)
+    assert [v.version for v in store.versions()] == ["v0001", "v0002", "v0003", "v0006", "v0007"]
+    assert name_of(store.serving()) == "v0003"
+    assert name_of(store.serving(compared=True)) == "v0002"
 
 
 # ---------------------------------------------------------------------------------------- origin

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from support.networks import SIDE, save_random_weights, tiny_mask_rcnn
-from support.scenes import square_selection
+from support.networks import SIDE, look_at_little, save_random_weights, tiny_mask_rcnn
+from support.scenes import SquareNetworks, square_frames, square_selection
 
-from gbopt_ros.config import Config, LearningConfig, ProposalConfig
+from gbopt_ros.config import ClipConfig, Config, LearningConfig, ProposalConfig
+from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.round import Learnt
+from gbopt_ros.learning.store import teacher_gate
 from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.model_store import ModelVersion
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.training.trainer import TrainingLog
 from gbopt_ros.masks import encode_all
+from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import (
     PROPOSALS,
     WeightsInfo,
@@ -27,6 +31,8 @@ from gbopt_ros.models.weights import (
     sha256_of,
     write_calibration,
 )
+from gbopt_ros.perception.flow import DisFlow
+from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import Calibration, GboptError, Selection
 
 
@@ -158,3 +164,97 @@ def test_store_learn_publishes_a_version(replay: Path, tmp_path: Path) -> None:
     assert learnt.version.manifest["instances"] == 1
     assert steps == sorted(steps) and set(steps) == {0, 1}
     assert not left.exists()
+
+
+class Teacher(SquareNetworks):
+    """A network that cannot be trained."""
+
+    version = "yolo"
+
+
+def square_store(folder: Path, clips: int) -> Store:
+    """Clips of two frames, whose masks the teacher proposed."""
+    store, teacher = Store(folder), Teacher()
+    frames = square_frames(2 * clips)
+    config = Config(clip=ClipConfig(length=2))
+    pipeline = Pipeline(
+        config, proposal_network=teacher, background_network=teacher, flow_network=DisFlow()
+    )
+    assert store.add_selections(pipeline.run(frames), "table") == 2 * clips
+    return store
+
+
+@pytest.fixture
+def small_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network that learns sees images as they are, which takes less time."""
+
+    def load(*arguments: Any) -> Any:
+        network, info = load_mask_rcnn(*arguments)
+        return look_at_little(network), info
+
+    monkeypatch.setattr(rounds, "load_mask_rcnn", load)
+    monkeypatch.setattr(teacher_gate, "load_background_network", lambda config: Teacher())
+
+
+def student(folder: Path, **learning: Any) -> Config:
+    weights = str(save_random_weights(folder)[PROPOSALS])
+    settings = {"iterations": 1, "batch_size": 1, "min_confidence": 0.0} | learning
+    return Config(
+        learning=LearningConfig(student=weights, **settings),
+        proposal=ProposalConfig(weights=weights),
+        device="cpu",
+    )
+
+
+@pytest.mark.usefixtures("small_student")
+def test_store_learn_keeps_a_student_that_is_not_as_good_as_its_teacher(tmp_path: Path) -> None:
+    """The next round goes on from it, but it does not serve."""
+    store, config = square_store(tmp_path / "store", clips=8), student(tmp_path, student_clips=4)
+    learnt = store.learn(config, teacher=Teacher())
+    version, comparison = learnt.version, learnt.comparison
+    assert learnt.decision.agreement == 1.0  # the masks are the teacher's proposals
+    assert version is not None and comparison is not None
+    assert version.manifest["teachers"] == ["yolo"]
+    assert version.manifest["parent"] == "random"
+    assert version.manifest["origin"] == sha256_of(tmp_path / "proposals.safetensors")
+    assert version.manifest["frames"] == 8  # of 16: four of eight clips were held out
+    assert version.manifest["teacher_gate"] == comparison.to_dict()
+    assert (comparison.passed, comparison.clips, comparison.held_out) == (False, 4, True)
+    assert store.models.current() == version
+    assert store.models.serving() is None
+
+
+@pytest.mark.usefixtures("small_student")
+def test_store_learn_serves_a_student_that_is_as_good_as_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "MaskRcnnProposals", lambda *_: Teacher())
+    store, config = square_store(tmp_path / "store", clips=4), student(tmp_path, student_clips=4)
+    learnt = store.learn(config, teacher=Teacher())
+    assert learnt.comparison is not None and learnt.comparison.passed
+    assert not learnt.comparison.held_out  # no clip would have remained
+    assert learnt.version is not None and learnt.version.manifest["frames"] == 8
+    assert store.models.serving() == learnt.version
+
+
+@pytest.mark.usefixtures("small_student")
+def test_store_learn_without_a_comparison(tmp_path: Path) -> None:
+    store, config = square_store(tmp_path / "store", clips=1), student(tmp_path, student_clips=0)
+    learnt = store.learn(config, teacher=Teacher())
+    assert learnt.version is not None and learnt.comparison is None
+    assert "teacher_gate" not in learnt.version.manifest
+    assert store.models.serving() == learnt.version
+
+
+@pytest.mark.usefixtures("small_student")
+def test_store_learn_says_who_proposed_masks_that_the_parent_does_not(tmp_path: Path) -> None:
+    store = square_store(tmp_path / "store", clips=1)
+    learnt = store.learn(student(tmp_path, gate_agreement=1.0))
+    assert learnt.version is None
+    expected = "; or yolo proposed masks: then name that network, as --weights"
+    assert learnt.decision.reason.endswith(expected)
+
+
+def test_store_remembers_who_proposed_the_masks(tmp_path: Path) -> None:
+    with square_store(tmp_path / "store", clips=1).training_set() as training_set:
+        assert training_set.labelled_images().teachers() == ["yolo"]

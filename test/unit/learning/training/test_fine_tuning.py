@@ -232,8 +232,9 @@ def test_pretrain_proposals_is_decided_by_the_seed() -> None:
 def test_pretrain_background_starts_from_the_proposal_network() -> None:
     proposals = tiny_mask_rcnn(seed=5)
     settings = PretrainConfig(
-        background_iterations=1, batch_size=2, learning_rate=1e-12, ema_decay=0.0, augment=PLAIN
-    )
+        background_iterations=1, batch_size=2, learning_rate=1e-12, ema_decay=0.0, augment=PLAIN,
+        background_architecture="slim18-semantic-fpn",
+    )  # fmt: skip
     started, _ = pretrain_background(Squares(), settings, CPU, proposals)
     source, target = proposals.backbone.state_dict(), started.backbone.state_dict()
     for stage in (1, 2, 3):

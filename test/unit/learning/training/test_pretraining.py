@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -18,17 +19,23 @@ import pytest
 import torch
 from support.networks import CPU, write_bomb
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gbopt_ros.cli.main import main
 from gbopt_ros.cli.pretrain import NETWORKS, PAPER, _join_processes
 from gbopt_ros.config import AugmentConfig, PretrainConfig, load_config
 from gbopt_ros.config.pretrain import milestone_steps
 from gbopt_ros.io.resources import find_resource
-from gbopt_ros.learning.data.loader import Batches
+from gbopt_ros.learning.data.loader import Batch, Batches
 from gbopt_ros.learning.training import pretraining as pretrain
 from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
-from gbopt_ros.learning.training.pretrained_backbone import freeze_statistics, start_from
+from gbopt_ros.learning.training.pretrained_backbone import (
+    freeze_beginning,
+    freeze_statistics,
+    start_from,
+)
 from gbopt_ros.learning.training.pretraining import (
     collate_semantic,
     pretrain_background,
@@ -36,7 +43,7 @@ from gbopt_ros.learning.training.pretraining import (
 )
 from gbopt_ros.learning.training.trainer import rate_at
 from gbopt_ros.masks import encode_all
-from gbopt_ros.models.background_fpn import PIXEL_MEAN
+from gbopt_ros.models.background_fpn import PIXEL_MEAN, build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import read_weights
 from gbopt_ros.structures import GboptError, LabelledImage
@@ -75,6 +82,9 @@ def config(**changes: object) -> PretrainConfig:
 # ------------------------------------------------------------------------------ background batches
 
 
+SLIM = build_background("slim18-semantic-fpn")  # enlarges small images
+
+
 def sample(height: int, width: int, value: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Foreground is the left half; the top row is not known."""
     foreground, known = torch.zeros(height, width), torch.ones(height, width)
@@ -84,7 +94,9 @@ def sample(height: int, width: int, value: float) -> tuple[Tensor, dict[str, Ten
 
 
 def test_collate_semantic_pads_images_by_hand() -> None:
-    images, targets, known = collate_semantic([sample(8, 12, 0.5), sample(10, 8, 0.25)], [8, 8])
+    images, targets, known = collate_semantic(
+        [sample(8, 12, 0.5), sample(10, 8, 0.25)], [8, 8], SLIM
+    )
     assert images.shape == (2, 3, 10, 12)
     assert torch.all(images[0, :, :8] == 0.5)
     assert torch.all(images[1, :, :, :8] == 0.25)
@@ -99,6 +111,16 @@ def test_collate_semantic_pads_images_by_hand() -> None:
     assert torch.equal(known, expected)
 
 
+def test_collate_semantic_keeps_sizes_for_a_network_that_does() -> None:
+    network = build_background("lite0-semantic-fpn")
+    samples = [sample(300, 340, 0.5), sample(250, 250, 0.5)]
+    images, _, _ = collate_semantic(samples, [320, 320], network)
+    assert images.shape[2:] == (300, 340)
+    assert torch.equal(images[1], torch.full((3, 300, 340), 0.5))  # padded with its mean, grey
+    images, _, _ = collate_semantic(samples, [192, 192], network)
+    assert images.shape[2:] == (192, 218)
+
+
 @pytest.mark.parametrize(
     ("size", "short_side", "expected"),
     [((48, 64), 24, (24, 32)), ((64, 48), 24, (32, 24)), ((20, 200), 24, (4, 40)),
@@ -107,7 +129,7 @@ def test_collate_semantic_pads_images_by_hand() -> None:
 def test_collate_semantic_scales_images_by_hand(
     size: tuple[int, int], short_side: int, expected: tuple[int, int]
 ) -> None:
-    images, targets, known = collate_semantic([sample(*size, 0.5)], [short_side])
+    images, targets, known = collate_semantic([sample(*size, 0.5)], [short_side], SLIM)
     assert images.shape[2:] == targets.shape[1:] == known.shape[1:] == expected
     assert targets[0, :, : expected[1] // 2].all() and not targets[0, :, expected[1] // 2 :].any()
 
@@ -147,6 +169,88 @@ def test_ignore_regions_of_an_image_with_a_crowd_only() -> None:
         [BOXES], [target["boxes"]], [target["labels"]]
     )
     assert assigned[0].tolist() == [-1, -1, -1, 0, 0, -1]
+
+
+def sure_of(network: MaskRCNN, probabilities: list[float]) -> None:
+    """Make the box head give these object probabilities, whatever it sees."""
+    odds = torch.tensor([[0.0, math.log(p / (1 - p))] for p in probabilities])
+    deltas = torch.zeros(len(probabilities), 8)
+    network.roi_heads.box_predictor.forward = lambda _: (
+        odds.clone().requires_grad_(),
+        deltas.clone().requires_grad_(),
+    )
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_partial_labels_leave_out_regions_that_the_head_is_sure_of(complete: bool) -> None:
+    """An object and two regions without a label, of which the network is sure of the first."""
+    network = with_ignore_regions(build_mask_rcnn("slim18-fpn")).train()
+    heads = network.roi_heads
+    heads.mask_roi_pool = None  # no mask loss
+    regions = [torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20], [30, 30, 50, 50]])]
+    sure_of(network, [0.9, 0.8, 0.6, 0.5])  # the labelled box is added to the regions
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 20, 20]]),
+        "labels": torch.tensor([1]),
+        "complete": torch.tensor(complete),
+    }
+    features = {str(i): torch.zeros(1, 128, 16 >> i, 16 >> i) for i in range(4)}
+    _, losses = heads(features, regions, [(64, 64)], [target])
+    objects = [-math.log(0.9), -math.log(0.5)]
+    background = [-math.log(1 - 0.6)] + [-math.log(1 - 0.8)] * complete
+    expected = sum(objects + background) / len(objects + background)
+    assert losses["loss_classifier"].item() == pytest.approx(expected, rel=1e-5)
+    assert not heads.box_predictor._forward_hooks
+
+
+@pytest.mark.parametrize(("complete", "expected"), [(True, [1, 0, 0]), (False, [1, -1, 0])])
+def test_partial_labels_leave_out_anchors_that_the_network_is_sure_of(
+    monkeypatch: pytest.MonkeyPatch, complete: bool, expected: list[int]
+) -> None:
+    rpn = with_ignore_regions(build_mask_rcnn("slim18-fpn")).rpn
+    anchors = [torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20], [30, 30, 50, 50]])]
+    target = {
+        "boxes": anchors[0][:1],
+        "labels": torch.tensor([1]),
+        "complete": torch.tensor(complete),
+    }
+    labels, _ = rpn.assign_targets_to_anchors(anchors, [target])
+    seen: list[list[float]] = []
+    monkeypatch.setattr(
+        RegionProposalNetwork,
+        "compute_loss",
+        lambda self, objectness, deltas, labels, targets: seen.append(labels[0].tolist()),
+    )
+    rpn.compute_loss(torch.tensor([[3.0], [3.0], [0.0]]), None, labels, None)
+    assert seen == [expected]
+
+
+def test_pretrain_takes_a_share_of_partial_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[list[int]] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(datasets: list[tuple[object, int]], *_: object, **__: object) -> None:
+        shares.append([count for _, count in datasets])
+        raise Stopped
+
+    monkeypatch.setattr(pretrain, "Batches", stop)
+    for share, partial in ((0.25, Numbered(3)), (0.5, Numbered(3)), (0.5, None)):
+        with pytest.raises(Stopped):
+            pretrain_background(
+                Numbered(3), config(batch_size=4, partial_share=share), CPU, partial=partial
+            )
+    assert shares == [[3, 1], [2, 2], [4]]
+
+
+def test_pretraining_passes_images_one_by_one_if_statistics_are_frozen() -> None:
+    batch = Batch(0, [sample(8, 12, 0.5), sample(10, 8, 0.25)])
+    network = build_mask_rcnn("slim18-fpn").train()
+    assert [len(samples) for samples in pretrain._passes(batch, network, CPU)] == [2]
+    freeze_beginning(network)
+    freeze_statistics(network)
+    assert [len(samples) for samples in pretrain._passes(batch, network, CPU)] == [1, 1]
 
 
 # --------------------------------------------------------------------------------------- schedule
@@ -189,8 +293,8 @@ def test_pretrain_proposals_trains_on_several_image_sizes(monkeypatch: pytest.Mo
         lambda network, *_, **__: (network, seen.append(network.transform.min_size)),
     )
     network, _ = pretrain_proposals(Numbered(3), config(min_scale=0.5), CPU)
-    assert seen == [(120, 144, 168, 192, 216, 240)]
-    assert network.transform.min_size == (240,)
+    assert seen == [(160, 192, 224, 256, 288, 320)]
+    assert network.transform.min_size == (320,)
 
 
 def test_pretraining_refuses_a_batch_that_processes_cannot_share(
@@ -307,7 +411,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     pretrain_background(
         Numbered(3), replace(settings, num_workers=1, checkpoint_every=7), CPU, checkpoint=path
     )
-    with pytest.raises(GboptError, match=r"learning_rate was 0\.001, now 0\.1"):
+    with pytest.raises(GboptError, match=r"learning_rate was 0\.0006, now 0\.1"):
         pretrain_background(Numbered(3), replace(settings, learning_rate=0.1), CPU, None, path)
     with pytest.raises(GboptError, match=r"augment\.flip was 0\.0, now 1\.0"):
         flipping = replace(settings, augment=replace(PLAIN, flip=1.0))

@@ -1,0 +1,231 @@
+"""What the selection is worth on real video: networks, backgrounds and terms of the objective.
+
+    python -m experiments.real_selection ../shared/real/ycbv-* --out real-selection \\
+        --proposals bundled yolov8n-seg-640.onnx --backgrounds bundled isnet.onnx bundled,isnet.onnx
+
+Every SEQUENCE is a folder of frames with a PNG of labels beside each. For each proposal network,
+background network and choice of masks the table has the precision and the recall of the masks at
+IoU 0.5, and the precision of the best score threshold that reaches this recall. The difference has
+a 95 % interval by bootstrap over sequences. Labels are incomplete: a mask of an object without a
+label counts as wrong, in every row.
+
+Writes OUT/real-selection.md and .json. What networks say is kept in OUT/cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments import ablation
+from experiments.cache import digest
+from experiments.command_line import config_of, make_parser, positive, run_facts, start
+from experiments.methods import networks_of
+from experiments.real_video import instances
+from gbopt_ros.config import Config
+from gbopt_ros.config.background import BUNDLED
+from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
+from gbopt_ros.io.datasets.coco import CocoDataset
+from gbopt_ros.io.datasets.davis import load_davis
+from gbopt_ros.io.files import write_text
+from gbopt_ros.io.sources import open_source
+from gbopt_ros.perception.flow import high_detail_flow, make_flow
+from gbopt_ros.perception.load import load_background_network
+from gbopt_ros.perception.motion import clip_with_motion
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of a sequence: of the masks of one choice, and of proposals from every score on.
+
+    Attributes:
+        matched, masks, instances: of the chosen masks.
+        thresholds: (P,) scores, descending.
+        matched_from, masks_from: (P,) counts of the proposals with at least that score.
+    """
+
+    matched: int
+    masks: int
+    instances: int
+    thresholds: NDArray[np.float64]
+    matched_from: NDArray[np.float64]
+    masks_from: NDArray[np.float64]
+
+
+class Remembering:
+    """A background network whose maps are kept on disk: some take seconds an image."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self._config = config
+        self._network: BackgroundNetwork | None = None
+        self._folder = folder / digest(networks_of(config, "background"))[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        return [self._of(image) for image in images]
+
+    def _of(self, image: Image) -> NDArray[np.float32]:
+        path = self._folder / f"{digest(image.tobytes().hex())[:24]}.npy"
+        if not path.exists():
+            self._network = self._network or load_background_network(self._config)
+            np.save(path, self._network.background([image])[0].astype(np.float16))
+        return np.load(path).astype(np.float32)
+
+
+def read(folder: Path, frames: int, config: Config, cache: Path) -> ablation.Recording:
+    """The first frames of a sequence, what the networks say of them, and the labels."""
+    pipeline = Pipeline(config, background_network=Remembering(config, cache))
+    shown = list(itertools.islice(open_source(folder), frames))
+    perceived = [(clip, pipeline.perceive(clip)) for clip in pipeline.clips(shown)]
+    (sequence,) = load_davis(folder)
+    labels = dict(zip(sequence.frame_indices, sequence.labels(), strict=True))
+    masks = {frame.index: instances(labels[frame.index]) for frame in shown}
+    detailed = high_detail_flow(pipeline.flow_network)
+    moved = [
+        clip_with_motion(clip.frames, cues.backgrounds, detailed, config.motion)
+        for clip, cues in perceived
+    ]
+    return ablation.Recording(perceived, moved, CocoDataset((), {}), masks, {})
+
+
+def counts_of(
+    recording: ablation.Recording, flow: FlowNetwork, variant: ablation.Variant
+) -> Counts:
+    """How many masks of a choice are right in a sequence, and how many proposals."""
+    selections = ablation.select_all(recording, flow, variant)
+    selected = {f.frame.index: f.rles for selection in selections for f in selection.frames}
+    found = mask_precision_recall(recording.masks, selected).counts
+    proposals = {
+        frame.index: candidates
+        for clip, cues in recording.clips
+        for frame, candidates in zip(clip.frames, cues.proposals, strict=True)
+    }
+    curve = threshold_curve(recording.masks, proposals)
+    matched = curve.recall * curve.instances
+    masks = np.divide(matched, curve.precision, out=np.zeros_like(matched), where=matched > 0)
+    return Counts(
+        found.matched, found.masks, found.instances, curve.thresholds, matched,
+        np.where(matched > 0, masks, np.arange(1, len(masks) + 1)),
+    )  # fmt: skip
+
+
+def compared(counts: Sequence[Counts]) -> tuple[float, float, float]:
+    """Precision and recall of the choice, and the threshold's best precision at that recall."""
+    matched = sum(c.matched for c in counts)
+    precision = matched / max(1, sum(c.masks for c in counts))
+    instances = sum(c.instances for c in counts)
+    scores = np.unique(np.concatenate([c.thresholds for c in counts]))[::-1]
+    right, all_masks = np.zeros(len(scores)), np.zeros(len(scores))
+    for c in counts:
+        # Number of this sequence's thresholds that are at least the score.
+        kept = np.searchsorted(-c.thresholds, -scores, side="right")
+        right += np.append(0, c.matched_from)[kept]
+        all_masks += np.append(0, c.masks_from)[kept]
+    reached = right >= matched - 1e-9
+    threshold = float((right[reached] / np.maximum(all_masks[reached], 1)).max(initial=0.0))
+    return precision, matched / max(1, instances), threshold
+
+
+def row(counts: Sequence[Counts], seed: int = 0) -> dict[str, float]:
+    """The percentages of a row, with the interval of the difference over resampled sequences."""
+    precision, recall, threshold = compared(counts)
+    rng = np.random.default_rng(seed)
+    differences = []
+    for _ in range(RESAMPLES):
+        drawn = [counts[i] for i in rng.integers(len(counts), size=len(counts))]
+        chosen, _, at_recall = compared(drawn)
+        differences.append(100 * (chosen - at_recall))
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return {
+        "precision": 100 * precision,
+        "recall": 100 * recall,
+        "threshold_precision": 100 * threshold,
+        "difference": 100 * (precision - threshold),
+        "low": float(low),
+        "high": float(high),
+        "masks": sum(c.masks for c in counts),
+    }
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__, "benchmark-output/real-selection")
+    parser.add_argument("sequences", type=Path, nargs="+")
+    parser.add_argument("--proposals", nargs="+", default=[""], help="files (default: the bundled)")
+    parser.add_argument(
+        "--backgrounds", nargs="+", default=["bundled"], help="values of background.weights"
+    )
+    parser.add_argument("--frames", type=positive, default=12, help="first frames of a sequence")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for proposals, background in itertools.product(args.proposals, args.backgrounds):
+        named = [f"background.weights={background}"]
+        named += [f"proposal.weights={proposals}"] if proposals not in ("", BUNDLED) else []
+        config = config_of(args, *named)
+        recordings = [
+            read(folder, args.frames, config, args.out / "cache") for folder in args.sequences
+        ]
+        flow = make_flow(config.flow, config.device)
+        for name, variant in choices(config).items():
+            found = row([counts_of(recording, flow, variant) for recording in recordings])
+            rows.append(
+                {
+                    "proposals": Path(proposals).stem or BUNDLED,
+                    "background": ", ".join(Path(each).stem for each in background.split(",")),
+                    "choice": name,
+                    **{key: round(value, 1) for key, value in found.items()},
+                }
+            )
+            print(line(rows[-1]), flush=True)
+    facts = run_facts(config_of(args)) | {
+        "sequences": [folder.resolve().name for folder in args.sequences],
+        "frames": args.frames,
+        "rows": rows,
+    }
+    write_text(args.out / "real-selection.json", json.dumps(facts, indent=1) + "\n")
+    table = "".join(f"{line(each)}\n" for each in rows)
+    write_text(args.out / "real-selection.md", f"{HEADER}\n{table}")
+
+
+def choices(config: Config) -> dict[str, ablation.Variant]:
+    """The variants of the ablation as the paper has them, and all parts with the score prior."""
+    without_scores = replace(config.selection, score_weight=0.0)
+    return {
+        **ablation.variants(without_scores),
+        "+ scores": ablation.complete(config.selection),
+    }
+
+
+HEADER = (
+    "| proposals | background | choice | precision | recall | threshold there | difference |\n"
+    "|---|---|---|---:|---:|---:|---:|"
+)
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    return (
+        f"| {found['proposals']} | {found['background']} | {found['choice']} | "
+        f"{found['precision']} | {found['recall']} | {found['threshold_precision']} | "
+        f"{found['difference']:+} ({found['low']:+} to {found['high']:+}) |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(start(run, parse_arguments()))
