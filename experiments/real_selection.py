@@ -208,7 +208,9 @@ def choices(config: Config) -> dict[str, ablation.Variant]:
     without_scores = replace(config.selection, score_weight=0.0)
     return {
         **ablation.variants(without_scores),
-        "+ scores": ablation.complete(config.selection),
+        "+ scores": ablation.complete(
+            replace(config.selection, score_weight=config.selection.score_weight or 1.0)
+        ),
     }
 
 

@@ -1,0 +1,41 @@
+"""Selected masks against thresholds, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments.real_selection import Counts, compared, row
+
+
+def counts(
+    matched: int, masks: int, scores: list[float], right: list[int], instances: int = 10
+) -> Counts:
+    """A sequence whose proposals have these scores; `right` of them match from each score on."""
+    return Counts(
+        matched, masks, instances, np.array(scores), np.array(right, float),
+        np.arange(1.0, len(scores) + 1),
+    )  # fmt: skip
+
+
+def test_compared_takes_the_best_threshold_that_reaches_the_recall() -> None:
+    """From score 0.6 on 2 of 4 proposals are right, from 0.3 on 3 of 8: the recall needs 3."""
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.3]
+    one = counts(3, 4, scores, [1, 1, 1, 2, 2, 2, 2, 3])
+    assert compared([one]) == pytest.approx((3 / 4, 3 / 10, 3 / 8))
+    fewer = counts(2, 4, scores, [1, 1, 1, 2, 2, 2, 2, 3])
+    assert compared([fewer]) == pytest.approx((2 / 4, 2 / 10, 2 / 4))
+
+
+def test_compared_applies_one_threshold_to_all_sequences() -> None:
+    first = counts(1, 1, [0.9, 0.2], [1, 2])
+    second = counts(1, 1, [0.5, 0.1], [0, 1])
+    # 3 of 4 are right from 0.1 on, 2 of 3 from 0.2 on; two are needed.
+    assert compared([first, second]) == pytest.approx((1.0, 2 / 20, 3 / 4))
+
+
+def test_row_has_an_interval_of_no_width_for_equal_sequences() -> None:
+    one = counts(3, 4, [0.9, 0.8, 0.7, 0.6], [1, 2, 2, 3])
+    found = row([one, one])
+    assert found["difference"] == found["low"] == found["high"] == 0.0
+    assert (found["precision"], found["recall"], found["masks"]) == pytest.approx((75, 30, 8))

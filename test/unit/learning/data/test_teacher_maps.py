@@ -1,0 +1,48 @@
+"""Foreground maps of a teacher: written once, read with the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros.io.datasets.coco import CocoImage, load_coco_dir, write_coco
+from gbopt_ros.learning.data.datasets import CocoInstances
+from gbopt_ros.learning.data.teacher_maps import map_path, write_teacher_maps
+from gbopt_ros.masks import encode_all
+from gbopt_ros.structures import Image
+
+
+class Teacher:
+    """Takes the value of an image for the probability of its background."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
+        self.seen += [int(image[0, 0, 0]) for image in images]
+        return [image[..., 0].astype(np.float32) / 255 for image in images]
+
+
+def test_write_teacher_maps_writes_what_is_missing(tmp_path: Path) -> None:
+    images = [CocoImage(i, f"{i}.png", 6, 8) for i in (1, 2)]
+    (tmp_path / "images").mkdir()
+    for image in images:
+        pixels = np.full((6, 8, 3), 50 * image.id, np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / image.file_name), pixels)
+    rles = {image.id: encode_all(np.ones((1, 6, 8), bool)) for image in images}
+    write_coco(tmp_path / "annotations.json", images, rles)
+    dataset, folder, teacher = load_coco_dir(tmp_path), tmp_path / "maps", Teacher()
+    write_teacher_maps(teacher, dataset, folder)
+    assert teacher.seen == [50, 100]
+    map_path(folder, "2.png").unlink()
+    write_teacher_maps(teacher, dataset, folder)
+    assert teacher.seen == [50, 100, 100]
+    drawn = [CocoInstances(dataset, complete=False, teacher=folder)[i] for i in range(2)]
+    for labelled, expected in zip(drawn, (205, 155), strict=True):
+        assert labelled.foreground is not None and not labelled.complete
+        assert np.array_equal(labelled.foreground, np.full((6, 8), expected))
+    assert CocoInstances(dataset)[0].foreground is None and CocoInstances(dataset)[0].complete
