@@ -36,17 +36,6 @@ from experiments.command_line import (
     run_facts,
     start,
 )
-from experiments.methods import (
-    ABLATION,
-    CHOOSING,
-    COMPARED,
-    LIMITS,
-    METHODS,
-    MaskMaker,
-    Sources,
-    TrainingMasks,
-    masks_with,
-)
 from experiments.tabletop import (
     CLIPS,
     STILLS,
@@ -58,6 +47,17 @@ from experiments.tabletop import (
     rendered,
 )
 from experiments.training import Cell, Result, run_cached, seeds_of
+from experiments.training_masks import (
+    ABLATION,
+    CHOOSING,
+    COMPARED,
+    LIMITS,
+    METHODS,
+    MaskMaker,
+    Sources,
+    TrainingMasks,
+    masks_with,
+)
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoImage
 from gbopt_ros.io.files import write_text

@@ -7,7 +7,8 @@ first 60 % of its frames. One network learns from those of all sequences, and is
 30 %, which no method learns from. The methods are those of `experiments.comparison`: `gt` and
 `truth` alone use the labels, and thresholds are chosen on Tabletop. Labels of real recordings are
 incomplete. What they leave out counts as a false positive in AP, so look at AR as well; and `gt`
-and `truth` learn what is labelled, not all objects.
+and `truth` learn what is labelled, not all objects. With --photographs, a COCO folder that no
+network was trained on (`experiments.real_stills split`), the table says what of it is forgotten.
 
 Writes OUT/real-video.json, .md and .jpg, or OUT/real-video-2-rounds.json and so on; the picture has
 the middle judged frame of each sequence before, after and as labelled. A run that is started again
@@ -37,9 +38,9 @@ from experiments.command_line import (
     start,
 )
 from experiments.comparison import compare
-from experiments.methods import CHOOSING, COMPARED, METHODS, TrainingMasks
 from experiments.tabletop import BUNDLED_SEED, Stills, validation_recording
 from experiments.training import Result
+from experiments.training_masks import CHOOSING, COMPARED, METHODS, TrainingMasks
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
 from gbopt_ros.io.datasets.davis import VOID, LabelImage, load_davis
@@ -88,6 +89,8 @@ class Beginning:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/real-video")
     parser.add_argument("sequences", type=Path, nargs="+")
+    parser.add_argument("--photographs", type=Path, metavar="COCO_DIR", help="judged too")
+    parser.add_argument("--rehearse", type=Path, metavar="COCO_DIR", help="default: the demo's")
     add_training_arguments(parser, COMPARED, COMPARED)
     return parser.parse_args(arguments)
 
@@ -97,7 +100,8 @@ def run(args: argparse.Namespace) -> None:
     stills = Stills(
         judged_frames(args.sequences),
         load_coco_dir(find_resource("demo/seen-test")),
-        load_coco_dir(find_resource("demo/rehearsal")),
+        load_coco_dir(args.rehearse or find_resource("demo/rehearsal")),
+        photographs=load_coco_dir(args.photographs) if args.photographs else None,
     )
     validation = None
     if not set(CHOOSING).isdisjoint(args.methods):

@@ -18,8 +18,8 @@ from typing import Any
 import matplotlib
 
 from experiments.command_line import start
-from experiments.methods import METHODS, TrainingMasks
 from experiments.training import Result
+from experiments.training_masks import METHODS, TrainingMasks
 from gbopt_ros.evaluation.coco_metrics import METRICS
 from gbopt_ros.io.files import aside_of
 from gbopt_ros.structures import GboptError
@@ -70,8 +70,9 @@ def statements(results: Results) -> dict[str, Any]:
         for other in ("before", "control", "threshold", "distillation", "tracklets", "gt")
         if (gained := differences(results, "ours", other))
     }
-    if lost := differences(results, "ours", "before", "seen"):
-        found["ours_seen_change"] = _pair(lost)
+    for split in kept_splits(results):
+        if lost := differences(results, "ours", "before", split):
+            found[f"ours_{split}_change"] = _pair(lost)
     if (share := share_of_bound(results)) is not None:
         found["ours_share_of_bound"] = share
     return found
@@ -108,14 +109,15 @@ def to_dict(results: Results, masks: Mapping[str, TrainingMasks]) -> dict[str, A
 
 def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
     """The table, percent, and what follows from it."""
+    kept = kept_splits(results)
     header = [
-        "", *(f"unseen {m}" for m in METRICS), "seen AP",
+        "", *(f"unseen {m}" for m in METRICS), *(f"{split} AP" for split in kept),
         "mask precision", "recall", "mean IoU", "runs",
     ]  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     for name, cells in results.items():
         columns = [[cell["unseen"][m] for cell in cells] for m in METRICS]
-        columns.append([cell["seen"]["AP"] for cell in cells])
+        columns += [[cell[split]["AP"] for cell in cells] for split in kept]
         quality = quality_of(cells, masks[name])
         shown = [
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
@@ -124,6 +126,15 @@ def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
         lines.append("| " + " | ".join([METHODS[name], *numbers, *shown, str(len(cells))]) + " |")
     lines += ["", *(f"- {line}" for line in sentences(results))]
     return "\n".join(lines) + "\n"
+
+
+def kept_splits(results: Results) -> list[str]:
+    """The test sets of what was known before learning."""
+    return [
+        split
+        for split in ("seen", "photographs")
+        if all(split in cell for cells in results.values() for cell in cells)
+    ]
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -147,8 +158,9 @@ def sentences(results: Results) -> list[str]:
                 f"Ours minus {METHODS[other]}: {_signed(gained)} AP on unseen classes "
                 f"(pairs of runs: {len(gained)})."
             )
-    if changed := differences(results, "ours", "before", "seen"):
-        said.append(f"Ours, seen AP after learning: {_signed(changed)}.")
+    for split in kept_splits(results):
+        if changed := differences(results, "ours", "before", split):
+            said.append(f"Ours, {split} AP after learning: {_signed(changed)}.")
     if bound and mean(bound) <= 0:
         said.append("Selecting with ground truth gains nothing over the control: no share of it.")
     return said

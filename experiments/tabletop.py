@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -74,11 +74,13 @@ class Stills:
     Attributes:
         unseen, seen: test sets.
         rehearsal: stills of seen objects, to learn from.
+        photographs: one more test set, of the world that the network had learnt.
     """
 
     unseen: CocoDataset
     seen: CocoDataset
     rehearsal: CocoDataset
+    photographs: CocoDataset | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

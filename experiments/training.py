@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from experiments.cache import Cache, digest
 from experiments.command_line import single_threaded
-from experiments.methods import METHODS, TrainingMasks, inputs_of, networks_of
 from experiments.tabletop import Stills
+from experiments.training_masks import METHODS, TrainingMasks, inputs_of, networks_of
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.learning.data.datasets import CocoInstances
@@ -101,7 +101,7 @@ class Cell:
 
 
 def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
-    """Metrics of a cell on unseen and on seen stills, percent, and the seconds that it took."""
+    """Metrics of a cell on every test set, percent, and the seconds that it took."""
     start = time.perf_counter()
     device = resolve_device(cell.config.device)
     network, info = load_mask_rcnn(proposal_weights(cell.config))
@@ -124,11 +124,13 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
             )
     proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
     unseen, detections = evaluate_network(proposer, stills.unseen, progress=False)
-    seen, _ = evaluate_network(proposer, stills.seen, progress=False)
+    judged = {"unseen": unseen.to_dict()}
+    for split in ("seen", "photographs"):
+        if dataset := getattr(stills, split):
+            judged[split] = evaluate_network(proposer, dataset, progress=False)[0].to_dict()
     return {
         "seed": cell.seed,
-        "unseen": unseen.to_dict(),
-        "seen": seen.to_dict(),
+        **judged,
         "seconds": time.perf_counter() - start,
         "shown": [found for found in detections if found["image_id"] in cell.shown],
         **({"masks": [each.quality for each in masks]} if len(masks) > 1 else {}),

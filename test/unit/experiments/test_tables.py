@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import tables
-from experiments.methods import TrainingMasks
+from experiments.training_masks import TrainingMasks
 from gbopt_ros.structures import GboptError
 
 

@@ -494,6 +494,7 @@ def inputs_of(stills: Stills) -> dict[str, str]:
         "rehearsal": digest_of_stills(stills.rehearsal),
         "unseen": digest_of_stills(stills.unseen),
         "seen": digest_of_stills(stills.seen),
+        **({"photographs": digest_of_stills(stills.photographs)} if stills.photographs else {}),
     }
 
 

@@ -1,0 +1,70 @@
+"""What every method of comparison gets and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbopt_ros.models.detection import DetectionNetwork
+from gbopt_ros.structures import BackgroundNetwork, Clip, FlowNetwork, Image, Proposals, Rle
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A clip of T frames with what the networks say of it.
+
+    Attributes:
+        clip: T frames, RGB.
+        proposals: of each frame, best score first, from score threshold 0.
+        flow_network: optical flow.
+        background_network: background probabilities.
+        network: the Mask R-CNN that the proposals are from; its heads and features.
+        truth: instances of the first frame, for methods that are given them ("one-shot").
+    """
+
+    clip: Clip
+    proposals: tuple[Proposals, ...]
+    flow_network: FlowNetwork = field(repr=False)
+    background_network: BackgroundNetwork = field(repr=False)
+    network: DetectionNetwork = field(repr=False)
+    truth: tuple[Rle, ...] = ()
+
+    @property
+    def images(self) -> list[Image]:
+        """T arrays (H, W, 3) uint8, RGB."""
+        return [frame.image for frame in self.clip.frames]
+
+    @cached_property
+    def forward_flows(self) -> NDArray[np.float32]:
+        """(T - 1, H, W, 2) pixels (x, y), from each frame to the next."""
+        return self._flows(self.images[:-1], self.images[1:])
+
+    @cached_property
+    def backward_flows(self) -> NDArray[np.float32]:
+        """(T - 1, H, W, 2) pixels (x, y), from each frame but the first to the one before."""
+        return self._flows(self.images[1:], self.images[:-1])
+
+    def _flows(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+        if not first:
+            return np.zeros((0, *self.clip.size, 2), np.float32)
+        return self.flow_network.flow(first, second)
+
+
+class Method(Protocol):
+    """A way to choose or to make the masks of a clip.
+
+    Attributes:
+        label: what a table calls it, with the features or networks it uses where they differ from
+            those of its paper.
+    """
+
+    label: str
+
+    def masks(self, inputs: Inputs) -> list[Proposals]:
+        """T times the masks of a frame with scores, best first, no two sharing a pixel."""
+        ...
