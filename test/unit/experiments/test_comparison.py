@@ -6,14 +6,14 @@ import pytest
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 
-from experiments import comparison, methods
+from experiments import comparison, training_masks
 from gbopt_ros.config import load_config
 
 CONFIG = load_config(None, ["device=cpu"])
 
 
 def test_plan_has_every_seed_of_every_method_and_before_once() -> None:
-    masks = {name: methods.TrainingMasks() for name in ("before", "control", "ours")}
+    masks = {name: training_masks.TrainingMasks() for name in ("before", "control", "ours")}
     cells = comparison.plan(list(masks), masks, CONFIG, [4, 5])
     assert [(c.method, c.seed, c.config.learning.seed, c.learns) for c in cells] == [
         ("before", 4, 4, False),

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from support.labelled import labelled
 
-from experiments import methods, training
+from experiments import training, training_masks
 from experiments.cache import digest
 from gbopt_ros.config import Config, LearningConfig, load_config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
@@ -24,7 +24,7 @@ def cell(
     method: str = "ours", seed: int = 0, masks: str = "m", **learning: object
 ) -> training.Cell:
     config = replace(CONFIG, learning=replace(CONFIG.learning, seed=seed, **learning))
-    learnt = methods.TrainingMasks(digest=masks)
+    learnt = training_masks.TrainingMasks(digest=masks)
     return training.Cell(method, seed, learnt, config, learns=method != "before")
 
 
@@ -74,10 +74,10 @@ def test_run_cell_learns_what_the_network_of_the_round_before_selects(
     saved: dict[str, int] = {}
     selected_with: list[int] = []
 
-    def select(method: str, config: Config) -> methods.TrainingMasks:
+    def select(method: str, config: Config) -> training_masks.TrainingMasks:
         assert method == "ours"
         selected_with.append(saved[config.proposal.weights])
-        return methods.TrainingMasks(quality={"masks": 10.0 * len(selected_with)})
+        return training_masks.TrainingMasks(quality={"masks": 10.0 * len(selected_with)})
 
     def fine_tune(parent: int, *arguments: object, **_: object) -> tuple[int, None]:
         learning = arguments[2]

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from support.labelled import labelled
 
-from experiments import comparison, methods, tabletop
+from experiments import comparison, tabletop, training_masks
 from experiments.cache import Cache
 from gbopt_ros.config import LearningConfig, load_config
 from gbopt_ros.io.selection_format import SelectedFrame
@@ -50,17 +50,21 @@ class Oracle:
 def test_selection_of_gives_the_methods_of_table_4() -> None:
     assert comparison.parse_arguments(["--methods", "ours", "--ablation"]).methods == [
         "ours",
-        *methods.ABLATION,
+        *training_masks.ABLATION,
     ]
     limits = comparison.parse_arguments(["--methods", "right", "gt", "--limits"]).methods
     assert limits == ["right", "gt", "complete"]
     config = CONFIG.selection
-    alone = methods.selection_of("L_I", config)
+    alone = training_masks.selection_of("L_I", config)
     assert (alone.lambda_flow, alone.lambda_regularization, alone.overlap_tolerance) == (0, 0, 1)
-    constraint = methods.selection_of("constraint", config)
+    constraint = training_masks.selection_of("constraint", config)
     assert constraint == replace(config, lambda_flow=0.0, lambda_regularization=0.0)
-    assert methods.selection_of("L_F", config) == replace(config, lambda_regularization=0.0)
-    assert methods.selection_of("L_p", config) == methods.selection_of("ours", config) == config
+    assert training_masks.selection_of("L_F", config) == replace(config, lambda_regularization=0.0)
+    assert (
+        training_masks.selection_of("L_p", config)
+        == training_masks.selection_of("ours", config)
+        == config
+    )
 
 
 def test_filter_by_confidence_leaves_out_the_unsure_but_never_most() -> None:
@@ -70,7 +74,7 @@ def test_filter_by_confidence_leaves_out_the_unsure_but_never_most() -> None:
 
     def kept(minimum: float) -> list[SelectedFrame]:
         config = replace(CONFIG, learning=LearningConfig(min_confidence=minimum))
-        return methods.filter_by_confidence([frame, other], config)
+        return training_masks.filter_by_confidence([frame, other], config)
 
     first = replace(frame, rles=rles, scores=(0.7,), confidences=(0.9,))
     assert kept(0.5) == [first, other]
@@ -85,16 +89,18 @@ def test_masks_of_methods_are_made_once_and_judged(
     assert data.validation is not None
     oracle = Oracle([data.train, data.validation])
     monkeypatch.setattr(methods, "load_proposal_network", lambda config: oracle)
-    monkeypatch.setattr(methods.EnsembleProposals, "from_config", lambda config: oracle)
+    monkeypatch.setattr(training_masks.EnsembleProposals, "from_config", lambda config: oracle)
 
-    def masks() -> dict[str, methods.TrainingMasks]:
+    def masks() -> dict[str, training_masks.TrainingMasks]:
         cache = Cache(tmp_path / "cache")
-        maker = methods.MaskMaker([data.train], data.validation, data.rehearsal, CONFIG, cache)
+        maker = training_masks.MaskMaker(
+            [data.train], data.validation, data.rehearsal, CONFIG, cache
+        )
         names = ("control", "threshold", "tracklets", "distillation", "gt", "truth")
         return {name: maker.masks_of(name) for name in names}
 
     found = masks()
-    assert found["control"] == methods.TrainingMasks()
+    assert found["control"] == training_masks.TrainingMasks()
     assert found["control"].dataset(CONFIG) is None
     for name in ("threshold", "gt", "truth"):
         quality = found[name].quality
@@ -129,7 +135,7 @@ def test_limits_correct_what_ours_learns(tmp_path: Path, monkeypatch: pytest.Mon
         (truth[0], truth[1], encode(corner)), (0.9, 0.8, 0.7), (0.9, 0.3, 0.8),
     )  # fmt: skip
     cache = Cache(tmp_path / "cache")
-    maker = methods.MaskMaker([data.train], None, data.rehearsal, CONFIG, cache)
+    maker = training_masks.MaskMaker([data.train], None, data.rehearsal, CONFIG, cache)
 
     (right,) = maker.corrected("right", [frame])
     assert right.rles == (truth[0],) and right.scores == (0.9,)
