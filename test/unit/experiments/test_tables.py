@@ -72,6 +72,18 @@ def test_markdown_and_to_dict_tell_results_and_masks() -> None:
     assert all("shown" not in cell for cell in plain["ours"]["cells"])
 
 
+def test_markdown_tells_what_of_photographs_is_forgotten() -> None:
+    with_photographs = {
+        name: [cell | {"photographs": {"AP": 7.5 - (name == "ours")}} for cell in cells]
+        for name, cells in TABLE.items()
+    }
+    text = tables.markdown(with_photographs, dict.fromkeys(TABLE, TrainingMasks()))
+    (ours,) = [line for line in text.splitlines() if line.startswith("| ours")]
+    assert "| 57.8 ± 0.4 | 6.5 ± 0.0 |" in ours
+    assert "- Ours, photographs AP after learning: -1.00 ± 0.00." in text
+    assert "photographs" not in tables.markdown(TABLE, dict.fromkeys(TABLE, TrainingMasks()))
+
+
 def write_run(path: Path, run: dict, precision: float, **others: object) -> Path:
     quality = {"precision": precision, "recall": 60.0, "mean_iou": 80.0}
     learnt = {"ours": TrainingMasks(quality=quality)}

@@ -13,6 +13,7 @@ from support.labelled import labelled
 
 from experiments import training, training_masks
 from experiments.cache import digest
+from experiments.tabletop import Stills
 from gbopt_ros.config import Config, LearningConfig, load_config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
 
@@ -98,11 +99,12 @@ def test_run_cell_learns_what_the_network_of_the_round_before_selects(
 
     monkeypatch.setattr(training, "evaluate_network", evaluate)
     one = CocoDataset((CocoImage(1, "a.png", 4, 6),), {1: labelled().rles}, Path())
-    stills = SimpleNamespace(unseen=one, seen=one, rehearsal=one)
+    stills = Stills(one, one, one, photographs=one)
     of = replace(cell(iterations=2), rounds=3, select=select)
     result = training.run_cell(of, stills, lambda: None)
     assert selected_with == [102, 104]
-    assert judged == [106, 106]
+    assert judged == [106] * 3
+    assert {"unseen", "seen", "photographs"} <= set(result)
     assert result["masks"] == [None, {"masks": 10.0}, {"masks": 20.0}]
 
 

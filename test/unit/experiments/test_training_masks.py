@@ -88,7 +88,7 @@ def test_masks_of_methods_are_made_once_and_judged(
     data = tabletop.few()
     assert data.validation is not None
     oracle = Oracle([data.train, data.validation])
-    monkeypatch.setattr(methods, "load_proposal_network", lambda config: oracle)
+    monkeypatch.setattr(training_masks, "load_proposal_network", lambda config: oracle)
     monkeypatch.setattr(training_masks.EnsembleProposals, "from_config", lambda config: oracle)
 
     def masks() -> dict[str, training_masks.TrainingMasks]:
@@ -124,7 +124,7 @@ def test_limits_correct_what_ours_learns(tmp_path: Path, monkeypatch: pytest.Mon
     """Of three objects one is found, one only by an unsure mask; a sure mask is no object."""
     data = tabletop.few()
     oracle = Oracle([data.train])
-    monkeypatch.setattr(methods, "load_proposal_network", lambda config: oracle)
+    monkeypatch.setattr(training_masks, "load_proposal_network", lambda config: oracle)
     index = next(i for i, rles in data.train.truth.items() if len(rles) >= 3)
     truth = data.train.truth[index]
     size = tuple(truth[0]["size"])
