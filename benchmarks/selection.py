@@ -174,7 +174,6 @@ def _stage1(
         settings.k,
         tolerance,
         epsilon=settings.epsilon,
-        reduction=settings.reduction,
     )
 
 
@@ -277,7 +276,6 @@ def growth(out: Path) -> dict[str, Any]:
                 k,
                 0.0,
                 epsilon=1e-3,
-                reduction="mean",
             )
 
         return milliseconds(work, 9)["median"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gbopt_ros.config import training
 from gbopt_ros.config.section import ConfigSection, setting
-
-OPTIMIZERS = ("sgd", "adamw")
 
 MIN_STUDENT_CLIPS = 4
 """Fewer clips do not tell how much the energies of two networks differ by chance."""
@@ -107,23 +106,44 @@ class LearningConfig(ConfigSection):
         "A larger share forgets less and learns less.",
         low=0.0, high=1.0,
     )  # fmt: skip
-    optimizer: str = setting("adamw", "Optimiser (paper: sgd).", choices=OPTIMIZERS)
+    optimizer: str = training.optimizer()
     learning_rate: float = setting(
         2e-4,
         "Peak learning rate (paper: 0.002 with sgd). A larger rate changes the network more.",
         above=0.0,
     )
-    momentum: float = setting(0.9, "Momentum of sgd (paper: 0.9).", low=0.0, below=1.0)
+    momentum: float = training.momentum()
     weight_decay: float = setting(
-        1e-4, "Weight decay (paper: 0.0001). A larger value keeps weights smaller.", low=0.0
+        1e-4,
+        "Weight decay (paper: 0.0001). Biases and normalisation layers have none. A larger value "
+        "keeps weights smaller.",
+        low=0.0,
     )
     localization_losses: bool = setting(
         False,
         "Whether selected masks also teach boxes and outlines (paper: true). If false, they teach "
         "only which regions are objects.",
     )
-    warmup: int = setting(
-        20, "Number of optimiser steps in which the learning rate rises to its peak.", low=0
+    warmup: int = training.warmup(20)
+    warmup_start: float = training.warmup_start()
+    lr_schedule: str = setting(
+        "cosine",
+        "Learning rate after the warm-up: cosine (falls to 0) or constant. A constant rate changes "
+        "the network about twice as much in the same number of steps.",
+        choices=("cosine", "constant"),
+    )
+    bias_rate: float = training.bias_rate()
+    max_gradient_norm: float = training.max_gradient_norm()
+    freeze_beginning: bool = setting(
+        False,
+        "Whether the stem, the first stage and all normalisation stay as they are, as in "
+        "pretraining (paper: true). It forgets less and learns less.",
+    )
+    images_per_pass: int = setting(
+        0,
+        "Maximum number of images that pass through the network at once; gradients are summed over "
+        "the passes of a step (0: no limit). Fewer need less memory and more time.",
+        low=0,
     )
     weight_interpolation: float = setting(
         0.5,
@@ -144,8 +164,9 @@ class LearningConfig(ConfigSection):
     )  # fmt: skip
     max_bytes: int = setting(
         2_000_000_000,
-        "Maximum size of the images in the training set, bytes. A larger set keeps older images.",
-        low=1,
+        "Maximum size of the images in the training set, bytes (0: no limit). A larger set keeps "
+        "older images. What leaves is logged, and counted in the manifest of a version.",
+        low=0,
     )
     policy: str = setting(
         "balanced",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gbopt_ros.config.learning import OPTIMIZERS, AugmentConfig
+from gbopt_ros.config import training
+from gbopt_ros.config.learning import AugmentConfig
 from gbopt_ros.config.section import ConfigSection, setting
 
 
@@ -47,15 +48,16 @@ class PretrainConfig(ConfigSection):
         "are labelled.",
         low=0.0, high=1.0,
     )  # fmt: skip
-    optimizer: str = setting("adamw", "Optimiser (paper: sgd).", choices=OPTIMIZERS)
+    optimizer: str = training.optimizer()
     learning_rate: float = setting(6e-4, "Peak learning rate (paper: 0.02 with sgd).", above=0.0)
-    momentum: float = setting(0.9, "Momentum of sgd (paper: 0.9).", low=0.0, below=1.0)
+    momentum: float = training.momentum()
     weight_decay: float = setting(
         0.05, "Weight decay (paper: 0.0001). Biases and normalisation layers have none.", low=0.0
     )
-    warmup: int = setting(
-        300, "Number of optimiser steps in which the learning rate rises to its peak.", low=0
-    )
+    warmup: int = training.warmup(300)
+    warmup_start: float = training.warmup_start()
+    bias_rate: float = training.bias_rate()
+    max_gradient_norm: float = training.max_gradient_norm()
     lr_milestones: str = setting(
         "",
         "Steps after which the learning rate falls to a tenth, such as 60000,80000 (paper). Empty: "
@@ -73,7 +75,12 @@ class PretrainConfig(ConfigSection):
     )  # fmt: skip
     min_scale: float = setting(
         0.6,
-        "Minimum scale of a training image, relative to the network's input size (paper: 0.8).",
+        "Minimum scale of a training image for the proposal network, relative to its input size "
+        "(paper: 1).",
+        above=0.0, high=1.0,
+    )  # fmt: skip
+    background_min_scale: float = setting(
+        0.6, "As pretrain.min_scale, for the background network (paper: not said).",
         above=0.0, high=1.0,
     )  # fmt: skip
     num_workers: int = setting(

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from gbopt_ros.config.section import ConfigSection, setting
 
-REDUCTIONS = ("mean", "sum")
-
 
 @dataclass(frozen=True)
 class SelectionConfig(ConfigSection):
@@ -62,12 +60,6 @@ class SelectionConfig(ConfigSection):
         "optical flow (paper: 0). A larger value smooths scores over more frames.",
         low=0.0, below=1.0,
     )  # fmt: skip
-    reduction: str = setting(
-        "mean",
-        "Reduction of the background loss L_I over the pixels. With mean, the same weights suit "
-        "every image size.",
-        choices=REDUCTIONS,
-    )
     epsilon: float = setting(
         1e-3,
         "Minimum distance of a background probability from 0 and 1. A smaller value lets a single "
@@ -97,8 +89,14 @@ class SelectionConfig(ConfigSection):
         "Whether to evaluate the optical flow of all K^2 (T - 1) edges of a clip. Margins are then "
         "exact instead of lower bounds, and the selection takes much longer.",
     )
+    photograph: str = setting(
+        "",
+        "Image file of the background that masks are pasted on for the synthetic flow (Appendix "
+        "C); it is scaled to the frames. Empty: a generated texture.",
+        fixed=True,
+    )
     seed: int = setting(
         0,
-        "Seed for the texture that masks are pasted on for the synthetic flow (Appendix C).",
+        "Seed for the texture that masks are pasted on where no selection.photograph is set.",
         low=0,
     )

@@ -37,9 +37,9 @@ class DisFlow:
 
     def _pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = first.shape
-        # OpenCV takes the number of scales from the width alone. If the height is smaller, the
-        # coarsest image is smaller than a patch: DIS reads beyond it or fails an assertion.
-        smallest = 32
+        # On smaller images DIS reads beyond its buffers: it fails an assertion, or the flow depends
+        # on what was there before, and no optimum can be certified.
+        smallest = 96
         if min(height, width) < smallest:
             pad = (0, max(0, smallest - height), 0, max(0, smallest - width))
             first = cv2.copyMakeBorder(first, *pad, cv2.BORDER_REPLICATE)

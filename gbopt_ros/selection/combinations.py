@@ -33,7 +33,6 @@ def best_combinations(
     overlap_tolerance: float = 0.0,
     *,
     epsilon: float = SelectionConfig.epsilon,
-    reduction: str = SelectionConfig.reduction,
     prior: NDArray[np.floating] | None = None,
 ) -> list[Combination]:
     """The K combinations of masks with the lowest background loss.
@@ -47,7 +46,6 @@ def best_combinations(
         k: maximum number of combinations.
         overlap_tolerance: 0 is the paper's rule: no shared pixel.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon].
-        reduction: "mean" or "sum" of the loss over pixels.
         prior: (N,) additional cost of selecting each mask, summed over its pixels, of either sign;
             None: no prior, as in the paper.
 
@@ -66,7 +64,7 @@ def best_combinations(
     decomposed = atoms(masks.astype(bool, copy=False))
     return combinations_of_atoms(
         decomposed, background, k, overlap_tolerance,
-        epsilon=epsilon, reduction=reduction, prior=prior,
+        epsilon=epsilon, prior=prior,
     )  # fmt: skip
 
 
@@ -77,7 +75,6 @@ def combinations_of_atoms(
     overlap_tolerance: float,
     *,
     epsilon: float,
-    reduction: str,
     prior: NDArray[np.floating] | None = None,
 ) -> list[Combination]:
     """`best_combinations` of masks that are decomposed already."""
@@ -87,10 +84,9 @@ def combinations_of_atoms(
         raise ValueError("best_combinations: background holds values that are not finite")
     constant = empty_background_loss(background, epsilon)
     evidence = decomposed.sums(background_evidence(decomposed.covered(background), epsilon))
-    scale = 1.0 / background.size if reduction == "mean" else 1.0
     unary = np.zeros(len(decomposed.membership)) if prior is None else on_grid(prior)
     best = _best_sets(decomposed, evidence, unary, k, overlap_tolerance)
-    return [Combination(indices, (constant + value) * scale) for value, indices in best]
+    return [Combination(indices, (constant + value) / background.size) for value, indices in best]
 
 
 def conflict_graph(decomposed: Atoms, overlap_tolerance: float) -> NDArray[np.bool_]:

@@ -114,7 +114,6 @@ def make_layer(
         config.k,
         config.overlap_tolerance,
         epsilon=config.epsilon,
-        reduction=config.reduction,
         prior=prior,
     )
     chosen = [list(combination.indices) for combination in combinations]
@@ -178,7 +177,7 @@ class Lattice:
         self.layers.append(layer)
         self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))
         if before is None or flow is None:
-            self._photograph = background_photograph(frame.size, config.seed)
+            self._photograph = background_photograph(frame.size, config.seed, config.photograph)
             return
         self._flows.append(flow)
         outside = np.zeros(len(before))

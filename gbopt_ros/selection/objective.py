@@ -55,16 +55,16 @@ def empty_background_loss(background: NDArray[np.floating], epsilon: float) -> f
 
 
 def background_loss(
-    foreground: BoolMask, background: NDArray[np.floating], epsilon: float, reduction: str
+    foreground: BoolMask, background: NDArray[np.floating], epsilon: float
 ) -> float:
-    """L_I = CE(Bg, 1 - Fg) (Eq. 3).
+    """L_I = CE(Bg, 1 - Fg) (Eq. 3), mean over the pixels.
 
     The paper does not say whether the cross-entropy is summed or averaged. Only with the mean do
-    its weights (1, 1, 0.5) suit every image size, so `reduction` is "mean" by default.
+    its weights (1, 1, 0.5) suit every image size.
     """
     evidence = background_evidence(background, epsilon)
     total = empty_background_loss(background, epsilon) + float(evidence[foreground].sum())
-    return total / foreground.size if reduction == "mean" else total
+    return total / foreground.size
 
 
 def flow_residual(

@@ -15,6 +15,7 @@ from gbopt_ros.perception.flow import high_detail_flow
 from gbopt_ros.perception.motion import clip_with_motion, last_with_motion
 from gbopt_ros.selection.fixed_lag import FixedLagSelector
 from gbopt_ros.selection.outlines import redraw_outlines, with_outlines
+from gbopt_ros.selection.synthesis import background_photograph
 from gbopt_ros.selection.two_stage import select_clip
 from gbopt_ros.structures import Clip, Cues, FlowNetwork, FrameSelection, Selection
 
@@ -168,6 +169,11 @@ class StreamSelector:
 def make_selector(
     flow_network: FlowNetwork, config: Config, timed: Timed = _untimed
 ) -> ClipSelector | StreamSelector:
-    """The selector for `selection.lag`; -1 selects whole clips."""
+    """The selector for `selection.lag`; -1 selects whole clips.
+
+    Raises:
+        GboptError: `selection.photograph` is no image.
+    """
+    background_photograph((1, 1), 0, config.selection.photograph)  # an error now, not in a clip
     kind = StreamSelector if config.selection.lag >= 0 else ClipSelector
     return kind(flow_network, config, timed)

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import cv2
 import numpy as np
 
+from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.structures import BoolMask, Image
 
 _OCTAVES = (4, 8, 16, 32, 64, 128)  # cells along the shorter side
 _DECAY = 0.8  # of the amplitude from one octave to the next
 
 
-def background_photograph(size: tuple[int, int], seed: int) -> Image:
-    """A textured image to paste masks on: coloured noise with the spectrum of natural images.
-
-    Objects of any colour stand out from texture at every scale, as from the paper's photograph.
+def background_photograph(size: tuple[int, int], seed: int, path: str = "") -> Image:
+    """The image to paste masks on.
 
     Args:
         size: (height, width).
-        seed: the same seed gives the same image.
+        seed: of the texture; the same seed gives the same image.
+        path: image file, scaled to `size` as in the paper. Empty: a texture.
 
     Returns:
         (H, W, 3) uint8, RGB.
+
+    Raises:
+        GboptError: the file is no complete image.
+    """
+    if path:
+        return np.asarray(cv2.resize(_read(path), size[::-1], interpolation=cv2.INTER_AREA))
+    return _texture(size, seed)
+
+
+_read = lru_cache(maxsize=1)(lambda path: read_image(Path(path)))
+
+
+def _texture(size: tuple[int, int], seed: int) -> Image:
+    """Coloured noise with the spectrum of natural images.
+
+    Objects of any colour stand out from texture at every scale, as from a photograph.
     """
     height, width = size
     rng = np.random.default_rng(seed)

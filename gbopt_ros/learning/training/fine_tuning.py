@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from gbopt_ros.learning.data.datasets import InstanceDataset
 from gbopt_ros.learning.data.loader import Batch, Batches, Sample, load_batches, to_device
 from gbopt_ros.learning.data.targets import detection_target
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
+from gbopt_ros.learning.training.pretrained_backbone import freeze_beginning
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog, build_optimizer, train
 from gbopt_ros.models.detection import DetectionNetwork
 from gbopt_ros.models.weights import HasState
@@ -48,40 +49,37 @@ def fine_tune(
     datasets, chosen = _datasets(selected, rehearsal, config)
     torch.manual_seed(config.seed)
     network: Any = copy.deepcopy(parent).to(device).train()
-    if isinstance(network, MaskRCNN):
+    if isinstance(network, MaskRCNN):  # a detectron2 network has a configuration of its own
         with_ignore_regions(network)
+        if config.freeze_beginning:
+            freeze_beginning(network.backbone.get_submodule("body"))
     network = network.to(memory_format=torch.channels_last)
     _freeze_statistics(network)
 
-    def losses_of(model: nn.Module, samples: list[Sample]) -> dict[str, Tensor]:
-        images, targets = zip(*(to_device(sample, device) for sample in samples), strict=True)
-        losses: dict[str, Tensor] = model(list(images), list(targets))
-        return losses
-
-    def all_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if config.localization_losses or not chosen:
-            return losses_of(model, batch.samples)
-        share = chosen / len(batch.samples)
-        with _no_mask_head(model):
-            of_selected = losses_of(model, batch.samples[:chosen])
-        losses = {
-            name: share * loss
-            for name, loss in of_selected.items()
-            if name not in LOCALIZATION_LOSSES
+    def losses_of(model: nn.Module, part: _Part) -> dict[str, Tensor]:
+        images, targets = zip(*(to_device(sample, device) for sample in part.samples), strict=True)
+        with nullcontext() if part.teaches_outlines else _no_mask_head(model):
+            losses: dict[str, Tensor] = model(list(images), list(targets))
+        return {
+            name: part.share * loss
+            for name, loss in losses.items()
+            if part.teaches_outlines or name not in LOCALIZATION_LOSSES
         }
-        if chosen < len(batch.samples):
-            for name, loss in losses_of(model, batch.samples[chosen:]).items():
-                losses[name] = losses.get(name, 0.0) + (1 - share) * loss
-        return losses
 
     batches = Batches(datasets, config.augment, config.seed, detection_target)
     trained, log = train(
         network,
-        load_batches(batches, 0, config.iterations, device),
-        all_losses,
-        build_optimizer(network, config, decay_vectors=True),
+        (
+            _parts(batch, chosen, config)
+            for batch in load_batches(batches, 0, config.iterations, device)
+        ),
+        losses_of,
+        build_optimizer(network, config),
         iterations=config.iterations,
         warmup=config.warmup,
+        warmup_start=config.warmup_start,
+        lr_milestones=() if config.lr_schedule == "constant" else None,
+        max_gradient_norm=config.max_gradient_norm,
         title="learn",
         on_step=on_step,
     )
@@ -89,6 +87,32 @@ def fine_tune(
     trained = trained.cpu().eval()
     _interpolate(trained, parent, config.weight_interpolation)
     return trained, log
+
+
+class _Part(NamedTuple):
+    """What passes through the network at once.
+
+    Attributes:
+        share: of these samples in their batch.
+        teaches_outlines: whether the box and mask heads learn from them.
+    """
+
+    samples: list[Sample]
+    share: float
+    teaches_outlines: bool
+
+
+def _parts(batch: Batch, chosen: int, config: LearningConfig) -> list[_Part]:
+    """The parts of a batch whose first `chosen` samples have selected masks."""
+    groups = [(batch.samples[:chosen], config.localization_losses), (batch.samples[chosen:], True)]
+    if config.localization_losses:
+        groups = [(batch.samples, True)]
+    most = config.images_per_pass or config.batch_size
+    return [
+        _Part(samples[i : i + most], len(samples[i : i + most]) / len(batch.samples), outlines)
+        for samples, outlines in groups
+        for i in range(0, len(samples), most)
+    ]
 
 
 def selected_in_batch(config: LearningConfig, rehearses: bool) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ from gbopt_ros.perception.background import resize_short_side
 from gbopt_ros.perception.proposals import MAX_ELONGATION
 from gbopt_ros.structures import GboptError
 
+P = TypeVar("P")  # part of a batch
+
 log = logging.getLogger(__name__)
 
 _SCALES = 6  # number of sizes of a training image, as detectron2's 640, 672, ..., 800
@@ -73,16 +75,18 @@ def pretrain_proposals(
     (short_side,) = network.transform.min_size
     network.transform.min_size = tuple(_sizes(short_side, config.min_scale))
 
-    def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = {}
-        for samples in _passes(batch, network, device):
-            of_pass = model([image for image, _ in samples], [target for _, target in samples])
-            for name, loss in of_pass.items():
-                losses[name] = losses.get(name, 0.0) + loss * len(samples) / len(batch.samples)
-        return losses
+    def parts_of(batch: Batch) -> list[tuple[list[Sample], float]]:
+        parts = _split(batch, network, device)
+        return [(samples, len(samples) / len(batch.samples)) for samples in parts]
+
+    def losses_of(model: nn.Module, part: tuple[list[Sample], float]) -> dict[str, Tensor]:
+        samples, share = part
+        losses = model([image for image, _ in samples], [target for _, target in samples])
+        return {name: share * loss for name, loss in losses.items()}
 
     trained, losses = _train(
-        network, _shares(dataset, partial, config), config, device, losses_of, detection_target,
+        network, _shares(dataset, partial, config), config, device, parts_of, losses_of,
+        detection_target,
         iterations=config.iterations, warmup=config.warmup, lr_milestones=config.lr_milestones,
         checkpoint=checkpoint, title="pretrain proposals",
     )  # fmt: skip
@@ -120,32 +124,37 @@ def pretrain_background(
     elif proposals is not None and not config.background_architecture.startswith(TIMM):
         _copy_fitting(proposals.backbone, network.backbone)
         freeze_beginning(network.backbone.get_submodule("body"))
-    sizes = _sizes(network.short_side, config.min_scale)
+    sizes = _sizes(network.short_side, config.background_min_scale)
 
-    def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def parts_of(batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         rng = np.random.default_rng(batch.seed)
-        entropy, weight = torch.zeros((), device=device), torch.zeros((), device=device)
-        for samples in _passes(batch, network, device):
-            images, targets, known = collate_semantic(
-                samples, [int(rng.choice(sizes)) for _ in samples], network
-            )
-            try:
-                logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-            except ValueError as error:  # a ResNeSt normalises what it has pooled to one pixel
-                raise GboptError(
-                    f"pretrain background: {config.background_architecture} cannot train on "
-                    f"{len(images)} images a process ({error}); raise pretrain.batch_size, or "
-                    "start from pretrain.background_backbone, whose statistics stay as they are"
-                ) from error
-            entropy = entropy + functional.binary_cross_entropy_with_logits(
-                logits, targets, weight=known, reduction="sum"
-            )
-            weight = weight + known.sum()
-        return {"cross_entropy": entropy / weight.clamp(min=1)}
+        parts = [
+            collate_semantic(samples, [int(rng.choice(sizes)) for _ in samples], network)
+            for samples in _split(batch, network, device)
+        ]
+        # The mean is over all known pixels of the batch.
+        weight = torch.stack([known.sum() for _, _, known in parts]).sum().clamp(min=1)
+        return [(images, targets, known / weight) for images, targets, known in parts]
+
+    def losses_of(model: nn.Module, part: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        images, targets, weights = part
+        try:
+            logits = model(images.contiguous(memory_format=torch.channels_last)).float()
+        except ValueError as error:  # a ResNeSt normalises what it has pooled to one pixel
+            raise GboptError(
+                f"pretrain background: {config.background_architecture} cannot train on "
+                f"{len(images)} images a process ({error}); raise pretrain.batch_size, or "
+                "start from pretrain.background_backbone, whose statistics stay as they are"
+            ) from error
+        entropy = functional.binary_cross_entropy_with_logits(
+            logits, targets, weight=weights, reduction="sum"
+        )
+        return {"cross_entropy": entropy}
 
     iterations = config.background_iterations
     trained, losses = _train(
-        network, _shares(dataset, partial, config), config, device, losses_of, semantic_target,
+        network, _shares(dataset, partial, config), config, device, parts_of, losses_of,
+        semantic_target,
         iterations=iterations, warmup=min(config.warmup, iterations // 5),
         lr_milestones=config.background_lr_milestones,
         checkpoint=checkpoint, title="pretrain background",
@@ -154,8 +163,8 @@ def pretrain_background(
     return trained.eval(), losses
 
 
-def _passes(batch: Batch, network: nn.Module, device: torch.device) -> list[list[Sample]]:
-    """The samples of a batch on the device, by the forward pass that they share.
+def _split(batch: Batch, network: nn.Module, device: torch.device) -> list[list[Sample]]:
+    """The samples of a batch on the device, in the parts that pass through the network at once.
 
     A pass pads its images to the largest. A CPU is faster without, one image after the other, if
     no normalisation takes its statistics from the pass.
@@ -217,7 +226,8 @@ def _train(
     datasets: Sequence[tuple[InstanceDataset, int]],
     config: PretrainConfig,
     device: torch.device,
-    losses_of: Callable[[nn.Module, Batch], dict[str, Tensor]],
+    parts_of: Callable[[Batch], Sequence[P]],
+    losses_of: Callable[[nn.Module, P], dict[str, Tensor]],
     targets_of: Callable[[Example], dict[str, Tensor]],
     *,
     iterations: int,
@@ -248,18 +258,21 @@ def _train(
         processes=processes, rank=rank,
     )  # fmt: skip
 
-    def seeded_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(batch.seed)
-        return losses_of(model, batch)
+    def seeded_parts() -> Iterator[Sequence[P]]:
+        for batch in load_batches(batches, first, iterations, device, config.num_workers):
+            torch.manual_seed(batch.seed)
+            yield parts_of(batch)
 
     return train(
         network,
-        load_batches(batches, first, iterations, device, config.num_workers),
-        seeded_losses,
-        build_optimizer(network, config, decay_vectors=False),
+        seeded_parts(),
+        losses_of,
+        build_optimizer(network, config),
         iterations=iterations,
         warmup=warmup,
-        lr_milestones=milestone_steps(lr_milestones),
+        warmup_start=config.warmup_start,
+        lr_milestones=milestone_steps(lr_milestones) or None,
+        max_gradient_norm=config.max_gradient_norm,
         ema_decay=config.ema_decay,
         checkpoint=saved,
         title=title,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,12 +19,10 @@ from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.models.device import has_fast_bfloat16
 from gbopt_ros.structures import GboptError
 
-B = TypeVar("B")  # a batch
+P = TypeVar("P")  # what passes through the network at once: a batch, or a part of one
 
 OnStep = Callable[[int, float], None]
 """Takes the number of steps done and the loss of the last one."""
-
-GRADIENT_NORM = 10.0  # gradients are clipped to it: a rare bad batch must not wreck the weights
 
 
 @dataclass
@@ -42,34 +41,38 @@ class TrainingLog:
 
 
 def build_optimizer(
-    network: nn.Module, config: LearningConfig | PretrainConfig, *, decay_vectors: bool
+    network: nn.Module, config: LearningConfig | PretrainConfig
 ) -> torch.optim.Optimizer:
     """The optimiser of the configuration, for all parameters that are trained.
 
-    Args:
-        decay_vectors: whether weight decay includes biases and normalisation parameters.
+    Biases have a learning rate of their own. They and normalisation parameters do not decay.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in trained if decay_vectors or p.ndim > 1]
-    others = [p for p in trained if not decay_vectors and p.ndim <= 1]
+    trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    matrices = [p for _, p in trained if p.ndim > 1]
+    scales = [p for name, p in trained if p.ndim <= 1 and not name.endswith("bias")]
+    biases = [p for name, p in trained if p.ndim <= 1 and name.endswith("bias")]
+    rate = config.learning_rate
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay, "lr": rate},
+        {"params": scales, "weight_decay": 0.0, "lr": rate},
+        {"params": biases, "weight_decay": 0.0, "lr": rate * config.bias_rate},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+        return torch.optim.SGD(groups, momentum=config.momentum)
+    return torch.optim.AdamW(groups)
 
 
 def train(
     network: nn.Module,
-    batches: Iterator[B],
-    losses_of: Callable[[nn.Module, B], dict[str, Tensor]],
+    batches: Iterator[Sequence[P]],
+    losses_of: Callable[[nn.Module, P], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     *,
     iterations: int,
     warmup: int,
-    lr_milestones: Sequence[int] = (),
+    warmup_start: float = 0.0,
+    lr_milestones: Sequence[int] | None = None,
+    max_gradient_norm: float = 0.0,
     ema_decay: float = 0.0,
     checkpoint: Checkpoint | None = None,
     title: str = "train",
@@ -82,11 +85,14 @@ def train(
 
     Args:
         network: on its device and in training mode.
-        batches: from step `checkpoint.step` on, where there is a checkpoint.
-        losses_of: takes the network and a batch, gives named losses, each a scalar.
+        batches: the batch of every step, in one part or in several that pass through the network
+            one after the other, in which case gradients are summed; from step `checkpoint.step` on,
+            where there is a checkpoint.
+        losses_of: takes the network and a part, gives named losses, each a scalar: the share of
+            this part in the losses of its batch.
         optimizer: its learning rates are the peaks of the schedule.
-        lr_milestones: steps at which the learning rate falls to a tenth; with none it falls to
-            zero as a cosine.
+        lr_milestones: see `rate_at`.
+        max_gradient_norm: norm to which larger gradients are scaled down; 0: never.
         ema_decay: decay of an exponential moving average of the weights; 0: no average.
         checkpoint: training resumes from it and writes it at intervals.
         on_step: called after every step, in place of a progress bar; an exception in it ends the
@@ -113,27 +119,22 @@ def train(
             module.training for module in network.modules() if isinstance(module, nn.BatchNorm2d)
         )
         model = DistributedDataParallel(network, broadcast_buffers=changing)
-    fast_bfloat16 = has_fast_bfloat16(device)
     progress = tqdm(
         range(first, iterations), title, iterations, unit="step", dynamic_ncols=True,
         initial=first, disable=on_step is not None,
     )  # fmt: skip
     for step in progress:
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * rate_at(step, iterations, warmup, lr_milestones)
-        # bfloat16 needs no loss scaling and halves the time of a step where hardware has it.
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bfloat16):
-            losses = losses_of(model, next(batches))
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        values = {name: loss.item() for name, loss in losses.items()} | {"total": total.item()}
+            group["lr"] = peak * rate_at(step, iterations, warmup, lr_milestones, warmup_start)
+        optimizer.zero_grad(set_to_none=True)
+        values = _sum_gradients(model, next(batches), losses_of, device)
         if not math.isfinite(values["total"]):
             raise GboptError(
                 f"{title}: loss is not finite at step {step} ({values}); nothing was saved. "
                 "Lower the learning rate or look at the training masks."
             )
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        if max_gradient_norm:
+            nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
         optimizer.step()
         if averaged is not None:
             _update_average(averaged, network, min(ema_decay, (1 + step) / (10 + step)))
@@ -148,16 +149,46 @@ def train(
     return (averaged if averaged is not None else network), log
 
 
-def rate_at(step: int, iterations: int, warmup: int, lr_milestones: Sequence[int] = ()) -> float:
+def _sum_gradients(
+    model: nn.Module,
+    parts: Sequence[P],
+    losses_of: Callable[[nn.Module, P], dict[str, Tensor]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Add the gradients of all parts of a batch; returns its losses by name and their `total`."""
+    values: dict[str, float] = {}
+    for number, part in enumerate(parts, 1):
+        with ExitStack() as stack:
+            if isinstance(model, DistributedDataParallel) and number < len(parts):
+                stack.enter_context(model.no_sync())  # processes meet once a step
+            # bfloat16 needs no loss scaling and halves the time of a step where hardware has it.
+            with torch.autocast(
+                device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(device)
+            ):
+                losses = losses_of(model, part)
+                total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            total.backward()
+        for name, loss in (losses | {"total": total}).items():
+            values[name] = values.get(name, 0.0) + loss.item()
+    return values
+
+
+def rate_at(
+    step: int,
+    iterations: int,
+    warmup: int,
+    lr_milestones: Sequence[int] | None = None,
+    warmup_start: float = 0.0,
+) -> float:
     """The learning rate of a step, relative to its peak.
 
-    It rises linearly over `warmup` steps. Then it falls to a tenth at each of `lr_milestones` or,
-    where there are none, to zero as a cosine.
+    It rises linearly, from `warmup_start` at the first step, over `warmup` steps. Then it falls to
+    a tenth at each of `lr_milestones`; if these are None, to zero as a cosine.
     """
     if step < warmup:
-        return (step + 1) / warmup
-    if lr_milestones:
-        return 0.1 ** sum(step >= milestone for milestone in lr_milestones)
+        return warmup_start + (1 - warmup_start) * step / warmup
+    if lr_milestones is not None:
+        return float(0.1 ** sum(step >= milestone for milestone in lr_milestones))
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, iterations - warmup)))
 
 

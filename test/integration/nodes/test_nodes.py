@@ -118,7 +118,7 @@ def test_set_parameters_changes_a_running_node(graph: Graph) -> None:
     [
         ("selector", "selection.k", {"integer_value": 0}, "k"),
         ("selector", "selection.epsilon", {"double_value": 0.5}, "epsilon"),
-        ("selector", "selection.reduction", {"string_value": "median"}, "one of mean, sum"),
+        ("selector", "outline.method", {"string_value": "median"}, "one of grabcut, network"),
         ("clip_buffer", "clip.overlap", {"integer_value": 4}, "less than length, 4"),
         ("proposal", "proposal.weights", {"string_value": "other"}, "read-only"),
         ("proposal", "device", {"string_value": "cuda"}, "read-only"),

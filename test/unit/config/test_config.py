@@ -79,7 +79,7 @@ def test_load_config_later_override_wins() -> None:
         ("clip.max_gap_s=2", "clip", "max_gap_s", 2.0),
         ("learning.learning_rate=1e-4", "learning", "learning_rate", 1e-4),
         ("selection.exhaustive=true", "selection", "exhaustive", True),
-        ("selection.reduction=sum", "selection", "reduction", "sum"),
+        ("outline.method=network", "outline", "method", "network"),
         ("proposal.weights=/data/a=b.safetensors", "proposal", "weights", "/data/a=b.safetensors"),
         ('proposal.weights=""', "proposal", "weights", ""),
     ],
@@ -127,7 +127,7 @@ def test_to_dict_is_json_that_load_config_takes(tmp_path: Path) -> None:
         ("flow.backend=raft_small", r"FlowConfig\.weights"),
         ("selection.overlap_tolerance=-0.1", r"SelectionConfig\.overlap_tolerance"),
         ("selection.lambda_flow=-1", r"SelectionConfig\.lambda_flow"),
-        ("selection.reduction=max", r"SelectionConfig\.reduction.*max"),
+        ("outline.method=max", r"OutlineConfig\.method.*max"),
         ("selection.epsilon=0.5", r"SelectionConfig\.epsilon"),
         ("learning.rehearsal_share=1.1", r"LearningConfig\.rehearsal_share.*1\.1"),
         ("learning.momentum=1", r"LearningConfig\.momentum"),
@@ -301,9 +301,9 @@ def test_setting_allows_its_choices(section: type[ConfigSection], known: Setting
             "ProposalConfig.score_threshold: expected at least 0 and below 1, got 1.0",
         ),
         (
-            "selection",
-            {"reduction": "max"},
-            "SelectionConfig.reduction: expected one of mean, sum, got 'max'",
+            "outline",
+            {"method": "max"},
+            "OutlineConfig.method: expected one of grabcut, network, got 'max'",
         ),
         (
             "flow",
@@ -351,6 +351,7 @@ def test_settings_that_need_another_network_are_fixed() -> None:
     weights = {f"{section}.{name}" for section in ("proposal", "background", "flow")
                for name in ("weights", "half", "batch_size")}  # fmt: skip
     assert weights | {"device", "flow.backend"} <= fixed
+    fixed.remove("selection.photograph")
     assert not any(name.startswith(("clip.", "selection.", "learning.")) for name in fixed)
 
 

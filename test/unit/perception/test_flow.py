@@ -36,6 +36,18 @@ def test_dis_flow_does_not_carry_state_between_pairs() -> None:
     np.testing.assert_array_equal(together[0], together[2])
 
 
+@pytest.mark.parametrize("high_detail", [False, True])
+@pytest.mark.parametrize("size", [(32, 40), (48, 36), (64, 80), (60, 88), (96, 96), (100, 130)])
+def test_dis_flow_depends_on_the_pair_alone(size: tuple[int, int], high_detail: bool) -> None:
+    pairs = [(texture(*size, seed=n), texture(*size, seed=n + 9)) for n in range(4)]
+    network = DisFlow(high_detail)
+    first = [network.flow([a], [b]) for a, b in pairs]
+    for n in np.random.default_rng(0).permutation(12) % 4:  # shuffled, after other pairs
+        a, b = pairs[n]
+        np.testing.assert_array_equal(network.flow([a], [b]), first[n])
+        np.testing.assert_array_equal(DisFlow(high_detail).flow([a], [b]), first[n])
+
+
 @pytest.mark.parametrize(
     "size", [(1, 1), (8, 8), (8, 64), (64, 8), (15, 17), (240, 1), (3, 130), (16, 640), (31, 160)]
 )

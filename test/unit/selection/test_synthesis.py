@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+
+from gbopt_ros.config import load_config
+from gbopt_ros.perception.flow import DisFlow
+from gbopt_ros.selection import make_selector
 from gbopt_ros.selection.synthesis import background_photograph, composite
+from gbopt_ros.structures import GboptError
 
 
 def test_composite_shows_the_masks_on_the_photograph() -> None:
@@ -22,3 +30,20 @@ def test_background_photograph_is_seeded_and_textured() -> None:
     assert (first != background_photograph((60, 80), 4)).any()
     assert first.std() > 20
     assert np.abs(np.diff(first.astype(int), axis=1)).mean() > 2
+
+
+def test_background_photograph_of_a_file_is_scaled_to_the_frames(tmp_path: Path) -> None:
+    left_red = np.zeros((40, 80, 3), np.uint8)
+    left_red[:, :40, 2] = 200  # BGR
+    path = tmp_path / "room.png"
+    cv2.imwrite(str(path), left_red)
+    made = background_photograph((10, 12), 0, str(path))
+    assert made.shape == (10, 12, 3)
+    assert (made[:, :6] == (200, 0, 0)).all()
+    assert (made[:, 6:] == 0).all()
+
+
+def test_make_selector_reads_the_photograph_at_once(tmp_path: Path) -> None:
+    config = load_config(None, [f"selection.photograph={tmp_path / 'missing.jpg'}"])
+    with pytest.raises(GboptError, match=r"missing\.jpg: image cannot be read"):
+        make_selector(DisFlow(), config)

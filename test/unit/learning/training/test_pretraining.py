@@ -247,10 +247,10 @@ def test_pretrain_takes_a_share_of_partial_images(monkeypatch: pytest.MonkeyPatc
 def test_pretraining_passes_images_one_by_one_if_statistics_are_frozen() -> None:
     batch = Batch(0, [sample(8, 12, 0.5), sample(10, 8, 0.25)])
     network = build_mask_rcnn("slim18-fpn").train()
-    assert [len(samples) for samples in pretrain._passes(batch, network, CPU)] == [2]
+    assert [len(samples) for samples in pretrain._split(batch, network, CPU)] == [2]
     freeze_beginning(network)
     freeze_statistics(network)
-    assert [len(samples) for samples in pretrain._passes(batch, network, CPU)] == [1, 1]
+    assert [len(samples) for samples in pretrain._split(batch, network, CPU)] == [1, 1]
 
 
 # --------------------------------------------------------------------------------------- schedule
@@ -261,16 +261,22 @@ def test_rate_at_is_the_papers_schedule() -> None:
     milestones = milestone_steps(paper.lr_milestones)
 
     def rate(step: int) -> float:
-        return paper.learning_rate * rate_at(step, paper.iterations, paper.warmup, milestones)
+        return paper.learning_rate * rate_at(
+            step, paper.iterations, paper.warmup, milestones, paper.warmup_start
+        )
 
-    assert [rate(s) for s in (0, 499, 999, 1000, 59_999)] == pytest.approx(
-        [2e-5, 0.01, 0.02, 0.02, 0.02]
+    # maskrcnn-benchmark: 500 steps from a third.
+    assert [rate(s) for s in (0, 250, 500, 59_999)] == pytest.approx(
+        [0.02 / 3, 0.04 / 3, 0.02, 0.02], rel=1e-3
     )
     assert [rate(s) for s in (60_000, 79_999, 80_000, 89_999)] == pytest.approx(
         [2e-3, 2e-3, 2e-4, 2e-4]
     )
     assert (paper.iterations, paper.batch_size, paper.optimizer) == (90_000, 16, "sgd")
     assert (paper.momentum, paper.weight_decay) == (0.9, 1e-4)
+    assert (paper.bias_rate, paper.max_gradient_norm) == (2.0, 0.0)
+    assert pretrain._sizes(800, paper.min_scale) == [800]
+    assert pretrain._sizes(800, paper.background_min_scale)[0] == 640
     assert milestone_steps(paper.background_lr_milestones) == (240_000, 255_000)
 
 

@@ -15,13 +15,13 @@ from support.networks import sgd
 from torch import Tensor, nn
 
 from gbopt_ros.config import LearningConfig, PretrainConfig
-from gbopt_ros.learning.training.trainer import GRADIENT_NORM, TrainingLog, build_optimizer, train
+from gbopt_ros.learning.training.trainer import TrainingLog, build_optimizer, rate_at, train
 from gbopt_ros.structures import GboptError
 
 
 def no_batches() -> Iterator[list[str]]:
     while True:
-        yield []
+        yield [""]
 
 
 class Scalar(nn.Module):
@@ -43,7 +43,7 @@ def test_train_learns_a_regression() -> None:
     inputs = torch.randn(64, 2)
     targets = inputs @ torch.tensor([[2.0], [-1.0]]) + 0.5
 
-    def losses_of(network: nn.Module, _: list[str]) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, _: str) -> dict[str, Tensor]:
         error = network(inputs).float() - targets
         return {"square": (error**2).mean(), "absolute": error.abs().mean()}
 
@@ -61,21 +61,24 @@ def test_train_learns_a_regression() -> None:
 @pytest.mark.parametrize(
     ("iterations", "warmup", "expected"),
     [
-        (6, 2, [0.5, 1.0, 1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
+        (6, 2, [0.2, 0.6, 1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
         (4, 0, [1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
-        (2, 4, [0.25, 0.5]),
-        (1, 1, [1.0]),
+        (2, 4, [0.2, 0.4]),
+        (1, 1, [0.2]),
     ],
 )
 def test_train_follows_rate_at_by_hand(iterations: int, warmup: int, expected: list[float]) -> None:
     network, rates = Scalar(), []
     optimizer = sgd(network.parameters(), lr=10.0)
 
-    def losses_of(network: nn.Module, _: list[str]) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, _: str) -> dict[str, Tensor]:
         rates.append(optimizer.param_groups[0]["lr"])
         return {"loss": network() ** 2}
 
-    train(network, no_batches(), losses_of, optimizer, iterations=iterations, warmup=warmup)
+    train(
+        network, no_batches(), losses_of, optimizer,
+        iterations=iterations, warmup=warmup, warmup_start=0.2,
+    )  # fmt: skip
     assert rates == pytest.approx([10 * rate for rate in expected])
 
 
@@ -83,8 +86,8 @@ def test_train_takes_the_next_batch_at_every_step() -> None:
     network, seen = Scalar(), []
     batches = iter([["first"], ["second"], ["third"]])
 
-    def losses_of(network: nn.Module, batch: list[str]) -> dict[str, Tensor]:
-        seen.extend(batch)
+    def losses_of(network: nn.Module, part: str) -> dict[str, Tensor]:
+        seen.append(part)
         return {"loss": network()}
 
     optimizer = sgd(network.parameters(), lr=0.1)
@@ -96,7 +99,7 @@ def test_train_takes_the_next_batch_at_every_step() -> None:
 def test_train_aborts_on_a_loss_that_is_not_finite(bad: float) -> None:
     network = Scalar(1.0)
 
-    def losses_of(network: nn.Module, _: list[str]) -> dict[str, Tensor]:
+    def losses_of(network: nn.Module, _: str) -> dict[str, Tensor]:
         return {"mask": network() * (bad if network.passes == 3 else 1.0), "box": network()}
 
     optimizer = sgd(network.parameters(), lr=0.1)
@@ -111,9 +114,26 @@ def test_train_clips_gradients() -> None:
     optimizer = sgd(network.parameters(), lr=0.5)
     train(
         network, no_batches(), lambda network, _: {"loss": 1e6 * network()}, optimizer,
-        iterations=1, warmup=0,
+        iterations=1, warmup=0, max_gradient_norm=10.0,
     )  # fmt: skip
-    assert network.weight.item() == pytest.approx(-0.5 * GRADIENT_NORM, rel=1e-4)
+    assert network.weight.item() == pytest.approx(-0.5 * 10.0, rel=1e-4)
+
+
+def test_train_sums_the_gradients_of_the_parts_of_a_batch() -> None:
+    network = Scalar()
+    optimizer = sgd(network.parameters(), lr=1.0)
+    _, log = train(
+        network, iter([[0.5, 0.25]]), lambda network, share: {"loss": share * (network() + 4)},
+        optimizer, iterations=1, warmup=0,
+    )  # fmt: skip
+    assert network.passes == 2
+    assert network.weight.item() == pytest.approx(-0.75)
+    assert log.losses == {"loss": [3.0], "total": [3.0]}
+
+
+def test_rate_at_is_constant_or_falls_at_milestones() -> None:
+    assert [rate_at(step, 10, 0, ()) for step in (0, 9)] == [1.0, 1.0]
+    assert [rate_at(step, 10, 0, (4, 8)) for step in (3, 4, 8)] == pytest.approx([1, 0.1, 0.01])
 
 
 def test_train_ema_decay_by_hand() -> None:
@@ -122,7 +142,7 @@ def test_train_ema_decay_by_hand() -> None:
     optimizer = sgd(network.parameters(), lr=1.0)
     averaged, _ = train(
         network, no_batches(), lambda network, _: {"loss": network()}, optimizer,
-        iterations=3, warmup=10**6, ema_decay=0.15,
+        iterations=3, warmup=10**6, warmup_start=1e-6, ema_decay=0.15,
     )  # fmt: skip
     assert isinstance(averaged, Scalar)
     assert averaged is not network
@@ -140,11 +160,11 @@ def test_train_ema_lags_behind() -> None:
     optimizer = sgd(network.parameters(), lr=1.0)
     averaged, _ = train(
         network, no_batches(), lambda network, _: {"loss": network()}, optimizer,
-        iterations=2, warmup=2, ema_decay=0.9,
+        iterations=2, warmup=2, warmup_start=0.5, ema_decay=0.9,
     )  # fmt: skip
-    assert network.weight.item() == pytest.approx(-1.5)  # steps of 0.5 and 1
+    assert network.weight.item() == pytest.approx(-1.25)  # steps of 0.5 and 0.75
     first = 0.9 * -0.5
-    assert averaged.weight.item() == pytest.approx(2 / 11 * first + 9 / 11 * -1.5)
+    assert averaged.weight.item() == pytest.approx(2 / 11 * first + 9 / 11 * -1.25)
 
 
 def test_train_keeps_frozen_parameters() -> None:
@@ -160,22 +180,21 @@ def test_train_keeps_frozen_parameters() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-@pytest.mark.parametrize(("decay_vectors", "expected"), [(True, [2, 0]), (False, [1, 1])])
-def test_build_optimizer_decays_all_or_only_weight_matrices(
-    kind: str, decay_vectors: bool, expected: list[int]
-) -> None:
-    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    network[1].requires_grad_(False)
-    for config in (
-        LearningConfig(optimizer=kind, learning_rate=0.5, weight_decay=0.25, momentum=0.7),
-        PretrainConfig(optimizer=kind, learning_rate=0.5, weight_decay=0.25, momentum=0.7),
-    ):
-        optimizer = build_optimizer(network, config, decay_vectors=decay_vectors)
+def test_build_optimizer_decays_weight_matrices_alone(kind: str) -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+    network[2].requires_grad_(False)
+    chosen = {
+        "optimizer": kind, "learning_rate": 0.5, "weight_decay": 0.25, "momentum": 0.7,
+        "bias_rate": 2.0,
+    }  # fmt: skip
+    for config in (LearningConfig(**chosen), PretrainConfig(**chosen)):
+        optimizer = build_optimizer(network, config)
         assert type(optimizer) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[kind]
         groups = optimizer.param_groups
-        assert [len(group["params"]) for group in groups] == expected
-        assert [group["weight_decay"] for group in groups] == [0.25, 0.0]
-        assert all(group["lr"] == 0.5 and group.get("momentum", 0.7) == 0.7 for group in groups)
+        assert [len(group["params"]) for group in groups] == [1, 1, 2]
+        assert [group["weight_decay"] for group in groups] == [0.25, 0.0, 0.0]
+        assert [group["lr"] for group in groups] == [0.5, 0.5, 1.0]
+        assert all(group.get("momentum", 0.7) == 0.7 for group in groups)
 
 
 TWO_PROCESSES = """
@@ -191,7 +210,7 @@ network = nn.Linear(3, 1)
 inputs, targets = torch.load(sys.argv[1])
 share = slice(4 * rank, 4 * rank + 4)
 train(
-    network, iter([None] * 5),
+    network, iter([[None]] * 5),
     lambda model, _: {"l1": (model(inputs[share]) - targets[share]).abs().mean()},
     torch.optim.SGD(network.parameters(), lr=0.1), iterations=5, warmup=2, on_step=lambda *_: None,
 )
@@ -214,7 +233,7 @@ def test_train_on_two_processes_gives_the_weights_of_one(tmp_path: Path) -> None
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
-    def losses_of(model: nn.Module, _: list[str]) -> dict[str, Tensor]:
+    def losses_of(model: nn.Module, _: str) -> dict[str, Tensor]:
         return {"l1": (model(inputs) - targets).abs().mean()}
 
     optimizer = sgd(network.parameters(), lr=0.1)
