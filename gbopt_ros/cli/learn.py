@@ -5,6 +5,9 @@ file it is the teacher: the bundled network learns, or the one that --set learni
 names. The new version is compared with the teacher, and the result is printed and kept in the
 store. A version that does not propose as well as its teacher is published, too, but no live graph
 puts it into service.
+
+Masks of another method, of a person, or of ground truth are learnt by the same recipe through the
+same gate: --masks names a COCO file of them, --images the folder of its images.
 """
 
 from __future__ import annotations
@@ -28,6 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="store: the training set and the versions learnt from it (default: %(default)s)",
     )
     parser.add_argument(
+        "--only",
+        type=Path,
+        metavar="COCO.json",
+        help="of the replays, learn only from the frames that this file of `gbopt dataset` labels",
+    )
+    parser.add_argument(
+        "--masks", type=Path, metavar="COCO.json", help="masks to learn in place of replays"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images of --masks")
+    parser.add_argument(
         "--rehearse",
         type=Path,
         help="COCO folder of labelled images of seen classes for every batch",
@@ -46,28 +59,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.io.datasets.coco import load_coco_dir
+    from gbopt_ros.io.datasets.coco import load_coco, load_coco_dir
     from gbopt_ros.io.selection_format import read_selection
     from gbopt_ros.learning.store.store import Store
 
-    if not args.replays and not args.forget:
-        raise GboptError("nothing to do: name output folders of `gbopt replay`, or use --forget")
+    if not (args.replays or args.masks or args.forget):
+        raise GboptError(
+            "nothing to do: name output folders of `gbopt replay`, or use --masks or --forget"
+        )
+    if (args.masks is None) != (args.images is None):
+        raise GboptError("--masks and --images: expected both or neither")
     config = config_from_args(args)
     for folder in args.replays:  # before anything is forgotten
         list(read_selection(folder))
+    masks = load_coco(args.masks, args.images) if args.masks else None
+    only = load_coco(args.only) if args.only else None
     rehearsal = load_coco_dir(args.rehearse) if args.rehearse else None
     validation = load_coco_dir(args.validation) if args.validation else None
-    if rehearsal is None and args.replays:
+    if rehearsal is None and (args.replays or masks):
         log.warning("no --rehearse data: the network may forget the classes that it knows")
     store = Store(args.out)
     for recording in args.forget:
         (removed,) = store.forget(recording, config=config.learning)
         log.info("%s: %d frames forgotten", recording, removed)
-    if not args.replays:
-        return
-    added_frames = store.add(*args.replays, config=config.learning)
+    added_frames = store.add(*args.replays, only=only, config=config.learning)
     for folder, added in zip(args.replays, added_frames, strict=True):
         log.info("%s: %d frames with masks", folder, added)
+    if masks is not None:
+        added = store.add_masks(masks, args.masks.stem, config=config.learning)
+        log.info("%s: %d frames with masks", args.masks, added)
+    if not (args.replays or masks):
+        return
     learnt = store.learn(config, rehearsal=rehearsal, validation=validation)
     if learnt.version is None:
         raise GboptError(f"the new version was refused by the gate: {learnt.decision.reason}")

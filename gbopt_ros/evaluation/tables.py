@@ -19,6 +19,7 @@ def metric_rows(metrics_by_row: Mapping[str, Sequence[InstanceMetrics]], prefix:
         row: {
             f"{prefix}{name}": [metrics.to_dict()[name] for metrics in runs]
             for name in InstanceMetrics.__dataclass_fields__
+            if all(name in metrics.to_dict() for metrics in runs)
         }
         for row, runs in metrics_by_row.items()
     }

@@ -27,6 +27,7 @@ _TORCHVISION = {
     "maskrcnn_resnet50_fpn": "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
     "maskrcnn_resnet50_fpn_v2": "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1",
     "raft_large": "Raft_Large_Weights.C_T_SKHT_V2",
+    "raft_large_things": "Raft_Large_Weights.C_T_V1",  # the paper's: FlyingChairs, FlyingThings3D
     "raft_small": "Raft_Small_Weights.C_T_V2",
 }
 """Name: torchvision's name of the weights."""

@@ -12,6 +12,7 @@ from uuid import uuid4
 from gbopt_ros.config import Config, LearningConfig
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
 from gbopt_ros.io.selection_format import SelectionWriter, read_selection
+from gbopt_ros.learning.data.imported_masks import imported_frames, is_labelled, labelled_frames
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.round import Learnt, learn
 from gbopt_ros.learning.store.model_store import ModelStore
@@ -52,16 +53,43 @@ class Store:
         config = config or LearningConfig()
         return TrainingSet(self.root / "training", config.max_bytes, config.policy)
 
-    def add(self, *replays: str | Path, config: LearningConfig | None = None) -> list[int]:
+    def add(
+        self,
+        *replays: str | Path,
+        only: CocoDataset | None = None,
+        config: LearningConfig | None = None,
+    ) -> list[int]:
         """Add the masks of outputs of `gbopt replay`; returns the number of frames of each.
 
+        Args:
+            only: learn from the frames that this dataset of `gbopt dataset` labels, and from no
+                other; its masks are not used.
+
         Raises:
-            GboptError: a folder is not a complete output, and nothing was added; or the set cannot
-                be written.
+            GboptError: a folder is not a complete output or `only` labels none of its frames, and
+                nothing was added; or the set cannot be written.
         """
         selections = [list(read_selection(Path(folder))) for folder in replays]
+        if only is not None:
+            labelled = labelled_frames(only)
+            selections = [[f for f in each if is_labelled(f, labelled)] for each in selections]
+            for folder, frames in zip(replays, selections, strict=True):
+                if not frames:
+                    raise GboptError(f"{folder}: none of its frames is among those to learn from")
         with self.training_set(config) as training_set:
             return [training_set.add(frames) for frames in selections]
+
+    def add_masks(
+        self, masks: CocoDataset, recording: str, *, config: LearningConfig | None = None
+    ) -> int:
+        """Add masks of another method, of a person, or of ground truth, with confidence 1.
+
+        Returns the number of frames with masks. Arguments and errors as `imported_frames`; or the
+        set cannot be written.
+        """
+        frames = list(imported_frames(masks, recording))
+        with self.training_set(config) as training_set:
+            return training_set.add(frames)
 
     def add_selections(
         self,

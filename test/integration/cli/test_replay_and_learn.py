@@ -274,6 +274,42 @@ def test_learn_publishes_and_models_rolls_back(
     assert "SHA-256" in capsys.readouterr().err
 
 
+def test_learn_takes_masks_of_anybody(
+    rehearsal: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, store = rehearsal / "annotations.json", tmp_path / "store"
+    options = [
+        "--out", str(store), "--weights", str(weights[PROPOSALS]), "--masks", str(masks),
+        "--set", "learning.iterations=1", "--set", "learning.batch_size=2",
+        "--set", "learning.gate_agreement=0",
+    ]  # fmt: skip
+    assert main(["learn", *options]) == 1
+    assert "--masks and --images: expected both" in capsys.readouterr().err
+    assert main(["learn", *options, "--images", str(rehearsal / "images")]) == 0
+    with Store(store).training_set() as training_set:
+        entries = training_set.labelled_images().entries
+    truth = load_coco(masks)
+    assert [e.rles for e in entries] == [truth.rles_by_image[i.id] for i in truth.images]
+    assert {(e.recording, e.confidences) for e in entries} == {("annotations", (1.0,))}
+
+
+def test_learn_only_from_labelled_frames(
+    replayed: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = next(read_selection(replayed)).recording.rpartition("/")[2]
+    labels = tmp_path / "annotations.json"
+    extra = {"video": recording, "frame_index": 4}
+    write_coco(labels, [CocoImage(1, "4.jpg", 96, 128, extra)], {1: ()})
+    assert learn(replayed, tmp_path / "store", weights, "--only", str(labels)) == 0
+    with Store(tmp_path / "store").training_set() as training_set:
+        assert [e.stamp_ns for e in training_set.labelled_images().entries] == [
+            frame.stamp_ns for frame in read_selection(replayed) if frame.frame_index == 4
+        ]
+    write_coco(labels, [CocoImage(1, "4.jpg", 96, 128, extra | {"video": "other"})], {1: ()})
+    assert learn(replayed, tmp_path / "other", weights, "--only", str(labels)) == 1
+    assert "none of its frames is among those to learn from" in capsys.readouterr().err
+
+
 def judge_by(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """AP of the networks that the gate judges, one after the other."""
     found = iter(scores)
