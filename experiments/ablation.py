@@ -57,7 +57,7 @@ from gbopt_ros.selection import select_clip, with_outlines
 from gbopt_ros.selection.confidence import confidence
 from gbopt_ros.selection.objective import flow_residual
 from gbopt_ros.selection.synthesis import background_photograph, composite
-from gbopt_ros.structures import Clip, Cues, FlowNetwork, Rle, Selection
+from gbopt_ros.structures import Clip, Cues, FlowNetwork, Proposals, Rle, Selection
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -113,14 +113,26 @@ def read(
 
 
 def select_all(recording: Recording, network: FlowNetwork, variant: Variant) -> list[Selection]:
+    """The masks of a variant; where they may overlap, as proposed, not cut at each other."""
     selections = []
     for (clip, cues), moved in zip(recording.clips, recording.moved, strict=True):
         backgrounds = moved if variant.motion else cues.backgrounds
         selection = select_clip(
             clip, cues.proposals, backgrounds, list(cues.flows), network, variant.selection
         )
+        if variant.selection.overlap_tolerance == 1.0:  # no constraint
+            selection = as_proposed(selection, cues.proposals)
         selections.append(with_outlines(selection, OutlineConfig(method=variant.outline)))
     return selections
+
+
+def as_proposed(selection: Selection, proposals: Sequence[Proposals]) -> Selection:
+    """The selection with whole masks, which share pixels; a selector gives each pixel to one."""
+    frames = [
+        replace(frame, rles=tuple(candidates.rles[i] for i in frame.indices))
+        for frame, candidates in zip(selection.frames, proposals, strict=True)
+    ]
+    return replace(selection, frames=tuple(frames))
 
 
 def quality(recording: Recording, selections: Sequence[Selection]) -> dict[str, float]:

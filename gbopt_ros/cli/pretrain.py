@@ -9,6 +9,9 @@ background network starts from the backbone of the proposal network in DIR, wher
 run that was interrupted, even by kill -9, resumes from its last checkpoint when it is started
 again. With --coco the setting is the paper's, config/paper.yaml, unless --config names another.
 
+Several folders are mixed: `--coco COCO replay-1 replay-2` retrains on COCO and the masks selected in
+two recordings (Table 5).
+
 Photographs of which only some objects are labelled, such as COCO's, go into --partial: a region
 without a label is not learnt as background where the network is sure of an object. With --teacher
 the background network also learns from the foreground maps of another network, which are kept in
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from torchvision.models.detection import MaskRCNN
 
     from gbopt_ros.config import Config
+    from gbopt_ros.io.datasets.coco import CocoDataset
     from gbopt_ros.learning.data.datasets import InstanceDataset
     from gbopt_ros.learning.training.trainer import TrainingLog
 
@@ -44,15 +48,17 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument(
-        "data", type=Path, nargs="?", help="COCO folder: annotations.json and images/"
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="*",
+        help="COCO folders (annotations.json and images/) and outputs of `gbopt replay`, mixed",
     )
-    data.add_argument(
+    parser.add_argument(
         "--coco",
         type=Path,
         metavar="DIR",
-        help="COCO 2017, for the paper's setting: annotations/instances_train2017.json, train2017/",
+        help="COCO 2017, in the paper's setting: annotations/instances_train2017.json, train2017/",
     )
     parser.add_argument(
         "--partial",
@@ -75,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.io.datasets.coco import load_coco_dir
+    from torch.utils.data import ConcatDataset
+
     from gbopt_ros.io.files import make_folder, write_text
     from gbopt_ros.learning.data.datasets import CocoInstances
     from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
@@ -84,6 +91,9 @@ def run(args: argparse.Namespace) -> None:
     from gbopt_ros.models.mask_rcnn import build_mask_rcnn
     from gbopt_ros.models.weights import WeightsInfo, save_weights
 
+    folders = [*([args.coco] if args.coco else []), *args.data]
+    if not folders:
+        raise GboptError("nothing to learn from: name COCO folders, or use --coco")
     config = config_from_args(args, find_resource(PAPER) if args.coco else None)
     wanted = NETWORKS if args.only is None else (args.only,)
     if "proposals" in wanted:  # an error now, not after days of training the other network
@@ -91,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     if "background" in wanted:
         build_background(config.pretrain.background_architecture)
     device, rank = _join_processes(config.device)
-    dataset = CocoInstances(load_coco_dir(args.coco or args.data))
+    dataset: Any = ConcatDataset([CocoInstances(_labelled(folder)) for folder in folders])
     make_folder(args.out)
     partial = _partial(args, config, device, rank) if args.partial else None
     checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}
@@ -121,6 +131,16 @@ def run(args: argparse.Namespace) -> None:
     if rank == 0:  # at the end: an interrupted run does not train the first network again
         for name in wanted:
             checkpoints[name].unlink(missing_ok=True)
+
+
+def _labelled(folder: Path) -> CocoDataset:
+    """A COCO folder, or the selected masks of a replay."""
+    from gbopt_ros.io.datasets.coco import load_coco, load_coco_dir
+    from gbopt_ros.io.selection_format import SELECTION_NAME
+
+    if (folder / SELECTION_NAME).is_file():
+        return load_coco(folder / SELECTION_NAME, folder / "frames")
+    return load_coco_dir(folder)
 
 
 def _partial(

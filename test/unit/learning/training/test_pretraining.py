@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,9 @@ from gbopt_ros.cli.main import main
 from gbopt_ros.cli.pretrain import NETWORKS, PAPER, _join_processes
 from gbopt_ros.config import AugmentConfig, PretrainConfig, load_config
 from gbopt_ros.config.pretrain import milestone_steps
+from gbopt_ros.io.datasets.coco import load_coco_dir, write_coco
 from gbopt_ros.io.resources import find_resource
+from gbopt_ros.learning.data.datasets import InstanceDataset
 from gbopt_ros.learning.data.loader import Batch, Batches
 from gbopt_ros.learning.training import pretraining as pretrain
 from gbopt_ros.learning.training.checkpoint import Checkpoint
@@ -228,8 +231,8 @@ def test_partial_labels_leave_out_anchors_that_the_network_is_sure_of(
 def test_pretrain_takes_a_share_of_partial_images(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[list[int]] = []
 
-    class Stopped(Exception):
-        pass
+    class Stopped(BaseException):
+        """The command reports all others."""
 
     def stop(datasets: list[tuple[object, int]], *_: object, **__: object) -> None:
         shares.append([count for _, count in datasets])
@@ -485,9 +488,30 @@ def test_pretrain_command_on_coco(
     assert main(["pretrain", "--coco", str(tmp_path), "--out", str(out), *SMALL]) == 1
     shown = capsys.readouterr().err
     assert "neither annotations.json nor annotations/instances_train2017.json" in shown
-    for arguments in (["pretrain", "--out", "x"], ["pretrain", "y", "--coco", "z", "--out", "x"]):
-        with pytest.raises(SystemExit):
-            main(arguments)
+    assert main(["pretrain", "--out", str(out)]) == 1
+    assert "nothing to learn from: name COCO folders" in capsys.readouterr().err
+
+
+def test_pretrain_command_mixes_coco_with_the_masks_of_a_replay(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(BaseException):
+        """The command reports all others."""
+
+    def stop(dataset: InstanceDataset, *_: object) -> None:
+        raise Stopped(len(dataset), dataset[len(dataset) - 1].rles)
+
+    monkeypatch.setattr(pretrain, "pretrain_proposals", stop)
+    labelled = load_coco_dir(coco)
+    replay = tmp_path / "replay"
+    shutil.copytree(labelled.image_dir, replay / "frames")
+    last = labelled.images[-1]
+    write_coco(replay / "selected.json", [last], {last.id: labelled.rles_by_image[last.id][:1]})
+    with pytest.raises(Stopped) as stopped:
+        main(["pretrain", "--coco", str(coco), str(replay), "--out", str(tmp_path / "out"), *SMALL])
+    count, rles = stopped.value.args
+    assert count == sum(bool(rles) for rles in labelled.rles_by_image.values()) + 1
+    assert rles == labelled.rles_by_image[last.id][:1]
 
 
 def curves_of(folder: Path) -> list[float]:
