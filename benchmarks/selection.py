@@ -4,10 +4,11 @@
     python -m benchmarks.selection --out DIR my_video.mp4 --parts flow_runs
 
 Parts, all by default: `paper_reference` (the paper's algorithm on the recording's proposals),
-`stage1` and `stage2` (times), `growth` (with a plot), `flow_runs`, `memory`, `share` (share of the
-whole time, with a profile) and `lag` (waiting time and extra energy of an early decision). Times
-are medians of the CPU time of one process on one thread; the spread beside them is the noise of the
-machine. Exit status 1 if results that must be equal are not.
+`stage1` and `stage2` (times), `growth` (with a plot), `crowds` (stage 1 with N = 100 on crowded
+frames), `flow_runs`, `memory`, `share` (share of the whole time, with a profile) and `lag` (waiting
+time and extra energy of an early decision). Times are medians of the CPU time of one process on one
+thread; the spread beside them is the noise of the machine. Exit status 1 if results that must be
+equal are not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from gbopt_ros.selection import FixedLagSelector, best_combinations, select_clip
 from gbopt_ros.selection.combinations import combinations_of_atoms
 from gbopt_ros.selection.lattice import Lattice
 from gbopt_ros.selection.path import lazy_shortest_path, node_min_marginals
-from gbopt_ros.structures import Clip, Combination, Cues, Frame, Proposals
+from gbopt_ros.structures import Clip, Combination, Cues, Frame, Proposals, Rle
 
 VGA = (480, 640)
 PARTS = (
@@ -54,12 +55,15 @@ PARTS = (
     "stage1",
     "stage2",
     "growth",
+    "crowds",
     "flow_runs",
     "memory",
     "share",
     "lag",
 )
 Recorded = tuple[Clip, Cues]
+Background = NDArray[np.float32]
+RandomFrame = Callable[[int, int, tuple[int, int]], tuple[tuple[Rle, ...], Background]]
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 30) -> dict[str, float]:
@@ -249,41 +253,70 @@ def stage2() -> dict[str, Any]:
     }
 
 
+def crowded(seed: int, n: int, size: tuple[int, int]) -> tuple[tuple[Rle, ...], Background]:
+    """Ellipses of a twelfth to a third of the image, thrown at random; a third are objects."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    small = rng.random((height // 16, width // 16)).astype(np.float32)
+    background = cv2.resize(cv2.GaussianBlur(small, (0, 0), 1.5), (width, height))
+    background = (background - background.min()) / np.ptp(background)
+    masks = np.zeros((n, *size), np.uint8)
+    for number, mask in enumerate(masks):
+        centre = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+        axes = [int(rng.uniform(min(size) / 24, min(size) / 6)) for _ in range(2)]
+        cv2.ellipse(mask, centre, axes, rng.uniform(0, 180), 0, 360, 1, -1)
+        if number % 3 == 0:
+            covered = mask.astype(bool)
+            background[covered] = np.minimum(background[covered], rng.uniform(0.15, 0.35))
+    return mask_ops.encode_all(masks.astype(bool)), background
+
+
+def discs(seed: int, n: int, size: tuple[int, int]) -> tuple[tuple[Rle, ...], Background]:
+    """Small discs on a background of noise."""
+    rng = np.random.default_rng(seed)
+    ys, xs = np.mgrid[: size[0], : size[1]] / size[0]
+    masks = [
+        (ys - rng.random()) ** 2 + (xs - rng.random() * size[1] / size[0]) ** 2
+        < rng.uniform(0.03, 0.12) ** 2
+        for _ in range(n)
+    ]
+    return mask_ops.encode_all(np.stack(masks)), rng.random(size).astype(np.float32)
+
+
+def crowds(frames: int) -> dict[str, Any]:
+    """Stage 1 on crowded frames, N = 100, K = 10, 480x640: ms over frames, by tolerance."""
+    found = {}
+    for tolerance in (0.0, 0.05, SelectionConfig.overlap_tolerance):
+        times = []
+        for seed in range(frames):
+            rles, background = crowded(seed, 100, VGA)
+            work = partial(_stage1_of, rles, background, 10, tolerance)
+            if not seed:
+                work()  # the first call imports the solver
+            times.append(milliseconds(work, 3)["median"])
+        found[f"tolerance {tolerance}"] = {
+            "frames": frames,
+            "median": round(statistics.median(times), 1),
+            "worst": round(max(times), 1),
+        }
+    return found
+
+
 def growth(out: Path) -> dict[str, Any]:
-    """Stage 1 on random discs, one of N, K and H x W varied at a time; a plot in `out`."""
+    """Stage 1 on random frames, one of N, K and H x W varied at a time; a plot in `out`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    def measure(n: int, k: int, size: tuple[int, int]) -> float:
-        rng = np.random.default_rng(0)
-        ys, xs = np.mgrid[: size[0], : size[1]] / size[0]
-        masks = np.stack(
-            [
-                (ys - rng.random()) ** 2 + (xs - rng.random() * size[1] / size[0]) ** 2
-                < rng.uniform(0.03, 0.12) ** 2
-                for _ in range(n)
-            ]
-        )
-        rles = mask_ops.encode_all(masks)
-        background = rng.random(size).astype(np.float32)
+    def measure(n: int, k: int, size: tuple[int, int], frame: RandomFrame = discs) -> float:
+        rles, background = frame(0, n, size)
+        return milliseconds(partial(_stage1_of, rles, background, k, 0.0), 9)["median"]
 
-        def work() -> object:
-            return combinations_of_atoms(
-                mask_ops.atoms_of_rles(rles, size),
-                background,
-                k,
-                0.0,
-                epsilon=1e-3,
-            )
-
-        return milliseconds(work, 9)["median"]
-
+    counts = 5, 10, 15, 25, 50, 75, 100
     rows: dict[str, list[tuple[float, float]]] = {
-        "N, candidates (K = 10, 480x640)": [
-            (n, measure(n, 10, VGA)) for n in (5, 10, 15, 25, 50, 75, 100)
-        ],
+        "N, candidates (K = 10, 480x640)": [(n, measure(n, 10, VGA)) for n in counts],
+        "N, crowded frames": [(n, measure(n, 10, VGA, crowded)) for n in counts],
         "K, combinations (N = 15, 480x640)": [
             (k, measure(15, k, VGA)) for k in (1, 5, 10, 20, 50, 100)
         ],
@@ -292,7 +325,7 @@ def growth(out: Path) -> dict[str, Any]:
             for h, w in ((120, 160), (240, 320), (480, 640), (720, 1280), (1080, 1920))
         ],
     }
-    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(rows), figsize=(13, 3), sharey=True, layout="constrained")
     for axis, (label, points) in zip(axes, rows.items(), strict=True):
         axis.plot(*zip(*points, strict=True), marker="o")
         axis.set(xlabel=label, ylim=(0, None))
@@ -300,6 +333,14 @@ def growth(out: Path) -> dict[str, Any]:
     axes[0].set_ylabel("stage 1, ms a frame")
     figure.savefig(out / "growth.svg")
     return {label: points for label, points in rows.items()}
+
+
+def _stage1_of(
+    rles: Sequence[Rle], background: Background, k: int, tolerance: float
+) -> list[Combination]:
+    size = background.shape[0], background.shape[1]
+    decomposed = mask_ops.atoms_of_rles(rles, size)
+    return combinations_of_atoms(decomposed, background, k, tolerance, epsilon=1e-3)
 
 
 def flow_runs(clips: Sequence[Recorded], config: Config, exhaustive: int) -> dict[str, Any]:
@@ -454,6 +495,7 @@ def main() -> int:
         "stage1": lambda: stage1(few(), few("proposal.max_proposals=100"), config),
         "stage2": stage2,
         "growth": lambda: growth(args.out),
+        "crowds": lambda: crowds(20 if args.quick else 200),
         "flow_runs": lambda: flow_runs(clips(), config, args.exhaustive),
         "memory": lambda: memory(few(), config),
         "share": lambda: share(source, config, args.frames),

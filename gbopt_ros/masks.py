@@ -1,9 +1,15 @@
-"""Operations on masks: run-length encoding, boxes, overlaps, and the decomposition into atoms."""
+"""Operations on masks: run-length encoding, boxes, overlaps, and the decomposition into atoms.
+
+Only this module calls pycocotools' masks, which crash or take all memory on values that no image
+has. Masks from a file or a message come in through `checked_rle` or `check_rles`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -13,6 +19,12 @@ from pycocotools import mask as coco_mask
 from gbopt_ros.structures import BoolMask, Rle
 
 T = TypeVar("T", bound=np.generic)
+
+_MAX_PIXELS = 1 << 30  # of a mask; its lengths and areas are then far below 2^32
+_MAX_COORDINATE = 1e6  # pixels
+_MAX_OUTLINE = 1 << 22  # pixels; pycocotools keeps 5 points of each in memory
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, of Fibonacci hashing
+_AREAS_AT_ONCE = 255  # under NumPy 2, pycocotools fails on the areas of more masks
 
 
 def encode(mask: BoolMask) -> Rle:
@@ -32,16 +44,103 @@ def _rle(encoded: Any) -> Rle:
     return Rle(size=[int(v) for v in encoded["size"]], counts=encoded["counts"].decode("ascii"))
 
 
-def is_consistent(rle: Rle) -> bool:
-    """Whether the runs of a mask fill its size exactly.
+def checked_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
+    """A `segmentation` of a COCO or YouTube-VIS file as a compressed RLE.
 
-    If they do not, pycocotools reads beyond its buffers or never returns.
+    Args:
+        segmentation: what JSON gave: polygons, or run lengths, uncompressed (a list) or compressed
+            (text). Polygons of fewer than three points enclose nothing and are left out.
+        size: (height, width) of the image, pixels.
+
+    Raises:
+        ValueError: malformed, of another size, run lengths that do not fill the size, or polygons
+            that reach far beyond any image; the message says which.
     """
+    if isinstance(segmentation, list):
+        check_size(size)
+        polygons = [polygon for polygon in map(_polygon, segmentation) if len(polygon) >= 6]
+        if not polygons:
+            raise ValueError("expected a polygon of three points or more")
+        return _rle(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
+    if not isinstance(segmentation, dict):
+        kind = type(segmentation).__name__
+        raise ValueError(f"expected polygons, or run lengths with size and counts, got {kind}")
+    if segmentation.get("size") != list(size):
+        raise ValueError(f"size {segmentation.get('size')}, expected {list(size)} (height, width)")
+    counts = segmentation.get("counts")
+    if isinstance(counts, list):
+        check_size(size)
+        if not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != math.prod(size):
+            raise ValueError(f"run lengths of a mask do not fill {list(size)}")
+        return _rle(coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size))
+    if isinstance(counts, bytes):
+        counts = counts.decode("latin-1")
+    if not isinstance(counts, str):
+        raise ValueError(f"expected counts as text or a list, got {type(counts).__name__}")
+    rle = Rle(size=list(size), counts=counts)
+    check_rles([rle], size)
+    return rle
+
+
+def _polygon(points: Any) -> list[float]:
+    """The numbers x0, y0, x1, y1 ... of a polygon. Raises ValueError."""
+    numbers = isinstance(points, list) and all(type(v) in (int, float) for v in points)
+    if not numbers or len(points) % 2:
+        raise ValueError("expected each polygon as a list x0, y0, x1, y1 ... of numbers")
+    if not all(abs(v) <= _MAX_COORDINATE for v in points):  # NaN neither
+        raise ValueError(f"a polygon reaches beyond {_MAX_COORDINATE:.0f} pixels")
+    corners = [*zip(points[::2], points[1::2], strict=True)]
+    outline = sum(max(abs(a - c), abs(b - d)) for (a, b), (c, d) in pairwise(corners * 2))
+    if outline > _MAX_OUTLINE:
+        raise ValueError(f"a polygon's outline is longer than {_MAX_OUTLINE} pixels")
+    return [float(v) for v in points]
+
+
+def check_rles(rles: Sequence[Rle], size: tuple[int, int]) -> None:
+    """Raise ValueError unless all masks are of this size, (height, width), and fill it.
+
+    If the runs of a mask do not fill its size exactly, pycocotools reads beyond its buffers or
+    never returns. The message names the first bad mask.
+    """
+    for number, rle in enumerate(rles):
+        if list(rle["size"]) != list(size):
+            raise ValueError(
+                f"mask {number}: size {list(rle['size'])}, expected {list(size)} (height, width)"
+            )
+    _runs_that_fill(rles, size)
+
+
+def is_consistent(rle: Rle) -> bool:
+    """Whether a mask fills its own size, see `check_rles`."""
     try:
-        runs, _ = _run_lengths([rle["counts"]])
+        check_rles([rle], (rle["size"][0], rle["size"][1]))
     except ValueError:
         return False
-    return bool(np.all(runs >= 0)) and int(runs.sum()) == int(rle["size"][0]) * int(rle["size"][1])
+    return True
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError unless (height, width) is the size of an image that fits in memory."""
+    whole = all(isinstance(side, int) and side > 0 for side in size)
+    if not whole or math.prod(size) > _MAX_PIXELS:
+        raise ValueError(
+            f"size {list(size)}: expected a height and a width of 1 or more and at most "
+            f"{_MAX_PIXELS} pixels in all"
+        )
+
+
+def _runs_that_fill(
+    rles: Sequence[Rle], size: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`_run_lengths` of masks of one size. Raises ValueError if one does not fill it."""
+    check_size(size)
+    runs, sizes = _run_lengths([rle["counts"] for rle in rles])
+    starts = np.cumsum(sizes) - sizes
+    wrong = np.add.reduceat(runs, starts) != math.prod(size)
+    wrong |= np.minimum.reduceat(runs, starts) < 0
+    if wrong.any():
+        raise ValueError(f"mask {int(wrong.argmax())}: run lengths do not fill {list(size)}")
+    return runs, sizes
 
 
 def _run_lengths(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -71,7 +170,7 @@ def _run_lengths(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDAr
     bad[owners[last[digits > 7]]] = True  # no run of any image needs more
     bad[lengths > 0] |= more[np.cumsum(lengths)[lengths > 0] - 1]
     if bad.any():
-        raise ValueError(f"mask {int(bad.argmax())}: counts are not a run-length encoding")
+        raise ValueError(f"mask {int(bad.argmax())}: counts are no run lengths")
     if n == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     place = np.arange(len(codes)) - np.repeat(first, digits)
@@ -107,7 +206,9 @@ def areas(rles: Sequence[Rle]) -> NDArray[np.int64]:
     """(N,) int64, pixels."""
     if not rles:
         return np.zeros(0, np.int64)
-    return np.asarray(coco_mask.area(list(rles)), dtype=np.int64)
+    starts = range(0, len(rles), _AREAS_AT_ONCE)
+    parts = [coco_mask.area(list(rles[i : i + _AREAS_AT_ONCE])) for i in starts]
+    return np.concatenate(parts).astype(np.int64)
 
 
 def boxes_xyxy(rles: Sequence[Rle]) -> NDArray[np.float32]:
@@ -193,15 +294,9 @@ def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
         ValueError: counts are no run-length encoding of a mask of this size.
     """
     n, area = len(rles), size[0] * size[1]
-    runs, sizes = _run_lengths([rle["counts"] for rle in rles])
-    starts = np.cumsum(sizes) - sizes
-    wrong = (np.add.reduceat(runs, starts) != area) | (np.minimum.reduceat(runs, starts) < 0)
-    if wrong.any():
-        raise ValueError(
-            f"mask {int(wrong.argmax())}: counts are not a run-length encoding of a mask of {size}"
-        )
+    runs, sizes = _runs_that_fill(rles, size)
     owners = np.repeat(np.arange(n), sizes)
-    position = np.arange(len(runs)) - np.repeat(starts, sizes)
+    position = np.arange(len(runs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     boundaries = np.cumsum(runs) - owners * area
     paired = position < np.repeat(sizes // 2 * 2, sizes)  # a foreground run has two boundaries
     return _sweep(owners[paired], boundaries[paired], n, size, "F")
@@ -230,20 +325,31 @@ def _sweep(
     covered = np.flatnonzero(codes.any(axis=1))  # never the last position: all masks end there
     starts = positions[covered]
     lengths = positions[covered + 1] - starts
-    _, first, labels = np.unique(_keys(codes[covered]), return_index=True, return_inverse=True)
-    of_atom = codes[covered][first]  # (A, words)
-    membership = np.zeros((n, len(first)), bool)
+    of_atom, labels = _distinct_rows(codes[covered])  # (A, words)
+    membership = np.zeros((n, len(of_atom)), bool)
     for i in range(n):
         membership[i] = of_atom[:, i // 64] >> np.uint64(i % 64) & np.uint64(1)
-    areas = np.zeros(len(first), np.int64)
+    areas = np.zeros(len(of_atom), np.int64)
     np.add.at(areas, labels, lengths)
     return Atoms(size, order, starts, lengths, labels, membership, areas)
 
 
-def _keys(codes: NDArray[np.uint64]) -> NDArray[np.generic]:
-    """(R,) one sortable value a row of (R, words)."""
-    if codes.shape[1] == 1:
-        return codes[:, 0]
+def _distinct_rows(
+    codes: NDArray[np.uint64],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The distinct rows of (R, words), and the (R,) number of each row among them."""
+    # A sum that wraps around differs for different rows, but for about one pair in 2^64: sorting
+    # it is ten times faster than sorting rows.
+    factors = _ODD ** np.arange(1, codes.shape[1] + 1, dtype=np.uint64)
+    for keys in (codes @ factors, _sortable(codes)):
+        _, first, labels = np.unique(keys, return_index=True, return_inverse=True)
+        if np.array_equal(codes[first][labels], codes):
+            break
+    return codes[first], labels
+
+
+def _sortable(codes: NDArray[np.uint64]) -> NDArray[np.generic]:
+    """(R,) one value a row of (R, words)."""
     rows = np.ascontiguousarray(codes)
     return rows.view([("", rows.dtype)] * rows.shape[1])[:, 0]
 

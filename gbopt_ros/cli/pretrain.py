@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
     if "background" in wanted:
         build_background(config.pretrain.background_architecture)
     device, rank = _join_processes(config.device)
-    dataset: Any = ConcatDataset([CocoInstances(_labelled(folder)) for folder in folders])
+    parts: list[Any] = [CocoInstances(_labelled(folder)) for folder in folders]
+    dataset: Any = ConcatDataset(parts)
     make_folder(args.out)
     partial = _partial(args, config, device, rank) if args.partial else None
     checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}

@@ -2,28 +2,24 @@
 
 The loss of a combination is a constant plus the evidence of the atoms that it covers. So the K
 best combinations are the K cheapest independent sets of the conflict graph. Its components share
-no pixel: best-first branch and bound solves each, and the K best sums over components are merged.
+no pixel: each is solved on its own, and the K best sums over components are merged.
 
 The paper runs Dijkstra's algorithm on a binary tree. Its edges become negative once shared
-sub-masks are subtracted. The bound here holds for any sign.
+sub-masks are subtracted. The search here holds for any sign.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.masks import Atoms, atoms
+from gbopt_ros.selection.independent_sets import Scored, best_independent_sets, scored_order
 from gbopt_ros.selection.objective import background_evidence, empty_background_loss, on_grid
 from gbopt_ros.structures import Combination
-
-_Scored = tuple[float, tuple[int, ...]]  # evidence of a set, its sorted indices
 
 
 def best_combinations(
@@ -91,10 +87,13 @@ def combinations_of_atoms(
 
 def conflict_graph(decomposed: Atoms, overlap_tolerance: float) -> NDArray[np.bool_]:
     """The non-overlap rule: (N, N) bool, symmetric, pairs that may not be selected together."""
-    shared = decomposed.intersections()
+    return _conflicts(decomposed.intersections(), overlap_tolerance)
+
+
+def _conflicts(shared: NDArray[np.int64], overlap_tolerance: float) -> NDArray[np.bool_]:
     areas = np.diag(shared)
     smaller = np.minimum(areas[:, None], areas[None, :])
-    conflict = shared > overlap_tolerance * smaller
+    conflict: NDArray[np.bool_] = shared > overlap_tolerance * smaller
     np.fill_diagonal(conflict, False)
     return conflict
 
@@ -105,19 +104,17 @@ def _best_sets(
     prior: NDArray[np.float64],
     k: int,
     overlap_tolerance: float,
-) -> list[_Scored]:
-    conflict = conflict_graph(decomposed, overlap_tolerance)
-    touching = decomposed.intersections() > 0
-    best: list[_Scored] = [(0.0, ())]
-    for members in _components(touching):
-        component = _Component(
-            members,
-            decomposed.membership[members],
-            evidence,
-            prior[members],
-            conflict[np.ix_(members, members)],
+) -> list[Scored]:
+    shared = decomposed.intersections()
+    conflict = _conflicts(shared, overlap_tolerance)
+    best: list[Scored] = [(0.0, ())]
+    for members in _components(shared > 0):
+        member = decomposed.membership[members]
+        used = member.any(axis=0)
+        found = best_independent_sets(
+            member[:, used], evidence[used], prior[members], conflict[np.ix_(members, members)], k
         )
-        best = _merge(best, _best_of_component(component, k), k)
+        best = _merge(best, [(cost, tuple(members[i] for i in s)) for cost, s in found], k)
     return best
 
 
@@ -137,137 +134,7 @@ def _components(touching: NDArray[np.bool_]) -> list[list[int]]:
     return components
 
 
-def _order(scored: _Scored) -> tuple[float, int, tuple[int, ...]]:
-    return scored[0], len(scored[1]), scored[1]
-
-
-def _merge(first: list[_Scored], second: list[_Scored], k: int) -> list[_Scored]:
+def _merge(first: list[Scored], second: list[Scored], k: int) -> list[Scored]:
     """The K best sums of one set of each list; the lists share no index."""
     sums = [(a + b, tuple(sorted(left + right))) for a, left in first for b, right in second]
-    return heapq.nsmallest(k, sums, key=_order)
-
-
-@dataclass(frozen=True)
-class _Component:
-    """Masks that are connected by shared pixels, n of them.
-
-    Attributes:
-        indices: candidate indices of the masks.
-        membership: (n, A) bool, the atoms of each mask.
-        evidence: (A,) float64, for each atom.
-        prior: (n,) float64, for each mask.
-        conflict: (n, n) bool.
-    """
-
-    indices: list[int]
-    membership: NDArray[np.bool_]
-    evidence: NDArray[np.float64]
-    prior: NDArray[np.float64]
-    conflict: NDArray[np.bool_]
-
-
-class _State(NamedTuple):
-    """Decisions on the first masks of a component, in the heap's order.
-
-    Of equal bounds the most complete state goes first, then the one that was made first.
-    """
-
-    bound: float
-    negative_depth: int
-    serial: int
-    cost: float
-    taken: tuple[int, ...]
-    free: NDArray[np.bool_]  # (n,) compatible with all that is taken
-    covered: NDArray[np.bool_]  # (A,) atoms paid for
-
-
-def _best_of_component(component: _Component, k: int) -> list[_Scored]:
-    """Best-first branch and bound over the masks in a fixed order, each taken or left.
-
-    At most one mask of a clique of the conflict graph can be taken. So the bound of a state adds,
-    for every clique of a greedy clique cover, the best marginal of a mask that is still free.
-    States are popped in the order of their bounds, so complete states appear cheapest first.
-    """
-    if len(component.indices) == 1:
-        alone = float(component.evidence[component.membership[0]].sum() + component.prior[0])
-        return sorted([(0.0, ()), (alone, (component.indices[0],))], key=_order)[:k]
-    used = component.membership.any(axis=0)
-    member = component.membership[:, used]
-    evidence = component.evidence[used]
-    floor = component.prior + _marginal_floor(member, evidence, component.conflict)
-    order = np.lexsort((np.array(component.indices), floor))
-    member, floor, prior = member[order], floor[order], component.prior[order]
-    conflict = component.conflict[np.ix_(order, order)]
-    indices = [component.indices[i] for i in order]
-    cliques = _clique_cover(conflict)
-    n = len(indices)
-    heap: list[_State] = []
-    serials = itertools.count()
-
-    def push(
-        cost: float,
-        depth: int,
-        taken: tuple[int, ...],
-        free: NDArray[np.bool_],
-        covered: NDArray[np.bool_],
-    ) -> None:
-        gains = np.where(free, np.minimum(floor, 0.0), 0.0)
-        gains[:depth] = 0.0
-        best_of_clique = np.zeros(n)
-        np.minimum.at(best_of_clique, cliques, gains)
-        bound = cost + float(best_of_clique.sum())
-        heapq.heappush(heap, _State(bound, -depth, next(serials), cost, taken, free, covered))
-
-    push(0.0, 0, (), np.ones(n, bool), np.zeros(len(evidence), bool))
-    best: list[_Scored] = []
-    while heap and len(best) < k:
-        state = heapq.heappop(heap)
-        depth = -state.negative_depth
-        while depth < n and not state.free[depth]:
-            depth += 1
-        if depth == n:
-            best.append((state.cost, tuple(sorted(indices[i] for i in state.taken))))
-            continue
-        push(state.cost, depth + 1, state.taken, state.free, state.covered)
-        added = member[depth] & ~state.covered
-        push(
-            state.cost + float(evidence[added].sum() + prior[depth]),
-            depth + 1,
-            (*state.taken, depth),
-            state.free & ~conflict[depth],
-            state.covered | member[depth],
-        )
-    return sorted(best, key=_order)
-
-
-def _marginal_floor(
-    member: NDArray[np.bool_], evidence: NDArray[np.float64], conflict: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """(n,) the least evidence that taking a mask can add, whatever is taken already.
-
-    Atoms shared with a compatible mask may be covered already, so only negative evidence of them
-    counts. With tolerance 0 there are none, and the floor is the mask's own evidence.
-    """
-    floor = np.zeros(len(member))
-    compatible = ~conflict
-    np.fill_diagonal(compatible, False)
-    for i, row in enumerate(member):
-        shared = row & member[compatible[i]].any(axis=0)
-        floor[i] = evidence[row & ~shared].sum() + np.minimum(evidence[shared], 0.0).sum()
-    return floor
-
-
-def _clique_cover(conflict: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n,) number of the clique of each mask: greedily, the first clique that it fits into."""
-    cliques: list[list[int]] = []
-    labels = np.zeros(len(conflict), np.int64)
-    for i in range(len(conflict)):
-        for label, clique in enumerate(cliques):
-            if conflict[i, clique].all():
-                clique.append(i)
-                labels[i] = label
-                break
-        else:
-            labels[i] = len(cliques)
-            cliques.append([i])
-    return labels
+    return heapq.nsmallest(k, sums, key=scored_order)

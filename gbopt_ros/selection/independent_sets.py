@@ -1,0 +1,381 @@
+"""The K cheapest independent sets of a conflict graph, exactly: the search of stage 1.
+
+A set of masks costs the evidence of every atom that it covers, once, and the prior of its masks.
+Two masks of a clique of the conflict graph cannot both be taken. The search branches on one clique
+after the other: one of its masks is taken, or none. States are popped in the order of a lower bound
+on all sets that they lead to, so sets appear cheapest first.
+
+The bound is the dual of a linear program: each clique u_C >= 0 pays for the mask taken from it, and
+an atom that several compatible masks cover is shared between them. Any multipliers give a valid
+bound; those of the optimum (HiGHS) make it almost tight, and those of a greedy clique cover are
+found at once, which is faster for a few masks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GREEDY_UP_TO = 12  # masks; solving the linear program takes longer than it saves below
+_ROUNDING = 1e-6  # nats; bounds and costs add the same numbers in different orders
+
+Scored = tuple[float, tuple[int, ...]]
+"""Cost of a set and its sorted indices."""
+
+
+def scored_order(scored: Scored) -> tuple[float, int, tuple[int, ...]]:
+    """Cheapest first; equal costs by fewer masks, then by lower indices."""
+    return scored[0], len(scored[1]), scored[1]
+
+
+def best_independent_sets(
+    membership: NDArray[np.bool_],
+    evidence: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    conflict: NDArray[np.bool_],
+    k: int,
+) -> list[Scored]:
+    """The K cheapest sets of n masks, the empty one included, or all sets if there are fewer.
+
+    Args:
+        membership: (n, A) bool, the atoms of each mask.
+        evidence: (A,) cost of covering each atom.
+        prior: (n,) cost of each mask.
+        conflict: (n, n) bool, symmetric, pairs that may not be taken together.
+    """
+    least = least_marginals(membership, evidence, prior, conflict)
+    helpful, others = np.flatnonzero(least < 0), np.flatnonzero(least >= 0)
+    among = _Problem.of(
+        membership[helpful], evidence, prior[helpful], conflict[np.ix_(helpful, helpful)]
+    )
+    best = [
+        (cost, tuple(helpful[list(taken)].tolist()))
+        for cost, taken in _search(among, least[helpful], k)
+    ]
+    # A mask that never lowers the cost is only ever added to one of the K best sets of the others.
+    whole = _Problem.of(membership, evidence, prior, conflict)
+    return sorted(_with_others(whole, best, others.tolist(), k), key=scored_order)
+
+
+def least_marginals(
+    membership: NDArray[np.bool_],
+    evidence: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    conflict: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """(n,) the least that taking a mask can add to the cost, whatever is taken already.
+
+    Atoms shared with a compatible mask may be covered already, so only negative evidence of them
+    counts.
+    """
+    shared = membership & _covered_by_compatible(membership, conflict)
+    alone = (membership & ~shared) @ evidence
+    least: NDArray[np.float64] = alone + shared @ np.minimum(evidence, 0.0) + prior
+    return least
+
+
+def _covered_by_compatible(
+    membership: NDArray[np.bool_], conflict: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(n, A) whether a mask that may be taken with mask i covers atom a."""
+    compatible = ~conflict
+    np.fill_diagonal(compatible, False)
+    # Counts of at most n, exact in float32, whose product is fast.
+    counts = compatible.astype(np.float32) @ membership.astype(np.float32)
+    covered: NDArray[np.bool_] = counts > 0
+    return covered
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Masks as bit sets: bit i of an integer is mask i, or joint atom i.
+
+    Joint atoms are those that two compatible masks cover; only their evidence may be shared.
+
+    Attributes:
+        own: n costs, without joint atoms.
+        joint: (n, J) bool, the joint atoms of each mask.
+        joint_evidence: (J,) float64.
+        atoms: n bit sets of joint atoms.
+        neighbours: n bit sets of masks in conflict.
+    """
+
+    own: list[float]
+    joint: NDArray[np.bool_]
+    joint_evidence: NDArray[np.float64]
+    atoms: list[int]
+    neighbours: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        membership: NDArray[np.bool_],
+        evidence: NDArray[np.float64],
+        prior: NDArray[np.float64],
+        conflict: NDArray[np.bool_],
+    ) -> _Problem:
+        is_joint = (membership & _covered_by_compatible(membership, conflict)).any(axis=0)
+        own = membership @ np.where(is_joint, 0.0, evidence) + prior
+        # Atoms of the same masks, which differed in masks that are not among these, are one.
+        joint, same = np.unique(membership[:, is_joint], axis=1, return_inverse=True)
+        joint_evidence = np.zeros(joint.shape[1])
+        np.add.at(joint_evidence, same.ravel(), evidence[is_joint])
+        return cls(own.tolist(), joint, joint_evidence, _bit_sets(joint), _bit_sets(conflict))
+
+    def added(self, mask: int, covered: int) -> float:
+        """The cost of taking a mask when these joint atoms are covered already."""
+        cost = self.own[mask]
+        for atom in _bits(self.atoms[mask] & ~covered):
+            cost += self.joint_evidence[atom]
+        return float(cost)
+
+
+@dataclass(frozen=True)
+class _Multipliers:
+    """A dual solution; see `_bound` for what each part pays.
+
+    Attributes:
+        cliques: bit sets of masks that exclude each other, together all masks; those with the
+            largest multipliers first.
+        clique: u >= 0 of each clique.
+        given: (J,) from 0 to |e| for each joint atom of negative evidence e: what each mask that
+            covers it is credited with; the rest, |e| - given, is credited once.
+        paid: (n, J) >= 0: what each mask pays for joint atoms of positive evidence. What masks that
+            can be taken together pay adds up to at most the evidence.
+    """
+
+    cliques: tuple[int, ...]
+    clique: tuple[float, ...]
+    given: NDArray[np.float64]
+    paid: NDArray[np.float64]
+
+    @classmethod
+    def sorted(
+        cls,
+        paying: Iterable[tuple[int, float]],
+        given: NDArray[np.float64],
+        paid: NDArray[np.float64],
+    ) -> _Multipliers:
+        """With cliques and their multipliers in any order."""
+        cliques, clique = zip(*sorted(paying, key=lambda pair: -pair[1]), strict=True)
+        return cls(cliques, clique, given, paid)
+
+
+def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Scored]:
+    """The K cheapest sets, best first."""
+    n = len(problem.own)
+    if not n:
+        return [(0.0, ())]
+    cliques = _maximal_cliques(problem.neighbours)
+    multipliers = _optimal_multipliers(problem, cliques) if n > _GREEDY_UP_TO else None
+    multipliers = multipliers or _greedy_multipliers(problem, cliques, least)
+    bound = _Bound(problem, multipliers)
+    serials = itertools.count()
+    # Of equal bounds the state that has decided on most cliques goes first.
+    heap = [(0.0, 0, next(serials), 0.0, 0, (1 << n) - 1, 0)]
+    best: list[Scored] = []
+    while heap and len(best) < k:
+        _, depth, _, cost, taken, free, covered = heapq.heappop(heap)
+        if not free:
+            best.append((cost, tuple(_bits(taken))))
+            continue
+        clique = next(c for c in multipliers.cliques if c & free)
+        children = [(cost, taken, free & ~clique, covered)]
+        for mask in _bits(clique & free):
+            children.append(
+                (
+                    cost + problem.added(mask, covered),
+                    taken | 1 << mask,
+                    free & ~clique & ~problem.neighbours[mask],
+                    covered | problem.atoms[mask],
+                )
+            )
+        for child in children:
+            least_cost = bound(child[0], child[2], child[3])
+            heapq.heappush(heap, (least_cost, depth - 1, next(serials), *child))
+    return best
+
+
+class _Bound:
+    """A lower bound on the cost of all sets that a state leads to.
+
+    The cost so far, less what free masks can still save: u of each clique that has a free mask,
+    and what remains of each joint atom of negative evidence that a free mask can cover. A free mask
+    of negative reduced cost adds that: only where atoms that it would pay for are covered already.
+    """
+
+    def __init__(self, problem: _Problem, multipliers: _Multipliers) -> None:
+        members = _as_rows(multipliers.cliques, len(problem.own))
+        evidence, given, paid = problem.joint_evidence, multipliers.given, multipliers.paid
+        reduced = (
+            np.array(problem.own)
+            + np.array(multipliers.clique) @ members
+            + paid.sum(axis=1)
+            - problem.joint @ given
+        )
+        # A mask that is credited with more than it pays is a clique of its own that pays the rest.
+        alone = [(1 << i, -r) for i, r in enumerate(reduced.tolist()) if r < 0]
+        self._reduced = np.maximum(reduced, 0.0).tolist()
+        cliques = [*zip(multipliers.cliques, multipliers.clique, strict=True), *alone]
+        self._cliques = [(members, multiplier) for members, multiplier in cliques if multiplier]
+        remaining = np.where(evidence < 0, evidence + given, 0.0)
+        coverers = _bit_sets(problem.joint.T)
+        self._remaining = [
+            (1 << int(a), coverers[a], float(remaining[a])) for a in np.flatnonzero(remaining)
+        ]
+        self._atoms, self._given = problem.atoms, given.tolist()
+        self._payments: dict[int, list[tuple[int, float]]] = {}
+        for mask, atom in zip(*np.nonzero(paid), strict=True):
+            self._payments.setdefault(int(atom), []).append((int(mask), float(paid[mask, atom])))
+        self._paid_atoms = sum(1 << atom for atom in self._payments)
+
+    def __call__(self, cost: float, free: int, covered: int) -> float:
+        """
+        Args:
+            cost: of what is taken.
+            free: bit set of the masks that may be taken, too.
+            covered: bit set of the joint atoms of what is taken.
+        """
+        bound = cost - _ROUNDING
+        for members, multiplier in self._cliques:
+            if members & free:
+                bound -= multiplier
+        for atom, coverers, evidence in self._remaining:
+            if coverers & free and not atom & covered:
+                bound += evidence
+        reduced: dict[int, float] = {}
+        for atom in _bits(covered & self._paid_atoms):
+            for mask, payment in self._payments[atom]:
+                if free >> mask & 1:
+                    reduced[mask] = reduced.get(mask, self._reduced[mask]) - payment
+        for mask, value in reduced.items():
+            if value < 0:  # it is not credited with covered atoms again
+                value += sum(self._given[a] for a in _bits(self._atoms[mask] & covered))
+                bound += min(value, 0.0)
+        return bound
+
+
+def _with_others(problem: _Problem, best: list[Scored], others: list[int], k: int) -> list[Scored]:
+    """The K cheapest sets that are one of the best sets and any of the masks that lower no cost."""
+    serials = itertools.count()
+    heap = [(cost, next(serials), 0, taken) for cost, taken in best]
+    heapq.heapify(heap)
+    found: list[Scored] = []
+    while heap and len(found) < k:
+        cost, _, start, taken = heapq.heappop(heap)
+        found.append((cost, tuple(sorted(taken))))
+        covered = excluded = 0
+        for mask in taken:
+            covered |= problem.atoms[mask]
+            excluded |= problem.neighbours[mask]
+        for place, mask in enumerate(others[start:], start + 1):
+            if not excluded >> mask & 1:
+                dearer = cost + problem.added(mask, covered)
+                heapq.heappush(heap, (dearer, next(serials), place, (*taken, mask)))
+    return found
+
+
+def _maximal_cliques(neighbours: Sequence[int]) -> list[int]:
+    """Maximal cliques, among them one with each mask and one with each edge, as bit sets."""
+    cliques: list[int] = []
+    seen = [0] * len(neighbours)  # masks that a clique has together with this one
+    for mask, around in enumerate(neighbours):
+        while (missing := around & ~seen[mask]) or not seen[mask]:
+            clique, common = 1 << mask, around
+            while common:
+                pool = common & missing or common
+                other = pool & -pool
+                clique |= other
+                common &= neighbours[other.bit_length() - 1]
+            cliques.append(clique)
+            for member in _bits(clique):
+                seen[member] |= clique
+    return cliques
+
+
+def _greedy_multipliers(
+    problem: _Problem, cliques: Sequence[int], least: NDArray[np.float64]
+) -> _Multipliers:
+    """Large cliques pay first, each as much as the best of its masks still needs."""
+    needed: list[float] = (-least).tolist()
+    paying = []
+    for clique in sorted(cliques, key=int.bit_count, reverse=True):
+        members = list(_bits(clique))
+        multiplier = max(0.0, *(needed[i] for i in members))
+        paying.append((clique, multiplier))
+        for i in members:
+            needed[i] -= multiplier
+    evidence, conflict = problem.joint_evidence, _as_rows(problem.neighbours, len(least))
+    alone = problem.joint & ~_covered_by_compatible(problem.joint, conflict)
+    paid = np.where(alone, np.maximum(evidence, 0.0), 0.0)  # nobody else can have covered it
+    return _Multipliers.sorted(paying, np.maximum(-evidence, 0.0), paid)
+
+
+def _optimal_multipliers(problem: _Problem, cliques: Sequence[int]) -> _Multipliers | None:
+    """The dual of the linear program over masks and joint atoms; None if it was not solved."""
+    # Imported here: with few candidates, a node starts without it.
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_matrix
+
+    n, evidence = len(problem.own), problem.joint_evidence
+    members = _as_rows(cliques, n)  # (C, n)
+    payers, dear = np.nonzero(problem.joint & (evidence > 0))  # an atom is covered if one is taken
+    saving = np.flatnonzero(evidence < 0)  # and only then
+    coverers, covered = np.nonzero(problem.joint[:, saving])
+    in_clique, of_clique = np.nonzero(members)
+    pairs, c = np.arange(len(payers)), len(members)
+    rows = [in_clique, c + pairs, c + pairs, c + len(pairs) + covered]
+    columns = [of_clique, payers, n + dear, coverers]
+    values = [1.0, 1.0, -1.0, -1.0]
+    rows.append(c + len(pairs) + np.arange(len(saving)))
+    columns.append(n + saving)
+    values.append(1.0)
+    entries = np.concatenate([np.full(len(r), v) for r, v in zip(rows, values, strict=True)])
+    places = np.concatenate(rows), np.concatenate(columns)
+    limits = np.repeat([1.0, 0.0], [c, len(pairs) + len(saving)])
+    matrix = coo_matrix((entries, places), (len(limits), n + len(evidence)))
+    found = linprog(
+        np.concatenate([problem.own, evidence]),
+        A_ub=matrix.tocsc(),
+        b_ub=limits,
+        # An upper bound on the atoms that cost would take part of what masks pay for them.
+        bounds=[(0.0, None)] * n + [(0.0, 1.0 if e < 0 else None) for e in evidence],
+        method="highs-ds",
+    )
+    if found.status != 0:
+        return None
+    dual = np.maximum(-found.ineqlin.marginals, 0.0)
+    paid = np.zeros((n, len(evidence)))
+    paid[payers, dear] = dual[c : c + len(pairs)]
+    total = paid.sum(axis=0)  # rounding must not make masks pay more than there is
+    paid *= np.minimum(1.0, np.maximum(evidence, 0.0) / np.where(total > 0, total, 1.0))
+    given = np.zeros(len(evidence))
+    given[saving] = np.minimum(dual[c + len(pairs) :], -evidence[saving])
+    return _Multipliers.sorted(zip(cliques, dual[:c].tolist(), strict=True), given, paid)
+
+
+def _bits(bit_set: int) -> Iterator[int]:
+    """The members of a bit set, ascending."""
+    while bit_set:
+        low = bit_set & -bit_set
+        yield low.bit_length() - 1
+        bit_set ^= low
+
+
+def _bit_sets(rows: NDArray[np.bool_]) -> list[int]:
+    """Each row of (R, n) bool as a bit set."""
+    packed = np.packbits(rows, axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in packed]
+
+
+def _as_rows(bit_sets: Sequence[int], n: int) -> NDArray[np.bool_]:
+    """(R, n) bool; the inverse of `_bit_sets`."""
+    size = -(-n // 8)
+    packed = np.frombuffer(b"".join(b.to_bytes(size, "little") for b in bit_sets), np.uint8)
+    rows = np.unpackbits(packed.reshape(-1, size), axis=1, count=n, bitorder="little")
+    return rows.astype(bool)

@@ -1,0 +1,129 @@
+"""The K cheapest independent sets against brute force, with both kinds of multipliers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbopt_ros.selection import independent_sets
+from gbopt_ros.selection.independent_sets import (
+    _Bound,
+    _greedy_multipliers,
+    _maximal_cliques,
+    _optimal_multipliers,
+    _Problem,
+    best_independent_sets,
+    least_marginals,
+    scored_order,
+)
+
+Inputs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def random_inputs(seed: int, n: int) -> Inputs:
+    """Membership, evidence, prior and conflict; whole numbers add exactly."""
+    rng = np.random.default_rng(seed)
+    membership = rng.random((n, 3 * n)) < rng.uniform(0.1, 0.4)
+    evidence = rng.integers(-9, 6, 3 * n).astype(float)
+    prior = rng.integers(-5, 6, n).astype(float) * rng.integers(0, 2)
+    conflict = np.triu(rng.random((n, n)) < rng.uniform(0.2, 0.7), 1)
+    return membership, evidence, prior, conflict | conflict.T
+
+
+def all_sets(inputs: Inputs) -> list[tuple[float, tuple[int, ...]]]:
+    membership, evidence, prior, conflict = inputs
+    n = len(prior)
+    chosen = itertools.chain.from_iterable(
+        itertools.combinations(range(n), r) for r in range(n + 1)
+    )
+    legal = [s for s in chosen if not any(conflict[a, b] for a, b in itertools.combinations(s, 2))]
+    costs = [evidence[membership[list(s)].any(axis=0)].sum() + prior[list(s)].sum() for s in legal]
+    return sorted(zip(costs, legal, strict=True), key=scored_order)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(0, 9),
+    k=st.integers(1, 30),
+    greedy=st.booleans(),
+)
+def test_best_independent_sets_equal_brute_force(seed: int, n: int, k: int, greedy: bool) -> None:
+    inputs = random_inputs(seed, n)
+    expected = all_sets(inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(independent_sets, "_GREEDY_UP_TO", 99 if greedy else 0)
+        found = best_independent_sets(*inputs, k)
+    assert [cost for cost, _ in found] == [cost for cost, _ in expected[:k]]
+    assert set(found) <= set(expected)
+    assert len(set(found)) == len(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 8))
+def test_bound_is_below_all_sets_that_a_state_leads_to(seed: int, n: int) -> None:
+    inputs = random_inputs(seed, n)
+    conflict = inputs[3]
+    problem = _Problem.of(*inputs)
+    cliques = _maximal_cliques(problem.neighbours)
+    rng = np.random.default_rng(seed)
+    sets = all_sets(inputs)
+    for multipliers in (
+        _greedy_multipliers(problem, cliques, least_marginals(*inputs)),
+        _optimal_multipliers(problem, cliques),
+    ):
+        assert multipliers is not None
+        bound = _Bound(problem, multipliers)
+        for _ in range(10):
+            cost, taken = sets[rng.integers(len(sets))]
+            left = [
+                i for i in range(n) if rng.random() < 0.7 and not conflict[i, list(taken)].any()
+            ]
+            free = sum(1 << i for i in left if i not in taken)
+            covered = 0
+            for i in taken:
+                covered |= problem.atoms[i]
+            reached = [
+                c for c, s in sets
+                if set(taken) <= set(s) and all(i in taken or free >> i & 1 for i in s)
+            ]  # fmt: skip
+            assert bound(cost, free, covered) <= min(reached)
+
+
+def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
+    """A cycle of five masks in conflict, weights 1 to 5: cliques of two pay for three at most."""
+    n = 5
+    conflict = np.zeros((n, n), bool)
+    for i in range(n):
+        conflict[i, (i + 1) % n] = conflict[(i + 1) % n, i] = True
+    inputs = np.eye(n, dtype=bool), -np.array([1.0, 2, 3, 4, 5]), np.zeros(n), conflict
+    problem = _Problem.of(*inputs)
+    cliques = _maximal_cliques(problem.neighbours)
+    assert sorted(cliques) == sorted([0b11, 0b110, 0b1100, 0b11000, 0b10001])
+    optimal = _optimal_multipliers(problem, cliques)
+    assert optimal is not None
+    bound = _Bound(problem, optimal)(0.0, 0b11111, 0)
+    (best, taken), *_ = best_independent_sets(*inputs, 1)
+    assert (best, taken) == (-8.0, (2, 4))
+    assert best - 1e-5 < bound <= best
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_maximal_cliques_hold_every_mask_and_every_edge(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    upper = np.triu(rng.random((n, n)) < 0.5, 1)
+    conflict = upper | upper.T
+    cliques = _maximal_cliques([int(sum(1 << int(j) for j in np.flatnonzero(r))) for r in conflict])
+    members = [[i for i in range(n) if clique >> i & 1] for clique in cliques]
+    for clique in members:
+        assert all(conflict[a, b] for a, b in itertools.combinations(clique, 2))
+        others = [i for i in range(n) if i not in clique and conflict[i, clique].all()]
+        assert not others
+    held = {pair for clique in members for pair in itertools.combinations(clique, 2)}
+    assert held == {(a, b) for a, b in np.argwhere(upper)}
+    assert set(itertools.chain.from_iterable(members)) == set(range(n))
