@@ -177,10 +177,10 @@ def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Score
     bound = _Bound(problem, multipliers)
     serials = itertools.count()
     # Of equal bounds the state that has decided on most cliques goes first.
-    heap = [(0.0, 0, next(serials), 0.0, 0, (1 << n) - 1, 0)]
+    heap = [(0.0, 0, next(serials), bound.savings, 0.0, 0, (1 << n) - 1, 0)]
     best: list[Scored] = []
     while heap and len(best) < k:
-        _, depth, _, cost, taken, free, covered = heapq.heappop(heap)
+        _, depth, _, savings, cost, taken, free, covered = heapq.heappop(heap)
         if not free:
             best.append((cost, tuple(_bits(taken))))
             continue
@@ -196,9 +196,15 @@ def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Score
                 )
             )
         for child in children:
-            least_cost = bound(child[0], child[2], child[3])
-            heapq.heappush(heap, (least_cost, depth - 1, next(serials), *child))
+            left = bound.savings_left(savings, child[2], child[3])
+            least_cost = bound(left, child[0], child[2], child[3])
+            heapq.heappush(heap, (least_cost, depth - 1, next(serials), left, *child))
     return best
+
+
+_Saving = tuple[int, int, float]
+"""Masks, a joint atom (0: none), and the amount that is saved if a mask is free and the atom is not
+covered."""
 
 
 class _Bound:
@@ -207,6 +213,9 @@ class _Bound:
     The cost so far, less what free masks can still save: u of each clique that has a free mask,
     and what remains of each joint atom of negative evidence that a free mask can cover. A free mask
     of negative reduced cost adds that: only where atoms that it would pay for are covered already.
+
+    Attributes:
+        savings: of the state where all masks are free.
     """
 
     def __init__(self, problem: _Problem, multipliers: _Multipliers) -> None:
@@ -222,37 +231,39 @@ class _Bound:
         alone = [(1 << i, -r) for i, r in enumerate(reduced.tolist()) if r < 0]
         self._reduced = np.maximum(reduced, 0.0).tolist()
         cliques = [*zip(multipliers.cliques, multipliers.clique, strict=True), *alone]
-        self._cliques = [(members, multiplier) for members, multiplier in cliques if multiplier]
-        remaining = np.where(evidence < 0, evidence + given, 0.0)
+        self.savings: list[_Saving] = [(members, 0, u) for members, u in cliques if u]
+        remaining = np.where(evidence < 0, -evidence - given, 0.0)
         coverers = _bit_sets(problem.joint.T)
-        self._remaining = [
-            (1 << int(a), coverers[a], float(remaining[a])) for a in np.flatnonzero(remaining)
+        self.savings += [
+            (coverers[a], 1 << int(a), float(remaining[a])) for a in np.flatnonzero(remaining)
         ]
         self._atoms, self._given = problem.atoms, given.tolist()
-        self._payments: dict[int, list[tuple[int, float]]] = {}
-        for mask, atom in zip(*np.nonzero(paid), strict=True):
-            self._payments.setdefault(int(atom), []).append((int(mask), float(paid[mask, atom])))
-        self._paid_atoms = sum(1 << atom for atom in self._payments)
+        payers = _bit_sets(paid.T > 0)
+        self._payments = [
+            (1 << int(a), payers[a], [(i, float(paid[i, a])) for i in _bits(payers[a])])
+            for a in np.flatnonzero(paid.any(axis=0))
+        ]
 
-    def __call__(self, cost: float, free: int, covered: int) -> float:
+    @staticmethod
+    def savings_left(savings: list[_Saving], free: int, covered: int) -> list[_Saving]:
+        """Those of a state that are left in one that it leads to."""
+        return [s for s in savings if s[0] & free and not s[1] & covered]
+
+    def __call__(self, savings: list[_Saving], cost: float, free: int, covered: int) -> float:
         """
         Args:
+            savings: of the state.
             cost: of what is taken.
             free: bit set of the masks that may be taken, too.
             covered: bit set of the joint atoms of what is taken.
         """
-        bound = cost - _ROUNDING
-        for members, multiplier in self._cliques:
-            if members & free:
-                bound -= multiplier
-        for atom, coverers, evidence in self._remaining:
-            if coverers & free and not atom & covered:
-                bound += evidence
+        bound = cost - _ROUNDING - sum([s[2] for s in savings])
         reduced: dict[int, float] = {}
-        for atom in _bits(covered & self._paid_atoms):
-            for mask, payment in self._payments[atom]:
-                if free >> mask & 1:
-                    reduced[mask] = reduced.get(mask, self._reduced[mask]) - payment
+        for atom, payers, payments in self._payments:
+            if atom & covered and payers & free:
+                for mask, payment in payments:
+                    if free >> mask & 1:
+                        reduced[mask] = reduced.get(mask, self._reduced[mask]) - payment
         for mask, value in reduced.items():
             if value < 0:  # it is not credited with covered atoms again
                 value += sum(self._given[a] for a in _bits(self._atoms[mask] & covered))

@@ -91,7 +91,8 @@ def test_bound_is_below_all_sets_that_a_state_leads_to(seed: int, n: int) -> Non
                 c for c, s in sets
                 if set(taken) <= set(s) and all(i in taken or free >> i & 1 for i in s)
             ]  # fmt: skip
-            assert bound(cost, free, covered) <= min(reached)
+            savings = bound.savings_left(bound.savings, free, covered)
+            assert bound(savings, cost, free, covered) <= min(reached)
 
 
 def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
@@ -106,7 +107,7 @@ def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
     assert sorted(cliques) == sorted([0b11, 0b110, 0b1100, 0b11000, 0b10001])
     optimal = _optimal_multipliers(problem, cliques)
     assert optimal is not None
-    bound = _Bound(problem, optimal)(0.0, 0b11111, 0)
+    bound = _Bound(problem, optimal)(_Bound(problem, optimal).savings, 0.0, 0b11111, 0)
     (best, taken), *_ = best_independent_sets(*inputs, 1)
     assert (best, taken) == (-8.0, (2, 4))
     assert best - 1e-5 < bound <= best

@@ -13,7 +13,7 @@ from support.clips import SIZE, brute_force, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip, make_proposals
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.selection import select_clip
+from gbopt_ros.selection import best_combinations, select_clip
 from gbopt_ros.structures import Image
 
 
@@ -169,3 +169,23 @@ def test_select_clip_refuses_a_synthetic_flow_that_is_not_finite(exhaustive: boo
             make_clip(list(images)), [make_proposals(frame) for frame in masks], backgrounds,
             flows, NanFlow(), paper(exhaustive=exhaustive),
         )  # fmt: skip
+
+
+def test_select_clip_weighs_300_combinations_of_a_frame() -> None:
+    rng = np.random.default_rng(0)
+    masks = np.zeros((2, 9, *SIZE), bool)
+    for i in range(9):  # 512 combinations of disjoint masks
+        masks[:, i, i // 3 * 2 : i // 3 * 2 + 2, i % 3 * 3 : i % 3 * 3 + 2] = True
+    images = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    backgrounds, flows = [*rng.random((2, *SIZE))], [np.zeros((*SIZE, 2), np.float32)]
+    settings = {"k": 300, "lambda_flow": 0.0, "lambda_regularization": 1.0}
+    found, _ = run((images, masks, backgrounds, flows), paper(**settings))
+
+    layers = [best_combinations(m, b, 300) for m, b in zip(masks, backgrounds, strict=True)]
+    assert [len(layer) for layer in layers] == [300, 300]
+    losses = [np.array([each.loss for each in layer]) for layer in layers]
+    # All masks have 4 pixels, so that areas are numbers of masks.
+    a, b = (np.array([np.isin(range(9), each.indices) for each in layer], int) for layer in layers)
+    either = a.sum(axis=1)[:, None] + b.sum(axis=1) - a @ b.T
+    costs = losses[0][:, None] + losses[1] - a @ b.T / np.maximum(either, 1)
+    assert found.energy == pytest.approx(costs.min(), abs=1e-9)
