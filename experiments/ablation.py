@@ -5,7 +5,7 @@
 
 Each folder is a recording of unseen objects with its ground truth. The variants of the objective:
 L_I alone, overlaps allowed; with the non-overlap constraint; with L_F; with L_p; with outlines that
-GrabCut refines; with motion as evidence beside the background network. The table has precision,
+a guided filter refines; with motion as evidence beside the background network. The table has precision,
 recall and mean IoU of the selected masks at IoU 0.5, and their AP: mean and standard deviation over
 the recordings, for the profile of --config and for the recommended setting.
 
@@ -174,14 +174,14 @@ def variants(config: SelectionConfig) -> dict[str, Variant]:
         "+ constraint": Variant(alone),
         "+ L_F": Variant(replace(config, lambda_regularization=0.0)),
         "+ L_p": Variant(config),
-        "+ GrabCut": Variant(config, "grabcut"),
+        "+ outlines": Variant(config, "guided"),
         "+ motion": complete(config),
     }
 
 
 def complete(config: SelectionConfig) -> Variant:
     """The variant with all parts; confidences are judged on its masks."""
-    return Variant(config, "grabcut", motion=True)
+    return Variant(config, "guided", motion=True)
 
 
 def table(

@@ -12,8 +12,8 @@ class OutlineConfig(ConfigSection):
     """Refinement of the outlines of selected masks (`selection.outlines`)."""
 
     method: str = setting(
-        "grabcut",
-        "Outline of a selected mask: grabcut (refined on the image, which takes more time) or "
+        "guided",
+        "Outline of a selected mask: guided (a guided filter moves it to edges of the image) or "
         "network (as the network proposed it; paper).",
-        choices=("grabcut", "network"),
+        choices=("guided", "network"),
     )

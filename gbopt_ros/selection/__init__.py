@@ -8,7 +8,7 @@ path          stage 2: the cheapest path
 two_stage     both stages on a clip, `select_clip`
 fixed_lag     both stages on a stream of frames
 confidence    the confidence of a mask
-outlines      new outlines by GrabCut
+outlines      new outlines by a guided filter
 selectors     motion, selection and outlines in one call: what the pipeline and the nodes use
 """
 

@@ -303,7 +303,7 @@ def test_setting_allows_its_choices(section: type[ConfigSection], known: Setting
         (
             "outline",
             {"method": "max"},
-            "OutlineConfig.method: expected one of grabcut, network, got 'max'",
+            "OutlineConfig.method: expected one of guided, network, got 'max'",
         ),
         (
             "flow",
@@ -398,3 +398,45 @@ def test_load_config_tells_the_new_name_in_an_old_profile(
 def test_advice_on_a_setting_of_a_removed_section() -> None:
     assert advice(["selection.k", "adapt.rounds"]).startswith("adapt.rounds is no longer a setting")
     assert advice(["adaptation.rounds", "selection.k"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selection.epsilon=.nan", "SelectionConfig.epsilon: expected a finite number, got nan"),
+        ("selection.lambda_flow=.inf", "lambda_flow: expected a finite number, got inf"),
+        ("selection.lambda_flow=1e999", "lambda_flow: expected a finite number, got inf"),
+        ("selection.seed=9223372036854775808", "seed: expected a whole number of 64 bits, got 9"),
+        ("selection.seed=-1", "seed: expected at least 0, got -1"),
+    ],
+)
+def test_settings_are_finite_and_of_64_bits(override: str, message: str) -> None:
+    with pytest.raises(GboptError, match=message):
+        load_config(None, [override])
+    assert load_config(None, ["selection.seed=9223372036854775807"]).selection.seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("setting", settings(Config), ids=lambda known: known.name)
+def test_every_setting_refuses_another_type(setting: Setting) -> None:
+    wrong: list[object] = [None, [], {}, float("nan"), 2**63, -(2**63) - 1, b"a"]
+    wrong += [0, 1.0] if setting.type in (bool, str) else ["1", True, float("inf") * -1]
+    wrong = [v for v in wrong if not (setting.type is float and type(v) is int)]
+    assert all(setting.refuses_type(value) for value in wrong)
+    assert not setting.refuses_type(setting.default) and setting.allows(setting.default)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]", "too long for a configuration"),
+        ("clip: " + "[" * 5000, "nested too deeply|not valid YAML"),
+        ("a0: &a0 [x, x]\n" + "".join(
+            f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
+        ), "too long for a configuration"),
+        ("#" * (1 << 20) + "\nclip: {length: 5}", "too long for a configuration"),
+    ],
+)  # fmt: skip
+def test_load_config_bounds_what_a_file_says(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(GboptError, match=rf"a\.yaml: ({message})"):
+        load_config(tmp_path / "a.yaml")

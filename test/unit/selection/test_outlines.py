@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import OutlineConfig
-from gbopt_ros.selection import redraw_outlines, with_outlines
+from gbopt_ros.selection import outlines, redraw_outlines, with_outlines
 from gbopt_ros.structures import Frame, FrameEnergy, FrameSelection, Selection
 
-GRABCUT, NETWORK = OutlineConfig(method="grabcut"), OutlineConfig(method="network")
+GUIDED, NETWORK = OutlineConfig(method="guided"), OutlineConfig(method="network")
 
 
 def selected(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> FrameSelection:
@@ -32,7 +34,7 @@ def selected(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> FrameSelecti
 
 
 def redrawn(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    rles = redraw_outlines(selected(image, masks), GRABCUT).rles
+    rles = redraw_outlines(selected(image, masks), GUIDED).rles
     return mask_ops.decode_all(rles, image.shape[:2])
 
 
@@ -94,13 +96,13 @@ def test_redraw_outlines_bounds_the_time_of_a_long_thin_mask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     areas = []
-    grab_cut = cv2.grabCut
+    filtered = outlines._filtered
 
-    def measured(image: NDArray[np.uint8], *rest: object) -> object:
+    def measured(image: NDArray[np.uint8], *rest: Any) -> NDArray[np.bool_]:
         areas.append(image.shape[0] * image.shape[1])
-        return grab_cut(image, *rest)
+        return filtered(image, *rest)
 
-    monkeypatch.setattr(cv2, "grabCut", measured)
+    monkeypatch.setattr(outlines, "_filtered", measured)
     image, _ = scene(1080, 1920, (960, 540, 300))
     lines = np.zeros((1, 1080, 1920), np.uint8)
     cv2.line(lines[0], (0, 0), (1919, 1079), 1, 24)
@@ -111,7 +113,7 @@ def test_redraw_outlines_bounds_the_time_of_a_long_thin_mask(
 def test_redraw_outlines_makes_boxes_tight_and_keeps_all_else() -> None:
     image, truth = scene(120, 160, (50, 60, 25), (110, 60, 20))
     frame = selected(image, np.stack([grown(m, -2) for m in truth]))
-    drawn = redraw_outlines(frame, GRABCUT)
+    drawn = redraw_outlines(frame, GUIDED)
     assert np.allclose(drawn.boxes, mask_ops.boxes_xyxy(mask_ops.encode_all(truth)), atol=1)
     for name in ("frame", "indices", "energy"):
         assert getattr(drawn, name) is getattr(frame, name)
@@ -127,7 +129,7 @@ def test_redraw_outlines_keeps_outlines_of_the_network() -> None:
 
 def test_redraw_outlines_of_no_mask_is_no_work() -> None:
     frame = selected(np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8), bool))
-    assert redraw_outlines(frame, GRABCUT) is frame
+    assert redraw_outlines(frame, GUIDED) is frame
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_redraw_outlines_keeps_masks_in_an_image_without_contrast(image: NDArray
     mask = np.zeros((1, 60, 80), bool)
     mask[0, 20:40, 30:50] = True
     frame = selected(image, mask)
-    assert redraw_outlines(frame, GRABCUT).rles == frame.rles
+    assert redraw_outlines(frame, GUIDED).rles == frame.rles
 
 
 def test_redraw_outlines_keeps_masks_too_small_or_as_large_as_the_image() -> None:
@@ -148,7 +150,7 @@ def test_redraw_outlines_keeps_masks_too_small_or_as_large_as_the_image() -> Non
     masks[0, 5:8, 5:8] = True
     masks[1] = ~masks[0]
     frame = selected(image, masks)
-    assert redraw_outlines(frame, GRABCUT).rles == frame.rles
+    assert redraw_outlines(frame, GUIDED).rles == frame.rles
 
 
 def test_redraw_outlines_keeps_the_pixels_of_touching_objects_apart() -> None:
@@ -176,13 +178,13 @@ def test_redraw_outlines_of_random_masks_is_disjoint_and_deterministic(
         cv2.ellipse(labels, centre, axes, float(rng.integers(0, 180)), 0, 360, value, -1)
     masks = np.stack([m for v in range(1, count + 1) if (m := labels == v).any()])
     frame = selected(image, masks)
-    drawn = redraw_outlines(frame, GRABCUT)
+    drawn = redraw_outlines(frame, GUIDED)
     after = mask_ops.decode_all(drawn.rles, image.shape[:2])
     assert after.sum(axis=0).max() <= 1
     for i, mask in enumerate(masks):
         assert not (after[i] & (masks.any(axis=0) & ~mask)).any()
         assert iou(after[i], mask) >= 0.5
-    assert redraw_outlines(frame, GRABCUT).rles == drawn.rles
+    assert redraw_outlines(frame, GUIDED).rles == drawn.rles
 
 
 def test_with_outlines_redraws_every_frame_of_a_selection() -> None:
@@ -192,6 +194,6 @@ def test_with_outlines_redraws_every_frame_of_a_selection() -> None:
         clip_id=3, frames=frames, energy=1.0, lower_bound=1.0, optimal=True, flow_runs=2,
         model_version="v",
     )  # fmt: skip
-    drawn = with_outlines(selection, GRABCUT)
-    assert [f.rles for f in drawn.frames] == [redraw_outlines(f, GRABCUT).rles for f in frames]
+    drawn = with_outlines(selection, GUIDED)
+    assert [f.rles for f in drawn.frames] == [redraw_outlines(f, GUIDED).rles for f in frames]
     assert (drawn.clip_id, drawn.energy, drawn.flow_runs) == (3, 1.0, 2)

@@ -34,7 +34,7 @@ from gbopt_ros.structures import Calibration, Clip, Cues, FrameSelection, Select
 FRAMES = 9
 
 
-def configured(lag: int = -1, motion: float = 1.0, outline: str = "grabcut") -> Config:
+def configured(lag: int = -1, motion: float = 1.0, outline: str = "guided") -> Config:
     return Config(
         selection=SelectionConfig(lag=lag, k=4),
         motion=MotionConfig(weight=motion, baseline_s=0.3),
