@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -39,7 +40,10 @@ from gbopt_ros.structures import GboptError
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME = "raft_small"
-OF_TORCHVISION = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "raft_large", "raft_small")
+OF_TORCHVISION = (
+    "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "raft_large", "raft_large_things",
+    "raft_small",
+)  # fmt: skip
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FOREGROUND = {
     "u2netp": Pixels(*IMAGENET),
@@ -133,7 +137,7 @@ def test_published_urls_name_their_digest(name: str, cache: Path) -> None:
     assert re.fullmatch(r"https://download\.pytorch\.org/models/\w+-[0-9a-f]{8}\.pth", found.url)
     assert found.url.endswith(f"-{found.digest}.pth")
     assert found.path == cache / found.url.rpartition("/")[2]
-    assert name.replace("_", "") in found.url.replace("_", "")
+    assert name.removesuffix("_things").replace("_", "") in found.url.replace("_", "")
 
 
 @pytest.mark.parametrize("name", FOREGROUND)
@@ -317,10 +321,35 @@ def test_find_weights_finds_the_file_of_a_name(cache: Path) -> None:
         find_weights(NAME)
     with pytest.raises(GboptError, match="pull maskrcnn_resnet50_fpn_v2"):
         proposal_weights(Config(proposal=ProposalConfig(weights="maskrcnn_resnet50_fpn_v2")))
-    expected.parent.mkdir(parents=True)
-    expected.touch()
+    put_there(expected, b"weights")
     assert find_weights(NAME) == find_weights(expected) == expected
     assert find_weights("elsewhere.pth") == Path("elsewhere.pth")
+
+
+def put_there(path: Path, content: bytes) -> None:
+    """A pulled file with the digest that `pull` writes beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+
+
+def test_find_weights_refuses_a_file_that_was_damaged_after_it_was_pulled(cache: Path) -> None:
+    path = published(NAME).path
+    put_there(path, b"weights")
+    assert find_weights(NAME) == path
+    path.write_bytes(b"weighty")
+    with pytest.raises(GboptError, match=r"SHA-256 is .* damaged one: delete it and pull again"):
+        find_weights(NAME)
+
+
+def test_find_weights_checks_the_published_digest_where_none_was_written(cache: Path) -> None:
+    path = published(NAME).path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"put there by hand")
+    with pytest.raises(GboptError, match=f"expected one that begins with {published(NAME).digest}"):
+        find_weights(NAME)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_find_weights_prefers_a_file_of_that_name(
@@ -334,8 +363,9 @@ def test_find_weights_prefers_a_file_of_that_name(
 def test_make_flow_takes_raft_that_was_pulled(cache: Path) -> None:
     torch.manual_seed(0)
     path = published(NAME).path
-    path.parent.mkdir(parents=True)
-    torch.save(raft_small(weights=None).state_dict(), path)
+    content = io.BytesIO()
+    torch.save(raft_small(weights=None).state_dict(), content)
+    put_there(path, content.getvalue())
     for backend in ("auto", NAME):
         assert isinstance(make_flow(FlowConfig(backend=backend, weights=NAME), "cpu"), RaftFlow)
 
