@@ -89,6 +89,8 @@ EXTRAS = {
     "timm": [TIMM],
     # On a GPU, install onnxruntime-gpu in the place of onnxruntime afterwards.
     "onnx": ONNX,
+    # `gbopt bulk --ray` on many machines; on one machine plain processes need nothing.
+    "bulk": ["ray>=2.40,<3"],  # actors (Ray Core); 2.40 has wheels for Python 3.10 to 3.12
     "docs": [
         "mkdocs-material>=9.5,<10",  # the site of docs/
         "mkdocstrings[python]>=1,<2",  # the Python reference, out of the docstrings
@@ -98,10 +100,13 @@ EXTRAS = {
         *ONNX,  # likewise
         "hypothesis>=6.100,<7",  # property tests
         "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
+        "PyMaxflow>=1.3,<2",  # the graph cut of FST, a method compared with
         "pytest>=8,<10",  # tests
         "pytest-timeout>=2.3,<3",  # a test that hangs fails
         "pytest-xdist>=3.6,<4",  # tests on all cores
         "ruff>=0.8,<1",  # lint and format; the version that counts is in constraints.txt
+        "scikit-image>=0.24,<1",  # superpixels and colour spaces of methods compared with
+        "scikit-learn>=1.4,<2",  # Gaussian mixtures of FST
         "scipy>=1.11,<2",  # one-to-one assignment in the benchmarks' baselines
     ],
 }
@@ -144,7 +149,7 @@ setup(
     data_files=shared_files(),
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["gbopt = gbopt_ros.cli.main:main"]},
+    entry_points={"console_scripts": ["gbopt = gbopt_ros.cli.main:program"]},
     cmdclass={"editable_wheel": EditableWheel},
     zip_safe=False,
 )

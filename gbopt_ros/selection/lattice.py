@@ -99,7 +99,8 @@ def make_layer(
         )
     decomposed = mask_ops.atoms_of_rles(proposals.rles, proposals.size)
     scores = proposals.scores.astype(np.float64)
-    if config.score_propagation and before is not None and flow is not None:
+    propagates = config.score_weight and config.score_propagation  # else no energy has scores
+    if propagates and before is not None and flow is not None:
         iou = warped_iou(before.proposals, proposals, flow)
         scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
     prior = score_prior(
