@@ -5,11 +5,13 @@ ablation                what each term of the objective is worth, and how far co
 error_analysis          what is learnt wrong and what is missed, by object
 continual               rounds in which new objects arrive, and a poisoned round
 real_video              the comparison on real video
+methods_table           the masks of every method on labelled video, without learning
 plane_residual          the constants of the motion cue
 tables                  tables of one run, or of several runs together
 
-methods                 the training masks of every method
-baselines               how other methods choose masks
+training_masks          the training masks of every method
+baselines               thresholds, and selection by ground truth
+methods                 methods of other papers, one file each
 test_time_augmentation  proposals of several views, for Data Distillation
 training                trains and judges, in processes
 tabletop                the data

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import torch
 
+from experiments.methods import FILE
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.selection_format import versions
 from gbopt_ros.models.device import resolve_device
@@ -39,10 +40,29 @@ def add_training_arguments(
     parser: argparse.ArgumentParser, methods: Iterable[str], default: Iterable[str]
 ) -> None:
     """Add --methods, --rounds, --seeds and --jobs."""
-    parser.add_argument("--methods", nargs="+", default=list(default), choices=list(methods))
+    add_methods_argument(parser, methods, default)
     parser.add_argument("--rounds", type=positive, default=1, help="rounds of select and learn")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=positive, default=1, help="processes of one thread each")
+
+
+def add_methods_argument(
+    parser: argparse.ArgumentParser, methods: Iterable[str], default: Iterable[str]
+) -> None:
+    """Add --methods: names, and `file:PATH` for masks that another program made."""
+    known = list(methods)
+
+    def name(text: str) -> str:
+        if text not in known and not text.startswith(FILE):
+            raise argparse.ArgumentTypeError(
+                f"expected {FILE}PATH or one of {', '.join(known)}, got {text!r}"
+            )
+        return text
+
+    parser.add_argument(
+        "--methods", nargs="+", default=list(default), type=name, metavar="METHOD",
+        help=f"{', '.join(known)}; {FILE}PATH: masks made elsewhere, see methods/mask_file.py",
+    )  # fmt: skip
 
 
 def positive(text: str) -> int:

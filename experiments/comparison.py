@@ -56,6 +56,7 @@ from experiments.training_masks import (
     MaskMaker,
     Sources,
     TrainingMasks,
+    label_of,
     masks_with,
 )
 from gbopt_ros.config import Config
@@ -147,7 +148,7 @@ def compare(
     for method, made in masks.items():
         if made.quality is not None:
             numbers = ", ".join(f"{name} {value:.1f}" for name, value in made.quality.items())
-            print(f"{METHODS[method]}: {numbers}")
+            print(f"{label_of(method)}: {numbers}")
     cells = plan(
         args.methods,
         masks,

@@ -45,7 +45,7 @@ from experiments.tabletop import Recording, first, generate_missing, recording_o
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
-from gbopt_ros.io.files import aside_of, make_folder, write_text
+from gbopt_ros.io.files import make_folder, replacing, write_text
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
 from gbopt_ros.learning.round import Learnt
@@ -356,10 +356,9 @@ def figure(before: dict[str, Any], results: Sequence[dict[str, Any]], path: Path
         if result["version"] is None:
             place = (result["round"], result["unseen"])
             unseen.annotate("refused", place, (0, -14), textcoords="offset points", fontsize=8)
-    aside = aside_of(path)
-    chart.savefig(aside)
+    with replacing(path) as aside:
+        chart.savefig(aside)
     pyplot.close(chart)
-    aside.replace(path)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

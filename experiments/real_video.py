@@ -38,17 +38,17 @@ from experiments.command_line import (
     start,
 )
 from experiments.comparison import compare
+from experiments.methods.mask_file import instances
 from experiments.tabletop import BUNDLED_SEED, Stills, validation_recording
 from experiments.training import Result
-from experiments.training_masks import CHOOSING, COMPARED, METHODS, TrainingMasks
+from experiments.training_masks import CHOOSING, COMPARED, OTHERS, TrainingMasks, label_of
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
-from gbopt_ros.io.datasets.davis import VOID, LabelImage, load_davis
+from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
-from gbopt_ros.masks import encode_all
 from gbopt_ros.structures import Frame, GboptError, Image, Rle
 
 LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
@@ -60,9 +60,14 @@ _TITLE_HEIGHT = 24
 
 @dataclass(frozen=True)
 class Beginning:
-    """The first frames of a labelled sequence, a `methods.Recording`."""
+    """The first frames of a labelled sequence, a `training_masks.Recording`.
+
+    Attributes:
+        share: of the sequence's frames.
+    """
 
     folder: Path
+    share: float = LEARNT
 
     @property
     def name(self) -> str:
@@ -70,7 +75,7 @@ class Beginning:
 
     @cached_property
     def digest(self) -> str:
-        return digest([digest_of_files(self.folder), LEARNT])
+        return digest([digest_of_files(self.folder), self.share])
 
     @cached_property
     def truth(self) -> dict[int, tuple[Rle, ...]]:
@@ -83,7 +88,7 @@ class Beginning:
 
     def open(self) -> list[Frame]:
         frames = list(open_source(self.folder))
-        return frames[: round(LEARNT * len(frames))]
+        return frames[: round(self.share * len(frames))]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,7 +96,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("sequences", type=Path, nargs="+")
     parser.add_argument("--photographs", type=Path, metavar="COCO_DIR", help="judged too")
     parser.add_argument("--rehearse", type=Path, metavar="COCO_DIR", help="default: the demo's")
-    add_training_arguments(parser, COMPARED, COMPARED)
+    add_training_arguments(parser, dict.fromkeys([*COMPARED, *OTHERS]), COMPARED)
     return parser.parse_args(arguments)
 
 
@@ -142,12 +147,6 @@ def judged_frames(folders: Sequence[Path]) -> CocoDataset:
     return CocoDataset(tuple(images), rles, folders[0].resolve().parent)
 
 
-def instances(label: LabelImage) -> tuple[Rle, ...]:
-    """The objects of a label image; what is void is none."""
-    values = np.setdiff1d(label, [0, VOID])
-    return encode_all(label[None] == values[:, None, None])
-
-
 def middle_frames(judged: CocoDataset) -> list[CocoImage]:
     """One judged frame of every sequence."""
     by_sequence: dict[str, list[CocoImage]] = {}
@@ -191,7 +190,7 @@ def write(
 def titles(pictured: Sequence[str]) -> Image:
     """What the columns of the figure show."""
     strip = np.full((_TITLE_HEIGHT, (len(pictured) + 1) * _TILE[0], 3), 255, np.uint8)
-    said = [f"{METHODS[method]}, from score {_SHOWN_SCORE}" for method in pictured]
+    said = [f"{label_of(method)}, from score {_SHOWN_SCORE}" for method in pictured]
     for column, title in enumerate((*said, "labelled")):
         place = (column * _TILE[0] + 8, _TITLE_HEIGHT - 8)
         cv2.putText(strip, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)

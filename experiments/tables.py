@@ -19,9 +19,9 @@ import matplotlib
 
 from experiments.command_line import start
 from experiments.training import Result
-from experiments.training_masks import METHODS, TrainingMasks
+from experiments.training_masks import METHODS, OTHERS, TrainingMasks, label_of
 from gbopt_ros.evaluation.coco_metrics import METRICS
-from gbopt_ros.io.files import aside_of
+from gbopt_ros.io.files import replacing
 from gbopt_ros.structures import GboptError
 
 matplotlib.use("Agg")
@@ -29,6 +29,8 @@ from matplotlib import pyplot
 
 Results = Mapping[str, Sequence[Result]]
 """The results of every method."""
+_GONE = ("tracklets",)  # in results on disk: a simpler UnOVOST of version 0.1.0
+_OTHERS = (*OTHERS, *_GONE)
 _SAME = ("world", "unseen_split", "rounds", "config")  # in all runs of one experiment
 
 
@@ -67,7 +69,7 @@ def statements(results: Results) -> dict[str, Any]:
     """What follows from the results, as numbers: each a mean and a standard deviation."""
     found: dict[str, Any] = {
         f"ours_minus_{other}": _pair(gained)
-        for other in ("before", "control", "threshold", "distillation", "tracklets", "gt")
+        for other in ("before", "control", "threshold", "distillation", *_OTHERS, "gt")
         if (gained := differences(results, "ours", other))
     }
     for split in kept_splits(results):
@@ -98,7 +100,7 @@ def to_dict(results: Results, masks: Mapping[str, TrainingMasks]) -> dict[str, A
     """The results for JSON, without the detections that were kept for pictures."""
     return {
         name: {
-            "label": METHODS[name],
+            "label": label_of(name),
             "masks": quality_of(cells, masks[name]),
             "chosen": masks[name].facts,
             "cells": [{k: v for k, v in cell.items() if k != "shown"} for cell in cells],
@@ -123,7 +125,7 @@ def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
         ]
         numbers = [_cell(values) for values in columns]
-        lines.append("| " + " | ".join([METHODS[name], *numbers, *shown, str(len(cells))]) + " |")
+        lines.append("| " + " | ".join([label_of(name), *numbers, *shown, str(len(cells))]) + " |")
     lines += ["", *(f"- {line}" for line in sentences(results))]
     return "\n".join(lines) + "\n"
 
@@ -152,10 +154,10 @@ def sentences(results: Results) -> list[str]:
             f"control ({_signed(differences(results, 'ours', 'control'))} of "
             f"{_signed(bound)} AP on unseen classes)."
         )
-    for other in ("before", "threshold", "distillation", "tracklets"):
+    for other in ("before", "threshold", "distillation", *_OTHERS):
         if gained := differences(results, "ours", other):
             said.append(
-                f"Ours minus {METHODS[other]}: {_signed(gained)} AP on unseen classes "
+                f"Ours minus {label_of(other)}: {_signed(gained)} AP on unseen classes "
                 f"(pairs of runs: {len(gained)})."
             )
     for split in kept_splits(results):
@@ -176,7 +178,7 @@ def figure(results: Results, path: Path) -> None:
     reference = "control" if "control" in results else "before"
     names = [name for name in results if name != "before"]
     panels = (
-        (f"unseen AP, gain over {METHODS[reference]}", reference, "unseen", "tab:blue"),
+        (f"unseen AP, gain over {label_of(reference)}", reference, "unseen", "tab:blue"),
         ("seen AP, change from before", "before", "seen", "tab:red"),
     )
     chart, axes = pyplot.subplots(
@@ -196,14 +198,13 @@ def figure(results: Results, path: Path) -> None:
             )  # fmt: skip
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.set_title(title, fontsize=10)
-        axis.set_yticks(range(len(names)), [METHODS[name] for name in reversed(names)])
+        axis.set_yticks(range(len(names)), [label_of(name) for name in reversed(names)])
         axis.set_ylim(-0.6, len(names) - 0.3)
         axis.margins(x=0.15)
         axis.grid(axis="x", alpha=0.3)
-    aside = aside_of(path)
-    chart.savefig(aside)
+    with replacing(path) as aside:
+        chart.savefig(aside)
     pyplot.close(chart)
-    aside.replace(path)
 
 
 def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, TrainingMasks]]:
@@ -218,7 +219,7 @@ def together(files: Sequence[Path]) -> tuple[dict[str, list[Result]], dict[str, 
             raise GboptError(f"{path}: another {', '.join(other)} than in {files[0]}")
     results: dict[str, list[Result]] = {}
     masks: dict[str, TrainingMasks] = {}
-    for name in METHODS:
+    for name in (*METHODS, *_GONE):
         found = [(n, run["methods"][name]) for n, run in enumerate(runs) if name in run["methods"]]
         if not found:
             continue

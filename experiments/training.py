@@ -22,7 +22,7 @@ from tqdm import tqdm
 from experiments.cache import Cache, digest
 from experiments.command_line import single_threaded
 from experiments.tabletop import Stills
-from experiments.training_masks import METHODS, TrainingMasks, inputs_of, networks_of
+from experiments.training_masks import TrainingMasks, inputs_of, label_of, networks_of
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.learning.data.datasets import CocoInstances
@@ -161,7 +161,7 @@ def run_cached(
     def on_done(cell: Cell, result: Result) -> None:
         cache.put("cell", keys[cell.method, cell.seed], result)
         tqdm.write(
-            f"{METHODS[cell.method]}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
+            f"{label_of(cell.method)}, seed {cell.seed}: unseen AP {result['unseen']['AP']:.2f}, "
             f"seen AP {result['seen']['AP']:.2f}, {result['seconds']:.0f} s"
         )
         tell()

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +14,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from experiments import baselines
+from experiments import baselines, methods
 from experiments.cache import Cache, digest_of_dataset, digest_of_stills
+from experiments.methods.run import MethodRunner, from_json, to_json
 from experiments.tabletop import Stills
 from experiments.test_time_augmentation import SCALES, EnsembleProposals
 from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.datasets.coco import CocoDataset
+from gbopt_ros.io.json_file import read_json
 from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
 from gbopt_ros.learning.confidence.cross_clip import recalibrate
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage, confidence_cutoff
@@ -29,17 +32,15 @@ from gbopt_ros.masks import boxes_xyxy
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
-from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.load import background_weights, load_proposal_network, proposal_weights
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
 
-METHODS = {
+LABELS = {
     "before": "before",
     "control": "control: rehearsal alone",
     "threshold": "score threshold",
     "distillation": "Data Distillation",
-    "tracklets": "tracklets (manner of UnOVOST)",
     "ours": "ours",
     "gt": "selected using GT",
     "truth": "trained with GT",
@@ -50,12 +51,16 @@ METHODS = {
     "L_F": "L_I + constraint + L_F",
     "L_p": "L_I + constraint + L_F + L_p",
 }
-"""Name and label of every method."""
-COMPARED = tuple(METHODS)[:8]  # in the main table
-LIMITS = tuple(METHODS)[8:10]  # ours with one of its two kinds of error corrected by ground truth
-ABLATION = tuple(METHODS)[10:]  # the paper's Table 4, outlines as proposed
+"""Labels of the methods that this module makes; `label_of` knows those of all."""
+OTHERS = tuple(methods.METHODS)  # written from other papers
+METHODS = (*tuple(LABELS)[:4], *OTHERS, *tuple(LABELS)[4:])  # in the order of tables
+COMPARED = (
+    "before", "control", "threshold", "distillation", "unovost", "ours", "gt", "truth",
+)  # in the main table  # fmt: skip
+LIMITS = ("right", "complete")  # ours with one kind of error corrected by ground truth
+ABLATION = ("L_I", "constraint", "L_F", "L_p")  # the paper's Table 4, outlines as proposed
 SELECTED = ("ours", *LIMITS, *ABLATION)  # methods that select in clips
-CHOOSING = ("threshold", "tracklets")  # methods with a threshold from the validation recording
+CHOOSING = ("threshold", *OTHERS)  # with a threshold from the validation recording
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
 FrameKey = tuple[str, int]
@@ -138,10 +143,11 @@ class MaskMaker:
         self._train, self._rehearsal = train, rehearsal
         self._config, self._cache = config, cache
         self._choose_on = validation
+        self._runner = MethodRunner(config, cache, networks_of(config))
         self._clips: dict[str, list[Clip]] = {}
 
     def masks_of(self, method: str) -> TrainingMasks:
-        """The training masks of a method of `METHODS`.
+        """The training masks of a method of `METHODS`, or of `file:PATH`.
 
         Raises:
             GboptError: a recording cannot be read, or thresholds cannot be chosen on it.
@@ -150,14 +156,7 @@ class MaskMaker:
             return TrainingMasks()
         if method in SELECTED:
             return self._collected(self.selected(method), {})
-        make: dict[str, Callable[[], tuple[Masks, dict[str, float]]]] = {
-            "threshold": self._thresholded,
-            "distillation": self._distilled,
-            "tracklets": self._tracked,
-            "gt": self._closest,
-            "truth": self._true,
-        }
-        masks, facts = make[method]()
+        masks, facts = self.chosen(method)
         frames = [
             SelectedFrame(
                 recording=recording.name,
@@ -176,6 +175,16 @@ class MaskMaker:
         ]
         return self._collected(frames, facts)
 
+    def chosen(self, method: str) -> tuple[Masks, dict[str, float]]:
+        """The masks of a method that does not select in clips, and what was chosen on the way."""
+        make: dict[str, Callable[[], tuple[Masks, dict[str, float]]]] = {
+            "threshold": self._thresholded,
+            "distillation": self._distilled,
+            "gt": self._closest,
+            "truth": self._true,
+        }
+        return make.get(method, partial(self._of_others, method))()
+
     def selected(self, method: str) -> list[SelectedFrame]:
         """The frames of a method of `SELECTED`, as `gbopt replay` selects them."""
         config = replace(self._config, selection=selection_of(method, self._config.selection))
@@ -184,7 +193,7 @@ class MaskMaker:
                 config, motion=MotionConfig(weight=0.0), outline=OutlineConfig(method="network")
             )
         # The name of the folder would make two training sets of two methods with equal masks.
-        title = f"select: {METHODS[method]}"
+        title = f"select: {LABELS[method]}"
         frames = [
             replace(frame, recording=recording.name)
             for recording in self._train
@@ -195,6 +204,18 @@ class MaskMaker:
         elif config.learning.cross_clip_confidence:
             frames = self._recalibrated(frames)
         return self.corrected(method, frames) if method in LIMITS else frames
+
+    def selections(self, recordings: Sequence[Recording]) -> tuple[Masks, float]:
+        """The masks that ours selects, scored by confidence, and its seconds but for proposals."""
+        found: Masks = {}
+        seconds = 0.0
+        for recording in recordings:
+            folder = self._replay_of(recording, self._config, f"select: {LABELS['ours']}")
+            for frame in read_selection(folder):
+                found[recording.name, frame.frame_index] = _by_confidence(frame)
+            spent = read_json(folder / "run.json")["seconds"]
+            seconds += sum(value for stage, value in spent.items() if stage != "proposals")
+        return found, seconds
 
     def candidates(self) -> Masks:
         """The proposals that selection chooses from, of every frame."""
@@ -213,10 +234,20 @@ class MaskMaker:
         scores = [found.scores for found in proposals.values()]
         return _above(proposals, baselines.expected_number_threshold(scores, objects))
 
-    def _tracked(self) -> tuple[Masks, dict[str, float]]:
+    def _of_others(self, method: str) -> tuple[Masks, dict[str, float]]:
+        """A method of `experiments.methods`.
+
+        All of its masks count where none is right in the validation recording, where all have one
+        score, and where they are of files, which have none of the validation recording.
+        """
+        masks, _ = self.scored(method, self._train)
+        scores = {float(score) for found in masks.values() for score in found.scores}
+        if method.startswith(methods.FILE) or len(scores) < 2:
+            return masks, {}
         validation = [self._validation]
-        curve = threshold_curve(self._truth(validation), self._tracklets(validation))
-        return _above(self._tracklets(self._train), baselines.best_threshold(curve))
+        curve = threshold_curve(self._truth(validation), self.scored(method, validation)[0])
+        threshold = baselines.best_threshold(curve) if curve.recall.any() else 0.0
+        return _above(masks, threshold)
 
     def _closest(self) -> tuple[Masks, dict[str, float]]:
         truth, proposals = self._truth(self._train), self._proposals(self._train)
@@ -365,32 +396,32 @@ class MaskMaker:
             if known is None:
                 network = network or load(self._config)
                 candidates = network.propose([frame.image for frame in clip.frames])
-                known = [_to_json(each) for each in candidates]
+                known = [to_json(each) for each in candidates]
                 self._cache.put("proposals", inputs, known)
             for frame, value in zip(clip.frames, known, strict=True):
-                found[recording.name, frame.index] = _from_json(value)
+                found[recording.name, frame.index] = from_json(value)
         return found
 
-    def _tracklets(self, recordings: Sequence[Recording]) -> Masks:
-        networks = networks_of(self._config, "proposal", "flow")
-        flow_network = make_flow(self._config.flow, self._config.device)
-        proposals = self._proposals(recordings)
+    def scored(self, method: str, recordings: Sequence[Recording]) -> tuple[Masks, float]:
+        """All masks of a method of `experiments.methods` with its scores, and its seconds."""
+        made = methods.make_method(method)
+        selected = method in methods.ON_SELECTED
+        proposals = self.selections(recordings)[0] if selected else self._proposals(recordings)
         found: Masks = {}
-        for recording, clip in self._all_clips(recordings, "tracklets"):
-            candidates = [proposals[recording.name, frame.index] for frame in clip.frames]
-
-            def track(clip: Clip = clip, candidates: list[Proposals] = candidates) -> list[Any]:
-                images = [frame.image for frame in clip.frames]
-                flows = flow_network.flow(images[:-1], images[1:])
-                return [
-                    _to_json(masks) for masks in baselines.tracklets(clip, candidates, list(flows))
-                ]
-
-            inputs = {"recording": recording.digest, "networks": networks, "clip": clip.clip_id}
-            tracked = self._cache.get_or_make("tracklets", inputs, track)
-            for frame, value in zip(clip.frames, tracked, strict=True):
-                found[recording.name, frame.index] = _from_json(value)
-        return found
+        total = 0.0
+        for recording, clip in self._all_clips(recordings, made.label):
+            keys = [(recording.name, frame.index) for frame in clip.frames]
+            of_clip, seconds = self._runner.masks(
+                made,
+                clip,
+                [proposals[key] for key in keys],
+                recording.name,
+                recording.digest,
+                recording.truth[clip.frames[0].index],
+            )
+            found.update(zip(keys, of_clip, strict=True))
+            total += seconds
+        return found, total
 
     def _frames_of(self, recording: Recording) -> Path:
         """The frames of a recording as image files."""
@@ -430,6 +461,13 @@ class MaskMaker:
         return TrainingMasks(
             folder, digest_of_dataset(open_dataset(folder, self._config)), quality, facts
         )
+
+
+def label_of(method: str) -> str:
+    """What a table calls a method of `METHODS` or `file:PATH`."""
+    if method in OTHERS or method.startswith(methods.FILE):
+        return methods.make_method(method).label
+    return LABELS.get(method, method)  # results on disk may name methods of other versions
 
 
 def filter_by_confidence(frames: Sequence[SelectedFrame], config: Config) -> list[SelectedFrame]:
@@ -479,7 +517,11 @@ def masks_with(
 
 
 def selection_of(method: str, config: SelectionConfig) -> SelectionConfig:
-    """The objective of a method: parts of ours for the rows of Table 4."""
+    """The objective of a method: parts of ours for the rows of Table 4.
+
+    The masks of `L_I` may overlap in the objective, but what is learnt is cut there, as a selector
+    publishes masks; `experiments.ablation` judges them whole.
+    """
     alone = replace(config, lambda_flow=0.0, lambda_regularization=0.0)
     return {
         "L_I": replace(alone, overlap_tolerance=1.0),
@@ -509,20 +551,8 @@ def _as_proposals(size: tuple[int, int], rles: Sequence[Rle]) -> Proposals:
     )
 
 
-def _to_json(found: Proposals) -> dict[str, Any]:
-    return {
-        "size": list(found.size),
-        "counts": [rle["counts"] for rle in found.rles],
-        "scores": [float(score) for score in found.scores],
-        "boxes": found.boxes.tolist(),
-    }
-
-
-def _from_json(value: Mapping[str, Any]) -> Proposals:
-    height, width = value["size"]
-    return Proposals(
-        (height, width),
-        tuple(Rle(size=[height, width], counts=counts) for counts in value["counts"]),
-        np.array(value["scores"], np.float32),
-        np.array(value["boxes"], np.float32).reshape(-1, 4),
-    )
+def _by_confidence(frame: SelectedFrame) -> Proposals:
+    order = sorted(range(len(frame.rles)), key=lambda i: -frame.confidences[i])
+    rles = tuple(frame.rles[i] for i in order)
+    scores = np.array([frame.confidences[i] for i in order], np.float32)
+    return Proposals(frame.size, rles, scores, boxes_xyxy(rles))

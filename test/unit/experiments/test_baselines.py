@@ -1,4 +1,4 @@
-"""What selection is compared with: thresholds, tracklets, and selection by ground truth."""
+"""What selection is compared with: thresholds, and selection by ground truth."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import baselines
-from gbopt_ros.evaluation.mask_quality import PrecisionRecallCurve, threshold_curve
-from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all, iou_matrix
-from gbopt_ros.structures import Clip, Frame, GboptError, Proposals
+from gbopt_ros.evaluation.mask_quality import PrecisionRecallCurve
+from gbopt_ros.masks import boxes_xyxy, encode_all, iou_matrix
+from gbopt_ros.structures import GboptError, Proposals
 
 SIZE = (8, 12)
-RED, BLUE, GREY = (200, 0, 0), (0, 0, 200), (90, 90, 90)
 
 
 def square(row: int, column: int, side: int = 3) -> np.ndarray:
@@ -29,16 +28,6 @@ def proposals(*scored: tuple[float, np.ndarray]) -> Proposals:
     rles = encode_all(np.array([mask for _, mask in scored], bool).reshape(-1, *SIZE))
     scores = np.array([score for score, _ in scored], np.float32)
     return Proposals(SIZE, rles, scores, boxes_xyxy(rles))
-
-
-def clip_of(*painted: list[tuple[np.ndarray, tuple[int, int, int]]]) -> Clip:
-    frames = []
-    for index, objects in enumerate(painted):
-        image = np.full((*SIZE, 3), GREY, np.uint8)
-        for mask, colour in objects:
-            image[mask] = colour
-        frames.append(Frame(image, 1000 * index, index))
-    return Clip(0, tuple(frames))
 
 
 # --------------------------------------------------------------------------------------- thresholds
@@ -162,84 +151,3 @@ def test_agreeing_with_equals_enumeration(seed: int) -> None:
         for order in itertools.permutations(range(max(k, m)), k)
     )
     assert again == pytest.approx(best)
-
-
-# ---------------------------------------------------------------------------------------- tracklets
-
-
-def test_for_itself_drops_masks_that_others_cover() -> None:
-    whole, part, beside = square(0, 0, 4), square(0, 0, 3), square(0, 3, 4)
-    assert baselines.for_itself(np.array([whole, part, beside])).tolist() == [0, 2]
-
-
-def test_warp_back_follows_the_flow() -> None:
-    flow = np.zeros((*SIZE, 2), np.float32)
-    flow[..., 0] = 2.0  # everything moves two pixels to the right
-    np.testing.assert_array_equal(baselines.warp_back(square(2, 5), flow), square(2, 3))
-
-
-def test_colour_histogram_is_of_the_mask_alone() -> None:
-    image = clip_of([(square(0, 0), RED), (square(4, 4), BLUE)]).frames[0].image
-    red, blue = (baselines.colour_histogram(image, square(*at)) for at in ((0, 0), (4, 4)))
-    assert red.sum() == blue.sum() == 1.0
-    assert np.minimum(red, blue).sum() == 0.0
-    assert baselines.colour_histogram(image, np.zeros(SIZE, bool)).sum() == 0.0
-
-
-def test_link_follows_the_flow_and_the_colour() -> None:
-    """Two squares side by side: the flow says that both moved, the colour which is which."""
-    now, later = [square(0, 0), square(0, 5)], [square(0, 7), square(0, 2)]  # the order differs
-    flow = np.zeros((*SIZE, 2), np.float32)
-    flow[..., 0] = 2.0
-    red, blue = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-
-    def tracks(colours_later: list[np.ndarray]) -> list[list[tuple[int, int]]]:
-        masks = [np.array(now), np.array(later)]
-        return baselines.link(masks, [np.array([red, blue]), np.array(colours_later)], [flow])
-
-    assert tracks([blue, red]) == [[(0, 0), (1, 1)], [(0, 1), (1, 0)]]
-    assert tracks([red, blue]) == [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]]  # other objects
-
-
-def test_link_breaks_at_a_frame_without_masks() -> None:
-    none, colours = np.zeros((0, *SIZE), bool), np.zeros((0, 2))
-    one, red = square(0, 0)[None], np.array([[1.0, 0.0]])
-    still = np.zeros((*SIZE, 2), np.float32)
-    tracks = baselines.link([one, none, one], [red, colours, red], [still, still])
-    assert tracks == [[(0, 0)], [(2, 0)]]
-
-
-def test_tracklets_score_a_track_by_mean_score_times_length() -> None:
-    steady, brief = square(0, 0, 4), square(2, 2, 4)  # share a square of two pixels
-    far = square(5, 8)
-    painted = [(steady, RED), (far, BLUE)]
-    clip = clip_of(painted, painted, painted)
-    found = [
-        proposals((0.9, brief), (0.6, steady)),  # the brief one has the better score
-        proposals((0.6, steady)),
-        proposals((0.6, steady), (0.3, far)),
-    ]
-    flows = np.zeros((2, *SIZE, 2), np.float32)
-    tracked = baselines.tracklets(clip, found, flows)
-    assert [p.scores.tolist() for p in tracked] == [
-        pytest.approx([0.6, 0.3]),
-        pytest.approx([0.6]),
-        pytest.approx([0.6, 0.1]),
-    ]
-    first = decode_all(tracked[0].rles, SIZE)
-    np.testing.assert_array_equal(first[0], steady)  # overlaps go to the better track
-    np.testing.assert_array_equal(first[1], brief & ~steady)
-
-
-def test_tracklets_of_frames_without_proposals_are_empty() -> None:
-    clip = clip_of([], [])
-    tracked = baselines.tracklets(
-        clip, [proposals(), proposals()], np.zeros((1, *SIZE, 2), np.float32)
-    )
-    assert [len(p) for p in tracked] == [0, 0]
-
-
-def test_best_threshold_takes_scores_of_tracks() -> None:
-    truth = {0: encode_all(square(0, 0)[None])}
-    tracked = {0: proposals((0.5, square(0, 0)), (0.2, square(4, 8)))}
-    assert baselines.best_threshold(threshold_curve(truth, tracked)) == 0.5

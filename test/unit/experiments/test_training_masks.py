@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
+from support.fakes import make_proposals
 from support.labelled import labelled
 
 from experiments import comparison, tabletop, training_masks
 from experiments.cache import Cache
 from gbopt_ros.config import LearningConfig, load_config
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.masks import boxes_xyxy, encode
+from gbopt_ros.masks import boxes_xyxy, encode, encode_all
 from gbopt_ros.structures import Proposals
 
 CONFIG = load_config(None, ["device=cpu"])
+SIZE = (4, 6)
 
 
 class Oracle:
@@ -96,7 +98,7 @@ def test_masks_of_methods_are_made_once_and_judged(
         maker = training_masks.MaskMaker(
             [data.train], data.validation, data.rehearsal, CONFIG, cache
         )
-        names = ("control", "threshold", "tracklets", "distillation", "gt", "truth")
+        names = ("control", "threshold", "unovost", "distillation", "gt", "truth")
         return {name: maker.masks_of(name) for name in names}
 
     found = masks()
@@ -118,6 +120,42 @@ def test_masks_of_methods_are_made_once_and_judged(
     assert done == 5 + 4 + 5  # train, validation, and train again by several views
     assert masks() == found
     assert oracle.frames == done
+
+
+@pytest.mark.parametrize(
+    ("method", "scores", "right", "kept", "facts"),
+    [
+        ("unovost", (0.9, 0.8, 0.2), True, 2, {"threshold": 0.8}),
+        ("unovost", (0.9, 0.8, 0.2), False, 3, {"threshold": 0.0}),  # none is right in validation
+        ("os-uvc", (1.0, 1.0, 1.0), True, 3, {}),  # there is nothing to choose by
+        ("file:masks.json", (0.9, 0.8, 0.2), True, 3, {}),
+    ],
+)
+def test_masks_of_other_methods_count_from_the_threshold_of_validation(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    scores: tuple[float, ...],
+    right: bool,
+    kept: int,
+    facts: dict[str, float],
+) -> None:
+    data = tabletop.few()
+    masks = np.zeros((3, *SIZE), bool)
+    masks[:, 0, :3] = np.eye(3, dtype=bool)
+    found = make_proposals(masks, scores)
+
+    def scored(method: str, recordings: list[tabletop.Recording]) -> tuple[object, float]:
+        return {("recording", 0): found}, 0.0
+
+    cache = Cache(tmp_path / "cache")
+    maker = training_masks.MaskMaker([data.train], data.validation, data.rehearsal, CONFIG, cache)
+    truth = encode_all(masks[:2] if right else ~masks[:1])
+    monkeypatch.setattr(maker, "scored", scored)
+    monkeypatch.setattr(maker, "_truth", lambda recordings: {("recording", 0): truth})
+    chosen, said = maker.chosen(method)
+    assert len(chosen["recording", 0]) == kept
+    assert said == pytest.approx(facts)
 
 
 def test_limits_correct_what_ours_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
