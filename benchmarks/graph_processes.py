@@ -41,7 +41,7 @@ def graph_processes(
     for name, value in parameters.items():
         arguments += ["-p", f"{name.replace('__', '.')}:={value}"]
     processes = [
-        subprocess.Popen([sys.executable, "-m", f"gbopt_ros.nodes.{module}", *arguments])
+        subprocess.Popen([sys.executable, "-m", "gbopt_ros.nodes", module, *arguments])
         for module in modules
     ]
     try:

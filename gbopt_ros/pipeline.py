@@ -17,12 +17,19 @@ import numpy as np
 
 from gbopt_ros.config import Config
 from gbopt_ros.io.clip_cutter import cut_clips
+from gbopt_ros.io.files import sha256_of
+from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.prefetch import prefetch as prefetched
+from gbopt_ros.io.selection_format import versions
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.models.cuda_streams import CudaStreams
 from gbopt_ros.models.device import has_idle_core, resolve_device
 from gbopt_ros.perception.flow import make_flow
-from gbopt_ros.perception.load import load_background_network, load_proposal_network
+from gbopt_ros.perception.load import (
+    load_background_network,
+    load_proposal_network,
+    network_files,
+)
 from gbopt_ros.selection import make_selector
 from gbopt_ros.structures import (
     BackgroundNetwork,
@@ -30,6 +37,7 @@ from gbopt_ros.structures import (
     Cues,
     FlowNetwork,
     Frame,
+    GboptError,
     Image,
     ProposalNetwork,
     Selection,
@@ -83,7 +91,11 @@ class Pipeline:
         self._cuda_streams = CudaStreams(resolve_device(config.device))
 
     def run(
-        self, source: str | Path | Iterable[Frame] | Iterable[Image], prefetch: bool | None = None
+        self,
+        source: str | Path | Iterable[Frame] | Iterable[Image],
+        prefetch: bool | None = None,
+        *,
+        first_clip: int = 0,
     ) -> Iterator[Selection]:
         """The selection of every clip, in order.
 
@@ -95,6 +107,8 @@ class Pipeline:
             prefetch: run the networks on the next clip, in a thread, while the masks of this clip
                 are selected and used. Two clips are in memory then, else one; the masks are the
                 same. None: only if the networks leave a core idle.
+            first_clip: number of the first clip to select; earlier ones are read and left out. The
+                masks of a clip do not depend on other clips.
 
         Raises:
             GboptError: the recording cannot be opened, or breaks off.
@@ -103,7 +117,7 @@ class Pipeline:
         clips = self.clips(source)  # here, so that a wrong source is told at once
         if prefetch is None:
             prefetch = has_idle_core(resolve_device(self.config.device))
-        perceived = ((clip, self.perceive(clip)) for clip in clips)
+        perceived = ((clip, self.perceive(clip)) for clip in clips if clip.clip_id >= first_clip)
         return (
             self.select(clip, cues)
             for clip, cues in (prefetched(perceived) if prefetch else perceived)
@@ -112,8 +126,13 @@ class Pipeline:
     def clips(self, source: str | Path | Iterable[Frame] | Iterable[Image]) -> Iterator[Clip]:
         """Cut a recording into clips; `source` as in `run`."""
         config = self.config.clip
-        frames = frames_of(source)
-        return cut_clips(frames, config.length, max_gap_s=config.max_gap_s, overlap=config.overlap)
+        return cut_clips(
+            frames_of(source, config.max_pixels),
+            config.length,
+            max_gap_s=config.max_gap_s,
+            overlap=config.overlap,
+            max_pixels=config.max_pixels,
+        )
 
     def perceive(self, clip: Clip) -> Cues:
         """Run the three networks on a clip."""
@@ -141,15 +160,33 @@ class Pipeline:
         self.seconds[step] += time.perf_counter() - start
 
 
-def frames_of(source: str | Path | Iterable[Frame] | Iterable[Image]) -> Iterable[Frame]:
-    """The frames of a `source` of `Pipeline.run`.
+def identity(config: Config) -> dict[str, Any]:
+    """All but the recording and the device that decides the masks: plain values by name.
+
+    Raises:
+        GboptError: a file of the configuration is missing or cannot be read.
+    """
+    files = network_files(config)
+    if config.selection.photograph:
+        files["selection.photograph"] = Path(config.selection.photograph)
+    try:
+        digests = {name: sha256_of(path) for name, path in files.items()}
+    except OSError as error:
+        raise GboptError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return {"config": config.to_dict(), "files": digests, "versions": versions()}
+
+
+def frames_of(
+    source: str | Path | Iterable[Frame] | Iterable[Image], max_pixels: int = MAX_PIXELS
+) -> Iterable[Frame]:
+    """The frames of a `source` of `Pipeline.run`; images with more pixels are not decoded.
 
     Raises:
         GboptError: the recording cannot be opened.
         TypeError: `source` is something else.
     """
     if isinstance(source, str | Path):
-        return open_source(Path(source))
+        return open_source(Path(source), max_pixels=max_pixels)
     is_one_image = isinstance(source, np.ndarray) and source.ndim != 4
     if is_one_image or not isinstance(source, Iterable):
         raise TypeError(

@@ -3,29 +3,35 @@
     ros2 launch gbopt_ros active_vision.launch.py camera:=/image_raw profile:=/data/robot.yaml
 
 Do not start it twice in one namespace: two nodes would have one name, and two learners one store.
-The learner always has a process of its own, so that learning delays no frame.
+The learner always has a process of its own, so that learning delays no frame. If it ends,
+perception goes on. If another process ends, all end, and the launch fails if that one did; with
+`respawn:=true` it is started again.
 """
 
 from __future__ import annotations
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from gbopt_ros.nodes.wiring import CAMERA, NODES
 
+_RESPAWN_DELAY_S = 2.0
 ARGUMENTS = (
     DeclareLaunchArgument(
         "camera",
         default_value="camera/image_raw",
-        description="Image topic of the camera. Without a leading slash it is in the namespace.",
+        description="Image topic of the camera, the base topic for compressed images too. Without "
+        "a leading slash it is in the namespace.",
     ),
     DeclareLaunchArgument(
         "transport",
         default_value="raw",
         choices=["raw", "compressed"],
-        description="Message type of the camera topic: raw (Image), compressed (CompressedImage).",
+        description="Images of the camera: raw (Image), or compressed (CompressedImage) on the "
+        "topic with /compressed appended.",
     ),
     DeclareLaunchArgument(
         "composed",
@@ -51,6 +57,12 @@ ARGUMENTS = (
         default_value="",
         description="YAML file of ROS parameters, such as the store of the learner.",
     ),
+    DeclareLaunchArgument(
+        "respawn",
+        default_value="false",
+        choices=["true", "false"],
+        description="Whether a process that ends is started again, after 2 s.",
+    ),
     DeclareLaunchArgument("log_level", default_value="info", description="Log level of all nodes."),
 )
 
@@ -72,6 +84,7 @@ def start(context: LaunchContext) -> list[Node]:
         arguments += ["-p", f"profile:={value['profile']}"]
     if value["params_file"]:
         arguments += ["--params-file", value["params_file"]]
+    respawns = value["respawn"] == "true"
     executables = [name for name in NODES if name != "learner"]
     if value["composed"] == "true":
         executables = ["composed"]
@@ -84,6 +97,19 @@ def start(context: LaunchContext) -> list[Node]:
             namespace=value["namespace"],
             ros_arguments=arguments,
             output="screen",
+            respawn=respawns,
+            respawn_delay=_RESPAWN_DELAY_S,
+            on_exit=None if respawns or executable == "learner" else end_all,
         )
         for executable in executables
     ]
+
+
+def end_all(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+    """End the other processes. Raises RuntimeError, which ends them and fails the launch, if the
+    process failed.
+    """
+    told = f"{event.process_name} ended with status {event.returncode}"
+    if event.returncode:
+        raise RuntimeError(told)
+    return [Shutdown(reason=told)]

@@ -85,7 +85,7 @@ def _run_on_own(args: argparse.Namespace, config: Config) -> None:
     from gbopt_ros.demo.rounds import ROUNDS
     from gbopt_ros.io.sources.base import SourceOptions
 
-    options = SourceOptions(args.stride, args.start, args.end, args.resize)
+    options = SourceOptions(args.stride, args.start, args.end, args.resize, config.clip.max_pixels)
     frames = args.frames or (QUICK_FRAMES if args.quick else FRAMES)
     recording = OwnRecording(args.source, args.source_topic, options, frames)
     results = run_on_recording(

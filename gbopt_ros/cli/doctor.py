@@ -296,7 +296,7 @@ NEEDS_ROS = (
             f"sudo apt install ros-jazzy-{name.replace('_', '-')}",
         )
         for name, module, meaning in (
-            ("cv_bridge", "cv_bridge", "not needed: rosbags-image and OpenCV convert images"),
+            ("cv_bridge", "cv_bridge", "not needed: OpenCV gives the same images"),
             ("message_filters", "message_filters", "not needed: the package has a synchroniser"),
             ("vision_msgs", "vision_msgs.msg", "the selector publishes no Detection2DArray"),
             ("launch_ros", "launch_ros", "no launch files; use `gbopt run` and `gbopt play`"),

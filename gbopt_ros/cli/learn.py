@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if (args.masks is None) != (args.images is None):
         raise GboptError("--masks and --images: expected both or neither")
     config = config_from_args(args)
-    for folder in args.replays:  # before anything is forgotten
+    for folder in args.replays:  # before a store is made
         list(read_selection(folder))
     masks = load_coco(args.masks, args.images) if args.masks else None
     only = load_coco(args.only) if args.only else None
@@ -78,19 +79,24 @@ def run(args: argparse.Namespace) -> None:
     validation = load_coco_dir(args.validation) if args.validation else None
     if rehearsal is None and (args.replays or masks):
         log.warning("no --rehearse data: the network may forget the classes that it knows")
-    store = Store(args.out)
-    for recording in args.forget:
-        (removed,) = store.forget(recording, config=config.learning)
-        log.info("%s: %d frames forgotten", recording, removed)
-    added_frames = store.add(*args.replays, only=only, config=config.learning)
-    for folder, added in zip(args.replays, added_frames, strict=True):
-        log.info("%s: %d frames with masks", folder, added)
-    if masks is not None:
-        added = store.add_masks(masks, args.masks.stem, config=config.learning)
-        log.info("%s: %d frames with masks", args.masks, added)
+    store, section = Store(args.out), config.learning
     if not (args.replays or masks):
+        _tell(args.forget, store.forget(*args.forget, config=section), "frames forgotten")
         return
-    learnt = store.learn(config, rehearsal=rehearsal, validation=validation)
+    with store.writing("gbopt learn"):
+        with store.together(section):
+            if args.forget:
+                _tell(args.forget, store.forget(*args.forget), "frames forgotten")
+            _tell(args.replays, store.add(*args.replays, only=only), "frames with masks")
+            if masks is not None:
+                added = store.add_masks(masks, args.masks.stem)
+                _tell([args.masks], [added], "frames with masks")
+        learnt = store.learn(config, rehearsal=rehearsal, validation=validation)
     if learnt.version is None:
         raise GboptError(f"the new version was refused by the gate: {learnt.decision.reason}")
     print(learnt.version.path)
+
+
+def _tell(names: Sequence[object], counts: Sequence[int], what: str) -> None:
+    for name, count in zip(names, counts, strict=True):
+        log.info("%s: %d %s", name, count, what)

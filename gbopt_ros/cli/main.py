@@ -13,17 +13,22 @@ import importlib
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gbopt_ros.process import leave
+
 VERBS = (
-    "demo", "bag", "replay", "learn", "calibrate", "evaluate", "davis", "dataset", "run", "play",
-    "pretrain", "world", "models", "doctor",
+    "demo", "bag", "replay", "bulk", "learn", "calibrate", "evaluate", "davis", "dataset", "run",
+    "play", "pretrain", "world", "models", "doctor",
 )  # fmt: skip
 
-DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141  # the last two: 128 + signal, as in shells
+DONE, FAILED = 0, 1
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 + signal, as in shells
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another output folder",
@@ -59,10 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         args = _parser(chosen).parse_args(arguments)
-        with _log_to_stderr():
+        with _log_to_stderr(), _terminable():
             args.run(args)
         sys.stdout.flush()
         return DONE
+    except _Terminated:
+        print("gbopt: terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("gbopt: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -73,6 +81,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"gbopt: error: {_one_line(error)}", file=sys.stderr)
         return FAILED
+
+
+def program() -> None:
+    """The program `gbopt`: `main`, and the end of the process."""
+    status = main()
+    if "rclpy" in sys.modules:  # the verb has closed its nodes
+        leave(status)
+    sys.exit(status)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM ends a verb as Ctrl-C does: everything cleans up on its way out."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `_Terminated` on SIGTERM, in this process only."""
+    process = os.getpid()
+
+    def end(*_: object) -> None:
+        if os.getpid() != process:  # a forked worker, which has nothing to clean up
+            os._exit(TERMINATED)
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not for others
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -7,7 +7,9 @@ flow.weights=raft_large`, `--set background.weights=u2netp`. A download that was
 resumed.
 
 `list` marks the version in service with * and, if that is another one, the version that the next
-round goes on from with >. Teachers are networks other than the parent that proposed the masks.
+round goes on from with >. Damaged versions have a !; `verify` fails if there is one, and `rollback`
+leads to the newest version before it that is intact. Teachers are networks other than the parent
+that proposed the masks.
 
 `export` writes a network as an ONNX file, for robots that serve it with onnxruntime or TensorRT:
 the version of a store that is in service, or a weights file of the proposal or of the background
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -161,16 +164,22 @@ def _store(action: str, folder: Path) -> None:
         serving = versions.serving()
         print(serving.path if serving else "the network before the first version is in service")
         return
-    current, serving = versions.current(), versions.serving()
+    damaged = versions.damaged() if action == "verify" else versions.unreadable()
+    current = serving = None
+    with suppress(GboptError):  # told below
+        current, serving = versions.current(), versions.serving()
     for version in versions.versions():
-        if action == "verify":
-            versions.verify(version)
         created = datetime.fromtimestamp(version.manifest["created"], timezone.utc)
         mark = "*" if version == serving else ">" if version == current else " "
+        mark = "!" if version.version in damaged else mark
         print(
             f"{mark} {version.version}  parent {version.manifest['parent']:<6} "
             f"{created:%Y-%m-%d %H:%M}  {_about(version.manifest)}"
         )
+    for name, reason in damaged.items():
+        print(f"! {name}  {reason}")
+    if damaged and action == "verify":
+        raise GboptError(f"{folder}: damaged: {', '.join(damaged)}; {next(iter(damaged.values()))}")
 
 
 def _about(manifest: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gbopt_ros.config import Config, load_config
+from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.sources import Source, open_source
 
 SOURCE_HELP = "rosbag2 (folder, .mcap or .db3 file), video file, or folder of images"
@@ -83,8 +84,11 @@ def add_source_arguments(
     )
 
 
-def source_from_args(args: argparse.Namespace, path: Path) -> Source:
+def source_from_args(args: argparse.Namespace, path: Path, max_pixels: int = MAX_PIXELS) -> Source:
     """Open the recording at `path` as the arguments say.
+
+    Args:
+        max_pixels: as of `open_source`.
 
     Raises:
         GboptError: as `open_source`.
@@ -96,6 +100,7 @@ def source_from_args(args: argparse.Namespace, path: Path) -> Source:
         start=args.start,
         end=args.end,
         resize=args.resize,
+        max_pixels=max_pixels,
     )
 
 

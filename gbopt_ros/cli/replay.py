@@ -1,11 +1,18 @@
-"""Select masks in a recording: rosbag2, video or folder of images."""
+"""Select masks in a recording: rosbag2, video or folder of images.
+
+A run that was cut, even by kill -9 or a loss of power, goes on after its last whole clip when it is
+started again with --resume. Configuration, weights and recording must be the same; `selected.json`
+is then what an uncut run writes.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,6 +23,10 @@ from gbopt_ros.cli.options import (
     config_from_args,
     source_from_args,
 )
+from gbopt_ros.config import Config
+from gbopt_ros.io.files import sha256_of_tree
+from gbopt_ros.io.sources import Source
+from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="result folder, must not exist (default: replay-NAME)"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was cut, if any; if this one is cut, keep what is done",
+    )
     add_config_arguments(parser, weights=True)
     add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     config = config_from_args(args)
-    source = source_from_args(args, args.source)
+    source = source_from_args(args, args.source, config.clip.max_pixels)
 
     from gbopt_ros.io.selection_format import SelectionWriter
     from gbopt_ros.pipeline import Pipeline
@@ -39,10 +55,15 @@ def run(args: argparse.Namespace) -> None:
     pipeline = Pipeline(config)
     out = args.out or Path(f"replay-{source.name}")
     with (
-        SelectionWriter(out, source.name) as writer,
+        SelectionWriter(
+            out, source.name, identity=_identity(args, config, source), resume=args.resume
+        ) as writer,
         tqdm(total=source.count, desc=source.name, unit="frame", dynamic_ncols=True) as progress,
     ):
-        for selection in pipeline.run(source):
+        if writer.clips:
+            log.info("%s: goes on after %d clips, %d frames", out, writer.clips, writer.frames)
+        progress.update(writer.frames)
+        for selection in pipeline.run(source, first_clip=writer.clips):
             writer.add(selection)
             progress.update(len(selection))
         writer.finish(
@@ -61,3 +82,18 @@ def run(args: argparse.Namespace) -> None:
         "seconds": {name: round(s, 2) for name, s in pipeline.seconds.items()},
     }
     print(json.dumps(summary))
+
+
+def _identity(args: argparse.Namespace, config: Config, source: Source) -> dict[str, Any]:
+    """All that decides the masks, with digests of the files."""
+    from gbopt_ros.models.device import resolve_device
+    from gbopt_ros.pipeline import identity
+
+    try:
+        return {
+            "source": sha256_of_tree(args.source),
+            "frames": asdict(source.options) | {"topic": args.source_topic},
+            "device": str(resolve_device(config.device)),
+        } | identity(config)
+    except OSError as error:
+        raise GboptError(f"{error.filename}: cannot be read: {error.strerror}") from error

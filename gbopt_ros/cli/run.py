@@ -15,6 +15,7 @@ import tempfile
 import threading
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.process import exit_on_signals, stop_on_signals
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,12 @@ def run(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
     config = config_from_args(args)
+    exit_on_signals()
 
     from gbopt_ros.nodes import composed
     from gbopt_ros.nodes.wiring import CAMERA
 
+    stop_on_signals()
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="gbopt-") as profile:
         OmegaConf.save(OmegaConf.create(config.to_dict()), profile.name)
         common = ["-p", f"profile:={profile.name}"]
@@ -75,9 +78,9 @@ class _Learner:
     """
 
     def __init__(self, ros_arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "gbopt_ros.nodes.learner", "--ros-args", *ros_arguments]
-        # The terminal sends Ctrl-C to both processes. The learner ignores it until its node handles
-        # the signal: else it would end with a traceback while it imports modules.
+        command = [sys.executable, "-m", "gbopt_ros.nodes", "learner", "--ros-args", *ros_arguments]
+        # The terminal sends Ctrl-C to both processes. The learner ignores it until it handles the
+        # signal: else it would end with a traceback while its interpreter starts.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._process = subprocess.Popen(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gbopt_ros.config.section import ConfigSection, setting
+from gbopt_ros.io.limits import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class ClipConfig(ConfigSection):
     max_gap_s: float = setting(
         1.0, "Maximum time between two frames of a clip, seconds. A longer gap starts a new clip.",
         above=0.0,
+    )  # fmt: skip
+
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "Maximum number of pixels of an image. An image with more is not decoded. A clip ends when "
+        "its frames hold 8 times as many. A larger value takes more memory.",
+        low=1, high=178_000_000,
     )  # fmt: skip
 
     def check(self) -> None:

@@ -170,8 +170,8 @@ class LearningConfig(ConfigSection):
     )
     policy: str = setting(
         "balanced",
-        "What is dropped from a full training set: oldest (the oldest clip) or balanced (every "
-        "second frame of the longest clip).",
+        "Part that is dropped from a full training set: oldest (the oldest clip) or balanced "
+        "(every second frame of the longest clip).",
         choices=("oldest", "balanced"),
     )
     gate_margin: float = setting(

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gbopt_ros.config.config import Config
 from gbopt_ros.config.renamed import advice
+from gbopt_ros.io.limits import MAX_CONFIG_VALUES
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
+_MAX_BYTES = 1 << 20
 PROFILES = ("paper", "robot")
 """The profiles that come with the package."""
 
@@ -41,6 +44,7 @@ def load_config(
     reading = str(path)  # what an error names
     try:
         if path is not None:
+            _check_extent(profile_path(path))
             loaded = OmegaConf.load(profile_path(path))
             if not isinstance(loaded, DictConfig):
                 raise GboptError(f"{path}: expected a mapping of sections, got a list")
@@ -68,8 +72,29 @@ def load_config(
         raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
     except YAMLError as error:
         raise GboptError(f"{reading}: not valid YAML ({str(error).splitlines()[0]})") from error
+    except RecursionError as error:
+        raise GboptError(f"{reading}: nested too deeply") from error
     assert isinstance(config, Config)
     return config
+
+
+def _check_extent(path: Path) -> None:
+    """Raise GboptError if a YAML file says more than any configuration.
+
+    A few lines of aliases of aliases would fill the memory.
+    """
+    with path.open("rb") as file:
+        text = file.read(_MAX_BYTES + 1)
+    waiting, values = [yaml.compose(text)], 0
+    while waiting:
+        values += 1
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            waiting += [each for pair in node.value for each in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if values > MAX_CONFIG_VALUES or len(text) > _MAX_BYTES:
+            raise GboptError(f"{path}: too long for a configuration")
 
 
 def profile_path(path: Path | str) -> Path:

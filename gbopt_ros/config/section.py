@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T", bool, int, float, str)
+
+_TYPES = {
+    bool: "true or false",
+    int: "a whole number of 64 bits",
+    float: "a finite number",
+    str: "text",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,19 @@ class Setting:
             and (self.below is None or value < self.below)
         )
 
+    def refuses_type(self, value: object) -> str:
+        """What is expected of a value of another type; "" where it is of the right one.
+
+        Numbers are finite. Whole numbers have 64 bits, as ROS parameters and seeds do.
+        """
+        largest = sys.float_info.max if self.type is float else 2**63 - 1
+        is_number = type(value) is int or (self.type is float and type(value) is float)
+        if self.type in (int, float):
+            fits = is_number and -largest <= value <= largest  # type: ignore[operator]
+        else:
+            fits = type(value) is self.type
+        return "" if fits else _TYPES[self.type]
+
     @property
     def expected(self) -> str:
         """The range in words."""
@@ -87,9 +108,12 @@ class ConfigSection:
             if "." in known.name:  # the nested section checked it
                 continue
             value = getattr(self, known.name)
-            if not known.allows(value):
+            expected = known.refuses_type(value)
+            if not expected and not known.allows(value):
+                expected = known.expected
+            if expected:
                 raise ValueError(
-                    f"{type(self).__name__}.{known.name}: expected {known.expected}, got {value!r}"
+                    f"{type(self).__name__}.{known.name}: expected {expected}, got {value!r}"
                 )
         self.check()
 

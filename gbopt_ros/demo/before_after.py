@@ -13,7 +13,7 @@ import numpy as np
 from gbopt_ros.config import TrackConfig
 from gbopt_ros.evaluation.report_content import FoundMask, FramePair, SelectionNumbers
 from gbopt_ros.evaluation.tracks import TrackLinker
-from gbopt_ros.io.files import read_json
+from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.overlay import ColourTracker, OverlayWriter, draw_masks
 from gbopt_ros.io.selection_format import SelectedFrame, read_selection
 from gbopt_ros.io.sources import open_source
@@ -36,7 +36,7 @@ class Replay:
 
     Attributes:
         frames: by frame index, in the order of the recording.
-        clips: entries of `run.json`: `clip_id`, `frames`, `energy`, `optimal` and so on.
+        clips: entries of `run.json`: `clip_id`, `frames`, `energy`, `optimal`.
     """
 
     frames: Mapping[int, SelectedFrame] = field(repr=False)
@@ -46,7 +46,12 @@ class Replay:
     def read(cls, folder: Path) -> Replay:
         """Raises GboptError if the folder is no complete replay."""
         frames = {frame.frame_index: frame for frame in read_selection(folder)}
-        return cls(frames, read_json(folder / "run.json")["clips"])
+        clips = [
+            {name: clip.integer(name) for name in ("clip_id", "frames")}
+            | {"energy": clip.number("energy"), "optimal": clip.flag("optimal")}
+            for clip in Fields.read(folder / "run.json").objects("clips")
+        ]
+        return cls(frames, clips)
 
     @property
     def masks(self) -> int:

@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from gbopt_ros.evaluation.results import CocoResult, check_results
 from gbopt_ros.io.datasets.coco import CATEGORY, CocoDataset
-from gbopt_ros.masks import is_consistent
+from gbopt_ros.masks import areas, check_rles
 from gbopt_ros.structures import GboptError
 
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR3", "AR5")
 AP_DETECTIONS = 100  # maximum number of masks an image that AP is computed over
 MAX_DETECTIONS = (1, 3, 5, AP_DETECTIONS)
+SIZES = {"AP_S": (0, 32**2), "AP_M": (32**2, 96**2), "AP_L": (96**2, 1e10)}
+"""Areas of small, medium and large instances, pixels, as COCO has them."""
+_ALL = (0, 1e10)
 RESAMPLES = 1000
 
 
@@ -34,6 +36,7 @@ class InstanceMetrics:
         AP: average precision over 100 masks an image, mean over IoU 0.50, 0.55 ... 0.95.
         AP50, AP75: the same at IoU 0.50 and at 0.75.
         AR1, AR3, AR5: recall of the 1, 3, 5 best masks of each image, mean over the same IoUs.
+        AP_S, AP_M, AP_L: AP of the instances of each of `SIZES`; None where there are none.
     """
 
     AP: float
@@ -42,10 +45,13 @@ class InstanceMetrics:
     AR1: float
     AR3: float
     AR5: float
+    AP_S: float | None = None
+    AP_M: float | None = None
+    AP_L: float | None = None
 
     def to_dict(self) -> dict[str, float]:
-        """The metrics by name, in the order of `METRICS`."""
-        return asdict(self)
+        """The metrics by name, in the order of `METRICS`, then those by size that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def evaluate_instances(
@@ -56,13 +62,15 @@ def evaluate_instances(
     Raises:
         GboptError: `gt` has no instance or a broken mask, or a result does not fit `gt`.
     """
-    evaluation = _match(gt, results)
+    evaluation = _match(gt, results, [_ALL, *SIZES.values()])
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     # COCOeval.summarize reads AP50 and AP75 at the third detection limit, so the arrays are read
     # here. Axes: IoU, (recall,) category, area, detection limit.
-    precision = evaluation.eval["precision"][:, :, 0, 0, MAX_DETECTIONS.index(AP_DETECTIONS)]
+    by_area = evaluation.eval["precision"][:, :, 0, :, MAX_DETECTIONS.index(AP_DETECTIONS)]
+    precision = by_area[..., 0]
     recall = evaluation.eval["recall"][:, 0, 0]
+    of_sizes = [100 * float(by_area[..., i].mean()) for i in range(1, len(SIZES) + 1)]
     return InstanceMetrics(
         AP=100 * float(precision.mean()),
         AP50=100 * float(precision[_iou_index(0.50)].mean()),
@@ -70,6 +78,8 @@ def evaluate_instances(
         AR1=100 * float(recall[:, MAX_DETECTIONS.index(1)].mean()),
         AR3=100 * float(recall[:, MAX_DETECTIONS.index(3)].mean()),
         AR5=100 * float(recall[:, MAX_DETECTIONS.index(5)].mean()),
+        # COCOeval gives -1 where there is no instance.
+        **{name: ap if ap >= 0 else None for name, ap in zip(SIZES, of_sizes, strict=True)},
     )
 
 
@@ -115,8 +125,12 @@ def paired_difference(
     return difference, float(np.std(differences, ddof=1)) * math.sqrt(labelled / (labelled - 1))
 
 
-def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -> COCOeval:
-    """Per-image matches of results and instances at every IoU."""
+def _match(
+    gt: CocoDataset,
+    results: Sequence[CocoResult | Mapping[str, Any]],
+    areas_px: Sequence[tuple[float, float]] = (_ALL,),
+) -> COCOeval:
+    """Per-image matches of results and instances at every IoU, for instances of these areas."""
     check_labels(gt)
     check_results(gt, results)
     labelled, detected = COCO(), COCO()
@@ -130,7 +144,7 @@ def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -
                 "image_id": result["image_id"],
                 "category_id": CATEGORY["id"],
                 "segmentation": dict(result["segmentation"]),
-                "area": float(coco_mask.area(result["segmentation"])),
+                "area": float(areas([result["segmentation"]])[0]),
                 "iscrowd": 0,
                 "score": float(result["score"]),
             }
@@ -143,8 +157,8 @@ def _match(gt: CocoDataset, results: Sequence[CocoResult | Mapping[str, Any]]) -
         evaluation = COCOeval(labelled, detected, "segm")
         evaluation.params.useCats = 0
         evaluation.params.maxDets = list(MAX_DETECTIONS)
-        evaluation.params.areaRng = [[0, 1e10]]
-        evaluation.params.areaRngLbl = ["all"]
+        evaluation.params.areaRng = [list(bounds) for bounds in areas_px]
+        evaluation.params.areaRngLbl = [str(bounds) for bounds in areas_px]
         evaluation.evaluate()
     return evaluation
 
@@ -158,11 +172,10 @@ def check_labels(gt: CocoDataset) -> None:
         )
     for image in gt.images:
         for by_image in (gt.rles_by_image, gt.crowd_by_image):
-            if not all(is_consistent(rle) for rle in by_image.get(image.id, ())):
-                raise GboptError(
-                    f"ground truth of image {image.id}: the run lengths of a mask do not add up "
-                    "to its size"
-                )
+            try:
+                check_rles(by_image.get(image.id, ()), (image.height, image.width))
+            except ValueError as error:
+                raise GboptError(f"ground truth of image {image.id}: {error}") from error
 
 
 def _iou_index(iou: float) -> int:

@@ -33,11 +33,15 @@ class Replay:
 
 
 def load_replay(folder: Path) -> Replay:
-    """Raises GboptError if the folder is no replay output, or if its frames differ in size."""
+    """Raises GboptError if the folder is no replay of one recording with frames of one size."""
     frames = tuple(sorted(read_selection(folder), key=lambda frame: frame.frame_index))
     if not frames:
         raise GboptError(f"{folder}: a replay without frames")
     for frame in frames:
+        if frame.recording != frames[0].recording:
+            raise GboptError(
+                f"{folder}: expected the output of one `gbopt replay`, got several recordings"
+            )
         if frame.size != frames[0].size:
             raise GboptError(f"{folder}: frames of sizes {frames[0].size} and {frame.size}")
     return Replay(folder, frames[0].recording.rpartition("/")[2], frames)

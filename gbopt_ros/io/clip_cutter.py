@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
+from gbopt_ros.io.limits import IMAGES_OF_CLIP, MAX_PIXELS
 from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
+
+logger = logging.getLogger(__name__)
 
 
 def interruption(last: Frame, frame: Frame, max_gap_s: float) -> ClipEnd | None:
@@ -22,7 +26,8 @@ def interruption(last: Frame, frame: Frame, max_gap_s: float) -> ClipEnd | None:
 class ClipCutter:
     """Collects frames and gives a clip as soon as it is complete.
 
-    A clip ends when it has `length` frames. It also ends before a frame that comes more than
+    A clip ends when it has `length` frames, or so many that they hold `IMAGES_OF_CLIP` times
+    `max_pixels`, which bounds its memory. It also ends before a frame that comes more than
     `max_gap_s` later, has another image size, or has an earlier stamp. A frame that repeats the
     last stamp is dropped; every other frame is in at least one clip.
 
@@ -35,13 +40,20 @@ class ClipCutter:
     """
 
     def __init__(
-        self, length: int, *, max_gap_s: float, overlap: int = 0, first_id: int = 0
+        self,
+        length: int,
+        *,
+        max_gap_s: float,
+        overlap: int = 0,
+        first_id: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Args:
             length: maximum number of frames of a clip, at least 1.
             max_gap_s: maximum number of seconds between two frames of one clip.
             overlap: number of frames that consecutive clips share, less than `length`.
             first_id: number of the first clip.
+            max_pixels: maximum number of pixels of one image.
 
         Raises:
             GboptError: an argument is out of range.
@@ -56,6 +68,8 @@ class ClipCutter:
         self._length = length
         self._max_gap_s = max_gap_s
         self._overlap = overlap
+        self._max_clip_pixels = IMAGES_OF_CLIP * max_pixels
+        self._has_warned = False
         self._frames: list[Frame] = []
         self._shared = 0  # leading frames that the previous clip held already
         self.next_id = first_id
@@ -73,11 +87,23 @@ class ClipCutter:
                 clips += self.flush(end)
         self._last = frame
         self._frames.append(frame)
-        if len(self._frames) == self._length:
+        if len(self._frames) >= self._full_length(frame):
             clips.append(self._emit(ClipEnd.LENGTH))
-            self._frames = self._frames[self._length - self._overlap :]
+            self._frames = self._frames[len(self._frames) - self._overlap :]
             self._shared = len(self._frames)
         return clips
+
+    def _full_length(self, frame: Frame) -> int:
+        """The number of frames of a full clip of this image size, more than `overlap`."""
+        height, width = frame.size
+        fitting = max(self._max_clip_pixels // (height * width), self._overlap + 1)
+        if fitting < self._length and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "clips of %dx%d images have %d frames, not %d, so that they fit in memory; take "
+                "smaller images, or raise clip.max_pixels", width, height, fitting, self._length,
+            )  # fmt: skip
+        return min(self._length, fitting)
 
     @property
     def partial(self) -> Clip | None:
@@ -100,13 +126,18 @@ class ClipCutter:
 
 
 def cut_clips(
-    frames: Iterable[Frame], length: int, *, max_gap_s: float, overlap: int = 0
+    frames: Iterable[Frame],
+    length: int,
+    *,
+    max_gap_s: float,
+    overlap: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Clip]:
     """Cut frames into clips as `ClipCutter` does, holding one clip at a time.
 
     Where `frames` breaks off with a `GboptError`, the partial clip is given before the error.
     """
-    cutter = ClipCutter(length, max_gap_s=max_gap_s, overlap=overlap)
+    cutter = ClipCutter(length, max_gap_s=max_gap_s, overlap=overlap, max_pixels=max_pixels)
     try:
         for frame in frames:
             yield from cutter.push(frame)

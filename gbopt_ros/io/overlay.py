@@ -15,6 +15,7 @@ import numpy as np
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.files import abandon, replacing
+from gbopt_ros.io.video_file import quiet, video_reader, video_writer
 from gbopt_ros.structures import GboptError, Image, Rle
 
 CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9, MPEG-4 part 2; browsers do not play the last
@@ -22,8 +23,6 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _GOLDEN = 0.618034  # step of the hue in turns; consecutive colours are never alike
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _ADVICE = "if the disk is full, free some space or choose another output folder"
-# OpenCV 5 moved it.
-_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -127,28 +126,21 @@ def video_codec() -> str:
 
     An encoder may open and then fail, hence a short video is written and read back.
     """
-    level = _set_log_level(0)
-    try:
-        for codec in CODECS:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "probe.mp4"
-                video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (160, 128))
-                for grey in range(0, 250, 50):
-                    video.write(np.full((128, 160, 3), grey, np.uint8))
-                video.release()
-                if _is_readable(path):
-                    return codec
-    finally:
-        _set_log_level(level)
+    for codec in CODECS:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "probe.mp4"
+            video = video_writer(path, codec, 10, (128, 160))
+            for grey in range(0, 250, 50):
+                video.write(np.full((128, 160, 3), grey, np.uint8))
+            video.release()
+            if _is_readable(path):
+                return codec
     raise GboptError(f"OpenCV {cv2.__version__} can encode none of {', '.join(CODECS)} as mp4")
 
 
 def _is_readable(path: Path) -> bool:
-    capture = cv2.VideoCapture(str(path))
-    try:
+    with video_reader(path) as capture:
         return bool(capture.isOpened() and capture.read()[0])
-    finally:
-        capture.release()
 
 
 class OverlayWriter:
@@ -202,8 +194,7 @@ class OverlayWriter:
             raise GboptError(f"{self._path}: video was not written; {_ADVICE}")
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
-        fourcc = cv2.VideoWriter_fourcc(*video_codec())
-        video = cv2.VideoWriter(str(self._aside), fourcc, self._fps, (size[1], size[0]))
+        video = video_writer(self._aside, video_codec(), self._fps, size)
         if not video.isOpened():
             raise GboptError(f"{self._path}: video of size {size} cannot be written; {_ADVICE}")
         return video

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
 from gbopt_ros.io.files import replacing_folder
 from gbopt_ros.io.sources.images import (
@@ -18,12 +22,44 @@ from gbopt_ros.io.sources.images import (
     encode_image,
     image_fields,
 )
-from gbopt_ros.io.sources.rosbag_storage import TYPESTORE
+from gbopt_ros.io.sources.rosbag_storage import (
+    CHUNK_CRC,
+    FOOTER_CRC,
+    TYPESTORE,
+    read_summary,
+)
 from gbopt_ros.structures import Frame, GboptError
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 _TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
+
+
+class _McapWithChecksums(McapWriter):
+    """An MCAP file with the checksums of its chunks and its summary, which the library leaves 0."""
+
+    def close_chunk(self) -> None:
+        start, checksum = self.bio.tell(), crc32(self.chunk.bio.getbuffer())
+        super().close_chunk()
+        end = self.bio.tell()
+        self.bio.seek(start + CHUNK_CRC)
+        self.bio.write(checksum.to_bytes(4, "little"))
+        self.bio.seek(end)
+
+    def close(self, version: int, metadata: str) -> None:
+        super().close(version, metadata)
+        with self.path.open("r+b") as file:
+            summary = read_summary(file)
+            if summary is not None:
+                file.seek(-FOOTER_CRC, os.SEEK_END)
+                file.write(crc32(summary).to_bytes(4, "little"))
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS: Mapping[StoragePlugin, type] = {
+        StoragePlugin.MCAP: _McapWithChecksums,
+        StoragePlugin.SQLITE3: Sqlite3Writer,
+    }
 
 
 def write_rosbag(
@@ -39,7 +75,8 @@ def write_rosbag(
     """Write frames as one image topic of a new rosbag2 folder.
 
     The stamp of a frame is the stamp in the header of its message and its log time. Raw and PNG
-    images come back bit for bit; JPEG is lossy. The folder appears when it is complete.
+    images come back bit for bit; JPEG is lossy. The folder appears when it is complete. An MCAP
+    file has checksums, so that damage is noticed when it is read; SQLite has none.
 
     Args:
         frames: read once, one at a time.
@@ -64,7 +101,7 @@ def write_rosbag(
     message_type = COMPRESSED_TYPE if compressed else IMAGE_TYPE
     with replacing_folder(out, WriterError, sqlite3.Error) as bag:
         count = 0
-        with Writer(bag, version=9, storage_plugin=STORAGES[storage]) as writer:
+        with _Writer(bag, version=9, storage_plugin=STORAGES[storage]) as writer:
             connection = writer.add_connection(topic, message_type, typestore=TYPESTORE)
             for stamp_ns, message in messages:
                 writer.write(connection, stamp_ns, TYPESTORE.serialize_cdr(message, message_type))

@@ -4,32 +4,46 @@ OUT/selected.json   a COCO dataset of the selected masks
 OUT/frames/         one JPEG a frame, named by its index in the recording
 OUT/overlay.mp4     the masks drawn on the frames
 OUT/run.json        configuration, versions, seconds, counts, energies
+
+Until it is complete, the folder is a hidden temporary one. A journal beside it says which clips are
+done, so that a run that was cut can go on.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.io.datasets.coco import CATEGORY
-from gbopt_ros.io.files import abandon, replacing_folder, unwritable
+from gbopt_ros.io.datasets.coco import CATEGORY, image_size, segmentation_to_rle
+from gbopt_ros.io.files import (
+    abandon,
+    collect_leftovers,
+    path_below,
+    replacing_folder,
+    sync,
+    unwritable,
+)
+from gbopt_ros.io.journal import JOURNAL_NAME, Journal, unfinished_run
+from gbopt_ros.io.json_file import Fields, printable
 from gbopt_ros.io.overlay import ColourTracker, OverlayWriter, draw_masks
-from gbopt_ros.io.sources.images import encode_image
-from gbopt_ros.masks import is_consistent
-from gbopt_ros.structures import FrameSelection, GboptError, Rle, Selection
+from gbopt_ros.io.sources.images import encode_image, read_image
+from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selection
 
 SELECTION_NAME = "selected.json"
+_PARTS = ("images", "annotations")  # lists of `selected.json`
 _JPEG_QUALITY = 95
 _OVERLAY_SIDE = 640  # longest side of the overlay, pixels
 _PACKAGES = ("gbopt_ros", "torch", "torchvision", "numpy", "opencv-python-headless")
@@ -68,35 +82,70 @@ class SelectionWriter:
         out: must not exist, or be an empty folder.
         recording: name of the recording.
         frames_per_second: speed of the overlay.
+        frames: whether to write `frames/`; without them nothing can be learnt, and no run that was
+            cut can go on.
         overlay: whether to write `overlay.mp4`.
+        identity: all that decides the result, plain values by name. A run of the same identity can
+            go on after this one was killed; None: none can.
+        resume: go on with such a run. After a failure, what is done stays for the next one.
 
     Raises:
-        GboptError: on entering, `out` holds something; later, it cannot be written.
+        GboptError: on entering, `out` holds something, another process writes it, or the run to go
+            on with has another identity; later, it cannot be written.
 
     Attributes:
-        frames, masks: what was written so far.
+        clips, frames, masks: number of those written so far, by the run that was cut too.
     """
 
     def __init__(
-        self, out: Path, recording: str, frames_per_second: float = 10.0, *, overlay: bool = True
+        self,
+        out: Path,
+        recording: str,
+        frames_per_second: float = 10.0,
+        *,
+        frames: bool = True,
+        overlay: bool = True,
+        identity: Mapping[str, Any] | None = None,
+        resume: bool = False,
     ) -> None:
         self._out, self._recording, self._fps = out, recording, frames_per_second
-        self._draws = overlay
+        self._keeps, self._draws = frames, overlay
+        self._identity, self._resume = identity, resume
         self._overlay: OverlayWriter | None = None
         self._colours = ColourTracker()
         self._clips: list[dict[str, Any]] = []
+        self._resumed_clips = 0
         self._last_index = -1
         self._started = time.time()
         self.frames = self.masks = 0
 
+    @property
+    def clips(self) -> int:
+        return len(self._clips)
+
     def __enter__(self) -> SelectionWriter:
+        cut = unfinished_run(self._out, self._identity or {}) if self._resume else None
         with ExitStack() as files:
-            self._folder = files.enter_context(replacing_folder(self._out))
-            (self._folder / "frames").mkdir(parents=True)
+            self._folder = files.enter_context(
+                replacing_folder(
+                    self._out, unfinished=cut, keep=lambda: self._resume and bool(self._clips)
+                )
+            )
+            (self._folder / "frames" if self._keeps else self._folder).mkdir(
+                parents=True, exist_ok=True
+            )
+            self._journal = Journal(self._folder.parent / JOURNAL_NAME)
+            if cut is not None:
+                self._go_on()
+            elif self._identity is not None:
+                self._journal.begin(self._identity)
             self._parts = {
-                name: files.enter_context(self._part(name).open("w", encoding="utf-8"))
-                for name in ("images", "annotations")
+                name: files.enter_context(self._part(name).open("a", encoding="utf-8"))
+                for name in _PARTS
             }
+            self._files = files
+            if cut is not None and self._draws:
+                self._redraw()
             self._files = files.pop_all()
         return self
 
@@ -105,14 +154,17 @@ class SelectionWriter:
 
     def add(self, selection: Selection) -> None:
         """Write a clip. Frames that an earlier clip held already keep its decision."""
-        with self._writing():
-            for frame in selection.frames:
-                if frame.frame.index > self._last_index:
-                    self._add_frame(selection, frame)
-                    self._last_index = frame.frame.index
         names = ("clip_id", "energy", "lower_bound", "optimal", "flow_runs", "model_version")
         facts = {name: getattr(selection, name) for name in names}
-        self._clips.append(facts | {"frames": len(selection), "masks": selection.mask_count})
+        facts |= {"frames": len(selection), "masks": selection.mask_count}
+        with self._writing():
+            new = [f for f in selection.frames if f.frame.index > self._last_index]
+            for frame in new:
+                self._add_frame(selection, frame)
+                self._last_index = frame.frame.index
+            self._clips.append(facts)  # before the note: an interruption may come between them
+            if self._identity is not None:
+                self._note([self._frame_file(frame.frame.index) for frame in new], facts)
 
     def finish(self, **facts: Any) -> None:
         """Complete the files and give the folder its name.
@@ -121,7 +173,10 @@ class SelectionWriter:
             facts: added to `run.json`.
         """
         with self._writing():
-            self._join_parts()
+            for part in self._parts.values():
+                part.close()
+            parts = {name: self._part(name) for name in _PARTS}
+            join_parts(self._folder / SELECTION_NAME, self._recording, parts)
             run = json.dumps(self._run(facts), indent=2)
             (self._folder / "run.json").write_text(run, encoding="utf-8")
             self._files.close()
@@ -138,18 +193,62 @@ class SelectionWriter:
 
     def _part(self, name: str) -> Path:
         """Entries of `selected.json`, one a line, before they are joined."""
-        return self._folder / f"{name}.part"
+        return self._folder.parent / f"{name}.part"
+
+    def _frame_file(self, index: int) -> Path:
+        return self._folder / "frames" / f"{index:06d}.jpg"
+
+    def _note(self, frames: Sequence[Path], clip: dict[str, Any]) -> None:
+        """Note in the journal that a clip is done, once its entries and frames are on the disk."""
+        for part in self._parts.values():
+            part.flush()
+        for path in (*frames, self._folder / "frames", *map(self._part, _PARTS)):
+            sync(path)
+        entry = {"clip": clip, "frames": self.frames, "masks": self.masks}
+        sizes = {name: self._part(name).stat().st_size for name in _PARTS}
+        self._journal.append(entry | {"last_index": self._last_index, "bytes": sizes})
+
+    def _go_on(self) -> None:
+        """Take the state of the run that was cut, and remove what belongs to no whole clip."""
+        _, *done = self._journal.read()
+        self._clips = [entry["clip"] for entry in done]
+        self._resumed_clips = len(done)
+        last = done[-1]
+        self.frames, self.masks = last["frames"], last["masks"]
+        self._last_index = last["last_index"]
+        for name in _PARTS:
+            os.truncate(self._part(name), last["bytes"][name])
+        for path in (self._folder / "frames").iterdir():
+            if int(path.stem) > self._last_index:
+                path.unlink()
+        collect_leftovers(self._folder)
+
+    def _redraw(self) -> None:
+        """Draw the frames of the run that was cut: a video cannot be continued."""
+        masks = groupby(_entries(self._part("annotations")), lambda entry: entry["image_id"])
+        drawn, of_image = next(masks, (None, iter(())))
+        for image in _entries(self._part("images")):
+            found: list[dict[str, Any]] = []
+            if drawn == image["id"]:
+                found = list(of_image)
+                drawn, of_image = next(masks, (None, iter(())))
+            self._draw(
+                read_image(self._frame_file(image["frame_index"])),
+                [entry["segmentation"] for entry in found],
+                [entry["confidence"] for entry in found],
+            )
 
     def _add_frame(self, selection: Selection, selected: FrameSelection) -> None:
         frame = selected.frame
-        name = f"{frame.index:06d}.jpg"
+        path = self._frame_file(frame.index)
         height, width = frame.size
-        jpeg = encode_image(frame.image, "jpeg", _JPEG_QUALITY)
-        (self._folder / "frames" / name).write_bytes(jpeg.tobytes())
+        if self._keeps:
+            jpeg = encode_image(frame.image, "jpeg", _JPEG_QUALITY)
+            path.write_bytes(jpeg.tobytes())
         self.frames += 1
         image = {
             "id": self.frames,
-            "file_name": name,
+            "file_name": path.name,
             "height": height,
             "width": width,
             "frame_index": frame.index,
@@ -159,27 +258,26 @@ class SelectionWriter:
             "model_version": selection.model_version,
             "energy": vars(selected.energy),
         }
-        _append(self._parts["images"], image, first=self.frames == 1)
+        append_entry(self._parts["images"], image, first=self.frames == 1)
         for i in range(len(selected.rles)):
             self.masks += 1
             entry = self._annotation(selected, i)
-            _append(self._parts["annotations"], entry, first=self.masks == 1)
+            append_entry(self._parts["annotations"], entry, first=self.masks == 1)
         if self._draws:
-            self._draw(selected)
+            self._draw(frame.image, selected.rles, selected.confidences)
 
-    def _draw(self, selected: FrameSelection) -> None:
+    def _draw(self, image: Image, rles: Sequence[Rle], confidences: Iterable[float]) -> None:
         """Add a frame to the overlay."""
-        frame = selected.frame
-        height, width = frame.size
+        height, width = image.shape[:2]
         if self._overlay is None:
             # Encoding is the slowest part of a replay of large images.
             scale = min(1.0, _OVERLAY_SIDE / max(height, width))
             size = (round(height * scale), round(width * scale))
             overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps, size)
             self._overlay = self._files.enter_context(overlay)
-        labels = [f"{c:.2f}" for c in selected.confidences]
-        colours = self._colours.colours(selected.rles)
-        self._overlay.write(draw_masks(frame.image, selected.rles, labels, colours=colours))
+        labels = [f"{c:.2f}" for c in confidences]
+        colours = self._colours.colours(rles)
+        self._overlay.write(draw_masks(image, rles, labels, colours=colours))
 
     def _annotation(self, selected: FrameSelection, i: int) -> dict[str, Any]:
         x0, y0, x1, y1 = (float(v) for v in selected.boxes[i])
@@ -197,25 +295,12 @@ class SelectionWriter:
             "proposal": selected.indices[i],
         }
 
-    def _join_parts(self) -> None:
-        """Assemble `selected.json` from the entries on disk, without reading them into memory."""
-        info = {"description": "masks selected by gbopt_ros", "recording": self._recording}
-        with (self._folder / SELECTION_NAME).open("w", encoding="utf-8") as target:
-            target.write(f'{{"info": {json.dumps(info)}, "categories": [{json.dumps(CATEGORY)}]')
-            for name, part in self._parts.items():
-                part.close()
-                target.write(f',\n"{name}": [')
-                with self._part(name).open(encoding="utf-8") as entries:
-                    shutil.copyfileobj(entries, target)
-                target.write("]")
-                self._part(name).unlink()
-            target.write("}\n")
-
     def _run(self, facts: dict[str, Any]) -> dict[str, Any]:
         return {
             "recording": self._recording,
             "started": self._started,
             "wall_seconds": time.time() - self._started,
+            "resumed_clips": self._resumed_clips,
             "counts": {
                 "clips": len(self._clips),
                 "frames": self.frames,
@@ -228,62 +313,92 @@ class SelectionWriter:
         } | facts
 
 
+def _entries(part: Path) -> Iterator[dict[str, Any]]:
+    """The entries that `append_entry` wrote."""
+    with part.open(encoding="utf-8") as lines:
+        for line in lines:
+            if entry := line.strip().removesuffix(","):
+                yield json.loads(entry)
+
+
 def read_selection(folder: Path) -> Iterator[SelectedFrame]:
-    """The frames that a `SelectionWriter` wrote below `folder`.
+    """The frames that a `SelectionWriter` wrote below `folder`. Their images are not decoded.
 
     Raises:
-        GboptError: the folder is not a complete replay output.
+        GboptError: the folder is not a complete replay output, or names files outside of it.
     """
     path = folder / SELECTION_NAME
+    if not path.exists():
+        raise GboptError(f"{path}: not found; expected the output of `gbopt replay`")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        recording = f"{folder.resolve().name}/{content['info']['recording']}"
-        by_image: dict[int, list[dict[str, Any]]] = {}
-        for annotation in content["annotations"]:
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
+        content = Fields.read(path)
+        recording = content.object("info").text("recording")
+        images = content.objects("images")
+        by_image: dict[int, list[Fields]] = {image.integer("id"): [] for image in images}
+        for annotation in content.objects("annotations"):
+            if annotation.integer("image_id") not in by_image:
+                raise GboptError(f"{annotation.where}: 'image_id' is that of no image")
+            by_image[annotation.integer("image_id")].append(annotation)
         frames = [
-            _frame(folder, recording, image, by_image.get(image["id"], []))
-            for image in content["images"]
+            _frame(folder, recording, image, by_image[image.integer("id")]) for image in images
         ]
-    except FileNotFoundError as error:
-        raise GboptError(f"{path}: not found; expected the output of `gbopt replay`") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GboptError(f"{path}: not the output of `gbopt replay` ({error!r})") from error
+        for what, count in (
+            ("id", len(by_image)),
+            ("frame_index", len({(frame.recording, frame.frame_index) for frame in frames})),
+        ):
+            if count != len(images):
+                raise GboptError(f"{path}: expected a {what!r} of its own for every image")
+    except GboptError as error:
+        raise GboptError(f"{error}; expected the output of `gbopt replay`") from error
     for frame in frames:
-        if not frame.image_path.is_file():
+        if not os.path.isfile(frame.image_path):  # a name may be too long
             raise GboptError(f"{frame.image_path}: frame of the replay output is missing")
         yield frame
 
 
-def _frame(
-    folder: Path, recording: str, image: dict[str, Any], annotations: list[dict[str, Any]]
-) -> SelectedFrame:
-    size = (int(image["height"]), int(image["width"]))
-    rles = tuple(
-        Rle(size=list(a["segmentation"]["size"]), counts=str(a["segmentation"]["counts"]))
-        for a in annotations
-    )
-    name = f"frame {image['frame_index']}"
-    for rle in rles:
-        if tuple(rle["size"]) != size:
-            raise ValueError(f"{name}: mask of size {rle['size']}, expected {size}")
-        if not is_consistent(rle):
-            raise ValueError(f"{name}: run lengths of a mask do not fill {size}")
+def _frame(folder: Path, recording: str, image: Fields, annotations: list[Fields]) -> SelectedFrame:
+    size = image_size(image)
+    name = image.text("recording", default=recording)  # its own where there are several
     return SelectedFrame(
-        recording=recording,
-        clip_id=int(image["clip_id"]),
-        frame_index=int(image["frame_index"]),
-        stamp_ns=int(image["stamp_ns"]),
-        image_path=folder / "frames" / image["file_name"],
+        recording=f"{printable(folder.resolve().name)}/{name}",
+        clip_id=image.integer("clip_id", low=0),
+        frame_index=image.integer("frame_index", low=0),
+        stamp_ns=image.integer("stamp_ns"),
+        image_path=path_below(folder / "frames", image.text("file_name")),
         size=size,
-        rles=rles,
-        scores=tuple(float(a["score"]) for a in annotations),
-        confidences=tuple(float(a["confidence"]) for a in annotations),
-        model_version=str(image.get("model_version", "")),
+        rles=tuple(
+            segmentation_to_rle(a.content.get("segmentation"), size, a.where) for a in annotations
+        ),
+        scores=tuple(a.number("score") for a in annotations),
+        confidences=tuple(a.number("confidence", low=0, high=1) for a in annotations),
+        model_version=image.text("model_version", default=""),
     )
 
 
-def _append(target: TextIO, entry: dict[str, Any], *, first: bool) -> None:
+def join_parts(path: Path, recording: str, parts: Mapping[str, Path]) -> None:
+    """Assemble `selected.json` from its lists on disk, without reading them into memory.
+
+    Args:
+        path: file to write.
+        recording: name of the recording, or of the folder where images tell their own.
+        parts: for `images` and `annotations`, a file of entries of `append_entry`.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    info = {"description": "masks selected by gbopt_ros", "recording": recording}
+    with path.open("w", encoding="utf-8") as target:
+        target.write(f'{{"info": {json.dumps(info)}, "categories": [{json.dumps(CATEGORY)}]')
+        for name, part in parts.items():
+            target.write(f',\n"{name}": [')
+            with part.open(encoding="utf-8") as entries:
+                shutil.copyfileobj(entries, target)
+            target.write("]")
+        target.write("}\n")
+
+
+def append_entry(target: TextIO, entry: Mapping[str, Any], *, first: bool) -> None:
+    """Add an entry to a part of `selected.json`."""
     target.write(("\n" if first else ",\n") + json.dumps(entry))
 
 

@@ -84,10 +84,25 @@ def learn(
 
     Raises:
         GboptError: there is nothing to learn from, a loss was not finite, weights cannot be
-            loaded, or the store was begun with another network.
+            loaded, the store was begun with another network, or another process writes it.
     """
+    with models.lock.held("learning"):
+        return _learn(
+            training_set, models, config, rehearsal, validation, on_step,
+            teacher or load_teacher(config),
+        )  # fmt: skip
+
+
+def _learn(
+    training_set: TrainingSet,
+    models: ModelStore,
+    config: Config,
+    rehearsal: CocoDataset | None,
+    validation: CocoDataset | None,
+    on_step: OnStep | None,
+    teacher: ProposalNetwork | None,
+) -> Learnt:
     iterations, device = config.learning.iterations, resolve_device(config.device)
-    teacher = teacher or load_teacher(config)
     config = student_config(config)
 
     def report(step: int) -> None:
@@ -154,7 +169,7 @@ def learn(
     }
     if comparison is not None:
         facts["teacher_gate"] = comparison.to_dict()
-    version = models.publish(network, info, facts)
+    version = models.publish(network, info, facts, after=current)
     models.prune(config.learning.keep_versions)
     log.info("published %s: %s", version.version, decision.reason)
     if comparison is not None:

@@ -12,6 +12,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from gbopt_ros.io.files import write_text
+from gbopt_ros.io.files import collect_leftovers, make_parents, sha256_of, sync, write_text
 from gbopt_ros.structures import GboptError
 
 _TORCHVISION = {
@@ -145,7 +146,7 @@ def find_weights(path: Path | str) -> Path:
     """The path itself or, for a name of the catalogue, the pulled file.
 
     Raises:
-        GboptError: the weights were not pulled yet.
+        GboptError: the weights were not pulled yet, or the file was damaged since.
     """
     path = Path(path)
     if str(path) not in CATALOGUE or path.exists():
@@ -156,7 +157,15 @@ def find_weights(path: Path | str) -> Path:
             f"{entry.name}: not on this machine; `gbopt models pull {entry.name}` downloads it, "
             f"or put {entry.url} at {entry.path}"
         )
+    facts = entry.path.stat()
+    _check_once(entry, facts.st_size, facts.st_mtime_ns)
     return entry.path
+
+
+@lru_cache
+def _check_once(entry: Published, size: int, modified_ns: int) -> None:
+    """Check the digest of a pulled file, once a process as long as the file stays the same."""
+    _check(entry.path, _recorded(entry.path) or entry.digest)
 
 
 def pull(name: str, url: str = "") -> tuple[Path, str]:
@@ -180,7 +189,8 @@ def pull(name: str, url: str = "") -> tuple[Path, str]:
         return path, _verify(path, entry)
     part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parents(path)
+        collect_leftovers(path.parent)
         with part.open("a+b") as file:
             _lock(part, file)
             _fetch(url, file, name)
@@ -191,7 +201,9 @@ def pull(name: str, url: str = "") -> tuple[Path, str]:
                 part.unlink()
                 raise
             _record(path, digest)
+            sync(part)
             os.replace(part, path)
+            sync(path.parent)
     except (OSError, HTTPException, ValueError) as error:
         raise GboptError(
             f"{name}: cannot be downloaded ({_reason(error)}); try again, or fetch {url} "
@@ -247,8 +259,6 @@ def _lock(part: Path, file: BinaryIO) -> None:
 
 def _check(path: Path, digest: str) -> str:
     """The SHA-256 of a file. Raises GboptError if it does not begin with `digest`."""
-    from gbopt_ros.models.weights import sha256_of
-
     found = sha256_of(path)
     if not found.startswith(digest):
         raise GboptError(
@@ -260,13 +270,18 @@ def _check(path: Path, digest: str) -> str:
 
 def _verify(path: Path, entry: Published) -> str:
     """The SHA-256 of a file that is there, checked against the recorded or published digest."""
-    recorded = ""
-    with suppress(OSError, IndexError):
-        recorded = _record_of(path).read_text(encoding="ascii").split()[0]
+    recorded = _recorded(path)
     digest = _check(path, recorded or entry.digest)
     if not recorded:
         _record(path, digest)
     return digest
+
+
+def _recorded(path: Path) -> str:
+    """The digest beside the file, "" if there is none."""
+    with suppress(OSError, ValueError, IndexError):
+        return _record_of(path).read_text(encoding="ascii").split()[0]
+    return ""
 
 
 def _record_of(path: Path) -> Path:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gbopt_ros.io.files import replacing
+from gbopt_ros.io.files import sha256_of as sha256_of  # those who read weights look for it here
+from gbopt_ros.io.json_file import Fields, parse_json
 from gbopt_ros.structures import Calibration, GboptError
 
 M = TypeVar("M", bound=nn.Module)
@@ -98,15 +100,6 @@ def tensors_digest(network: HasState) -> str:
     return digest.hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tensor]]:
     """The description and the tensors (float32, on the CPU) of a weights file.
 
@@ -152,15 +145,26 @@ def describe(metadata: Mapping[str, str], path: Path, network: str) -> WeightsIn
     if _KEY not in metadata:
         return None
     try:
-        fields = json.loads(metadata[_KEY])
-        if fields.get("calibration") is not None:
-            fields["calibration"] = Calibration(**fields["calibration"])
-        info = WeightsInfo(**fields)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise GboptError(f"{path}: its gbopt_ros description is damaged ({error})") from error
+        fields = Fields(parse_json(metadata[_KEY], str(path)), str(path))
+        info = WeightsInfo(
+            fields.text("network"),
+            fields.text("architecture"),
+            fields.text("version"),
+            fields.text("config", default=""),
+            _calibration(fields),
+        )
+    except GboptError as error:
+        raise GboptError(f"{error}; its gbopt_ros description is damaged") from error
     if info.network != network:
         raise GboptError(f"{path}: expected weights of the {network} network, got {info.network}")
     return info
+
+
+def _calibration(fields: Fields) -> Calibration | None:
+    if fields.content.get("calibration") is None:
+        return None
+    numbers = fields.object("calibration")
+    return Calibration(numbers.number("bias"), numbers.number("margin"), numbers.number("score"))
 
 
 def _in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -196,11 +200,11 @@ def network_of(path: Path) -> str:
 
 
 def _described(path: Path, field: str) -> str:
+    description = (_metadata_of(path) or {}).get(_KEY, "{}")
     try:
-        described = json.loads((_metadata_of(path) or {}).get(_KEY, "{}"))
-    except ValueError:
+        return Fields(parse_json(description, str(path)), str(path)).text(field, default="")
+    except GboptError:
         return ""
-    return str(described.get(field, "")) if isinstance(described, dict) else ""
 
 
 def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:

@@ -201,10 +201,11 @@ class ClipAssembly:
             message = self._partial_clips.pop(stamp, None)
             if stamp in last_frames or stamp not in self._frames:
                 continue
+            finished = partial(self._finished, self._frames[stamp].image.header)
             if message is not None and self._is_complete(message):
-                calls.append(partial(self._ready, self._assembled(message, is_whole=False)))
+                calls.append(self._delivery(message, is_whole=False, otherwise=finished))
             else:
-                calls.append(partial(self._finished, self._frames[stamp].image.header))
+                calls.append(finished)
         return calls
 
     def _complete_clips(self) -> list[Callable[[], None]]:
@@ -215,11 +216,22 @@ class ClipAssembly:
             last = complete[-1]
             for i, clip in enumerate(self._clips[: last + 1]):
                 if i in complete:
-                    calls.append(partial(self._ready, self._take(clip.message)))
+                    lost = partial(self._lost, clip.message)
+                    calls.append(self._delivery(clip.message, is_whole=True, otherwise=lost))
                 else:
                     calls.append(partial(self._lost, clip.message))
             del self._clips[: last + 1]
         return calls
+
+    def _delivery(
+        self, message: Any, *, is_whole: bool, otherwise: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Hand a complete clip over, `otherwise` if its frames cannot be of one clip."""
+        try:
+            clip = self._take(message) if is_whole else self._assembled(message, is_whole=False)
+        except ValueError:
+            return otherwise
+        return partial(self._ready, clip)
 
     def _is_complete(self, message: Any) -> bool:
         stamps = [stamp_ns(stamp) for stamp in message.stamps]

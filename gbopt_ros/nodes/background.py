@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
+from gbopt_ros.models.device import resolve_device
+from gbopt_ros.nodes.base import LINK_QOS, FrameNode
 from gbopt_ros.nodes.messages import MAP, Stamped
-from gbopt_ros.perception.load import load_background_network
+from gbopt_ros.nodes.spin import spin
+from gbopt_ros.perception.load import background_weights, load_background_network
 from gbopt_ros.structures import BackgroundNetwork
 
 
@@ -28,13 +29,15 @@ class BackgroundNode(FrameNode):
         (probability,) = self._network.background([image.value])
         self._output.publish(Stamped(image.header, probability))
 
+    def introduction(self) -> list[str]:
+        return [f"network {', '.join(map(str, background_weights(self.config)))}"]
+
+    def hardware(self) -> str:
+        return str(resolve_device(self.config.device))
+
     def cleanup(self) -> None:
         self._network = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return spin(lambda: [BackgroundNode()], arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

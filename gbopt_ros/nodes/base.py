@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.logging import get_logger
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 
-from gbopt_ros.config import ConfigSection, load_config, setting
-from gbopt_ros.config.renamed import advice
+from gbopt_ros.config import load_config
 from gbopt_ros.nodes import parameters
 from gbopt_ros.nodes.health import Health
-from gbopt_ros.nodes.intra_process import IntraProcessBus
+from gbopt_ros.nodes.intra_process import IntraProcessBus, Output
 from gbopt_ros.nodes.messages import IMAGE, Codec, Stamped
-from gbopt_ros.nodes.wiring import NODES, remap_arguments
+from gbopt_ros.nodes.settings import NodeSettings
+from gbopt_ros.nodes.wiring import WIRING
 from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.structures import GboptError
 
@@ -45,56 +36,9 @@ LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 LINK_CAPACITY = 16  # frames that wait at a network; the clip buffer sends far fewer at a time
+PATIENCE_S = 5.0  # maximum time that a worker takes to end; longer than a frame, not for ever
+ALARM_S = 60.0  # time for which the diagnostics tell what happened once
 _DIAGNOSTICS_PERIOD_S = 1.0
-_SIGNAL_LATENCY_S = 0.2
-
-
-@dataclass(frozen=True)
-class NodeSettings(ConfigSection):
-    """The parameters of every node, beside the sections of the configuration that it uses."""
-
-    autostart: bool = setting(
-        True, "Whether the node configures and activates itself when it starts.", fixed=True
-    )
-    profile: str = setting(
-        "",
-        "YAML file of settings, as for `gbopt replay --config`. ROS parameters override it. Empty: "
-        "the defaults.",
-        fixed=True,
-    )
-
-
-class Output(Generic[T]):
-    """An output topic: by reference within the process, as messages to all others."""
-
-    def __init__(
-        self, bus: IntraProcessBus | None, publisher: Any, encode: Callable[[T], Any]
-    ) -> None:
-        self._bus, self._publisher, self._encode = bus, publisher, encode
-        # A late subscriber of a latched topic gets messages that were sent before it came.
-        durability = publisher.qos_profile.durability
-        self._latched = bus is None and durability == DurabilityPolicy.TRANSIENT_LOCAL
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether a process subscribed, or may subscribe later and still get the message."""
-        return self._latched or self.subscriptions > 0
-
-    @property
-    def topic(self) -> str:
-        """Full name of the topic."""
-        return str(self._publisher.topic_name)
-
-    @property
-    def subscriptions(self) -> int:
-        """Number of subscriptions, without those on the intra-process bus."""
-        return int(self._publisher.get_subscription_count())
-
-    def publish(self, payload: T) -> None:
-        if self._bus is not None:
-            self._bus.publish(self.topic, payload)
-        if self.is_wanted:
-            self._publisher.publish(self._encode(payload))
 
 
 class PipelineNode(LifecycleNode):
@@ -109,7 +53,7 @@ class PipelineNode(LifecycleNode):
         options: for rclpy's node, such as `context`, `namespace`, `parameter_overrides`.
 
     Raises:
-        GboptError: the profile cannot be read, or a parameter has an old name.
+        GboptError: the profile cannot be read, or a parameter has an old name or one of no node.
         ValueError: a parameter is out of range.
     """
 
@@ -124,9 +68,9 @@ class PipelineNode(LifecycleNode):
         self.active = False
         self._entities: list[Callable[[], object]] = []
         self._workers: dict[str, Worker[Any]] = {}
-        old_name = advice(self._parameter_overrides)  # rclpy has no public name for them
-        if old_name:
-            raise GboptError(f"parameter {old_name}")
+        parameters.check_names(self._parameter_overrides)  # rclpy has no public name for them
+        for service in self.services:  # rclpy's own, such as `change_state`
+            service.callback = self._answering(service.callback)
         parameters.declare(self, self.SETTINGS())
         self.settings: Any = parameters.with_values(self.SETTINGS(), self._parameter_values())
         config = load_config(self.settings.profile or None)
@@ -156,7 +100,26 @@ class PipelineNode(LifecycleNode):
         """Values for the diagnostics, besides those that every node gives."""
         return {}
 
+    def introduction(self) -> list[str]:
+        """What an operator wants to know when the node becomes active, in a few words each."""
+        return []
+
+    def hardware(self) -> str:
+        """The device that the node works on; known from `configure` on."""
+        return "cpu"
+
     # What a subclass uses.
+
+    def topic(self, name: str, *, is_service: bool = False) -> str:
+        """The name of the topic or service to create for a private one such as `~/input/image`.
+
+        A remap rule for it wins. Else an input is what the wiring says, and an output keeps its
+        place if the node is renamed, so that the others still find it.
+        """
+        resolve = self.resolve_service_name if is_service else self.resolve_topic_name
+        if resolve(name) != resolve(name, only_expand=True):
+            return name
+        return WIRING.get(self.NAME, {}).get(name, name.replace("~", self.NAME, 1))
 
     def output(self, name: str, codec: Codec[T], qos: QoSProfile) -> Output[T]:
         publisher = self.publisher(codec.message_type, name, qos)
@@ -172,7 +135,7 @@ class PipelineNode(LifecycleNode):
                 callback(payload)
 
         if self.bus is not None:
-            topic = self.resolve_topic_name(name)
+            topic = self.resolve_topic_name(self.topic(name))
             self._entities.append(self.bus.subscribe(topic, when_active))
         else:
             self.subscription(
@@ -180,7 +143,7 @@ class PipelineNode(LifecycleNode):
             )
 
     def publisher(self, message_type: Any, name: str, qos: QoSProfile) -> Any:
-        publisher = self.create_publisher(message_type, name, qos)
+        publisher = self.create_publisher(message_type, self.topic(name), qos)
         self._entities.append(lambda: self.destroy_publisher(publisher))
         return publisher
 
@@ -193,7 +156,7 @@ class PipelineNode(LifecycleNode):
             if self.active:
                 self._attempt(lambda: callback(message), name)
 
-        subscription = self.create_subscription(message_type, name, guarded, qos)
+        subscription = self.create_subscription(message_type, self.topic(name), guarded, qos)
         self._entities.append(lambda: self.destroy_subscription(subscription))
 
     def service(self, service_type: Any, name: str, callback: Callable[[Any, Any], str]) -> None:
@@ -215,7 +178,7 @@ class PipelineNode(LifecycleNode):
                 response.message, response.success = f"{type(error).__name__}: {error}", False
             return response
 
-        service = self.create_service(service_type, name, answer)
+        service = self.create_service(service_type, self.topic(name, is_service=True), answer)
         self._entities.append(lambda: self.destroy_service(service))
 
     def timer(self, period_s: float, callback: Callable[[], None]) -> None:
@@ -231,7 +194,7 @@ class PipelineNode(LifecycleNode):
     def worker(self, name: str, handle: Callable[[T], None], **options: Any) -> Worker[T]:
         """A worker that ends when the node is deactivated.
 
-        The diagnostics show an error of `handle` until it succeeds again.
+        The diagnostics show an error of `handle` until it succeeds again, or for `ALARM_S`.
         """
 
         def handled(item: T) -> None:
@@ -246,7 +209,7 @@ class PipelineNode(LifecycleNode):
         return worker
 
     def _attempt(self, action: Callable[[], object], subject: str) -> None:
-        """Call `action`; the diagnostics show its error until it succeeds again."""
+        """Call `action`; the diagnostics show its error as that of a worker."""
         try:
             action()
         except Exception as error:
@@ -257,8 +220,23 @@ class PipelineNode(LifecycleNode):
     def report(self, error: Exception, subject: str = "work") -> None:
         """Log an error that the node survives, and show it on the diagnostics."""
         self.health.count("failures")
-        self.health.fail(str(error), subject)
-        self.get_logger().error(_in_words(error))
+        self.health.fail(str(error), subject, ALARM_S)
+        self.get_logger().error(in_words(error), throttle_duration_sec=1.0)
+
+    def _answering(self, callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The callback of a service that answers with an empty response if it fails."""
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return callback(request, response)
+            except Exception as error:
+                self.health.count("requests refused")
+                self.get_logger().error(
+                    f"a request failed: {in_words(error)}", throttle_duration_sec=1.0
+                )
+                return response
+
+        return answer
 
     # Lifecycle.
 
@@ -276,6 +254,8 @@ class PipelineNode(LifecycleNode):
         self._stop_workers()
         self._release()
         self.destroy_node()
+        # rclpy forgets it: its publisher of `transition_event` would keep the node on the network.
+        self._state_machine.destroy_when_not_in_use()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("configure", self.configure, undo=self._release)
@@ -286,7 +266,11 @@ class PipelineNode(LifecycleNode):
             self.activate()
             self.active = True
 
-        return self._transition("activate", activate, undo=self._stop_workers)
+        done = self._transition("activate", activate, undo=self._stop_workers)
+        if done == TransitionCallbackReturn.SUCCESS:
+            about = [*self.introduction(), f"device {self.hardware()}"]
+            self.get_logger().info(f"active: {', '.join(about)}")
+        return done
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("deactivate", self._deactivate)
@@ -309,7 +293,7 @@ class PipelineNode(LifecycleNode):
         try:
             action()
         except Exception as error:
-            self.get_logger().error(f"cannot {verb}: {_in_words(error)}")
+            self.get_logger().error(f"cannot {verb}: {in_words(error)}")
             self.health.fail(f"cannot {verb}: {error}")
             undo()
             return TransitionCallbackReturn.FAILURE
@@ -323,8 +307,11 @@ class PipelineNode(LifecycleNode):
             self._stop_workers()
 
     def _stop_workers(self) -> None:
-        for worker in self._workers.values():
-            worker.close()
+        for name, worker in self._workers.items():
+            if not worker.close(PATIENCE_S):
+                self.get_logger().error(
+                    f"{name}: still at work after {PATIENCE_S:g} s, it is not waited for"
+                )
         self._workers.clear()
 
     def _release(self) -> None:
@@ -359,7 +346,10 @@ class PipelineNode(LifecycleNode):
         status = self.health.status(
             self.get_fully_qualified_name().lstrip("/"), state, queues | drops | self.facts()
         )
-        status.hardware_id = self.config.device
+        try:
+            status.hardware_id = self.hardware()
+        except GboptError:  # no such device; `configure` says so
+            status.hardware_id = self.config.device
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
@@ -394,51 +384,8 @@ class FrameNode(PipelineNode):
         self.health.done(time.monotonic() - arrival)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """One line for an error that the user can act on, the traceback for any other."""
     if isinstance(error, GboptError):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()
-
-
-def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[str] | None) -> int:
-    """Run nodes in this process until SIGINT or SIGTERM; returns its exit status.
-
-    The topics of the nodes are remapped as `wiring` says; remap rules in `arguments` win.
-
-    Args:
-        make_nodes: called after ROS is initialised.
-        arguments: command line; None takes that of the process.
-    """
-    given = list(sys.argv if arguments is None else arguments)
-    wiring = [argument for name in NODES for argument in remap_arguments(name)]
-    try:
-        # rclpy's own signal handlers would stop the middleware before the nodes can close.
-        rclpy.init(
-            args=[*given, "--ros-args", *wiring], signal_handler_options=SignalHandlerOptions.NO
-        )
-    except RuntimeError as error:  # an argument after --ros-args is malformed or no such file
-        get_logger("gbopt_ros").fatal(str(error))
-        return 1
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    nodes: list[PipelineNode] = []
-    executor = SingleThreadedExecutor()
-    try:
-        nodes += make_nodes()
-        for node in nodes:
-            executor.add_node(node)
-            if not node.start():
-                return 1
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=_SIGNAL_LATENCY_S)
-    except (GboptError, ValueError, ParameterException) as error:  # the last two: bad parameters
-        get_logger("gbopt_ros").fatal(str(error))
-        return 1
-    finally:
-        for node in reversed(nodes):
-            node.close()
-        executor.shutdown()
-        rclpy.try_shutdown()
-    return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.qos import qos_profile_sensor_data
@@ -14,19 +14,27 @@ from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_srvs.srv import Trigger
 
-from gbopt_ros.config import setting
 from gbopt_ros.io.clip_cutter import ClipCutter
-from gbopt_ros.io.sources.images import image_from_compressed_message, image_from_message
+from gbopt_ros.io.sources.images import (
+    IMAGE_TYPES,
+    image_from_compressed_message,
+)
 from gbopt_ros.msg import ClipFrames
-from gbopt_ros.nodes.base import LINK_QOS, NodeSettings, PipelineNode, spin
+from gbopt_ros.nodes.base import LINK_QOS, PATIENCE_S, PipelineNode
+from gbopt_ros.nodes.camera import silence, topic_in_words
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import CLIPS, HEADERS, IMAGE, Stamped, make_time, stamp_ns
+from gbopt_ros.nodes.ros_libraries import colour_image
+from gbopt_ros.nodes.settings import TRANSPORTS, ClipBufferSettings
+from gbopt_ros.nodes.spin import spin
 from gbopt_ros.structures import Clip, ClipEnd, Frame, GboptError
 
-TRANSPORTS = {
-    "raw": (ImageMessage, image_from_message),
+_DECODERS = {
+    "raw": (ImageMessage, colour_image),
     "compressed": (CompressedImage, image_from_compressed_message),
 }
+_CAMERA_QOS = qos_profile_sensor_data
+_DROPS_WINDOW_S, _MANY_DROPS = 10.0, 0.1  # share of the frames whose loss is worth a warning
 _REASONS = {
     ClipEnd.LENGTH: ClipFrames.REASON_LENGTH,
     ClipEnd.GAP: ClipFrames.REASON_GAP,
@@ -37,44 +45,6 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class ClipBufferSettings(NodeSettings):
-    """Parameters of the clip buffer itself."""
-
-    image_transport: str = setting(
-        "raw", "Message type of the camera topic: raw (Image) or compressed (CompressedImage).",
-        choices=tuple(TRANSPORTS), fixed=True,
-    )  # fmt: skip
-    queue: int = setting(
-        1,
-        "Maximum number of frames that wait until the networks are free. If there are more, the "
-        "oldest is dropped. A larger queue drops fewer frames and delays the masks.",
-        low=1, fixed=True,
-    )  # fmt: skip
-    max_in_flight: int = setting(
-        4,
-        "Maximum number of frames that are sent and not finished; further frames wait. A larger "
-        "value keeps the networks busier and delays the masks.",
-        low=1, high=16,
-    )  # fmt: skip
-    consumers: str = setting(
-        "proposal, background, flow, selector",
-        "Names of the nodes that must subscribe before the first frame is sent, if they run in "
-        "other processes. none: the first frame is sent at once.",
-        fixed=True,
-    )
-    idle_timeout_s: float = setting(
-        5.0, "Time without a frame after which the current clip ends, seconds of wall time.",
-        above=0.0,
-    )  # fmt: skip
-    stall_timeout_s: float = setting(
-        10.0,
-        "Time after which a sent frame is given up if no frame is finished any more, or later ones "
-        "were, seconds of wall time. A longer time suits slower networks.",
-        above=0.0,
-    )
-
-
-@dataclass(frozen=True)
 class _Arrival:
     """A camera message, its number and its time. Without message: the clip ends here."""
 
@@ -82,14 +52,15 @@ class _Arrival:
     index: int
     received_ns: int
     end: ClipEnd = ClipEnd.STREAM
+    received: float = field(default_factory=time.monotonic)
 
 
 class ClipBufferNode(PipelineNode):
     """Frames are dropped only here: the networks process every frame that is sent.
 
     A frame is in flight from when it is sent until the selector has finished it. While there are
-    `max_in_flight` of them, new frames wait, `queue` of them; then the oldest is dropped. Frames
-    also wait until all `consumers` have loaded their networks and subscribed.
+    `max_in_flight` of them, new frames wait, `queue` of them and for `max_wait_s`; then the oldest
+    is dropped. Frames also wait until all `consumers` have loaded their networks and subscribed.
     """
 
     NAME = "clip_buffer"
@@ -107,20 +78,24 @@ class ClipBufferNode(PipelineNode):
         self._clips = self.output("~/output/clips", CLIPS, LINK_QOS)
         self._partial_clips = self.output("~/output/partial_clip", CLIPS, LINK_QOS)
         self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
-        message_type, self._decode = TRANSPORTS[self.settings.image_transport]
-        self.subscription(message_type, "~/input/image", qos_profile_sensor_data, self._on_image)
+        message_type, self._decode = _DECODERS[self.settings.image_transport]
+        self.subscription(message_type, self._camera, _CAMERA_QOS, self._on_image)
         self.service(Trigger, "~/flush", self._on_flush)
         self.timer(0.2, self._watch)
 
     def activate(self) -> None:
         self._received = 0
-        self._last_arrival = time.monotonic()
+        self._last_arrival = self._last_frame = time.monotonic()
+        # Time, frames received and frames dropped by then.
+        self._drops = deque([(self._last_frame, 0, 0)])
         self._in_flight.clear()
         self._is_heard = self.bus is not None  # within a process all nodes are there from the start
+        self._heard_at = time.monotonic()  # frames that came before wait from then on
         self._clip_ends: set[int] = set()  # stamps of the last frames of clips, in flight
         self._last_done = time.monotonic()
         self._last_done_sent = 0.0  # when the newest finished frame was sent
-        self._dropped_before = 0  # frames that the queue had dropped at the previous frame
+        self._stale = 0  # frames that waited too long
+        self._dropped_before = 0  # frames dropped in or after the queue, at the previous frame
         self._cut_by = self.config.clip
         self._cutter = self._make_cutter(first_id=0)
         self._arrivals = self.worker(
@@ -133,23 +108,43 @@ class ClipBufferNode(PipelineNode):
         )
 
     def deactivate(self) -> None:
-        self._arrivals.close()
+        self._arrivals.close(PATIENCE_S)
         self._publish_clips(self._cutter.flush(), time.time_ns())
 
     def facts(self) -> dict[str, object]:
         return {"in flight": len(self._in_flight), "received": self._received}
 
+    def introduction(self) -> list[str]:
+        return [f"camera {self._camera_in_words()}"]
+
+    @property
+    def _camera(self) -> str:
+        """The topic of the images, named as image_transport names it."""
+        name = self.topic("~/input/image")
+        base = str(self.resolve_topic_name(name))
+        if self.settings.image_transport == "raw" or base.endswith("/compressed"):
+            return name
+        return f"{base}/{self.settings.image_transport}"
+
+    def _camera_in_words(self) -> str:
+        kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
+        return topic_in_words(self.resolve_topic_name(self._camera), kind, _CAMERA_QOS)
+
     def _make_cutter(self, first_id: int) -> ClipCutter:
         clip = self._cut_by
         return ClipCutter(
-            clip.length, max_gap_s=clip.max_gap_s, overlap=clip.overlap, first_id=first_id
+            clip.length,
+            max_gap_s=clip.max_gap_s,
+            overlap=clip.overlap,
+            first_id=first_id,
+            max_pixels=clip.max_pixels,
         )
 
     def _has_room(self) -> bool:
         return self._is_heard and len(self._in_flight) < self.settings.max_in_flight
 
     def _on_image(self, message: Any) -> None:
-        self._last_arrival = time.monotonic()
+        self._last_arrival = self._last_frame = time.monotonic()
         self._arrivals.put(_Arrival(message, self._received, time.time_ns()))
         self._received += 1
 
@@ -170,6 +165,8 @@ class ClipBufferNode(PipelineNode):
     def _watch(self) -> None:
         """End the clip if the camera is silent; give up frames that nobody finishes."""
         now = time.monotonic()
+        self._watch_camera(now)
+        self._watch_drops(now)
         if not self._is_heard:  # nothing was sent: no clip to end, and no frame to give up
             self._look_for_consumers()
             return
@@ -204,6 +201,30 @@ class ClipBufferNode(PipelineNode):
             )
             self._arrivals.poke()
 
+    def _watch_camera(self, now: float) -> None:
+        silent = now - self._last_frame
+        if silent <= self.settings.idle_timeout_s:
+            self.health.recover("camera")
+            return
+        since = f"no frame for {silent:.0f} s" if self._received else "no frame yet"
+        kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
+        cause = silence(self, self.resolve_topic_name(self._camera), kind)
+        complaint = f"{since} on {self._camera_in_words()}: {cause}"
+        self.health.fail(complaint, "camera")
+        self.get_logger().warning(complaint, throttle_duration_sec=30.0)
+
+    def _watch_drops(self, now: float) -> None:
+        """Warn while many of the last frames were dropped."""
+        self._drops.append((now, self._received, self.health.counted("dropped")))
+        while self._drops[0][0] < now - _DROPS_WINDOW_S:
+            self._drops.popleft()
+        (_, received, dropped), (_, all_received, all_dropped) = self._drops[0], self._drops[-1]
+        lost, of = all_dropped - dropped, all_received - received
+        if lost > _MANY_DROPS * of:
+            self.health.warn(f"{lost} of the last {of} frames dropped", "drops")
+        else:
+            self.health.recover("drops")
+
     def _look_for_consumers(self) -> None:
         """Send frames from now on if all consumers have subscribed; they may leave later."""
         wanted, topic = self.settings.consumers, self._images.topic
@@ -213,6 +234,7 @@ class ClipBufferNode(PipelineNode):
         missing = [name for name in names if name not in there]
         # A subscription is known a little before it is matched.
         if not missing and self._images.subscriptions >= len(names):
+            self._heard_at = time.monotonic()
             self._is_heard = True
             self.health.recover("consumers")
             self._arrivals.poke()
@@ -233,10 +255,16 @@ class ClipBufferNode(PipelineNode):
             self._publish_clips(self._cutter.flush(arrival.end), arrival.received_ns)
             return
         start = time.monotonic()
+        waited = start - max(arrival.received, self._heard_at)
+        is_newest = arrival.index == self._received - 1
+        if waited > self.settings.max_wait_s and not is_newest:
+            self._stale += 1
+            self.health.count("dropped")
+            return
         frame = self._decoded(arrival)
         if frame is None:
             return
-        repeats, dropped = self._cutter.dropped, self._arrivals.dropped
+        repeats, dropped = self._cutter.dropped, self._arrivals.dropped + self._stale
         clips = self._cutter.push(frame)
         # A clip is announced before its last frame is sent, see `SelectorNode`.
         self._publish_clips(clips, arrival.received_ns)
@@ -275,7 +303,10 @@ class ClipBufferNode(PipelineNode):
         try:
             if stamp < 0:
                 raise GboptError(f"stamp {stamp} ns: expected 0 or later")
-            return Frame(self._decode(arrival.message), stamp, arrival.index, header.frame_id)
+            if getattr(arrival.message, "width", 1) * getattr(arrival.message, "height", 1) == 0:
+                raise GboptError("the image has 0 pixels; does the camera deliver any?")
+            image = self._decode(arrival.message, self._cut_by.max_pixels)
+            return Frame(image, stamp, arrival.index, header.frame_id)
         except GboptError as error:
             self.health.count("dropped")
             self.health.count("undecodable")
@@ -322,7 +353,3 @@ class ClipBufferNode(PipelineNode):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return spin(lambda: [ClipBufferNode()], arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from gbopt_ros.nodes.background import BackgroundNode
-from gbopt_ros.nodes.base import PipelineNode, spin
+from gbopt_ros.nodes.base import PipelineNode
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode
+from gbopt_ros.nodes.spin import spin
 
 # Downstream first, so that every publisher finds its subscribers.
 COMPOSED = (SelectorNode, FlowNode, BackgroundNode, ProposalNode, ClipBufferNode)
@@ -35,7 +35,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Three networks share the CPU: with more threads than cores, threads only wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     return spin(compose, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gbopt_ros.nodes.base import LINK_QOS, FrameNode, spin
+from gbopt_ros.nodes.base import LINK_QOS, FrameNode
 from gbopt_ros.nodes.messages import MAP, Stamped
-from gbopt_ros.perception.flow import make_flow
+from gbopt_ros.nodes.spin import spin
+from gbopt_ros.perception.flow import DisFlow, make_flow
 from gbopt_ros.structures import FlowNetwork
+
+
+def device_of(network: FlowNetwork | None, device: str) -> str:
+    """The device that a flow network works on; `device` as in the configuration."""
+    if network is None or isinstance(network, DisFlow):
+        return "cpu"
+    from gbopt_ros.models.device import resolve_device  # torch, which DIS does not need
+
+    return str(resolve_device(device))
 
 
 def has_flow(first: Stamped[Any], second: Stamped[Any]) -> bool:
@@ -40,13 +49,15 @@ class FlowNode(FrameNode):
     def deactivate(self) -> None:
         self._last = None
 
+    def introduction(self) -> list[str]:
+        return [f"flow by {type(self._network).__name__}"]
+
+    def hardware(self) -> str:
+        return device_of(self._network, self.config.device)
+
     def cleanup(self) -> None:
         self._network = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return spin(lambda: [FlowNode()], arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -11,6 +12,11 @@ from collections.abc import Mapping
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 _WINDOW_S = 10.0  # rates and latencies are taken over this time
+_STATES = {  # of the lifecycle, in which a node does not work
+    "unconfigured": (False, "not configured"),
+    "inactive": (False, "not active"),
+    "finalized": (True, "shut down; its process must be started again"),
+}
 
 
 class Health:
@@ -20,7 +26,8 @@ class Health:
         self._lock = threading.Lock()
         self._done: deque[tuple[float, float]] = deque()  # when, and how long it took
         self._counts: dict[str, int] = {}
-        self._problems: dict[str, tuple[str, bool]] = {}  # by subject: text, and is it a failure
+        # By subject: text, is it a failure, and when it ends.
+        self._problems: dict[str, tuple[str, bool, float]] = {}
 
     def done(self, seconds: float) -> None:
         """Count a frame or clip that took so long from arrival to result."""
@@ -39,13 +46,17 @@ class Health:
         with self._lock:
             return self._counts.get(name, 0)
 
-    def warn(self, problem: str, subject: str = "work") -> None:
-        """Report a problem that the node works on with, until `recover` of the same subject."""
-        self._tell(problem, subject, failed=False)
+    def warn(self, problem: str, subject: str = "work", seconds: float = math.inf) -> None:
+        """Report a problem that the node works on with, until `recover` of the same subject.
 
-    def fail(self, problem: str, subject: str = "work") -> None:
-        """Report that the node cannot do its work, until `recover` of the same subject."""
-        self._tell(problem, subject, failed=True)
+        Args:
+            seconds: maximum time for which it is shown, for what only happened once.
+        """
+        self._tell(problem, subject, False, seconds)
+
+    def fail(self, problem: str, subject: str = "work", seconds: float = math.inf) -> None:
+        """As `warn`; the node cannot do its work."""
+        self._tell(problem, subject, True, seconds)
 
     def recover(self, subject: str = "work") -> None:
         """End the problem of a subject."""
@@ -75,10 +86,14 @@ class Health:
                 **self._counts,
                 **values,
             }
+            now = time.monotonic()
+            told = [(words, failed) for words, failed, end in self._problems.values() if now < end]
+            if state in _STATES:
+                failed, words = _STATES[state]
+                told.insert(0, (words, failed))
             level, message = DiagnosticStatus.OK, state
-            if self._problems:  # failures first, the latest of each first
-                told = list(self._problems.values())[::-1]
-                told.sort(key=lambda problem: not problem[1])
+            if told:  # failures first, the latest of each first
+                told = sorted(told[::-1], key=lambda problem: not problem[1])
                 level = DiagnosticStatus.ERROR if told[0][1] else DiagnosticStatus.WARN
                 message = "; ".join(words for words, _ in told)
         # A process that has not imported torch has nothing on a GPU.
@@ -88,10 +103,10 @@ class Health:
         pairs = [KeyValue(key=key, value=str(value)) for key, value in facts.items()]
         return DiagnosticStatus(level=level, name=name, message=message, values=pairs)
 
-    def _tell(self, problem: str, subject: str, failed: bool) -> None:
+    def _tell(self, problem: str, subject: str, failed: bool, seconds: float) -> None:
         with self._lock:
             self._problems.pop(subject, None)  # the latest goes last
-            self._problems[subject] = problem, failed
+            self._problems[subject] = problem, failed, time.monotonic() + seconds
 
     def _forget(self, now: float) -> None:
         while self._done and self._done[0][0] < now - _WINDOW_S:

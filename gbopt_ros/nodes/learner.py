@@ -7,7 +7,6 @@ comparison with that teacher, too.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -15,6 +14,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,70 +22,27 @@ import cv2
 import torch
 from std_srvs.srv import Trigger
 
-from gbopt_ros.config import setting
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
+from gbopt_ros.io.files import unwritable
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.io.sources.images import encode_image
 from gbopt_ros.learning.store.model_store import ModelVersion
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.student import is_compared, student_config
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ClipStatus, Metric, ModelUpdate, SelectedMasks, TrainingProgress
-from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, NodeSettings, PipelineNode, spin
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PATIENCE_S, RESULT_QOS, PipelineNode
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
+from gbopt_ros.nodes.settings import LearnerSettings
+from gbopt_ros.nodes.spin import spin
 from gbopt_ros.perception.load import proposal_weights, read_proposals
 from gbopt_ros.structures import GboptError, Image
 
 _JPEG_QUALITY = 95
 _PROGRESS_PERIOD_S = 0.5
 _STATES = TrainingProgress
-
-
-@dataclass(frozen=True)
-class LearnerSettings(NodeSettings):
-    """Parameters of the learner node."""
-
-    store: str = setting(
-        "~/.ros/gbopt_ros", "Folder of the model versions and of the training set.", fixed=True
-    )
-    rehearse: str = setting(
-        "",
-        "COCO folder of labelled images of seen classes for rehearsal. Empty: the bundled folder "
-        "if the bundled network learns, none if another network does.",
-        fixed=True,
-    )
-    validation: str = setting(
-        "",
-        "COCO folder of labelled images of seen classes, on which the gate measures forgetting. "
-        "Empty: the bundled folder if the bundled network learns, none if another network does.",
-        fixed=True,
-    )
-    train_every_clips: int = setting(
-        50,
-        "Number of new clips with masks after which a training round starts (0: only when ~/train "
-        "is called).",
-        low=0,
-    )
-    max_buffered_frames: int = setting(
-        96,
-        "Maximum number of images that wait for their masks. As many frames may wait for the end "
-        "of their clip.",
-        low=1,
-        fixed=True,
-    )
-    niceness: int = setting(
-        10,
-        "Niceness that the process adds to its own. A larger value gives the other nodes more CPU "
-        "time.",
-        low=0, high=19, fixed=True,
-    )  # fmt: skip
-    threads: int = setting(
-        1,
-        "Number of CPU threads for training. More threads are faster and leave fewer to the other "
-        "nodes.",
-        low=1, high=256, fixed=True,
-    )  # fmt: skip
 
 
 _Labelled = tuple[Any, Image | None]  # SelectedMasks and its image
@@ -156,10 +113,17 @@ class LearnerNode(PipelineNode):
         self._cancel.set()
         for clip in sorted(self._frames):  # their status will not arrive any more
             self._store_frames(clip, is_whole=False)
-        self._storing.close(drain=True)
+        self._storing.close(PATIENCE_S, drain=True)
 
     def facts(self) -> dict[str, object]:
         return {"masks stored": self._masks_stored}
+
+    def introduction(self) -> list[str]:
+        current = self._store.models.current_name() or proposal_weights(student_config(self.config))
+        return [f"learns from {current}", f"store {self._store.root}"]
+
+    def hardware(self) -> str:
+        return str(resolve_device(self.config.device))
 
     def _labelled(self, folder: str, bundled: str) -> CocoDataset | None:
         if folder:
@@ -202,6 +166,8 @@ class LearnerNode(PipelineNode):
     def _on_status(self, status: Any) -> None:
         """Note the number of a clip's frames; may arrive before them, by another topic."""
         self._expected[status.clip_id] = status.published
+        while len(self._expected) > self.settings.max_buffered_frames:  # their frames never came
+            del self._expected[min(self._expected)]
         self._hand_over()
 
     def _hand_over(self) -> None:
@@ -233,7 +199,7 @@ class LearnerNode(PipelineNode):
                 for masks, image in clip.frames
                 if image is not None
             ]
-            added = training_set.add(selected, may_collect=lambda: self._training.idle)
+            added = training_set.add(selected, may_collect=self._store.models.lock.is_free)
             self._masks_stored = training_set.instance_count
         self._clip_frames += added
         if not clip.is_whole:
@@ -254,9 +220,10 @@ class LearnerNode(PipelineNode):
         self, session: str, masks: Any, image: Image, folder: Path
     ) -> SelectedFrame:
         path = folder / f"{masks.frame_index}.jpg"
-        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality):
-            raise GboptError(f"{path}: cannot be written; is the disk full?")
+        try:
+            encode_image(image, "jpeg", _JPEG_QUALITY).tofile(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
         return SelectedFrame(
             recording=session,
             clip_id=masks.clip_id,
@@ -288,10 +255,12 @@ class LearnerNode(PipelineNode):
                 self.config,
                 rehearsal=self._rehearsal,
                 validation=self._validation,
-                on_step=self._on_step,
+                on_step=partial(self._on_step, self._cancel),
             )
         except _Cancelled:
-            self._tell(_STATES.STATE_FAILED, "training was stopped: the node was deactivated")
+            told = "training was stopped: the node was deactivated"
+            self.get_logger().warning(f"{told}; nothing is published, the masks stay in the store")
+            self._tell(_STATES.STATE_FAILED, told)
             return
         except Exception as error:
             self._tell(_STATES.STATE_FAILED, f"training failed: {error}")
@@ -312,8 +281,8 @@ class LearnerNode(PipelineNode):
         self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
         self._tell(_STATES.STATE_PUBLISHED, f"{name}: {reason}")
 
-    def _on_step(self, step: int, loss: float) -> None:
-        if self._cancel.is_set():
+    def _on_step(self, cancel: threading.Event, step: int, loss: float) -> None:
+        if cancel.is_set():
             raise _Cancelled
         now, last = time.monotonic(), step == self.config.learning.iterations
         if last or now - self._last_progress >= _PROGRESS_PERIOD_S:
@@ -392,8 +361,10 @@ class LearnerNode(PipelineNode):
         )
 
     def _tell(self, state: int, message: str, step: int = 0, loss: float = float("nan")) -> None:
-        current = self._store.models.current()
-        parent = current.version if current is not None else "the network it started with"
+        try:
+            parent = self._store.models.current_name() or "the network it started with"
+        except GboptError:
+            parent = "damaged"
         self._progress.publish(
             TrainingProgress(
                 stamp=self.get_clock().now().to_msg(),
@@ -426,7 +397,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return [node]
 
     return spin(make, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,11 +19,11 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.io.sources.images import image_from_message
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMask, SelectedMasks
 from gbopt_ros.msg import Proposal as ProposalMessage
 from gbopt_ros.msg import Proposals as ProposalsMessage
 from gbopt_ros.msg import Rle as RleMessage
+from gbopt_ros.nodes.ros_libraries import colour_image
 from gbopt_ros.structures import (
     Calibration,
     FrameSelection,
@@ -87,7 +88,7 @@ def encode_image(image: Stamped[Image]) -> Any:
 
 def decode_image(message: Any) -> Stamped[Image]:
     """Raises GboptError if the image is broken or has an unknown encoding."""
-    return Stamped(message.header, image_from_message(message))
+    return Stamped(message.header, colour_image(message))
 
 
 def encode_map(field: Stamped[NDArray[np.float32]]) -> Any:
@@ -102,9 +103,12 @@ def decode_map(message: Any) -> Stamped[NDArray[np.float32]]:
     if channels is None or message.is_bigendian:
         raise GboptError(f"expected little-endian 32FC1 or 32FC2, got {message.encoding!r}")
     shape = (message.height, message.width) + ((channels,) if channels > 1 else ())
+    size = len(message.data)
+    if message.step != 4 * channels * message.width or size != message.step * message.height:
+        raise GboptError(f"{message.encoding} image of {shape} does not fit its {size} bytes")
     values = np.frombuffer(message.data, "<f4")
-    if message.step != 4 * channels * message.width or values.size != np.prod(shape):
-        raise GboptError(f"{message.encoding} image of {shape} does not fit its {values.size} data")
+    if not np.isfinite(values).all():
+        raise GboptError(f"{message.encoding} image holds values that are not finite")
     return Stamped(message.header, values.reshape(shape).astype(np.float32, copy=False))
 
 
@@ -138,11 +142,13 @@ def encode_proposals(stamped: Stamped[VersionedProposals]) -> Any:
 
 def decode_proposals(message: Any) -> Stamped[VersionedProposals]:
     """Raises GboptError if `Proposals` refuses scores, boxes, masks or calibration."""
-    candidates = message.proposals
+    candidates, size = message.proposals, (message.height, message.width)
     try:
+        rles = tuple(decode_rle(candidate.mask) for candidate in candidates)
+        mask_ops.check_rles(rles, size)
         proposals = Proposals(
-            (message.height, message.width),
-            tuple(decode_rle(candidate.mask) for candidate in candidates),
+            size,
+            rles,
             np.array([candidate.score for candidate in candidates], np.float32),
             np.array([candidate.box for candidate in candidates], np.float32).reshape(-1, 4),
             Calibration(*message.calibration) if len(message.calibration) else None,
@@ -152,6 +158,19 @@ def decode_proposals(message: Any) -> Stamped[VersionedProposals]:
     return Stamped(message.header, VersionedProposals(proposals, message.model_version))
 
 
+def decode_clip(message: Any) -> Any:
+    """The `ClipFrames` itself. Raises GboptError if it announces no clip."""
+    stamps = [stamp_ns(stamp) for stamp in message.stamps]
+    is_increasing = all(a < b for a, b in pairwise(stamps))
+    if not stamps or stamps[0] < 0 or not is_increasing:
+        raise GboptError("clip: expected stamps of 0 or later that increase, at least one")
+    if len(message.frame_indices) != len(stamps) or stamp_ns(message.header.stamp) != stamps[-1]:
+        raise GboptError(
+            "clip: expected an index for every stamp, and the last stamp in the header"
+        )
+    return message
+
+
 def _unchanged(message: Any) -> Any:
     return message
 
@@ -159,7 +178,7 @@ def _unchanged(message: Any) -> Any:
 IMAGE = Codec(ImageMessage, encode_image, decode_image)
 MAP = Codec(ImageMessage, encode_map, decode_map)
 PROPOSALS = Codec(ProposalsMessage, encode_proposals, decode_proposals)
-CLIPS: Codec[Any] = Codec(ClipFrames, _unchanged, _unchanged)
+CLIPS: Codec[Any] = Codec(ClipFrames, _unchanged, decode_clip)
 HEADERS: Codec[Any] = Codec(Header, _unchanged, _unchanged)
 
 

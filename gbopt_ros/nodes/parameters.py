@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-from gbopt_ros.config import Setting, settings
+from gbopt_ros.config import Config, Setting, settings
+from gbopt_ros.config.renamed import advice
+from gbopt_ros.nodes.settings import SECTIONS
+from gbopt_ros.structures import GboptError
 
 T = TypeVar("T")
+_OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 _LARGEST_INTEGER = 2**63 - 1
 
 
@@ -26,6 +31,23 @@ def declare(node: Any, values: Any, sections: tuple[str, ...] | None = None) -> 
         if sections is None or setting.name.partition(".")[0] in sections:
             default = attrgetter(setting.name)(values)
             node.declare_parameter(setting.name, default, descriptor(setting))
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse parameters that no node has; one may be given to all nodes if a single one has it.
+
+    Raises:
+        GboptError: a name is old, or no node has it.
+    """
+    old_name = advice(names)
+    if old_name:
+        raise GboptError(f"parameter {old_name}")
+    known = {setting.name for section in (Config, *SECTIONS) for setting in settings(section)}
+    for name in names:
+        if name not in known and not name.startswith(_OF_ROS):
+            similar = get_close_matches(name, known, 1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            raise GboptError(f"parameter {name}: no node has it{hint}")
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:

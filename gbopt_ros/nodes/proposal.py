@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from gbopt_ros.config import ProposalConfig
+from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.learning.store.version import number
+from gbopt_ros.learning.student import is_compared
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ModelUpdate
-from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode, spin
+from gbopt_ros.nodes.base import ALARM_S, LATCHED_QOS, LINK_QOS, FrameNode
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
+from gbopt_ros.nodes.model_update import FirstNetwork, announced_weights, check_proposals
+from gbopt_ros.nodes.settings import StoreSettings
+from gbopt_ros.nodes.spin import spin
 from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.perception.load import load_proposal_network, load_proposals, proposal_weights
-from gbopt_ros.structures import GboptError, ProposalNetwork
+from gbopt_ros.structures import GboptError, Image, ProposalNetwork, Proposals
 
-_SMOKE_FRAMES = 2  # a new network must succeed on the last frames before it serves
+_COMPARED_FRAMES = 3  # on the last ones a new network must agree with the one that serves
 
 
 class ProposalNode(FrameNode):
     """Publishes `~/output/proposals`, by the network that `~/input/model_update` names last.
 
-    A new network is loaded on a thread of its own while the old one serves. Its checksum, its
-    version and its results on the last frames are checked there. Then it takes the place of the
-    old one between two frames. If a check fails, the old network goes on serving. The two may be of
-    different kinds, such as a teacher in an ONNX file and its student.
+    A new network is loaded on a thread of its own while the old one serves. It is checked there
+    that the store serves it, that its file is the one that passed the gate, and that it proposes
+    much the same on the last frames. Then it takes the place of the old one between two frames. If
+    a check fails, the old network goes on serving. The two may be of different kinds, such as a
+    teacher in an ONNX file and its student.
     """
 
     NAME = "proposal"
-    SECTIONS = ("proposal",)
+    SECTIONS = ("proposal", "learning")  # the latter says whether a student serves
+    SETTINGS = StoreSettings
     _network: ProposalNetwork | None = None
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
-        self._recent: deque[Any] = deque(maxlen=_SMOKE_FRAMES)
+        self._recent: deque[tuple[Image, Proposals]] = deque(maxlen=_COMPARED_FRAMES)
         super().__init__(bus, **options)
 
     def load(self) -> None:
         self._network = load_proposal_network(self.config)
-        self._sha256 = sha256_of(proposal_weights(self.config))
+        path = proposal_weights(self.config)
+        self._first = FirstNetwork(path, self._network.version, sha256_of(path))
+        self._sha256 = self._first.sha256
+        self._path = path
+        self._models = ModelStore(Path(self.settings.store).expanduser())
         self._output = self.output("~/output/proposals", PROPOSALS, LINK_QOS)
 
     def activate(self) -> None:
@@ -50,7 +62,7 @@ class ProposalNode(FrameNode):
         updates: Worker[Any] = self.worker("update", self._exchange, capacity=1)
         # A new subscription gets the latched message that was sent while the node was inactive.
         self._announcements = self.create_subscription(
-            ModelUpdate, "~/input/model_update", updates.put, LATCHED_QOS
+            ModelUpdate, self.topic("~/input/model_update"), updates.put, LATCHED_QOS
         )
 
     def deactivate(self) -> None:
@@ -60,12 +72,19 @@ class ProposalNode(FrameNode):
         network = self._network
         assert network is not None
         (proposals,) = network.propose([image.value])
-        self._recent.append(image.value)
+        self._recent.append((image.value, proposals))
         versioned = VersionedProposals(proposals, network.version)
         self._output.publish(Stamped(image.header, versioned))
 
     def facts(self) -> dict[str, object]:
         return {"model version": self._network.version if self._network is not None else ""}
+
+    def introduction(self) -> list[str]:
+        version = self.facts()["model version"]
+        return [f"network {version} ({self._path})", f"store {self._models.root}"]
+
+    def hardware(self) -> str:
+        return str(resolve_device(self.config.device))
 
     def cleanup(self) -> None:
         self._network = None
@@ -78,15 +97,22 @@ class ProposalNode(FrameNode):
             self.health.recover("refused model")
             return
         try:
-            network = self._load(update)
+            path = announced_weights(
+                update, self._models, self._first, compared=is_compared(self.config)
+            )
+            network = load_proposals(
+                path, self._config_of(path), resolve_device(self.config.device)
+            )
+            if network.version != update.version:
+                raise GboptError(f"{path}: holds version {shortened(network.version)}")
+            check_proposals(network, list(self._recent), must_agree=not self._is_older(network))
         except GboptError as error:
             self.health.count("updates refused")
-            self.health.fail(f"model {update.version} refused: {error}", "refused model")
-            self.get_logger().error(
-                f"model {update.version} refused, {serving.version} serves on: {error}"
-            )
+            told = f"model update refused, {serving.version} serves on: {error}"
+            self.health.warn(told, "refused model", ALARM_S)
+            self.get_logger().warning(told, throttle_duration_sec=10.0)
             return
-        self._network = network
+        self._network, self._path = network, path
         self._sha256 = update.sha256
         self.health.count("updates")
         self.health.recover("refused model")
@@ -94,26 +120,11 @@ class ProposalNode(FrameNode):
             f"model {network.version} serves now, {serving.version} served before"
         )
 
-    def _load(self, update: Any) -> ProposalNetwork:
-        path = Path(update.path)
-        try:
-            digest = sha256_of(path)
-        except OSError as error:
-            raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
-        if digest != update.sha256:
-            raise GboptError(
-                f"{path}: SHA-256 is {digest[:12]}..., announced was {update.sha256[:12]}..."
-            )
-        network = load_proposals(path, self._config_of(path), resolve_device(self.config.device))
-        if network.version != update.version:
-            raise GboptError(
-                f"{path}: holds version {network.version!r}, announced was {update.version!r}"
-            )
-        try:
-            network.propose(list(self._recent))
-        except (ValueError, RuntimeError) as error:
-            raise GboptError(f"{path}: fails on the last frames ({error})") from error
-        return network
+    def _is_older(self, network: ProposalNetwork) -> bool:
+        """Whether a network is older than the one that serves."""
+        serving = self._network
+        assert serving is not None
+        return (number(network.version) or 0) < (number(serving.version) or 0)
 
     def _config_of(self, path: Path) -> ProposalConfig:
         """The settings of a network; only the first one may need a detectron2 configuration."""
@@ -125,7 +136,3 @@ class ProposalNode(FrameNode):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return spin(lambda: [ProposalNode()], arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

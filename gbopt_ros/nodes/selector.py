@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sensor_msgs.msg import Image as ImageMessage
 
-from gbopt_ros.config import setting
 from gbopt_ros.io.overlay import ColourTracker, draw_masks
 from gbopt_ros.msg import ClipStatus, SelectedMasks
 from gbopt_ros.nodes import detections
 from gbopt_ros.nodes.assembly import AssembledClip, ClipAssembly
 from gbopt_ros.nodes.base import (
+    ALARM_S,
     LINK_CAPACITY,
     LINK_QOS,
     RESULT_QOS,
-    NodeSettings,
     PipelineNode,
-    spin,
 )
+from gbopt_ros.nodes.flow import device_of
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import (
     CLIPS,
@@ -38,34 +35,15 @@ from gbopt_ros.nodes.messages import (
     selected_masks,
     stamp_ns,
 )
+from gbopt_ros.nodes.settings import SelectorSettings
+from gbopt_ros.nodes.spin import spin
 from gbopt_ros.nodes.target import Target
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.selection import StreamSelector, make_selector
 from gbopt_ros.srv import SetTarget
 from gbopt_ros.structures import FlowNetwork, FrameSelection
 
-
-@dataclass(frozen=True)
-class SelectorSettings(NodeSettings):
-    """Parameters of the selector itself."""
-
-    queue: int = setting(
-        2,
-        "Maximum number of whole clips that wait for their selection. If there are more, the "
-        "oldest is dropped.",
-        low=1, fixed=True,
-    )  # fmt: skip
-    max_buffered_frames: int = setting(
-        96,
-        "Maximum number of frames that are held. Two clips and the frames in flight must fit.",
-        low=4, fixed=True,
-    )  # fmt: skip
-    stall_timeout_s: float = setting(
-        10.0,
-        "Time after which an incomplete clip is given up if no frame is finished any more, or "
-        "later ones were, seconds of wall time. A longer time suits slower networks.",
-        above=0.0,
-    )  # fmt: skip
+_CATCH_UP_S = 5.0  # in this time a selector that starts gets old clips
 
 
 class SelectorNode(PipelineNode):
@@ -122,6 +100,7 @@ class SelectorNode(PipelineNode):
         # Index and stamp of the frames of the last clips, and the clip that they were published in.
         self._published: dict[tuple[int, int], int] = {}
         self._last_clip = -1
+        self._start = time.monotonic()
         self._assembly.clear()
         self._jobs = self.worker(
             "selection",
@@ -137,15 +116,26 @@ class SelectorNode(PipelineNode):
     def facts(self) -> dict[str, object]:
         return {"frames held": len(self._assembly)}
 
+    def introduction(self) -> list[str]:
+        return [f"masks on {self._masks.topic_name}"]
+
+    def hardware(self) -> str:
+        return device_of(self._flow_network, self.config.device)
+
     def _on_clip(self, message: Any) -> None:
-        age = (time.time_ns() - stamp_ns(message.received)) / 1e9
-        if age > self.settings.stall_timeout_s:  # announced to a selector that is no more
-            self.get_logger().info(
-                f"clip {message.clip_id} ended {age:.0f} s ago and is left out; if this happens to "
-                "every clip, the clocks of two machines differ",
-                throttle_duration_sec=60.0,
+        age = _age_s(message)
+        if abs(age) > self.settings.stall_timeout_s:
+            complaint = (
+                f"clip {message.clip_id} ended {age:.0f} s ago by the clock of the clip buffer: "
+                "the clocks of two machines differ, or one was set"
             )
-            return
+            # A selector that starts gets clips that were announced before.
+            if time.monotonic() - self._start > _CATCH_UP_S:
+                self.health.warn(complaint, "clock", ALARM_S)
+                self.get_logger().warning(complaint, throttle_duration_sec=60.0)
+            if age > 0:
+                self.health.count("clips left out")
+                return
         if len(message.stamps) > self.settings.max_buffered_frames:
             complaint = (
                 f"a clip of {len(message.stamps)} frames does not fit max_buffered_frames "
@@ -174,7 +164,7 @@ class SelectorNode(PipelineNode):
     def _on_lost(self, message: Any) -> None:
         """Count a clip that is not selected, and let its frames go."""
         self.health.count("clips lost")
-        self.health.warn(f"clip {message.clip_id} was given up")
+        self.health.warn(f"clip {message.clip_id} was given up", seconds=ALARM_S)
         self._publish_done(message.header)
 
     def _on_set_target(self, request: Any, response: Any) -> str:
@@ -183,6 +173,10 @@ class SelectorNode(PipelineNode):
 
     def _handle(self, clip: AssembledClip) -> None:
         start = time.monotonic()
+        if 0 < self.settings.max_age_s < _age_s(clip.message):
+            self.health.count("clips too old", int(clip.is_whole))
+            self._on_drop(clip)
+            return
         self._selector.config = self.config
         try:
             frames = self._selector.advance(clip.clip, clip.cues, is_whole=clip.is_whole)
@@ -210,7 +204,7 @@ class SelectorNode(PipelineNode):
         selection = self._selector.finish(clip.versions[-1])
         message = clip_status(clip.message, selection)
         message.published = list(self._published.values()).count(selection.clip_id)
-        message.latency = (time.time_ns() - stamp_ns(clip.message.received)) / 1e9
+        message.latency = _age_s(clip.message)
         message.selection_time = seconds
         message.dropped_clips = self.health.counted("clips lost")
         self._status.publish(message)
@@ -240,13 +234,14 @@ class SelectorNode(PipelineNode):
         self._done.publish(header)
 
 
+def _age_s(clip: Any) -> float:
+    """Seconds since the last frame of a `ClipFrames` arrived, by the system clock."""
+    return (time.time_ns() - stamp_ns(clip.received)) / 1e9
+
+
 def _key(selected: FrameSelection) -> tuple[int, int]:
     return selected.frame.index, selected.frame.stamp_ns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return spin(lambda: [SelectorNode()], arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

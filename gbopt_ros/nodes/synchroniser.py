@@ -20,6 +20,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 from gbopt_ros.nodes.messages import Stamped, make_header, stamp_ns
+from gbopt_ros.nodes.ros_libraries import library
 
 
 class Synchroniser(Protocol):
@@ -54,10 +55,9 @@ def make_synchroniser(count: int, queue_size: int, callback: Callable[..., None]
     Raises:
         ValueError: if `count` or `queue_size` is less than 1.
     """
-    try:
-        return MessageFiltersSynchroniser(count, queue_size, callback)
-    except ImportError:
-        return ExactSynchroniser(count, queue_size, callback)
+    has_library = library("message_filters") is not None
+    kind = MessageFiltersSynchroniser if has_library else ExactSynchroniser
+    return kind(count, queue_size, callback)
 
 
 class ExactSynchroniser:

@@ -32,9 +32,3 @@ WIRING: dict[str, dict[str, str]] = {
 }
 CAMERA = "clip_buffer", "~/input/image"
 """The node and its input that is remapped to the camera topic."""
-
-
-def remap_arguments(node: str) -> list[str]:
-    """Remap rules for `--ros-args` that connect the inputs of a node, in any process."""
-    rules = WIRING[node].items()
-    return [part for name, topic in rules for part in ("-r", f"{node}:{name}:={topic}")]

@@ -79,8 +79,12 @@ class Worker(Generic[T]):
         with self._changed:
             self._changed.notify()
 
-    def close(self, patience_s: float | None = None, drain: bool = False) -> None:
-        """Finish the current item, handle (`drain`) or forget the waiting ones, end the thread."""
+    def close(self, patience_s: float, drain: bool = False) -> bool:
+        """Finish the current item, handle (`drain`) or forget the waiting ones, end the thread.
+
+        Returns:
+            Whether it ended within `patience_s` seconds.
+        """
         with self._changed:
             self._closing = True
             if not drain:
@@ -88,6 +92,8 @@ class Worker(Generic[T]):
             self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(patience_s)
+            return not self._thread.is_alive()
+        return True
 
     def _run(self) -> None:
         while True:

@@ -92,6 +92,22 @@ def proposal_weights(config: Config) -> Path:
     return find_weights(config.proposal.weights or find_resource(SEED_PROPOSALS))
 
 
+def network_files(config: Config) -> dict[str, Path]:
+    """The files that decide what the networks of a configuration give, by their settings.
+
+    Raises:
+        GboptError: as `load_proposal_network`.
+    """
+    files = {"proposal.weights": proposal_weights(config)}
+    for number, path in enumerate(background_weights(config)):
+        files[f"background.weights[{number}]"] = path
+    if config.flow.weights:
+        files["flow.weights"] = find_weights(config.flow.weights)
+    if config.proposal.detectron2_config:
+        files["proposal.detectron2_config"] = Path(config.proposal.detectron2_config)
+    return files
+
+
 def background_weights(config: Config) -> tuple[Path, ...]:
     """The weights files of all background networks; by default that of the bundled network.
 

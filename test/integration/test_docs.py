@@ -166,11 +166,13 @@ def test_table_of_node_parameters_is_complete() -> None:
     """What a node declares beside its sections, the defaults, and what may change."""
     pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
     pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+    parameters = importlib.import_module("gbopt_ros.nodes.settings")
     sections: dict[str, Any] = {
-        "all": importlib.import_module("gbopt_ros.nodes.base").NodeSettings,
-        "clip_buffer": importlib.import_module("gbopt_ros.nodes.clip_buffer").ClipBufferSettings,
-        "selector": importlib.import_module("gbopt_ros.nodes.selector").SelectorSettings,
-        "learner": importlib.import_module("gbopt_ros.nodes.learner").LearnerSettings,
+        "all": parameters.NodeSettings,
+        "clip_buffer": parameters.ClipBufferSettings,
+        "proposal": parameters.StoreSettings,
+        "selector": parameters.SelectorSettings,
+        "learner": parameters.LearnerSettings,
     }
     common = {known.name for known in settings(sections["all"])}
     declared = {

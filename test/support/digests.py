@@ -89,7 +89,7 @@ def live_masks(profile: Path | None) -> list[list[Any]]:
     from gbopt_ros.nodes.composed import compose
     from gbopt_ros.nodes.messages import stamp_ns
     from gbopt_ros.nodes.player import player
-    from gbopt_ros.nodes.wiring import CAMERA, NODES, remap_arguments
+    from gbopt_ros.nodes.wiring import CAMERA
 
     found: list[list[Any]] = []
 
@@ -97,8 +97,7 @@ def live_masks(profile: Path | None) -> list[list[Any]]:
         masks = [[mask.mask.counts, round(mask.confidence, 6)] for mask in message.masks]
         found.append([stamp_ns(message.header.stamp), masks])
 
-    arguments = ["--ros-args", *(a for name in NODES for a in remap_arguments(name))]
-    arguments += ["-r", f"{CAMERA[0]}:{CAMERA[1]}:=camera/image_raw"]
+    arguments = ["--ros-args", "-r", f"{CAMERA[0]}:{CAMERA[1]}:=camera/image_raw"]
     arguments += ["-p", "device:=cpu", *(["-p", f"profile:={profile}"] if profile else [])]
     arguments += ["-p", "idle_timeout_s:=600.0", "-p", "stall_timeout_s:=600.0"]
     context = rclpy.Context()

@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from gbopt_ros.models.weights import BACKGROUND, PROPOSALS
 from gbopt_ros.nodes.base import RESULT_QOS, PipelineNode
 from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
-from gbopt_ros.nodes.wiring import CAMERA, NODES, remap_arguments
+from gbopt_ros.nodes.spin import SteadyExecutor
+from gbopt_ros.nodes.wiring import CAMERA
 from gbopt_ros.structures import Frame
 
 PATIENCE_S = 120.0  # five processes that start at once on a busy machine take almost a minute
@@ -29,15 +29,14 @@ SETTINGS = {
 
 
 def ros_arguments(weights: dict[str, Path] | None, **parameters: Any) -> list[str]:
-    """Command line with the wiring, the camera, and parameters such as `**{"clip.length": 4}`."""
+    """Command line with the camera, and parameters such as `**{"clip.length": 4}`."""
     values: dict[str, Any] = {**SETTINGS}
     if weights is not None:
         values |= {
             "proposal.weights": weights[PROPOSALS],
             "background.weights": weights[BACKGROUND],
         }
-    arguments = ["--ros-args", *(a for name in NODES for a in remap_arguments(name))]
-    arguments += ["-r", f"{CAMERA[0]}:{CAMERA[1]}:={TOPIC}"]
+    arguments = ["--ros-args", "-r", f"{CAMERA[0]}:{CAMERA[1]}:={TOPIC}"]
     for name, value in (values | parameters).items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         arguments += ["-p", f"{name}:={text}"]
@@ -59,7 +58,7 @@ class Graph:
     ) -> None:
         self.context = rclpy.Context()
         rclpy.init(args=["test", *arguments], context=self.context, domain_id=domain)
-        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor = SteadyExecutor(context=self.context)
         self.nodes = {node.get_name(): node for node in make(self.context)}
         self.observer = rclpy.create_node(
             "observer", context=self.context, use_global_arguments=False
@@ -143,11 +142,16 @@ class Graph:
             self.observer.destroy_client(client)
 
     @staticmethod
-    def wait(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    def wait(
+        condition: Callable[[], bool],
+        what: str,
+        patience_s: float = PATIENCE_S,
+        step_s: float = 0.01,
+    ) -> None:
         deadline = time.monotonic() + patience_s
         while not condition():
             assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
-            time.sleep(0.01)
+            time.sleep(step_s)
 
     def _spin(self) -> None:
         while not self._stop.is_set():

@@ -26,6 +26,7 @@ from benchmarks.graph_processes import COMPOSED, TOPIC, Observer, graph_processe
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.nodes.base import LINK_CAPACITY
 from gbopt_ros.nodes.player import looped, player
+from gbopt_ros.nodes.settings import ClipBufferSettings
 from gbopt_ros.structures import Frame
 
 MINUTES = float(os.environ.get("GBOPT_SOAK_MINUTES", "3"))
@@ -102,5 +103,6 @@ def test_composed_graph_does_not_grow_or_lose_frames(ros_domain_id: int) -> None
     }
     print(json.dumps(found, indent=2))
     assert slope < max(LIMIT_MB_A_MINUTE, LIMIT_MB / (MINUTES - warm_up)), found
+    assert soak.longest.pop("clip_buffer camera queue") <= ClipBufferSettings().queue, found
     assert max(soak.longest.values()) <= LINK_CAPACITY, found
     assert in_clips + dropped == received, found

@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gbopt_ros"
 
 # A module imports modules of its own layer and of those before it.
 LAYERS = (
-    "process", "structures", "masks", "io", "config", "models", "perception", "selection", "evaluation",
-    "learning", "simulation", "pipeline", "bulk", "demo", "nodes", "cli",
+    "process", "structures", "masks", "io", "config", "models", "perception", "selection",
+    "evaluation", "learning", "simulation", "pipeline", "bulk", "demo", "nodes", "cli",
 )  # fmt: skip
 LEAVES = {"nodes", "cli"}  # no other layer imports them,
 STARTERS = {"cli/run.py", "cli/play.py"}  # but the verbs that start nodes do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from gbopt_ros.masks import (
     atoms,
     atoms_of_rles,
     boxes_xyxy,
+    check_rles,
+    checked_rle,
     decode,
     decode_all,
     encode,
@@ -24,6 +27,7 @@ from gbopt_ros.masks import (
     make_exclusive,
     union,
 )
+from gbopt_ros.structures import Rle
 
 mask_stacks = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7).flatmap(
     lambda shape: arrays(bool, shape)
@@ -212,3 +216,81 @@ def test_make_exclusive_keeps_the_union(masks: np.ndarray, seed: int) -> None:
     assert exclusive.sum(axis=0).max(initial=0) <= 1
     assert not (exclusive & ~masks).any()
     np.testing.assert_array_equal(exclusive.any(axis=0), masks.any(axis=0))
+
+
+# ------------------------------------------------------------------- masks from a file or a message
+
+
+def test_every_mask_operation_takes_300_masks() -> None:
+    masks = np.random.default_rng(0).random((300, 5, 7)) < 0.3
+    rles = encode_all(masks)
+    np.testing.assert_array_equal(areas(rles), masks.sum(axis=(1, 2)))
+    np.testing.assert_array_equal(decode_all(rles, (5, 7)), masks)
+    np.testing.assert_array_equal(decode(union(rles, (5, 7))), masks.any(axis=0))
+    shared = np.einsum("ahw,bhw->ab", masks.astype(int), masks.astype(int))
+    either = areas(rles)[:, None] + areas(rles) - shared
+    np.testing.assert_allclose(iou_matrix(rles, rles), shared / np.maximum(either, 1))
+    np.testing.assert_array_equal(atoms_of_rles(rles, (5, 7)).intersections(), shared)
+    np.testing.assert_array_equal(atoms(masks).intersections(), shared)
+    boxes = boxes_xyxy(rles)
+    np.testing.assert_array_equal(boxes, np.concatenate([boxes_xyxy([rle]) for rle in rles]))
+    assert make_exclusive(masks, np.arange(300.0)).sum() == masks.any(axis=0).sum()
+    check_rles(rles, (5, 7))
+
+
+SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [SQUARE],
+        [[float(v) for v in SQUARE]],
+        [[1, 1, 3, 1], SQUARE, [2, 2], []],  # too few points to enclose anything
+        {"size": [4, 4], "counts": [5, 2, 2, 2, 5]},
+        {"size": [4, 4], "counts": "52203"},
+        {"size": [4, 4], "counts": b"52203"},
+    ],
+)
+def test_checked_rle_of_polygons_and_run_lengths(segmentation: Any) -> None:
+    found = checked_rle(segmentation, (4, 4))
+    np.testing.assert_array_equal(decode(found), rectangle(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[1e9, 0, 3, 1, 3, 3]], "reaches beyond 1000000 pixels"),
+        ([[0, 0, 10**40, 1, 3, 3]], "reaches beyond"),
+        ([[float("nan"), 0, 3, 1, 3, 3]], "reaches beyond"),
+        ([[0, 0, 1e6, 1e6] * 9], "outline is longer than"),
+        ([[0, 0, 3, 1, 3]], "x0, y0, x1, y1"),
+        ([["0", "0", "3", "1", "3", "3"]], "x0, y0, x1, y1"),
+        ([[True, 0, 3, 1, 3, 3]], "x0, y0, x1, y1"),
+        (SQUARE, "x0, y0, x1, y1"),
+        ([], "three points or more"),
+        ([[1, 1, 3, 1]], "three points or more"),
+        (None, "got NoneType"),
+        ("52203", "got str"),
+        ({"size": [4, 5], "counts": "52203"}, r"size \[4, 5\], expected \[4, 4\]"),
+        ({"size": [4, 4]}, "got NoneType"),
+        ({"size": [4, 4], "counts": [8, 9]}, "do not fill"),
+        ({"size": [4, 4], "counts": [-8, 24]}, "do not fill"),
+        ({"size": [4, 4], "counts": [2**40]}, "do not fill"),
+        ({"size": [4, 4], "counts": [[16]]}, "do not fill"),
+        ({"size": [4, 4], "counts": "zzzz"}, "no run lengths"),
+        ({"size": [4, 4], "counts": "\ud800"}, "no run lengths"),
+        ({"size": [4, 4], "counts": "5"}, "do not fill"),
+    ],
+)
+def test_checked_rle_refuses_what_would_crash(segmentation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checked_rle(segmentation, (4, 4))
+
+
+@pytest.mark.parametrize("size", [(10**9, 4), (0, 4), (-4, -4), (40_000, 40_000)])
+def test_masks_have_the_size_of_an_image(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="a height and a width of 1 or more"):
+        checked_rle([SQUARE], size)
+    with pytest.raises(ValueError, match="a height and a width of 1 or more"):
+        check_rles([Rle(size=[*size], counts="52203")], size)

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
-from gbopt_ros.io.files import read_json, write_text
+from gbopt_ros import masks as mask_ops
+from gbopt_ros.io.files import write_text
+from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.sources.images import read_image
-from gbopt_ros.masks import is_consistent
 from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
 
 ANNOTATIONS_NAME = "annotations.json"
@@ -117,46 +116,44 @@ class CocoDataset:
 
 
 def _annotation(number: int, image_id: int, rle: Rle, crowd: int, name: str) -> dict[str, Any]:
-    encoded = {"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}
+    x0, y0, x1, y1 = (float(value) for value in mask_ops.boxes_xyxy([rle])[0])
     return {
         "id": number,
         "image_id": image_id,
         "category_id": CATEGORY["id"],
         "segmentation": {"size": list(rle["size"]), "counts": rle["counts"]},
-        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
-        "area": int(coco_mask.area(encoded)),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": int(mask_ops.areas([rle])[0]),
         "iscrowd": crowd,
         **({"name": name} if name else {}),
     }
 
 
 def load_coco(json_path: str | Path, image_dir: str | Path | None = None) -> CocoDataset:
-    """Read a COCO instance file. Raises GboptError on a missing file, bad JSON or missing keys."""
-    path = Path(json_path)
-    content = read_json(path)
-    for key in ("images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise GboptError(f"{path}: expected a COCO JSON file with a list {key!r}")
-    images = tuple(_parse_image(entry, path) for entry in content["images"])
+    """Read a COCO instance file. Raises GboptError on a missing file, or one with wrong content."""
+    content = Fields.read(Path(json_path))
+    images = tuple(_parse_image(entry) for entry in content.objects("images"))
     by_id = {image.id: image for image in images}
     if len(by_id) != len(images):
-        raise GboptError(f"{path}: image ids must be distinct")
+        raise GboptError(f"{json_path}: image ids must be distinct")
     instances: dict[int, list[Rle]] = {image.id: [] for image in images}
     names: dict[int, list[str]] = {image.id: [] for image in images}
     crowds: dict[int, list[Rle]] = {}
-    for entry in content["annotations"]:
-        if not isinstance(entry, dict) or "image_id" not in entry or "segmentation" not in entry:
-            raise GboptError(f"{path}: every annotation needs 'image_id' and 'segmentation'")
-        image = by_id.get(entry["image_id"])
+    for entry in content.objects("annotations"):
+        image = by_id.get(entry.integer("image_id"))
         if image is None:
-            raise GboptError(f"{path}: annotation of the unknown image {entry['image_id']}")
-        size = (image.height, image.width)
-        rle = segmentation_to_rle(entry["segmentation"], size, f"{path}: image {image.id}")
-        if entry.get("iscrowd", 0):
+            raise GboptError(f"{entry.where}: the unknown image {entry.integer('image_id')}")
+        rle = segmentation_to_rle(
+            entry.content.get("segmentation"),
+            (image.height, image.width),
+            f"{entry.where} of image {image.id}",
+        )
+        if entry.flag("iscrowd", default=0):
             crowds.setdefault(image.id, []).append(rle)
         else:
             instances[image.id].append(rle)
-            names[image.id].append(str(entry.get("name") or ""))
+            named = entry.content.get("name") is not None
+            names[image.id].append(entry.text("name") if named else "")
     has_names = any(name for of_image in names.values() for name in of_image)
     return CocoDataset(
         images,
@@ -204,49 +201,35 @@ def write_coco(
     write_text(path, json.dumps(dataset.to_coco(), separators=(",", ":")))
 
 
-def _parse_image(entry: Any, path: Path) -> CocoImage:
-    missing = [key for key in _IMAGE_KEYS if not isinstance(entry, dict) or key not in entry]
-    if missing:
-        raise GboptError(f"{path}: an image entry lacks {', '.join(missing)}")
-    extra = {key: value for key, value in entry.items() if key not in _IMAGE_KEYS}
+def _parse_image(entry: Fields) -> CocoImage:
+    return CocoImage(
+        entry.integer("id"),
+        entry.text("file_name"),
+        *image_size(entry),
+        {key: value for key, value in entry.content.items() if key not in _IMAGE_KEYS},
+    )
+
+
+def image_size(entry: Fields) -> tuple[int, int]:
+    """(height, width) in pixels, of an entry with these fields. Raises GboptError."""
+    size = entry.integer("height", low=1), entry.integer("width", low=1)
     try:
-        return CocoImage(
-            int(entry["id"]),
-            str(entry["file_name"]),
-            int(entry["height"]),
-            int(entry["width"]),
-            extra,
-        )
-    except (TypeError, ValueError) as error:
-        raise GboptError(f"{path}: bad image entry {entry!r}: {error}") from error
+        mask_ops.check_size(size)
+    except ValueError as error:
+        raise GboptError(f"{entry.where}: {error}") from error
+    return size
 
 
 def segmentation_to_rle(segmentation: Any, size: tuple[int, int], where: str) -> Rle:
-    """A `segmentation` of a COCO or YouTube-VIS file as a compressed RLE.
+    """As `masks.checked_rle`.
 
     Args:
-        segmentation: polygons, or run lengths, uncompressed (a list) or compressed (text).
-        size: (height, width) of the image.
         where: start of the error message, such as the file and the image.
 
     Raises:
-        GboptError: malformed, of another size, or run lengths that do not fill the size.
+        GboptError: no mask of this size.
     """
     try:
-        if isinstance(segmentation, list):
-            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-        elif isinstance(segmentation["counts"], list):
-            encoded = coco_mask.frPyObjects(segmentation, *size)
-        else:
-            encoded = segmentation
-        found = [int(value) for value in encoded["size"]]
-        counts = encoded["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
-    except Exception as error:  # pycocotools raises bare Exception on malformed polygons
+        return mask_ops.checked_rle(segmentation, size)
+    except ValueError as error:
         raise GboptError(f"{where}: bad segmentation: {error}") from error
-    rle = Rle(size=found, counts=text)
-    if not is_consistent(rle):
-        raise GboptError(f"{where}: run lengths of a mask do not fill {found}")
-    if found != list(size):
-        raise GboptError(f"{where}: segmentation of size {found}, expected {list(size)}")
-    return rle

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from gbopt_ros.io.files import replacing
+from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.sources.folder import list_images, natural_key
+from gbopt_ros.io.sources.images import check_pixels
 from gbopt_ros.structures import GboptError
 
 VOID = 255
@@ -147,15 +149,16 @@ def read_label_image(path: Path) -> LabelImage:
         GboptError: the file is missing, no image, or in colour.
     """
     try:
-        with PilImage.open(path) as image:
+        with PilImage.open(path, formats=["PNG"]) as image:
             if image.mode not in ("P", "L"):
-                raise GboptError(
-                    f"{path}: expected a palette or 8-bit grey PNG, got mode {image.mode}"
-                )
+                raise GboptError(f"expected a palette or 8-bit grey PNG, got mode {image.mode}")
+            check_pixels(image.width, image.height, MAX_PIXELS)
             return np.array(image, np.uint8)
     except FileNotFoundError as error:
         raise GboptError(f"{path}: label image is missing") from error
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged PNG
+    except GboptError as error:
+        raise GboptError(f"{path}: {error}") from error
+    except Exception as error:  # damaged bytes make Pillow raise anything
         raise GboptError(f"{path}: label image cannot be read ({error})") from error
 
 

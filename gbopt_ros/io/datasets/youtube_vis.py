@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.io.datasets.coco import segmentation_to_rle
-from gbopt_ros.io.files import read_json
+from gbopt_ros.io.datasets.coco import image_size, segmentation_to_rle
+from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES
 from gbopt_ros.structures import GboptError, Rle
 
@@ -89,25 +89,20 @@ def load_youtube_vis(folder: Path) -> YoutubeVis:
         GboptError: no such folder, no annotations or images in it, or a malformed file.
     """
     path, image_dir = _find(Path(folder))
-    content = read_json(path)
-    for key in ("videos", "categories", "annotations"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise GboptError(
-                f"{path}: expected YouTube-VIS annotations with a list {key!r}; files of the "
-                "validation and test splits have none"
-            )
-    categories = _categories(content["categories"], path)
-    objects: dict[int, list[VisObject]] = {}
-    entries = {_integer(entry, "id", path): entry for entry in content["videos"]}
-    if len(entries) != len(content["videos"]):
+    content = Fields.read(path)
+    categories = _categories(content.objects("categories"), path)
+    entries = {entry.integer("id"): entry for entry in content.objects("videos")}
+    if len(entries) != len(content.items("videos")):
         raise GboptError(f"{path}: video ids must be distinct")
-    for entry in content["annotations"]:
-        video = entries.get(_integer(entry, "video_id", path))
-        if video is None:
-            raise GboptError(f"{path}: annotation of the unknown video {entry['video_id']}")
-        objects.setdefault(video["id"], []).append(_object(entry, video, categories, path))
-    videos = tuple(_video(e, tuple(objects.get(key, ())), path) for key, e in entries.items())
+    if "annotations" not in content:
+        raise GboptError(f"{path}: files of the validation and test splits have no annotations")
+    objects: dict[int, list[VisObject]] = {}
+    for entry in content.objects("annotations"):
+        number = entry.integer("video_id")
+        if number not in entries:
+            raise GboptError(f"{entry.where}: the unknown video {number}")
+        objects.setdefault(number, []).append(_object(entry, entries[number], categories))
+    videos = tuple(_video(e, tuple(objects.get(key, ()))) for key, e in entries.items())
     repeated = [name for name, n in Counter(video.name for video in videos).items() if n > 1]
     if repeated:
         raise GboptError(f"{path}: several videos have their frames in the folder {repeated[0]!r}")
@@ -131,41 +126,20 @@ def _find(folder: Path) -> tuple[Path, Path]:
     )
 
 
-def _categories(entries: list[dict[str, Any]], path: Path) -> dict[int, str]:
-    categories = {_integer(entry, "id", path): str(entry.get("name", "")) for entry in entries}
+def _categories(entries: list[Fields], path: Path) -> dict[int, str]:
+    categories = {entry.integer("id"): entry.text("name") for entry in entries}
     if len(categories) != len(entries) or len(set(categories.values())) != len(entries):
         raise GboptError(f"{path}: ids and names of categories must be distinct")
     return categories
 
 
-def _integer(entry: dict[str, Any], key: str, path: Path) -> int:
-    value = entry.get(key)
-    if not isinstance(value, int):
-        raise GboptError(f"{path}: expected an integer {key!r}, got {value!r}")
-    return value
-
-
-def _size(video: dict[str, Any], path: Path) -> tuple[int, int]:
-    size = _integer(video, "height", path), _integer(video, "width", path)
-    if min(size) < 1:
-        raise GboptError(f"{path}: video {video['id']} has the size {size}")
-    return size
-
-
-def _names(video: dict[str, Any], path: Path) -> list[PurePosixPath]:
+def _names(video: Fields) -> list[PurePosixPath]:
     """`VIDEO/FRAME` of each frame."""
-    names = video.get("file_names")
-    if not isinstance(names, list) or not names:
-        raise GboptError(f"{path}: video {video['id']} has no `file_names`")
-    paths = [PurePosixPath(str(name)) for name in names]
-    if not all(_is_frame_name(p) for p in paths):
-        raise GboptError(
-            f"{path}: video {video['id']}: expected file names such as VIDEO/00000.jpg"
-        )
+    paths = [PurePosixPath(name) for name in video.texts("file_names")]
+    if not paths or not all(_is_frame_name(p) for p in paths):
+        raise GboptError(f"{video.where}: expected `file_names` such as VIDEO/00000.jpg")
     if len({p.parent for p in paths}) > 1 or len(set(paths)) != len(paths):
-        raise GboptError(
-            f"{path}: video {video['id']}: expected distinct frames of one folder in `file_names`"
-        )
+        raise GboptError(f"{video.where}: expected distinct frames of one folder in `file_names`")
     return paths
 
 
@@ -180,29 +154,26 @@ def _is_frame_name(path: PurePosixPath) -> bool:
     )
 
 
-def _video(entry: dict[str, Any], objects: tuple[VisObject, ...], path: Path) -> VisVideo:
-    names = _names(entry, path)
+def _video(entry: Fields, objects: tuple[VisObject, ...]) -> VisVideo:
+    names = _names(entry)
     return VisVideo(
-        names[0].parts[0], tuple(name.name for name in names), _size(entry, path), objects
+        names[0].parts[0], tuple(name.name for name in names), image_size(entry), objects
     )
 
 
-def _object(
-    entry: dict[str, Any], video: dict[str, Any], categories: dict[int, str], path: Path
-) -> VisObject:
-    category = categories.get(_integer(entry, "category_id", path))
+def _object(entry: Fields, video: Fields, categories: dict[int, str]) -> VisObject:
+    category = categories.get(entry.integer("category_id"))
     if category is None:
-        raise GboptError(f"{path}: annotation of the unknown category {entry['category_id']}")
-    frames, segmentations = len(_names(video, path)), entry.get("segmentations")
-    if not isinstance(segmentations, list) or len(segmentations) != frames:
-        got = len(segmentations) if isinstance(segmentations, list) else "none"
+        raise GboptError(f"{entry.where}: the unknown category {entry.integer('category_id')}")
+    frames, segmentations = len(_names(video)), entry.items("segmentations")
+    if len(segmentations) != frames:
         raise GboptError(
-            f"{path}: an annotation of video {video['id']} needs `segmentations` for its {frames} "
-            f"frames, got {got}"
+            f"{entry.where}: expected `segmentations` for the {frames} frames of its video, got "
+            f"{len(segmentations)}"
         )
-    size, where = _size(video, path), f"{path}: video {video['id']} frame"
+    size, where = image_size(video), f"{entry.where}: frame"
     rles = tuple(_visible(s, size, f"{where} {t}") for t, s in enumerate(segmentations))
-    return VisObject(category, rles, bool(entry.get("iscrowd", 0)))
+    return VisObject(category, rles, entry.flag("iscrowd", default=0))
 
 
 def _visible(segmentation: Any, size: tuple[int, int], where: str) -> Rle | None:

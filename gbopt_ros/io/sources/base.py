@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gbopt_ros.io.sources.images import UndecodableImage
+from gbopt_ros.io.limits import MAX_PIXELS
+from gbopt_ros.io.sources.images import UndecodableImage, check_pixels
 from gbopt_ros.structures import Frame, GboptError, Image
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,14 @@ class SourceOptions:
         start: seconds from the recording's first frame; None is 0.
         end: seconds from the recording's first frame, exclusive; None is its end.
         resize: (width, height) in pixels; None keeps the size.
+        max_pixels: images with more are not decoded.
     """
 
     stride: int = 1
     start: float | None = None
     end: float | None = None
     resize: tuple[int, int] | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -43,6 +46,11 @@ class SourceOptions:
             raise GboptError(f"end: expected more than start, got {self.start or 0} to {self.end}")
         if self.resize is not None and min(self.resize) < 1:
             raise GboptError(f"resize: expected a positive width and height, got {self.resize}")
+        if self.resize is not None:
+            try:
+                check_pixels(*self.resize, self.max_pixels)
+            except UndecodableImage as error:
+                raise GboptError(f"resize: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class Source(ABC):
         self.name = path.stem if path.is_file() else path.resolve().name
         self.options = options
         self.skipped = 0
+        self._failure = ""  # of the first undecodable image in the latest iteration
         self._logged: set[int] = set()
 
     @property
@@ -105,27 +114,39 @@ class Source(ABC):
         Raises:
             GboptError: the recording is damaged, or it gives no frame.
         """
-        self.skipped = 0
+        self.skipped, self._failure = 0, ""
         yielded = 0
-        failure = ""
-        for record in self._wanted():
-            try:
-                image = self._resized(record.decode())
-            except UndecodableImage as error:
-                failure = failure or f"frame {record.index}: {error}"
-                self._skip(record, error)
-                continue
-            yield Frame(image, record.stamp_ns, record.index, record.frame_id)
-            yielded += 1
+        for record in self.records():
+            frame = self.decode(record)
+            if frame is not None:
+                yield frame
+                yielded += 1
         if yielded == 0:
-            raise GboptError(
-                f"{self.path}: none of {self.skipped} images can be decoded; {failure}"
-                if self.skipped
-                else f"{self.path}: no image in the requested range"
-            )
+            raise self.no_frame()
 
-    def _wanted(self) -> Iterator[Record]:
-        """The records in range, strided."""
+    def decode(self, record: Record) -> Frame | None:
+        """The frame of the latest record of `records`; None, and counted, if it is undecodable."""
+        try:
+            image = self._resized(record.decode())
+        except UndecodableImage as error:
+            self._skip(record, error)
+            return None
+        return Frame(image, record.stamp_ns, record.index, record.frame_id)
+
+    def no_frame(self) -> GboptError:
+        """The error of a recording that gives no frame."""
+        return GboptError(
+            f"{self.path}: none of {self.skipped} images can be decoded; {self._failure}"
+            if self.skipped
+            else f"{self.path}: no image in the requested range"
+        )
+
+    def records(self) -> Iterator[Record]:
+        """The images in range, strided; they are not decoded.
+
+        Raises:
+            GboptError: the recording is damaged or empty.
+        """
         first_ns: int | None = None
         in_range = 0
         for record in self._records():
@@ -155,6 +176,7 @@ class Source(ABC):
 
     def _skip(self, record: Record, error: UndecodableImage) -> None:
         self.skipped += 1
+        self._failure = self._failure or f"frame {record.index}: {error}"
         if record.index not in self._logged:
             self._logged.add(record.index)
             logger.warning(

@@ -40,9 +40,9 @@ class Excerpt(Source):
     def _records(self) -> Iterator[Record]:
         return self._source._records()
 
-    def _wanted(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record]:
         end = self._pieces[-1].stop
-        for position, record in enumerate(super()._wanted()):
+        for position, record in enumerate(super().records()):
             if position >= end:
                 return
             if any(position in piece for piece in self._pieces):

@@ -39,7 +39,7 @@ class FolderSource(Source):
         stamped = all(_STAMP.fullmatch(file.stem) for file in self._files)
         for index, file in enumerate(self._files):
             stamp_ns = int(file.stem) if stamped else round(index * 10**9 / FOLDER_HZ)
-            yield Record(index, stamp_ns, partial(read_image, file))
+            yield Record(index, stamp_ns, partial(read_image, file, self.options.max_pixels))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ NumPy array): only their attributes are read.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,35 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL import Image as PilImage
 from rosbags.image import message_to_cvimage
 
+from gbopt_ros.io.limits import MAX_ELONGATION, MAX_PIXELS
 from gbopt_ros.structures import GboptError, Image
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 COMPRESSIONS = ("jpeg", "png")
+# Pillow reads a format once its module is loaded.
+_FORMATS = [
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, BmpImagePlugin.BmpImageFile,
+        TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile, PpmImagePlugin.PpmImageFile,
+        Jpeg2KImagePlugin.Jpeg2KImageFile,
+    )
+]  # fmt: skip
+_MAX_PIXEL_BYTES = 16  # of a file, more than any of these formats needs for a pixel
 
 # Bytes that one pixel takes of a row.
 _PIXEL_BYTES = {
@@ -56,17 +78,20 @@ class _Pixels:
     is_bigendian: int = 0
 
 
-def image_from_message(message: Any) -> Image:
+def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     """Convert a `sensor_msgs/Image`.
 
     Row padding (`step`) and `is_bigendian` are honoured. 16-bit values become round(v / 257).
     Bayer patterns are demosaiced, YUV is converted.
 
+    Args:
+        max_pixels: an image with more is refused.
+
     Returns:
         (H, W, 3) uint8, RGB, writable.
 
     Raises:
-        UndecodableImage: the data do not fit height, width and step.
+        UndecodableImage: the data do not fit height, width and step, or the image is too large.
         GboptError: a depth image or an unknown encoding.
     """
     encoding = message.encoding
@@ -76,6 +101,7 @@ def image_from_message(message: Any) -> Image:
         raise GboptError(
             f"unknown image encoding {encoding!r}: supported are {', '.join(SUPPORTED_ENCODINGS)}"
         )
+    check_pixels(message.width, message.height, max_pixels)
     rows = _unpadded_rows(message)
     if encoding.endswith("16"):
         values = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint32)
@@ -104,54 +130,89 @@ def _unpadded_rows(message: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, :row_bytes])
 
 
-def image_from_compressed_message(message: Any) -> Image:
+def image_from_compressed_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     """Convert a `sensor_msgs/CompressedImage`.
+
+    Args:
+        max_pixels: as of `decode_image`.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UndecodableImage: the data are no complete image.
+        UndecodableImage: the data are no complete image, or it is too large.
         GboptError: a depth image.
     """
     kind = message.format
     if kind.startswith(_DEPTH) or "compressedDepth" in kind:
         raise GboptError(f"format {kind!r} is depth, not colour: name a colour image topic")
     try:
-        return decode_image(np.frombuffer(message.data, np.uint8))
+        return decode_image(np.frombuffer(message.data, np.uint8), max_pixels)
     except UndecodableImage as error:
         raise UndecodableImage(f"{error} (format {kind!r})") from error
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     """(H, W, 3) uint8, RGB, of an image file, as `decode_image` gives it.
 
     Raises:
-        UndecodableImage: the file cannot be read or is no complete image.
+        UndecodableImage: the file cannot be read, is no complete image, or is too large.
     """
     try:
-        return decode_image(np.fromfile(path, np.uint8))
+        if path.stat().st_size > _MAX_PIXEL_BYTES * max_pixels:
+            raise UndecodableImage(f"the file is too large for an image of {max_pixels} pixels")
+        return decode_image(np.fromfile(path, np.uint8), max_pixels)
     except OSError as error:
         raise UndecodableImage(f"{path}: image cannot be read ({error.strerror})") from error
     except UndecodableImage as error:
         raise UndecodableImage(f"{path}: {error}") from error
 
 
-def decode_image(data: NDArray[np.uint8]) -> Image:
-    """Decode a complete JPEG, PNG, BMP, TIFF or WebP file held in memory.
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise UndecodableImage if an image has more pixels than allowed, or is a mere line."""
+    if width * height > max_pixels:
+        raise UndecodableImage(
+            f"{width}x{height} pixels are more than {max_pixels}; make the image smaller, or raise "
+            "clip.max_pixels for a recording or a camera"
+        )
+    if max(width, height) > MAX_ELONGATION * min(width, height):
+        raise UndecodableImage(
+            f"{width}x{height} pixels: expected a side at most {MAX_ELONGATION} times the other"
+        )
+
+
+def _stated_size(raw: bytes) -> tuple[int, int]:
+    """(width, height) in pixels as the header of an image file says; nothing is decoded."""
+    try:
+        with PilImage.open(io.BytesIO(raw), formats=_FORMATS) as image:
+            return image.size
+    except PilImage.DecompressionBombError as error:  # Pillow's own limit, see `clip.max_pixels`
+        raise UndecodableImage(
+            "the image has more than 178 million pixels; make it smaller"
+        ) from error
+    except Exception as error:  # damaged bytes make the plugins raise anything
+        raise UndecodableImage(f"the {len(raw)} bytes are no complete image") from error
+
+
+def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode a complete JPEG, PNG, BMP, TIFF, WebP, PPM or JPEG 2000 file held in memory.
 
     Alpha is dropped, grey becomes RGB, 16 bits become 8.
+
+    Args:
+        max_pixels: an image with more is refused before it is decoded.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UndecodableImage: no image, or one that is cut off.
+        UndecodableImage: no image, one that is cut off, or one that is too large.
     """
     if data.size == 0:
         raise UndecodableImage("the image is empty (0 bytes)")
     # Some versions of OpenCV fill a cut JPEG with grey and report success.
     raw = data.tobytes()
+    check_pixels(*_stated_size(raw), max_pixels)
     if raw.startswith(b"\xff\xd8") and b"\xff\xd9" not in raw:
         raise UndecodableImage(f"the JPEG is cut off after {data.size} bytes")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.sources.base import Source, SourceOptions
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES, FolderSource
 from gbopt_ros.io.sources.rosbag import STORAGE_SUFFIXES, RosbagSource
@@ -23,6 +24,7 @@ def open_source(
     start: float | None = None,
     end: float | None = None,
     resize: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """Open a recording: a rosbag2, a video file or a folder of images.
 
@@ -37,12 +39,13 @@ def open_source(
         start: seconds from the recording's first frame.
         end: seconds from the recording's first frame, exclusive.
         resize: (width, height) in pixels that every frame is scaled to.
+        max_pixels: images with more are left out as undecodable, and such a video is refused.
 
     Raises:
         GboptError: no such path, no recording there, or an argument out of range.
     """
     path = Path(path)
-    options = SourceOptions(stride, start, end, resize)
+    options = SourceOptions(stride, start, end, resize, max_pixels)
     try:
         is_rosbag = _is_rosbag(path)
     except OSError as error:

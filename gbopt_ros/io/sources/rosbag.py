@@ -13,6 +13,7 @@ from rosbags.interfaces import Connection
 from gbopt_ros.io.sources.base import Record, Source, SourceOptions
 from gbopt_ros.io.sources.folder import natural_key
 from gbopt_ros.io.sources.images import (
+    COMPRESSED_TYPE,
     IMAGE_TYPE,
     IMAGE_TYPES,
     UndecodableImage,
@@ -29,6 +30,7 @@ from gbopt_ros.io.sources.rosbag_storage import (
 from gbopt_ros.structures import GboptError, Image
 
 STORAGE_SUFFIXES = (".mcap", ".db3")
+_DECODERS = {IMAGE_TYPE: image_from_message, COMPRESSED_TYPE: image_from_compressed_message}
 
 
 class RosbagSource(Source):
@@ -72,13 +74,30 @@ class RosbagSource(Source):
         try:
             with open_storages(self._files) as storages:
                 for connection, log_time, data in read_messages(storages, self._is_wanted):
-                    yield _record(index, connection.msgtype, log_time, data, self.path)
+                    yield self._record(index, connection.msgtype, log_time, data)
                     index += 1
         except DamagedBag as error:
             raise GboptError(
                 f"{error}; {index} frames before the damage were read; {_recovery(error.path)}, or "
                 "use --end to stop before the damage"
             ) from error
+
+    def _record(self, index: int, message_type: str, log_time: int, data: bytes) -> Record:
+        """Read the header now, decode the image later."""
+        if data[:4] == ZSTD_MAGIC:
+            raise GboptError(
+                f"{self.path}: its messages are compressed with zstd; open the bag's folder, whose "
+                "metadata.yaml says so"
+            )
+        try:
+            message: Any = TYPESTORE.deserialize_cdr(data, message_type)
+            stamp = message.header.stamp
+        except Exception as error:  # damaged bytes make the library raise anything
+            reason = f"not a {message_type} message ({error})"
+            return Record(index, log_time, partial(_undecodable, reason))
+        stamp_ns = stamp.sec * 10**9 + stamp.nanosec or log_time
+        decode = partial(_DECODERS[message_type], message, self.options.max_pixels)
+        return Record(index, stamp_ns, decode, message.header.frame_id)
 
 
 def storage_files(path: Path) -> list[Path]:
@@ -127,24 +146,6 @@ def _recovery(path: Path) -> str:
         "recover what is left of each file with `mcap recover` or `sqlite3 FILE .recover`, then "
         "renew metadata.yaml with `ros2 bag reindex`"
     )
-
-
-def _record(index: int, message_type: str, log_time: int, data: bytes, path: Path) -> Record:
-    """Read the header now, decode the image later."""
-    if data[:4] == ZSTD_MAGIC:
-        raise GboptError(
-            f"{path}: its messages are compressed with zstd; open the bag's folder, whose "
-            "metadata.yaml says so"
-        )
-    try:
-        message: Any = TYPESTORE.deserialize_cdr(data, message_type)
-        stamp = message.header.stamp
-    except Exception as error:  # damaged bytes make the library raise anything
-        reason = f"not a {message_type} message ({error})"
-        return Record(index, log_time, partial(_undecodable, reason))
-    stamp_ns = stamp.sec * 10**9 + stamp.nanosec or log_time
-    convert = image_from_message if message_type == IMAGE_TYPE else image_from_compressed_message
-    return Record(index, stamp_ns, partial(convert, message), message.header.frame_id)
 
 
 def _undecodable(reason: str) -> Image:

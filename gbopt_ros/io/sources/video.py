@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-# FFmpeg's messages on stderr repeat the errors below.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 import cv2
 import numpy as np
 
 from gbopt_ros.io.sources.base import Record, Source, SourceOptions
-from gbopt_ros.io.sources.images import UndecodableImage
+from gbopt_ros.io.sources.images import UndecodableImage, check_pixels
+from gbopt_ros.io.video_file import video_reader
 from gbopt_ros.structures import GboptError, Image
 
 logger = logging.getLogger(__name__)
@@ -27,8 +24,6 @@ _BOXES = (
     *(b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"pnot"),
     *(b"styp", b"sidx", b"moof", b"mfra", b"emsg", b"prft", b"pdin"),
 )
-# OpenCV 5 moved it.
-_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 
 class VideoSource(Source):
@@ -39,7 +34,7 @@ class VideoSource(Source):
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         super().__init__(path, options)
-        with _opened(path) as capture:
+        with _opened(path, options.max_pixels) as capture:
             count = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._total = count if count > 0 else None
 
@@ -51,7 +46,7 @@ class VideoSource(Source):
     def _records(self) -> Iterator[Record]:
         index = 0
         previous_ns = -1
-        with _opened(self.path) as capture:
+        with _opened(self.path, self.options.max_pixels) as capture:
             period_ns = _period_ns(capture)
             while capture.grab():
                 stamp_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
@@ -77,14 +72,8 @@ class VideoSource(Source):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    # The error below replaces OpenCV's warning of a file that is no video.
-    level = _set_log_level(0)
-    try:
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    finally:
-        _set_log_level(level)
-    try:
+def _opened(path: Path, max_pixels: int) -> Iterator[cv2.VideoCapture]:
+    with video_reader(path) as capture:
         if not capture.isOpened():
             missing = missing_bytes(path)
             cause = f"cut off, it lacks {missing} bytes" if missing else "not a readable video"
@@ -92,9 +81,14 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
                 f"{path}: {cause}; expected a rosbag2 (.mcap, .db3 or folder), a video file or a "
                 "folder of images"
             )
+        width, height = (
+            int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        try:
+            check_pixels(width, height, max_pixels)
+        except UndecodableImage as error:
+            raise GboptError(f"{path}: frames of {error}") from error
         yield capture
-    finally:
-        capture.release()
 
 
 def _period_ns(capture: cv2.VideoCapture) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gbopt_ros.io.datasets.coco import CocoDataset
+from gbopt_ros.io.files import path_below
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.structures import GboptError
 
@@ -23,7 +24,8 @@ def imported_frames(masks: CocoDataset, recording: str) -> Iterator[SelectedFram
         recording: its name, and the first part of the names of videos.
 
     Raises:
-        GboptError: the dataset has no image folder or no mask, or two images are the same frame.
+        GboptError: the dataset has no image folder or no mask, two images are the same frame, or an
+            image is not in the folder.
     """
     if masks.image_dir is None:
         raise GboptError(f"{recording}: expected a folder of the images, such as --images DIR")
@@ -41,7 +43,7 @@ def imported_frames(masks: CocoDataset, recording: str) -> Iterator[SelectedFram
         if rles:
             yield SelectedFrame(
                 *_placed(key),
-                image_path=masks.image_dir / image.file_name,
+                image_path=path_below(masks.image_dir, image.file_name),
                 size=(image.height, image.width),
                 rles=rles,
                 scores=(1.0,) * len(rles),

@@ -3,32 +3,44 @@
     DIR/catalogue.sqlite    frames and their instances (WAL, one transaction per addition)
     DIR/images/             one image file per frame, named by the SHA-256 of its content
 
-An image file is written before the transaction that adds its frame. So a crash can leave an image
-without a frame, never a frame without an image; `collect_garbage` removes such images. When the set
+An image file is written before the transaction that adds its frame ends. So a crash can leave an
+image without a frame, never a frame without an image; `collect_garbage` removes such images. An
+image is decoded, and compared with its masks, before its frame is committed. When the set
 exceeds its size limit, a policy evicts frames: "oldest" removes the oldest clips; "balanced" thins
 out the longest clips, then the longest recordings, so that old recordings stay represented.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gbopt_ros.config import LearningConfig
-from gbopt_ros.io.datasets.coco import CocoImage, write_coco
-from gbopt_ros.io.files import replacing
+from gbopt_ros.io.datasets.coco import CocoImage, image_size, write_coco
+from gbopt_ros.io.files import collect_leftovers, is_full, make_parents, replacing
+from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
+from gbopt_ros.learning.data.image_file import ImageFile, checked_image, is_intact
+from gbopt_ros.masks import check_rles
 from gbopt_ros.structures import GboptError, Rle
 
 log = logging.getLogger(__name__)
 
+_CATALOGUE, _IMAGES = "catalogue.sqlite", "images"
 _TIMEOUT_S = 60.0  # waiting time for the transaction of another process
+_IN_WORDS = {
+    "database or disk is full": "the disk is full",
+    "database is locked": "it is locked by another process that writes it; try again",
+    "attempt to write a readonly database": "it is read-only; choose a store that can be written",
+    "unable to open database file": "it cannot be opened or made; choose a store that can be "
+    "written",
+}
+"""What SQLite says, and what that means here."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY,
@@ -69,11 +81,12 @@ class TrainingSet:
     def __init__(self, folder: Path, max_bytes: int, policy: str = LearningConfig.policy) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._thin_out = {"oldest": self._drop_oldest, "balanced": self._halve_longest}[policy]
-        self._images = folder / "images"
+        self._images = folder / _IMAGES
         with self._errors("is unusable"):
-            self._images.mkdir(parents=True, exist_ok=True)
+            make_parents(self._images / "any")
+            collect_leftovers(self._images)
             self._database = sqlite3.connect(
-                folder / "catalogue.sqlite", timeout=_TIMEOUT_S, isolation_level=None
+                folder / _CATALOGUE, timeout=_TIMEOUT_S, isolation_level=None
             )
             try:
                 self._database.execute("PRAGMA journal_mode=WAL")
@@ -106,6 +119,32 @@ class TrainingSet:
         """Size of all images, bytes."""
         return int(self._query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
 
+    @contextmanager
+    def together(self, may_collect: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Make several changes at once: all of them, or none after an error.
+
+        Args:
+            may_collect: asked after the changes, whether image files that belong to no frame any
+                more may be removed at once. A training that began before may still read them. If
+                not, they stay until `collect_garbage`.
+
+        Raises:
+            GboptError: the set cannot be written.
+        """
+        if self._database.in_transaction:
+            yield
+            return
+        try:
+            with self._transaction():
+                yield
+        except Exception:
+            if may_collect():  # images without a frame take space on a full disk
+                with suppress(GboptError):
+                    self.collect_garbage()
+            raise
+        if may_collect():
+            self.collect_garbage()
+
     def add(
         self, frames: Iterable[SelectedFrame], *, may_collect: Callable[[], bool] = lambda: True
     ) -> int:
@@ -117,41 +156,32 @@ class TrainingSet:
         since it does not say that its image shows no object.
 
         Args:
-            may_collect: asked after the frames are added, whether image files of evicted frames
-                may be removed at once. A training that began before may still read them. If not,
-                they stay until `collect_garbage`.
+            may_collect: as of `together`.
 
         Raises:
-            GboptError: an image cannot be read, the set cannot be written, or the byte limit is
-                too small for a single clip (policy "oldest") or frame ("balanced").
+            GboptError: an image is damaged, masks or confidences do not fit it, the set cannot be
+                written, or the byte limit is too small for a single clip (policy "oldest") or frame
+                ("balanced").
         """
         added = replaced = 0
-        try:
-            with self._transaction():
-                for frame in frames:
-                    image = _read(frame.image_path)
-                    self._database.execute(
-                        "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
-                        (frame.recording, frame.frame_index),
-                    )
-                    # Not in the same recording: where nothing moves, its frames are equal.
-                    replaced += self._database.execute(
-                        "DELETE FROM frames WHERE file_name = ? AND recording != ?",
-                        (image.name, frame.recording),
-                    ).rowcount
-                    if frame.rles:
-                        added += 1
-                        self._insert(frame, image)
-                self._evict()
-        except Exception:
-            if added and may_collect():  # images without a frame take space on a full disk
-                with suppress(GboptError):
-                    self.collect_garbage()
-            raise
+        with self.together(may_collect):
+            for frame in frames:
+                image = checked_image(frame)
+                self._database.execute(
+                    "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
+                    (frame.recording, frame.frame_index),
+                )
+                # Not in the same recording: where nothing moves, its frames are equal.
+                replaced += self._database.execute(
+                    "DELETE FROM frames WHERE file_name = ? AND recording != ?",
+                    (image.name, frame.recording),
+                ).rowcount
+                if frame.rles:
+                    added += 1
+                    self._insert(frame, image)
+            self._evict()
         if replaced:
             log.info("%d frames were known already; their masks are replaced", replaced)
-        if may_collect():
-            self.collect_garbage()
         return added
 
     def remove(self, recording: str) -> int:
@@ -160,7 +190,7 @@ class TrainingSet:
         Raises:
             GboptError: there is no such recording; the message lists those that there are.
         """
-        with self._transaction():
+        with self.together():
             removed = self._database.execute(
                 "DELETE FROM frames WHERE recording = ?", (recording,)
             ).rowcount
@@ -168,27 +198,38 @@ class TrainingSet:
                 held = self._query("SELECT DISTINCT recording FROM frames ORDER BY recording")
                 names = ", ".join(name for (name,) in held) or "none"
                 raise GboptError(f"{self._folder}: no recording {recording!r}; there are: {names}")
-        self.collect_garbage()
         return removed
 
     def labelled_images(self) -> SelectedDataset:
-        """All frames but those whose image file is damaged or missing."""
+        """All frames but those whose image file is damaged or missing, with a warning."""
         query = """
             SELECT id, file_name, height, width, bytes, recording, clip_id, stamp_ns, model_version
             FROM frames ORDER BY recording, frame_index
         """
-        entries, damaged = [], []
+        entries, sizes = [], {}
         with self._transaction("DEFERRED"):
-            for frame, name, height, width, size, *about in self._query(query):
-                path = self._images / name
-                if not _has_size(path, size):
-                    damaged.append(path)
-                    continue
-                instances = self._instances(frame, height, width)
-                entries.append(SelectedImage(path, *instances, *about))
+            for row in self._rows(query):
+                path = self._images / row.text("file_name")
+                sizes[path] = row.integer("bytes")
+                entries.append(
+                    SelectedImage(
+                        path,
+                        *self._instances(row),
+                        recording=row.text("recording"),
+                        clip_id=row.integer("clip_id"),
+                        stamp_ns=row.integer("stamp_ns"),
+                        model_version=row.text("model_version"),
+                    )
+                )
+        damaged = {path for path, size in sizes.items() if not is_intact(path, size)}
         if damaged:
-            log.warning("%d images are damaged and left out, such as %s", len(damaged), damaged[0])
-        return SelectedDataset(entries)
+            recordings = sorted({entry.recording for entry in entries if entry.path in damaged})
+            log.warning(
+                "%d images are damaged and left out, such as %s; they are of %s: learn their "
+                "replays again, or --forget them",
+                len(damaged), min(damaged), ", ".join(recordings),
+            )  # fmt: skip
+        return SelectedDataset(entry for entry in entries if entry.path not in damaged)
 
     def newest_clips(self, count: int) -> list[tuple[str, int]]:
         """Recording and number of the clips with two frames or more that were added last.
@@ -210,17 +251,13 @@ class TrainingSet:
         )
         images, rles = [], {}
         with self._transaction("DEFERRED"):
-            for row in self._query(query):
-                identity, file_name, height, width, recording, clip, index, stamp, version = row
-                extra = {
-                    "recording": recording,
-                    "clip_id": clip,
-                    "frame_index": index,
-                    "stamp_ns": stamp,
-                    "model_version": version,
-                }
-                images.append(CocoImage(identity, file_name, height, width, extra))
-                rles[identity], _ = self._instances(identity, height, width)
+            for row in self._rows(query):
+                extra: dict[str, Any] = {"recording": row.text("recording")}
+                extra |= {key: row.integer(key) for key in ("clip_id", "frame_index", "stamp_ns")}
+                extra["model_version"] = row.text("model_version")
+                image = CocoImage(row.integer("id"), row.text("file_name"), *image_size(row), extra)
+                images.append(image)
+                rles[image.id], _ = self._instances(row)
         write_coco(path, images, rles)
 
     def collect_garbage(self) -> None:
@@ -228,22 +265,27 @@ class TrainingSet:
         with self._transaction():  # waits for a process that is adding images
             named = {row[0] for row in self._query("SELECT file_name FROM frames")}
             for path in self._images.iterdir():
-                if path.name not in named:
+                if path.name not in named and path.is_file():
                     path.unlink(missing_ok=True)
+        collect_leftovers(self._images)
 
-    def _instances(
-        self, frame: int, height: int, width: int
-    ) -> tuple[tuple[Rle, ...], tuple[float, ...]]:
-        """The masks of a frame and their confidences."""
-        rows = self._query(
-            "SELECT counts, confidence FROM instances WHERE frame = ? ORDER BY rowid", (frame,)
+    def _instances(self, frame: Fields) -> tuple[tuple[Rle, ...], tuple[float, ...]]:
+        """The masks of a row of `frames` and their confidences."""
+        rows = self._rows(
+            "SELECT counts, confidence FROM instances WHERE frame = ? ORDER BY rowid",
+            (frame.integer("id"),),
         )
-        rles = tuple(Rle(size=[height, width], counts=counts) for counts, _ in rows)
-        return rles, tuple(confidence for _, confidence in rows)
+        size = image_size(frame)
+        rles = tuple(Rle(size=[*size], counts=row.text("counts")) for row in rows)
+        try:
+            check_rles(rles, size)
+        except ValueError as error:
+            raise GboptError(f"{frame.where}: frame {frame.integer('id')}: {error}") from error
+        return rles, tuple(row.number("confidence") for row in rows)
 
-    def _insert(self, frame: SelectedFrame, image: _ImageFile) -> None:
+    def _insert(self, frame: SelectedFrame, image: ImageFile) -> None:
         target = self._images / image.name
-        if not _has_size(target, len(image.content)):
+        if not is_intact(target, len(image.content)):
             with replacing(target) as aside:
                 aside.write_bytes(image.content)
         cursor = self._database.execute(
@@ -326,6 +368,14 @@ class TrainingSet:
             f"may hold {self._max_bytes}; raise learning.max_bytes"
         )
 
+    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Fields]:
+        """Rows by the names of their columns; SQLite holds any type in any column."""
+        with self._errors():
+            found = self._database.execute(query, values)
+            names = [column[0] for column in found.description]
+            where = f"{self._folder}: training set catalogue"
+            return [Fields(dict(zip(names, row, strict=True)), where) for row in found]
+
     def _query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with self._errors():
             return self._database.execute(query, values).fetchall()
@@ -357,28 +407,35 @@ class TrainingSet:
         except OSError as error:
             raise GboptError(f"{self._folder}: training set cannot be written ({error})") from error
         except sqlite3.Error as error:
-            message = f"{self._folder}: training set catalogue {what} ({error})"
-            raise GboptError(message) from error
+            reason, cause = str(error), error
+            if reason == "disk I/O error" and is_full(self._folder):
+                reason = "database or disk is full"
+                cause = sqlite3.OperationalError(reason)
+            message = f"{self._folder}: training set catalogue {what}: "
+            raise GboptError(message + _IN_WORDS.get(reason, reason)) from cause
 
 
-class _ImageFile(NamedTuple):
-    """An image file with a name made of its content, so that equal images are stored once."""
+def drop_images(folder: Path, recordings: Iterable[str]) -> None:
+    """Remove the image files of recordings from a training set, before `remove` removes the frames.
 
-    name: str
-    content: bytes
+    On a full disk this makes the room that SQLite needs to remove anything. It writes nothing. If
+    the process ends in between, the frames are left out of what is learnt until they are removed.
 
-
-def _read(path: Path) -> _ImageFile:
+    Raises:
+        GboptError: the catalogue cannot be read.
+    """
+    gone, images = set(recordings), folder / _IMAGES
+    query = "SELECT file_name, recording FROM frames"
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
-    return _ImageFile(hashlib.sha256(content).hexdigest()[:32] + path.suffix, content)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    """Whether it is a file with this number of bytes."""
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
+        database = sqlite3.connect(folder / _CATALOGUE, isolation_level=None)
+        try:
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")  # else it needs a file for sharing
+            rows = database.execute(query).fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise GboptError(f"{folder}: training set catalogue cannot be read: {error}") from error
+    alone = {name for name, _ in rows} - {name for name, held in rows if held not in gone}
+    for path in images.iterdir() if images.is_dir() else ():
+        if path.name in alone:
+            path.unlink(missing_ok=True)

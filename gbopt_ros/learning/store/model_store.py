@@ -9,24 +9,41 @@ student of another network only serves if its manifest says that it passed the c
 teacher. Until then an older version serves, or the teacher (`ModelStore.serving`).
 
 A version's folder appears by one rename and is never changed afterwards. So a reader sees a whole
-version or none. `current.json` is replaced by another rename.
+version or none. `current.json` is replaced by another rename. Whoever changes something holds
+`ModelStore.lock`; readers need no lock. A damaged version is skipped, and rolled back from.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import tempfile
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
-from gbopt_ros.io.files import sync, write_text
+from gbopt_ros.io.files import (
+    collect_leftovers,
+    remove_file,
+    remove_folder,
+    replacing_folder,
+    write_text,
+)
+from gbopt_ros.io.json_file import Fields
+from gbopt_ros.learning.store.lock import StoreLock
+from gbopt_ros.learning.store.version import (
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    ModelVersion,
+    ancestors,
+    may_serve,
+    number,
+    read_version,
+)
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import (
     DETECTRON2,
@@ -38,39 +55,47 @@ from gbopt_ros.models.weights import (
 )
 from gbopt_ros.structures import GboptError
 
-_WEIGHTS, _MANIFEST, _CURRENT = "model.safetensors", "manifest.json", "current.json"
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """A published version.
-
-    Attributes:
-        version: name, such as `v0001`.
-        path: weights file.
-        manifest: `version`, `parent`, `ancestors` (versions of the store that it descends from,
-            oldest first), `sha256` of the file, `tensors` (their digest), `created` (seconds since
-            the epoch) and the publisher's facts. Facts are `origin` and `origin_tensors`, those of
-            the network that learning began with, `teachers`, the versions that proposed the learnt
-            masks, and `teacher_gate`, the comparison with a teacher that is another network. An old
-            version has no digest of tensors and no teachers.
-    """
-
-    version: str
-    path: Path
-    manifest: dict[str, Any] = field(repr=False)
+_CURRENT = "current.json"
 
 
 class ModelStore:
-    """The versions in a folder, which is created with the first version."""
+    """The versions in a folder, which is created with the first version.
+
+    Attributes:
+        root: folder of the store.
+        lock: held by whoever changes the store.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.lock = StoreLock(root)
         self._folder = root / "models"
+        collect_leftovers(self._folder)
 
     def versions(self) -> list[ModelVersion]:
-        """All versions, oldest first."""
-        return [self.get(name) for name in self._names()]
+        """All versions with an intact manifest, oldest first."""
+        found = (self._get_intact(name) for name in self._names())
+        return [version for version in found if version is not None]
+
+    def unreadable(self) -> dict[str, str]:
+        """What is wrong with each damaged manifest, by its version, and with `current.json`."""
+        return self._failures(self.get)
+
+    def damaged(self) -> dict[str, str]:
+        """As `unreadable`, with versions whose weights are damaged; reads all weights."""
+        return self._failures(lambda name: self.verify(self.get(name)))
+
+    def _failures(self, check: Callable[[str], object]) -> dict[str, str]:
+        checks: dict[str, Callable[[], object]]
+        checks = {name: partial(check, name) for name in self._names()}
+        checks[_CURRENT] = self.current  # which may name a version that is missing
+        found: dict[str, str] = {}
+        for name, run in checks.items():
+            try:
+                run()
+            except GboptError as error:
+                found[name] = str(error)
+        return found
 
     def first(self) -> ModelVersion:
         """The oldest version with an intact manifest.
@@ -78,10 +103,10 @@ class ModelStore:
         Raises:
             GboptError: there is none.
         """
-        for name in self._names():
-            with suppress(GboptError):
-                return self.get(name)
-        raise GboptError(f"{self._folder}: no version whose manifest can be read")
+        versions = self.versions()
+        if not versions:
+            raise GboptError(f"{self._folder}: no version whose manifest can be read")
+        return versions[0]
 
     def prune(self, keep: int) -> None:
         """Remove all versions but the newest, the current one, the one in service and the first.
@@ -91,51 +116,76 @@ class ModelStore:
         Args:
             keep: number of newest versions that stay, 1 or more.
         """
-        names = self._names()
-        needed = (self.current(), self.serving(), self.serving(compared=True))
-        kept = {version.version for version in needed if version is not None}
-        for name in names[1:-keep]:
-            if name not in kept:
-                gone = self._folder / f".old-{name}"
-                with suppress(OSError):
-                    os.replace(self._folder / name, gone)
-                shutil.rmtree(gone, ignore_errors=True)
+        with self.lock.held("pruning versions"):
+            names = self._names()
+            needed = (self.current(), self.serving(), self.serving(compared=True))
+            kept = {version.version for version in needed if version is not None}
+            for name in names[1:-keep]:
+                if name not in kept:
+                    with suppress(OSError):
+                        remove_folder(self._folder / name)
+            for pattern in (".new-*", ".old-*"):  # left by older releases
+                for left in self._folder.glob(pattern):
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _names(self) -> list[str]:
         """Names of all published versions, oldest first."""
         if not self._folder.is_dir():
             return []
         found = [
-            (number, path.name)
+            (place, path.name)
             for path in self._folder.iterdir()
-            if (number := _number(path.name)) is not None and (path / _MANIFEST).is_file()
+            if (place := number(path.name)) is not None and path.is_dir()
         ]
         return [name for _, name in sorted(found)]
 
     def digests(self) -> set[str | None]:
         """SHA-256 of the weights, and digests of the tensors, of all intact versions."""
         found: set[str | None] = set()
-        for name in self._names():
-            with suppress(GboptError):
-                manifest = self.get(name).manifest
-                found |= {manifest["sha256"], manifest.get("tensors")}
+        for version in self.versions():
+            found |= {version.manifest["sha256"], version.manifest.get("tensors")}
         return found
 
     def get(self, version: str) -> ModelVersion:
         """Raises GboptError if there is no such version or its manifest is damaged."""
-        if _number(version) is None:
+        if number(version) is None:
             raise GboptError(f"{self._folder}: expected a version such as v0001, got {version!r}")
-        folder = self._folder / version
-        manifest = _read_json(folder / _MANIFEST)
-        for key, kind in (("sha256", str), ("parent", str), ("created", (int, float))):
-            if not isinstance(manifest.get(key), kind):
-                raise GboptError(f"{folder / _MANIFEST}: no {key!r} in it; the file was damaged")
-        return ModelVersion(version, folder / _WEIGHTS, manifest)
+        return read_version(self._folder / version)
+
+    def _get_intact(self, version: str) -> ModelVersion | None:
+        """As `get`; None in place of an error."""
+        with suppress(GboptError):
+            return self.get(version)
+        return None
+
+    def current_name(self) -> str | None:
+        """The name of the current version, None before the first.
+
+        Raises:
+            GboptError: `current.json` is damaged.
+        """
+        pointer = self._folder / _CURRENT
+        if not pointer.is_file():
+            return None
+        try:
+            name = Fields.read(pointer).text("version")
+            if number(name) is None:
+                raise GboptError(f"{pointer}: expected a version such as v0001, got {name!r}")
+        except GboptError as error:
+            raise GboptError(f"{error}; the file was damaged, roll back") from error
+        return name
 
     def current(self) -> ModelVersion | None:
-        """The current version, None before the first."""
-        pointer = self._folder / _CURRENT
-        return self.get(str(_read_json(pointer).get("version"))) if pointer.is_file() else None
+        """The current version, None before the first.
+
+        Raises:
+            GboptError: `current.json` or the manifest of the version is damaged.
+        """
+        name = self.current_name()
+        try:
+            return self.get(name) if name is not None else None
+        except GboptError as error:
+            raise GboptError(f"{error}; version {name} was damaged, roll back") from error
 
     def serving(self, *, compared: bool = False) -> ModelVersion | None:
         """The version that should serve: the current one, or its newest ancestor that may.
@@ -153,13 +203,12 @@ class ModelStore:
         current = self.current()
         if current is None:
             return None
-        if _may_serve(current, compared):
+        if may_serve(current, compared):
             return current
-        for name in reversed(_ancestors(current)):
-            with suppress(GboptError):  # pruned or damaged
-                version = self.get(name)
-                if _may_serve(version, compared):
-                    return version
+        for name in reversed(ancestors(current)):
+            version = self._get_intact(name)  # None: pruned or damaged
+            if version is not None and may_serve(version, compared):
+                return version
         return None
 
     def verify(self, version: ModelVersion) -> None:
@@ -196,7 +245,10 @@ class ModelStore:
         Raises:
             GboptError: the store was begun with another network, or the file cannot be read.
         """
-        current = self.current()
+        try:
+            current = self.current()
+        except GboptError:  # until it is rolled back, another version tells
+            current = next(reversed(self.versions()), None)
         if current is None or current.manifest.get("origin") is None:
             return
         origins = {current.manifest["origin"], current.manifest.get("origin_tensors")}
@@ -207,7 +259,12 @@ class ModelStore:
             )
 
     def publish(
-        self, network: HasState, parent: WeightsInfo, facts: dict[str, Any]
+        self,
+        network: HasState,
+        parent: WeightsInfo,
+        facts: dict[str, Any],
+        *,
+        after: ModelVersion | EllipsisType | None = ...,
     ) -> ModelVersion:
         """Write a new version and make it the current one.
 
@@ -216,53 +273,52 @@ class ModelStore:
             parent: description of the weights that it was fine-tuned from. The new version takes
                 over architecture, configuration and calibration.
             facts: added to the manifest.
+            after: what was current when the training began; by default it may be any.
 
         Raises:
-            GboptError: the store cannot be written.
+            GboptError: the store cannot be written, another process writes it, or `after` is not
+                current any more; then nothing is published.
         """
-        version = self._next_name()
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
-        except OSError as error:
-            raise GboptError(f"{self._folder}: cannot be written ({error.strerror})") from error
-        try:
-            folder = aside / version  # others may read it; `aside` itself is private
-            folder.mkdir()
+        with self.lock.held("publishing a version"):
+            if not isinstance(after, EllipsisType):
+                self._check_is_current(after)
+            version = self._next_name()
             info = replace(parent, version=version)
-            digest = save_weights(folder / _WEIGHTS, network, info)
-            manifest = facts | {
-                "version": version,
-                "parent": parent.version,
-                "ancestors": self._lineage(parent.version),
-                "backend": DETECTRON2 if info.architecture == DETECTRON2 else "torchvision",
-                "architecture": info.architecture,
-                "config": info.config,
-                "sha256": digest,
-                "tensors": tensors_digest(network),
-                "created": time.time(),
-            }
-            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-            for path in (folder / _MANIFEST, folder):
-                sync(path)
-            os.replace(folder, self._folder / version)
-            sync(self._folder)
-        except OSError as error:
-            if (self._folder / version).exists():  # another process took the name
-                return self.publish(network, parent, facts)
+            with replacing_folder(self._folder / version) as folder:
+                folder.mkdir()
+                digest = save_weights(folder / WEIGHTS_NAME, network, info)
+                manifest = facts | {
+                    "version": version,
+                    "parent": parent.version,
+                    "ancestors": self._lineage(parent.version),
+                    "backend": DETECTRON2 if info.architecture == DETECTRON2 else "torchvision",
+                    "architecture": info.architecture,
+                    "config": info.config,
+                    "sha256": digest,
+                    "tensors": tensors_digest(network),
+                    "created": time.time(),
+                }
+                (folder / MANIFEST_NAME).write_text(
+                    json.dumps(manifest, indent=2), encoding="utf-8"
+                )
+            self._make_current(version)
+            return self.get(version)
+
+    def _check_is_current(self, version: ModelVersion | None) -> None:
+        expected, found = version.version if version is not None else None, self.current_name()
+        if found != expected:
             raise GboptError(
-                f"{self._folder}: version {version} cannot be written ({error.strerror})"
-            ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        self._make_current(version)
-        return self.get(version)
+                f"{self.root}: {expected or 'no version'} was current when the training began, now "
+                f"{found or 'none'} is: nothing is published; learn again, from the present one"
+            )
 
     def rollback(self, *, compared: bool = False) -> ModelVersion | None:
         """Take the version in service back, and all that were learnt from it.
 
-        Its newest ancestor that is left becomes the current version, in general its parent. If the
-        current version is damaged, or none of the store serves, only the current one is taken back.
+        Its newest ancestor that is intact becomes the current version, in general its parent. If
+        the current version is damaged, or none of the store serves, only the current one is taken
+        back. Where its manifest is damaged, all older versions count as its ancestors; where
+        `current.json` is, the newest intact version becomes the current one.
 
         Args:
             compared: as of `serving`.
@@ -272,35 +328,43 @@ class ModelStore:
             the network that the first version was fine-tuned from, which is outside the store.
 
         Raises:
-            GboptError: there is no current version, or the ancestor is damaged.
+            GboptError: there is no current version, another process writes the store, or it cannot
+                be written.
         """
-        current = self.current()
-        if current is None:
+        with self.lock.held("a rollback"):
+            for name in reversed(self._candidates(compared)):
+                restored = self._get_intact(name)
+                if restored is not None and self._is_intact(restored):
+                    self._make_current(name)
+                    return restored
+            remove_file(self._folder / _CURRENT)
+            return None
+
+    def _candidates(self, compared: bool) -> list[str]:
+        """The versions that a rollback may lead to, oldest first."""
+        try:
+            name = self.current_name()
+        except GboptError:
+            return self._names()
+        if name is None:
             raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
-        gone = current
+        current = self._get_intact(name)
+        if current is None:
+            return [older for older in self._names() if (number(older) or 0) < (number(name) or 0)]
         if self._is_intact(current):
-            gone = self.serving(compared=compared) or current
-        left = set(self._names())
-        for name in reversed(_ancestors(gone)):
-            if name in left:
-                restored = self.get(name)
-                self.verify(restored)
-                self._make_current(name)
-                return restored
-        (self._folder / _CURRENT).unlink()
-        return None
+            current = self.serving(compared=compared) or current
+        return ancestors(current)
 
     def _lineage(self, name: str) -> list[str]:
         """A version of the store and its ancestors, oldest first; empty for any other network."""
         if name not in self._names():
             return []
-        with suppress(GboptError):
-            return [*_ancestors(self.get(name)), name]
-        return [name]  # damaged
+        version = self._get_intact(name)
+        return [*(ancestors(version) if version is not None else ()), name]
 
     def _next_name(self) -> str:
         names = (p.name for p in (self._folder.iterdir() if self._folder.is_dir() else ()))
-        return f"v{max((_number(name) or 0 for name in names), default=0) + 1:04d}"
+        return f"v{max((number(name) or 0 for name in names), default=0) + 1:04d}"
 
     def _make_current(self, version: str) -> None:
         write_text(self._folder / _CURRENT, json.dumps({"version": version}))
@@ -323,37 +387,3 @@ def is_one_of(path: Path, digests: Set[str | None], detectron2_config: str = "")
     except OSError as error:
         raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
     return tensors_digest(load_mask_rcnn(path, detectron2_config)[0]) in digests
-
-
-def _may_serve(version: ModelVersion, compared: bool) -> bool:
-    """Whether a version passed the comparison with its teacher, or had none."""
-    comparison = version.manifest.get("teacher_gate")
-    return bool(comparison["passed"]) if isinstance(comparison, dict) else not compared
-
-
-def _ancestors(version: ModelVersion) -> list[str]:
-    """The ancestors in a manifest, or the parent where it lists none; oldest first.
-
-    A parent from another store can have the name of a later version of this store: it is left out.
-    """
-    listed = version.manifest.get("ancestors")
-    names = listed if isinstance(listed, list) else [version.manifest["parent"]]
-    own = _number(version.version) or 0
-    return [name for name in map(str, names) if 0 < (_number(name) or 0) < own]
-
-
-def _number(name: str) -> int | None:
-    """The number in a version's name, None for any other name."""
-    return int(name[1:]) if re.fullmatch(r"v[0-9]{4,}", name) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise GboptError(f"{path}: no such file; is this a model store?") from error
-    except (OSError, ValueError) as error:
-        raise GboptError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise GboptError(f"{path}: expected a JSON object")
-    return content

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 from gbopt_ros.config import Config, LearningConfig
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
+from gbopt_ros.io.files import (
+    collect_leftovers,
+    is_full,
+    parents_of,
+    temporary_folder,
+    unwritable,
+)
 from gbopt_ros.io.selection_format import SelectionWriter, read_selection
 from gbopt_ros.learning.data.imported_masks import imported_frames, is_labelled, labelled_frames
-from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.data.training_set import TrainingSet, drop_images
 from gbopt_ros.learning.round import Learnt, learn
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.training.trainer import OnStep
@@ -22,6 +27,10 @@ from gbopt_ros.structures import GboptError, ProposalNetwork, Selection
 
 class Store:
     """A training set of selected masks and the versions that were learnt from it.
+
+    One process at a time adds, forgets, learns or rolls back; another one gets a GboptError that
+    says who is at work. Reading needs no lock. What processes left that were killed is removed when
+    the store is opened.
 
         store = Store("my-store")
         store.add_selections(Pipeline().run("monday.mp4"), "monday")
@@ -40,6 +49,45 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.models = ModelStore(self.root)
+        self._open: TrainingSet | None = None  # while `together` holds it
+        collect_leftovers(self.root)
+
+    def writing(self, verb: str) -> AbstractContextManager[None]:
+        """Hold the store for a block. Raises GboptError if another process has it.
+
+        Args:
+            verb: what is done, for the message that others get.
+        """
+        return self.models.lock.held(verb)
+
+    @contextmanager
+    def together(self, config: LearningConfig | None = None) -> Iterator[None]:
+        """Make several additions and removals at once: all of them, or none after an error.
+
+        Args:
+            config: as of `training_set`.
+
+        Raises:
+            GboptError: another process has the store, or it cannot be written.
+        """
+        with self._changing(config) as training_set, training_set.together():
+            self._open = training_set
+            try:
+                yield
+            finally:
+                self._open = None
+
+    @contextmanager
+    def _changing(self, config: LearningConfig | None) -> Iterator[TrainingSet]:
+        """The training set, held for a change."""
+        if self._open is not None:
+            yield self._open
+            return
+        with (
+            self.writing("a change of the training set"),
+            self.training_set(config) as training_set,
+        ):
+            yield training_set
 
     def training_set(self, config: LearningConfig | None = None) -> TrainingSet:
         """Open the training set, a context manager; SQLite wants one for each thread.
@@ -66,8 +114,8 @@ class Store:
                 other; its masks are not used.
 
         Raises:
-            GboptError: a folder is not a complete output or `only` labels none of its frames, and
-                nothing was added; or the set cannot be written.
+            GboptError: a folder is not a complete output, an image in it is damaged, `only` labels
+                none of its frames, or the set cannot be written. Nothing was added then.
         """
         selections = [list(read_selection(Path(folder))) for folder in replays]
         if only is not None:
@@ -76,7 +124,7 @@ class Store:
             for folder, frames in zip(replays, selections, strict=True):
                 if not frames:
                     raise GboptError(f"{folder}: none of its frames is among those to learn from")
-        with self.training_set(config) as training_set:
+        with self._changing(config) as training_set, training_set.together():
             return [training_set.add(frames) for frames in selections]
 
     def add_masks(
@@ -88,7 +136,7 @@ class Store:
         set cannot be written.
         """
         frames = list(imported_frames(masks, recording))
-        with self.training_set(config) as training_set:
+        with self._changing(config) as training_set:
             return training_set.add(frames)
 
     def add_selections(
@@ -110,28 +158,45 @@ class Store:
             GboptError: the store cannot be written. Errors of `selections` pass through. Nothing
                 was added then.
         """
-        folder = self.root / f".selections-{uuid4().hex}"
         try:
-            with SelectionWriter(folder, recording, overlay=False) as writer:
-                for selection in selections:
-                    writer.add(selection)
-                writer.finish()
-            with self.training_set(config) as training_set:
-                frames = read_selection(folder)
-                return training_set.add(replace(frame, recording=recording) for frame in frames)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            place = self.root / "selections"
+            with parents_of(place), temporary_folder(self.root, place.name) as temporary:
+                folder = temporary / "replay"
+                with SelectionWriter(folder, recording, overlay=False) as writer:
+                    for selection in selections:
+                        writer.add(selection)
+                    writer.finish()
+                frames = [replace(f, recording=recording) for f in read_selection(folder)]
+                with self._changing(config) as training_set:
+                    return training_set.add(frames)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
 
     def forget(self, *recordings: str, config: LearningConfig | None = None) -> list[int]:
-        """Remove recordings from the training set; returns the number of frames of each.
+        """Remove recordings from the training set, on a full disk too.
+
+        Returns:
+            The number of frames of each.
 
         Raises:
             GboptError: there is no such recording; the message lists those that there are. Or
-                there is no store.
+                there is no store, or it cannot be written.
         """
-        if not (self.root / "training").is_dir():  # opening it would make it
+        folder = self.root / "training"
+        if not folder.is_dir():  # opening it would make it
             raise GboptError(f"{self.root}: no store, nothing to forget")
-        with self.training_set(config) as training_set:
+        with self.writing("forgetting"):
+            try:
+                return self._forget(recordings, config)
+            except GboptError as error:
+                full = is_full(folder) or "disk is full" in str(error)
+                if self._open is not None or not full:
+                    raise
+            drop_images(folder, recordings)
+            return self._forget(recordings, config)
+
+    def _forget(self, recordings: Iterable[str], config: LearningConfig | None) -> list[int]:
+        with self._changing(config) as training_set, training_set.together():
             return [training_set.remove(recording) for recording in recordings]
 
     def learn(
@@ -150,7 +215,7 @@ class Store:
             rehearsal, validation: labelled images, or a COCO folder.
         """
         config = config or Config()
-        with self.training_set(config.learning) as training_set:
+        with self.writing("learning"), self.training_set(config.learning) as training_set:
             learnt = learn(
                 training_set,
                 self.models,

@@ -85,9 +85,9 @@ class Checkpoint:
             "optimizer": optimizer.state_dict(),
             "losses": {name: torch.tensor(v, dtype=torch.float64) for name, v in losses.items()},
         }
-        # torch reports a full disk as RuntimeError.
-        with replacing(self._path, RuntimeError) as aside:
-            torch.save(content, aside)
+        # With a file that is open, torch passes the error of a full disk on.
+        with replacing(self._path) as aside, aside.open("wb") as file:
+            torch.save(content, file)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -161,7 +161,7 @@ def test_davis_refuses_bad_input(
     content = json.loads((one / "selected.json").read_text())
     content["annotations"][0]["segmentation"]["counts"] = "9"
     (one / "selected.json").write_text(json.dumps(content))
-    assert "frame 0: run lengths of a mask do not fill" in failure(
+    assert "annotations[0]: bad segmentation: mask 0: run lengths do not fill" in failure(
         capsys, davis, "--replay", one, "--sequences", "one"
     )
     content["annotations"], content["images"][0]["height"] = [], 9

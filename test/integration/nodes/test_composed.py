@@ -185,7 +185,7 @@ def test_selector_with_a_lag_publishes_before_the_clip_ends(graph: Graph) -> Non
 
 
 @pytest.mark.parametrize(
-    "graph", [{"selection.lag": 0, "queue": 8, "max_in_flight": 2}], indirect=True
+    "graph", [{"selection.lag": 0, "max_in_flight": 2, "max_wait_s": 600.0}], indirect=True
 )
 def test_selector_that_is_slow_holds_back_the_clip_buffer(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
@@ -237,7 +237,7 @@ class processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-m", f"gbopt_ros.nodes.{name}", *self._arguments]
+        command = [sys.executable, "-m", "gbopt_ros.nodes", name, *self._arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.running[name] = subprocess.Popen(command, env=environment)
 
@@ -328,7 +328,7 @@ def test_diagnostics_tell_that_dropped_frames_tear_clips(
     ros_domain_id: int, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_down_proposals(monkeypatch, 0.4)
-    parameters = {"clip.max_gap_s": 0.15, "max_in_flight": 1}
+    parameters = {"clip.max_gap_s": 0.15, "max_in_flight": 1, "queue": 1}
     arguments = ros_arguments(weights, **parameters)
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
         made.start()
@@ -337,7 +337,7 @@ def test_diagnostics_tell_that_dropped_frames_tear_clips(
             made.send(frame)
             time.sleep(0.1)
         message = buffer.health.status("", "active", {}).message
-        assert message == "clips end early: the networks need more than 0.15 s for a frame"
+        assert "clips end early: the networks need more than 0.15 s for a frame" in message
 
 
 def test_player_that_finishes_waits_for_the_last_masks(
@@ -553,6 +553,7 @@ def test_diagnostics_of_every_node(graph: Graph) -> None:
     graph.wait(lambda: {s.name for m in seen for s in m.status} == names, "all diagnostics")
     by_name = {s.name: {v.key: v.value for v in s.values} for m in seen for s in m.status}
     assert all(values["state"] == "active" for values in by_name.values())
+    assert {s.hardware_id for m in seen for s in m.status} <= {"cpu", "cuda"}
     assert by_name["proposal"]["model version"] == "random"
     assert by_name["proposal"]["done"] == "4"
     assert float(by_name["proposal"]["rate (Hz)"]) > 0

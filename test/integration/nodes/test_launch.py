@@ -50,3 +50,14 @@ def test_start_launches_the_processes_of_its_arguments(
     arguments: dict[str, str], expected: set[str]
 ) -> None:
     assert nodes(**arguments).keys() == expected
+
+
+def test_end_all_shuts_down_and_fails_the_launch_if_the_process_failed() -> None:
+    """A process that ends ends the others, unless it is the learner or is started again."""
+    module, context = load("active_vision"), launch.LaunchContext()
+    event = launch.events.process.ProcessExited
+    about = {"action": None, "name": "composed-1", "cmd": [], "cwd": None, "env": None, "pid": 1}
+    (shutdown,) = module.end_all(event(returncode=0, **about), context)
+    assert isinstance(shutdown, launch.actions.Shutdown)
+    with pytest.raises(RuntimeError, match="composed-1 ended with status 1"):
+        module.end_all(event(returncode=1, **about), context)

@@ -39,6 +39,7 @@ from gbopt_ros.learning.store.teacher_gate import TeacherDecision
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
+from gbopt_ros.nodes import model_update
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
@@ -238,6 +239,7 @@ def test_learner_announces_a_student_once_it_proposes_as_well_as_its_teacher(
     """The teacher is an ONNX network, which serves until then and after the rollback."""
     decisions = [TeacherDecision(False, "too weak", 4), TeacherDecision(True, "good", 4, saved=1.1)]
     monkeypatch.setattr(rounds, "compare_with_teacher", lambda *_, **__: decisions.pop(0))
+    monkeypatch.setattr(model_update, "MIN_AGREEMENT", 0.0)  # random weights agree with nothing
     teacher = save_bright_yolo(tmp_path / "yolo.onnx")
     cheap = {"learning.iterations": 1, "learning.batch_size": 1}
     parameters = learning(tmp_path / "store", **cheap, **{"learning.student": weights[PROPOSALS]})
@@ -366,6 +368,30 @@ def test_rollback_service_repairs_a_damaged_version(
         assert learner.health.status("learner", "active", {}).message == "active"
 
 
+def test_learner_does_not_change_a_store_that_another_process_is_changing(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    """And it starts with a damaged one; clips are stored all the same."""
+    store = Store(tmp_path / "store")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    version = store.models.publish(network, info, {})
+    (version.path.parent / "manifest.json").write_text("{")
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        with store.writing("gbopt learn"):
+            play(made, 4)
+            made.wait(lambda: made.nodes["learner"].health.counted("clips stored") == 1, "the clip")
+            reply = made.call(Trigger, "/learner/rollback")
+            assert not reply.success and "gbopt learn is under way in process" in reply.message
+            assert made.call(Trigger, "/learner/train").success
+            made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the refusal")
+            assert "gbopt learn is under way in process" in progress[-1].message
+        assert made.call(Trigger, "/learner/rollback").success
+    assert store.models.current() is None
+
+
 def test_deactivate_stops_training(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -424,7 +450,7 @@ def test_learner_killed_in_training_starts_again(
         def start(iterations: int) -> subprocess.Popen[bytes]:
             changes = {"train_every_clips": 1, "learning.iterations": iterations}
             arguments = ros_arguments(weights, **learning(store, **changes))
-            command = [sys.executable, "-m", "gbopt_ros.nodes.learner", *arguments]
+            command = [sys.executable, "-m", "gbopt_ros.nodes", "learner", *arguments]
             process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
             started.callback(process.wait)
             started.callback(process.kill)

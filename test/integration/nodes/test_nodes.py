@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
 import pickle
 import re
 import time
@@ -16,6 +17,8 @@ import yaml
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
@@ -29,8 +32,9 @@ from support.ros import Graph, ros_arguments
 
 from gbopt_ros.config import Config, settings
 from gbopt_ros.config.renamed import REMOVED, RENAMED
-from gbopt_ros.models.mask_rcnn import build_mask_rcnn
-from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
+from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
 from gbopt_ros.nodes.background import BackgroundNode
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
@@ -43,6 +47,7 @@ from gbopt_ros.nodes.messages import make_header, stamp_ns
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode, SelectorSettings
+from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import Frame
 
 KINDS = {
@@ -60,9 +65,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def graph(ros_domain_id: int, weights: dict[str, Path]) -> Iterator[Graph]:
+def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Iterator[Graph]:
     """All nodes but the learner, not started."""
-    arguments = ros_arguments(weights)
+    arguments = ros_arguments(weights, store=tmp_path / "store")
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
         yield made
 
@@ -118,7 +123,7 @@ def test_set_parameters_changes_a_running_node(graph: Graph) -> None:
     [
         ("selector", "selection.k", {"integer_value": 0}, "k"),
         ("selector", "selection.epsilon", {"double_value": 0.5}, "epsilon"),
-        ("selector", "outline.method", {"string_value": "median"}, "one of grabcut, network"),
+        ("selector", "outline.method", {"string_value": "median"}, "one of guided, network"),
         ("clip_buffer", "clip.overlap", {"integer_value": 4}, "less than length, 4"),
         ("proposal", "proposal.weights", {"string_value": "other"}, "read-only"),
         ("proposal", "device", {"string_value": "cuda"}, "read-only"),
@@ -331,68 +336,69 @@ def test_configure_fails_on_any_exception(
 # -------------------------------------------------------------------------------------- swap
 
 
-def save_version(folder: Path, version: str) -> tuple[Path, str]:
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{version}.safetensors"
-    info = WeightsInfo(PROPOSALS, "slim18-fpn", version)
-    return path, save_weights(path, build_mask_rcnn("slim18-fpn"), info)
-
-
 class Swap:
-    """A proposal node that is shown frames and told of versions."""
+    """A proposal node that is shown frames and told of versions, and its store."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, root: Path, weights: dict[str, Path]) -> None:
         self.graph, self.node = graph, graph.nodes["proposal"]
+        self.models = ModelStore(root)
+        self.network, self._info = load_mask_rcnn(weights[PROPOSALS])
         self.proposals = graph.observe(Proposals, "/proposal/output/proposals")
         self.updates = graph.observer.create_publisher(
             ModelUpdate, "/learner/output/model_update", LATCHED_QOS
         )
-        self._frames = iter(disc_frames(100))
+        self._frames = looped(disc_frames(10), 0)
+
+    def publish(self, passed: bool = True) -> ModelVersion:
+        """A new version in the store."""
+        return self.models.publish(self.network, self._info, {"gate": {"passed": passed}})
 
     def show(self) -> str:
         """One frame through the node; the version that proposed."""
         count = len(self.proposals)
         self.graph.send(next(self._frames))
         self.graph.wait(lambda: len(self.proposals) == count + 1, "proposals")
-        return self.proposals[-1].model_version
+        return str(self.proposals[-1].model_version)
 
-    def announce(self, version: str, path: Path, sha256: str) -> None:
-        before = self.node.health.counted("updates") + self.node.health.counted("updates refused")
-        self.updates.publish(ModelUpdate(version=version, path=str(path), sha256=sha256))
-        self.graph.wait(
-            lambda: (
-                self.node.health.counted("updates") + self.node.health.counted("updates refused")
-                > before
-            ),
-            "the update to be looked at",
-        )
+    def announce(self, version: str, sha256: str, path: str = "") -> None:
+        before = self._looked_at()
+        self.updates.publish(ModelUpdate(version=version, path=path, sha256=sha256))
+        self.graph.wait(lambda: self._looked_at() > before, "the update to be looked at")
+
+    def announce_version(self, version: ModelVersion) -> None:
+        self.announce(version.version, version.manifest["sha256"], str(version.path))
+
+    def _looked_at(self) -> int:
+        counted = self.node.health.counted
+        return int(counted("updates") + counted("updates refused"))
 
 
 @pytest.fixture
-def swap(graph: Graph) -> Swap:
+def swap(graph: Graph, tmp_path: Path, weights: dict[str, Path]) -> Swap:
     graph.start()
-    return Swap(graph)
+    return Swap(graph, tmp_path / "store", weights)
 
 
-def test_model_update_serves_and_the_old_version_comes_back(
-    swap: Swap, tmp_path: Path, weights: dict[str, Path]
+def test_model_update_serves_and_the_first_network_comes_back(
+    swap: Swap, weights: dict[str, Path]
 ) -> None:
+    first = "random", sha256_of(weights[PROPOSALS])
     assert swap.show() == "random"
-    swap.announce("v0001", *save_version(tmp_path, "v0001"))
+    swap.announce_version(swap.publish())
     assert swap.show() == "v0001"
-    digest = hashlib.sha256(weights[PROPOSALS].read_bytes()).hexdigest()
-    swap.announce("random", weights[PROPOSALS], digest)
+    swap.announce(*first)  # the store still serves the version
+    assert swap.show() == "v0001"
+    swap.models.rollback()
+    swap.announce(*first)
     assert swap.show() == "random"
 
 
-def test_model_update_while_the_node_was_not_active_serves_afterwards(
-    swap: Swap, tmp_path: Path
-) -> None:
-    node = swap.node
+def test_model_update_while_the_node_was_not_active_serves_afterwards(swap: Swap) -> None:
+    node, version = swap.node, swap.publish()
     told = swap.graph.observe(ModelUpdate, "/learner/output/model_update")
     assert node.trigger_deactivate() == SUCCESS
-    path, digest = save_version(tmp_path, "v0001")
-    swap.updates.publish(ModelUpdate(version="v0001", path=str(path), sha256=digest))
+    digest = version.manifest["sha256"]
+    swap.updates.publish(ModelUpdate(version="v0001", sha256=digest))
     swap.graph.wait(lambda: len(told) == 1, "the announcement")
     assert node.trigger_activate() == SUCCESS
     swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version")
@@ -404,64 +410,104 @@ def test_model_update_while_the_node_was_not_active_serves_afterwards(
     swap.graph.wait(lambda: node.facts()["model version"] == "v0001", "the version again")
 
 
-def test_model_update_of_the_same_name_from_another_store_serves(
-    swap: Swap, tmp_path: Path
+def test_model_update_that_does_not_come_from_the_store_is_refused(
+    swap: Swap, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = (save_version(tmp_path / name, "v0001") for name in "ab")  # random weights
-    swap.announce("v0001", *first)
-    swap.announce("v0001", *second)
-    assert swap.node.health.counted("updates") == 2
-    swap.updates.publish(ModelUpdate(version="v0001", path=str(second[0]), sha256=second[1]))
+    """Whatever a message says; the alarm ends, and the next good version serves."""
+    swap.show()
+    good = swap.publish()
+    digest = good.manifest["sha256"]
+    secret = tmp_path / "secret"
+    secret.write_text("of nobody's business")
+    elsewhere = ModelStore(tmp_path / "elsewhere").publish(
+        swap.network, swap._info, {"gate": {"passed": True}, "mine": True}
+    )
+    for version, sha256, path in (
+        ("v0001", "0" * 64, "/dev/zero"),
+        ("v0001", "", str(secret)),
+        ("v0001\n" + "x" * 10_000, digest, str(good.path)),
+        ("../elsewhere/models/v0001", elsewhere.manifest["sha256"], str(elsewhere.path)),
+        ("", "", ""),
+    ):
+        swap.announce(version, sha256, path)
+        status = swap.node.health.status("proposal", "active", {})
+        assert status.level == DiagnosticStatus.WARN
+        assert status.message.startswith("model update refused, random serves on: the store")
+        assert len(status.message) < 400 and sha256_of(secret)[:8] not in status.message
+    assert swap.show() == "random"
+    assert sha256_of(secret)[:8] not in capfd.readouterr().err
+    swap.announce("v0001", digest, "/dev/zero")  # the path does not count
     assert swap.show() == "v0001"
-    assert swap.node.health.counted("updates") == 2  # it serves already
-
-
-@pytest.mark.parametrize(
-    "damage", ["truncated", "wrong sha256", "missing", "wrong version", "pickle"]
-)
-def test_model_update_of_a_bad_file_changes_nothing_but_a_diagnostic(
-    swap: Swap, tmp_path: Path, damage: str
-) -> None:
-    path, digest = save_version(tmp_path, "v0001")
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-1000])
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    elif damage == "wrong sha256":
-        digest = "0" * 64
-    elif damage == "missing":
-        path.unlink()
-    elif damage == "wrong version":
-        path, digest = save_version(tmp_path, "v0002")
-    else:
-        path.write_bytes(pickle.dumps({"a": 1}))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert swap.show() == "random"
-    swap.announce("v0001", path, digest)
-    status = swap.node.health.status("proposal", "active", {})
-    assert status.message.startswith("model v0001 refused")
-    assert swap.show() == "random"
-    swap.announce("v0003", *save_version(tmp_path, "v0003"))
-    assert swap.show() == "v0003"
     assert swap.node.health.status("proposal", "active", {}).message == "active"
 
 
-def test_model_update_that_fails_on_the_last_frames_is_refused(
-    swap: Swap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gbopt_ros.perception.proposals import MaskRcnnProposals
+def damage(version: ModelVersion, how: str) -> None:
+    """Damage a published version; its manifest goes with the file where it can."""
+    path = version.path
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif how == "missing":
+        path.unlink()
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps({"a": 1}))
+    elif how == "of another version":
+        path.write_bytes((path.parents[1] / "v0001" / path.name).read_bytes())
+    elif how in ("device", "link"):
+        path.unlink()
+        path.symlink_to("/dev/zero" if how == "device" else path.parent / "manifest.json")
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    if how in ("pickle", "of another version"):
+        manifest = json.loads((path.parent / "manifest.json").read_text())
+        text = json.dumps(manifest | {"sha256": sha256_of(path)})
+        (path.parent / "manifest.json").write_text(text)
 
+
+def test_model_update_of_a_bad_version_changes_nothing_but_a_diagnostic(swap: Swap) -> None:
+    complaints = {
+        "truncated": "SHA-256", "missing": "cannot be read", "pickle": "safetensors",
+        "of another version": "holds version 'v0001'", "device": "expected a regular file",
+        "link": "expected a regular file", "pipe": "expected a regular file",
+    }  # fmt: skip
     assert swap.show() == "random"
-    path, digest = save_version(tmp_path, "v0001")
+    swap.announce_version(swap.publish(passed=False))
+    assert "did not pass the gate" in swap.node.health.status("", "active", {}).message
+    for how, complaint in complaints.items():
+        version = swap.publish()
+        damage(version, how)
+        swap.announce_version(swap.models.get(version.version))
+        told = swap.node.health.status("", "active", {}).message
+        assert complaint in told, f"{how}: {told}"
+    assert swap.show() == "random"
+    swap.announce_version(swap.publish())
+    assert swap.show() == f"v{len(complaints) + 2:04d}"
+    assert swap.node.health.status("proposal", "active", {}).message == "active"
+
+
+def test_model_update_that_proposes_other_masks_is_refused(
+    swap: Swap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as nothing at all, by weights that are all 0, or an error."""
+    assert swap.show() == "random"
+    kept = {name: value.clone() for name, value in swap.network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in swap.network.parameters():
+            parameter.zero_()
+    swap.announce_version(swap.publish())
+    told = swap.node.health.status("", "active", {}).message
+    assert "on the last frames it proposes 0 of the best 5 masks" in told
+    swap.network.load_state_dict(kept)
     original = MaskRcnnProposals.propose
 
     def fails(self: Any, images: Any) -> Any:
-        if self.version == "v0001":
+        if self.version == "v0002":
             raise RuntimeError("CUDA out of memory")
         return original(self, images)
 
     monkeypatch.setattr(MaskRcnnProposals, "propose", fails)
-    swap.announce("v0001", path, digest)
-    assert "fails on the last frames" in swap.node.health.status("", "", {}).message
+    swap.announce_version(swap.publish())
+    assert "fails on the last frames" in swap.node.health.status("", "active", {}).message
     assert swap.show() == "random"
 
 

@@ -35,3 +35,40 @@ def test_models_list_tells_teachers_and_what_serves(
     ]
     assert main(["models", "rollback", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{store.get('v0001').path}\n"
+
+
+def test_models_shows_damaged_versions_and_rolls_back_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ModelStore(tmp_path)
+    for parent in ("seed", "v0001", "v0002", "v0003"):
+        store.publish(Point(), WeightsInfo(PROPOSALS, "slim18-fpn", parent), {})
+    (tmp_path / "models" / "v0004" / "manifest.json").write_text("{")
+    store.get("v0003").path.write_bytes(b"damaged")
+    assert main(["models", "list", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["v0001", "parent"], ["v0002", "parent"], ["v0003", "parent"],
+        ["!", "v0004"], ["!", "current.json"],
+    ]  # fmt: skip
+    assert "expected JSON" in lines[3] and "v0004 was damaged, roll back" in lines[4]
+    assert main(["models", "verify", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert [line[:7] for line in told.out.splitlines()[:3]] == ["  v0001", "  v0002", "! v0003"]
+    assert told.err.startswith(f"gbopt: error: {tmp_path}: damaged: v0003, v0004, current.json; ")
+    assert main(["models", "rollback", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{store.get('v0002').path}\n"
+
+
+def test_models_list_and_rollback_without_a_readable_pointer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ModelStore(tmp_path)
+    for parent in ("seed", "v0001"):
+        store.publish(Point(), WeightsInfo(PROPOSALS, "slim18-fpn", parent), {})
+    (tmp_path / "models" / "current.json").write_bytes(b"")
+    assert main(["models", "list", str(tmp_path)]) == 0
+    assert "! current.json" in capsys.readouterr().out.splitlines()[2]
+    assert main(["models", "rollback", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{store.get('v0002').path}\n"
+    assert main(["models", "verify", str(tmp_path)]) == 0

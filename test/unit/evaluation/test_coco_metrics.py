@@ -107,8 +107,16 @@ def test_evaluate_instances_without_results_is_zero_and_prints_nothing(
     capsys: pytest.CaptureFixture[str],
 ):
     metrics = evaluate_instances(dataset((square(0, 0),)), [])
-    assert metrics.to_dict() == dict.fromkeys(METRICS, 0.0)
+    assert metrics.to_dict() == dict.fromkeys((*METRICS, "AP_S"), 0.0)
     assert capsys.readouterr().out == ""
+
+
+def test_evaluate_instances_tells_ap_by_size_as_pycocotools_does():
+    # 10 x 10 pixels are small, 40 x 40 are medium; the medium one is found.
+    gt = dataset((square(0, 0), square(20, 20, 40)))
+    metrics = evaluate_instances(gt, [result(1, square(20, 20, 40), 0.9)])
+    assert (0.0, pytest.approx(100.0), None) == (metrics.AP_S, metrics.AP_M, metrics.AP_L)
+    assert "AP_L" not in metrics.to_dict()
 
 
 def test_evaluate_instances_without_instances_is_an_error():
@@ -213,7 +221,8 @@ def test_paired_difference_equals_evaluating_repeated_images():
         for r in results
         if r["image_id"] == old
     ]
-    expected = evaluate_instances(repeated_gt, repeated).to_dict()
+    found = evaluate_instances(repeated_gt, repeated).to_dict()
+    expected = {name: found[name] for name in METRICS}
     matches = coco_metrics._matches_of(coco_metrics._match(gt, results))
     got = {name: coco_metrics._metric(matches, counts, name) for name in METRICS}
     assert got == pytest.approx(expected)
@@ -288,7 +297,7 @@ def test_evaluate_network_gives_metrics_and_results(tmp_path: Path):
     network = FixedNetwork()
     metrics, results = evaluate_network(network, gt, batch=2, progress=False)
     assert network.batches == [2, 1]
-    assert metrics == InstanceMetrics(*[pytest.approx(100)] * 6)
+    assert metrics.to_dict() == pytest.approx(dict.fromkeys((*METRICS, "AP_S"), 100))
     assert [(r["image_id"], r["score"]) for r in results] == [(1, 0.75), (2, 0.75), (3, 0.75)]
 
 

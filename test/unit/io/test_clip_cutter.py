@@ -152,3 +152,17 @@ def test_clip_cutter_puts_every_frame_into_an_unbroken_clip(
         shared = {f.index for f in before.frames} & {f.index for f in after.frames}
         assert len(shared) in (0, overlap)
         assert len(after) > len(shared)
+
+
+@pytest.mark.parametrize(("overlap", "sizes"), [(0, [4, 4, 2]), (3, [4] * 7), (5, [6] * 5)])
+def test_clips_of_large_frames_end_early(
+    overlap: int, sizes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    image = np.zeros((10, 10, 3), np.uint8)
+    frames = [Frame(image, i * 10**8, i) for i in range(10)]
+    # 8 images of 50 pixels are 4 frames of 100; a clip has one frame more than the overlap.
+    clips = list(cut_clips(frames, 9, max_gap_s=1.0, overlap=overlap, max_pixels=50))
+    assert [len(clip) for clip in clips] == sizes
+    assert caplog.text.count("so that they fit in memory") == 1
+    indices = [frame.index for clip in clips for frame in clip.frames]
+    assert sorted(set(indices)) == list(range(10))

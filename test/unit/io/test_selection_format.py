@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import cv2
 import numpy as np
 import pytest
-from support.scenes import square_selection
+from support.scenes import SquareNetworks, square_frames, square_selection
 
-from gbopt_ros.config import LearningConfig
+from gbopt_ros.config import ClipConfig, Config, LearningConfig
 from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
+from gbopt_ros.io.sources import open_source
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import encode_all
-from gbopt_ros.structures import GboptError
+from gbopt_ros.perception.flow import DisFlow
+from gbopt_ros.pipeline import Pipeline
+from gbopt_ros.structures import GboptError, Selection
 
 SIZE = 12, 16
 MASK = np.zeros((1, *SIZE), bool)
@@ -59,7 +66,7 @@ def test_read_selection_refuses_a_folder_that_is_no_replay(tmp_path: Path) -> No
     with pytest.raises(GboptError, match="expected the output of `gbopt replay`"):
         list(read_selection(tmp_path))
     (tmp_path / "selected.json").write_text("{")
-    with pytest.raises(GboptError, match="not the output of `gbopt replay`"):
+    with pytest.raises(GboptError, match="expected the output of `gbopt replay`"):
         list(read_selection(tmp_path))
 
 
@@ -90,7 +97,7 @@ def test_read_selection_refuses_missing_keys_and_broken_masks(tmp_path: Path) ->
     for number, changes in enumerate(damaged):
         run = tmp_path / str(number)
         write_replay(run, **changes)
-        with pytest.raises(GboptError, match="not the output of `gbopt replay`"):
+        with pytest.raises(GboptError, match="expected the output of `gbopt replay`"):
             list(read_selection(run))
 
 
@@ -116,3 +123,178 @@ def test_selection_writer_can_leave_the_overlay_out(tmp_path: Path) -> None:
     assert names["False"] == names["True"] - {"overlay.mp4"}
     written = [(tmp_path / name / "selected.json").read_bytes() for name in names]
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../../secret.png", "sub/../../../secret.png"])
+def test_read_selection_refuses_files_outside_of_the_folder(tmp_path: Path, name: str) -> None:
+    content = write_replay(tmp_path / "whole")
+    cv2.imwrite(str(tmp_path / "secret.png"), np.zeros((*SIZE, 3), np.uint8))
+    images = [content["images"][0] | {"file_name": name}]
+    write_replay(tmp_path / "run", images=images)
+    with pytest.raises(GboptError, match=r"expected a file in .*frames, this one is outside of it"):
+        list(read_selection(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"confidence": float("inf")}, "'confidence'"),
+        ({"confidence": 2}, "'confidence'.* from 0 to 1"),
+        ({"confidence": -0.1}, "'confidence'.* from 0 to 1"),
+        ({"score": float("nan")}, "'score'"),
+        ({"image_id": 3}, "'image_id' is that of no image"),
+    ],
+)
+def test_read_selection_refuses_annotations_that_cannot_be_true(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    content = write_replay(tmp_path / "whole")
+    write_replay(tmp_path / "run", annotations=[content["annotations"][0] | changes])
+    with pytest.raises(GboptError, match=words):
+        list(read_selection(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"height": -12}, "'height'"),
+        ({"width": 0}, "'width'"),
+        ({"frame_index": -1}, "'frame_index'"),
+        ({"clip_id": -1}, "'clip_id'"),
+        ({"id": 2}, "'id' of its own"),
+        ({"frame_index": 6}, "'frame_index' of its own"),
+    ],
+)
+def test_read_selection_refuses_images_that_cannot_be_true(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    first, second = write_replay(tmp_path / "whole")["images"]
+    write_replay(tmp_path / "run", images=[first | changes, second], annotations=[])
+    with pytest.raises(GboptError, match=words):
+        list(read_selection(tmp_path / "run"))
+
+
+# ------------------------------------------------------------------------------------------ resume
+
+IDENTITY = {"source": "3f", "config": {"selection": {"k": 10, "lag": -1}}, "size": (4, 5)}
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Selection]:
+    networks = SquareNetworks()
+    config = Config(clip=ClipConfig(length=2, overlap=1))
+    pipeline = Pipeline(
+        config, proposal_network=networks, background_network=networks, flow_network=DisFlow()
+    )
+    return list(pipeline.run(square_frames(5)))
+
+
+def write_clips(out: Path, clips: Sequence[Selection], **options: Any) -> dict[str, Any]:
+    """A replay of clips; returns the content of its `run.json`."""
+    options = {"identity": IDENTITY} | options
+    with SelectionWriter(out, "cups.mp4", **options) as writer:
+        for clip in clips[writer.clips :]:
+            writer.add(clip)
+        writer.finish()
+    content: dict[str, Any] = json.loads((out / "run.json").read_text())
+    return content
+
+
+def killed_after(out: Path, clips: Sequence[Selection], count: int) -> None:
+    """A process that is killed in the middle of the clip after `count` whole ones."""
+    process = os.fork()
+    if process == 0:
+        try:
+            with SelectionWriter(out, "cups.mp4", identity=IDENTITY, overlay=False) as writer:
+                for clip in clips[:count]:
+                    writer.add(clip)
+                writer._identity = None  # so that the journal does not say that it is whole
+                writer.add(clips[count])
+                for part in writer._parts.values():
+                    part.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+def selected_bytes(out: Path) -> bytes:
+    return (out / "selected.json").read_bytes()
+
+
+@pytest.mark.parametrize("dies_after", [1, 3])
+def test_selection_writer_goes_on_with_a_run_that_was_killed(
+    tmp_path: Path, clips: list[Selection], dies_after: int
+) -> None:
+    write_clips(tmp_path / "whole", clips)
+    killed_after(tmp_path / "out", clips, dies_after)
+    assert not (tmp_path / "out").exists()
+    run = write_clips(tmp_path / "out", clips, resume=True)
+    assert run["resumed_clips"] == dies_after
+    assert run["counts"] == {"clips": 4, "frames": 5, "masks": 5, "flow_runs": ANY}
+    assert selected_bytes(tmp_path / "out") == selected_bytes(tmp_path / "whole")
+    contents = [
+        {str(path.relative_to(out)): path.read_bytes() for path in (out / "frames").iterdir()}
+        for out in (tmp_path / "out", tmp_path / "whole")
+    ]
+    assert contents[0] == contents[1]
+    assert len(list(open_source(tmp_path / "out" / "overlay.mp4"))) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_selection_writer_starts_anew_without_resume(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    killed_after(tmp_path / "out", clips, 2)
+    assert len(list(tmp_path.iterdir())) == 1  # hidden
+    assert write_clips(tmp_path / "out", clips)["resumed_clips"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_selection_writer_refuses_to_go_on_with_another_run(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    killed_after(tmp_path / "out", clips, 2)
+    other = IDENTITY | {"config": {"selection": {"k": 5, "lag": -1}}}
+    with pytest.raises(GboptError, match=r"data \(config\.selection\.k was 10, now 5\); use the"):
+        write_clips(tmp_path / "out", clips, resume=True, identity=other)
+    assert write_clips(tmp_path / "out", clips, resume=True)["resumed_clips"] == 2  # it was kept
+
+
+def test_selection_writer_refuses_an_output_that_another_process_writes(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    with SelectionWriter(tmp_path / "out", "cups.mp4", identity=IDENTITY) as writer:
+        writer.add(clips[0])
+        with pytest.raises(GboptError, match="another process is writing it"):
+            write_clips(tmp_path / "out", clips, resume=True)
+        writer.finish()
+    assert (tmp_path / "out" / "selected.json").is_file()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_selection_writer_keeps_what_is_done_only_for_a_run_that_resumes(
+    tmp_path: Path, clips: list[Selection], resume: bool
+) -> None:
+    options = {"identity": IDENTITY, "resume": resume}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        SelectionWriter(tmp_path / "out", "cups.mp4", **options) as writer,
+    ):
+        writer.add(clips[0])
+        raise KeyboardInterrupt
+    assert bool(list(tmp_path.iterdir())) == resume
+    with pytest.raises(KeyboardInterrupt), SelectionWriter(tmp_path / "new", "cups.mp4", **options):
+        raise KeyboardInterrupt  # nothing is done
+    assert not list(tmp_path.glob(".new.*"))
+
+
+def test_selection_writer_ignores_a_cut_line_of_the_journal(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    write_clips(tmp_path / "whole", clips)
+    killed_after(tmp_path / "out", clips, 2)
+    (journal,) = tmp_path.glob(".out.*/journal")
+    journal.write_bytes(journal.read_bytes()[:-9])
+    assert write_clips(tmp_path / "out", clips, resume=True)["resumed_clips"] == 1
+    assert selected_bytes(tmp_path / "out") == selected_bytes(tmp_path / "whole")

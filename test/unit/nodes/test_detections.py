@@ -22,7 +22,7 @@ def test_detection_array_has_tight_boxes(monkeypatch: pytest.MonkeyPatch) -> Non
     def make_detection(**fields: Any) -> Any:
         position = SimpleNamespace(x=0.0, y=0.0)
         box = SimpleNamespace(center=SimpleNamespace(position=position), size_x=0.0, size_y=0.0)
-        return SimpleNamespace(bbox=box, results=[], **fields)
+        return SimpleNamespace(bbox=box, results=[], id="", **fields)
 
     stand_ins = {
         "Detection2D": make_detection,
@@ -38,4 +38,5 @@ def test_detection_array_has_tight_boxes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert array.header == detection.header == header
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (6.0, 6.0)
     assert (detection.bbox.size_x, detection.bbox.size_y) == (8.0, 4.0)
+    assert detection.id == ""  # masks have no identity over frames
     assert detection.results[0].hypothesis.score == 0.75

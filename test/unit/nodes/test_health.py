@@ -36,3 +36,28 @@ def test_health_tells_problems_until_their_subject_recovers() -> None:
     assert health.counted("dropped") == 1
     health.begin()
     assert health.counted("dropped") == 0
+
+
+def test_health_tells_states_in_which_a_node_does_not_work() -> None:
+    health = Health()
+    for state, level in (
+        ("active", DiagnosticStatus.OK),
+        ("inactive", DiagnosticStatus.WARN),
+        ("unconfigured", DiagnosticStatus.WARN),
+        ("finalized", DiagnosticStatus.ERROR),
+    ):
+        assert health.status("node", state, {}).level == level
+    health.fail("no weights")
+    status = health.status("node", "unconfigured", {})
+    assert (status.level, status.message) == (DiagnosticStatus.ERROR, "no weights; not configured")
+
+
+def test_health_forgets_what_happened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    health = Health()
+    health.warn("refused", "model", seconds=60.0)
+    now = 159.0
+    assert health.status("node", "active", {}).message == "refused"
+    now = 161.0
+    assert health.status("node", "active", {}).message == "active"

@@ -87,9 +87,11 @@ def test_load_youtube_vis_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="expected JSON"):
         load_youtube_vis(save(tmp_path, "{"))
     test_split = {key: value for key, value in content().items() if key != "annotations"}
-    with pytest.raises(GboptError, match="list 'annotations'; files of the validation and test"):
+    with pytest.raises(
+        GboptError, match="files of the validation and test splits have no annotations"
+    ):
         load_youtube_vis(save(tmp_path, test_split))
-    with pytest.raises(GboptError, match="list 'videos'"):
+    with pytest.raises(GboptError, match="expected a JSON object"):
         load_youtube_vis(save(tmp_path, [1]))
 
 
@@ -97,30 +99,38 @@ def test_load_youtube_vis_refuses_other_files(tmp_path: Path) -> None:
     ("where", "value", "message"),
     [
         (("videos", 0, "id"), 2, "video ids must be distinct"),
-        (("videos", 0, "id"), "x", "expected an integer 'id', got 'x'"),
-        (("videos", 0, "height"), 0, r"has the size \(0, 6\)"),
-        (("videos", 0, "file_names"), [], "video 5 has no `file_names`"),
-        (("videos", 0, "file_names"), ["a/../0.jpg"] * 3, "expected file names such as"),
-        (("videos", 0, "file_names"), ["/a/0.jpg"] * 3, "expected file names such as"),
-        (("videos", 0, "file_names"), ["../0.jpg"] * 3, "expected file names such as"),
-        (("videos", 0, "file_names"), ["a/0.txt"] * 3, "expected file names such as"),
+        (("videos", 0, "id"), "x", "'id': expected a whole number of 64 bits, got 'x'"),
+        (
+            ("videos", 0, "height"),
+            0,
+            r"videos\[0\]: 'height': expected a whole number of 64 bits, at least 1, got 0",
+        ),
+        (("videos", 0, "file_names"), [], r"videos\[0\]: expected `file_names` such as"),
+        (("videos", 0, "file_names"), ["a/../0.jpg"] * 3, "expected `file_names` such as"),
+        (("videos", 0, "file_names"), ["/a/0.jpg"] * 3, "expected `file_names` such as"),
+        (("videos", 0, "file_names"), ["../0.jpg"] * 3, "expected `file_names` such as"),
+        (("videos", 0, "file_names"), ["a/0.txt"] * 3, "expected `file_names` such as"),
         (("videos", 0, "file_names"), ["a/0.jpg"] * 3, "expected distinct frames of one folder"),
         (("videos", 1, "file_names"), ["a/7.jpg"], "several videos .* folder 'a'"),
         (("categories", 0, "name"), "person", "names of categories must be distinct"),
         (("annotations", 0, "video_id"), 7, "unknown video 7"),
         (("annotations", 0, "category_id"), 7, "unknown category 7"),
-        (("annotations", 0, "segmentations"), [None], "for its 3 frames, got 1"),
-        (("annotations", 0, "segmentations"), None, "for its 3 frames, got none"),
-        (("annotations", 1, "segmentations"), ["x"], "video 2 frame 0: bad segmentation"),
+        (("annotations", 0, "segmentations"), [None], "for the 3 frames of its video, got 1"),
+        (("annotations", 0, "segmentations"), None, "'segmentations': expected a list, got None"),
+        (
+            ("annotations", 1, "segmentations"),
+            ["x"],
+            r"annotations\[1\]: frame 0: bad segmentation",
+        ),
         (
             ("annotations", 1, "segmentations"),
             [{"size": [4, 6], "counts": [3, 4]}],
-            "video 2 frame 0: run lengths of a mask do not fill",
+            "frame 0: bad segmentation: run lengths of a mask do not fill",
         ),
         (
             ("annotations", 1, "segmentations"),
             [{"size": [6, 4], "counts": [9, 2, 13]}],
-            r"segmentation of size \[6, 4\], expected \[4, 6\]",
+            r"bad segmentation: size \[6, 4\], expected \[4, 6\]",
         ),
     ],
 )

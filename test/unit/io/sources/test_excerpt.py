@@ -41,7 +41,9 @@ def test_excerpt_gives_whole_clips_and_decodes_no_other_frame(
     source = open_source(tmp_path / "images")
     read: list[str] = []
     monkeypatch.setattr(
-        folder_module, "read_image", lambda path: read.append(path.stem) or read_image(path)
+        folder_module,
+        "read_image",
+        lambda path, limit: read.append(path.stem) or read_image(path, limit),
     )
     excerpt = Excerpt(source, frames=4, length=2)
     assert (excerpt.name, excerpt.count, excerpt.total) == ("images", 4, 10)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from array import array
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -13,10 +16,12 @@ from support.recordings import compressed_message, image_message, noise_frames
 from gbopt_ros.io.sources.images import (
     SUPPORTED_ENCODINGS,
     UndecodableImage,
+    decode_image,
     encode_image,
     image_fields,
     image_from_compressed_message,
     image_from_message,
+    read_image,
 )
 from gbopt_ros.structures import GboptError
 
@@ -62,7 +67,7 @@ def test_image_from_message_divides_mono16_by_257_and_rounds(byte_order: str) ->
 
 
 def test_image_from_message_keeps_every_8_bit_level_through_16_bits() -> None:
-    levels = np.arange(256, dtype=np.uint8)[None]
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = image_from_message(image_message(levels.astype(np.uint16) * 257, "mono16"))
     np.testing.assert_array_equal(image[..., 0], levels)
 
@@ -182,3 +187,38 @@ def test_image_from_compressed_message_refuses_depth(kind: str) -> None:
     with pytest.raises(GboptError, match="depth, not colour") as caught:
         image_from_compressed_message(compressed_message(b"x" * 20, kind))
     assert not isinstance(caught.value, UndecodableImage)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp", ".ppm"])
+def test_decode_image_asks_the_header_for_the_number_of_pixels(suffix: str) -> None:
+    _, encoded = cv2.imencode(suffix, np.zeros((30, 40, 3), np.uint8))
+    assert decode_image(encoded.reshape(-1), 1200).shape == (30, 40, 3)
+    with pytest.raises(UndecodableImage, match="40x30 pixels are more than 1199; make the image"):
+        decode_image(encoded.reshape(-1), 1199)
+
+
+def test_decode_image_refuses_a_small_file_of_many_pixels() -> None:
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)  # 1.2 GB as pixels
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
+    png += struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT" + b"5\xaf\x06\x1e"
+    with pytest.raises(UndecodableImage, match="more than 178 million pixels"):
+        image_from_compressed_message(compressed_message(png, "png"))
+
+
+def test_images_that_are_mere_lines_are_refused() -> None:
+    line = np.zeros((1, 65, 3), np.uint8)
+    with pytest.raises(UndecodableImage, match="65x1 pixels: expected a side at most 64 times"):
+        decode_image(cv2.imencode(".png", line)[1].reshape(-1))
+    with pytest.raises(UndecodableImage, match="65x1 pixels"):
+        image_from_message(image_message(line, "rgb8"))
+    with pytest.raises(UndecodableImage, match="more than 5;"):
+        image_from_message(image_message(line[:, :6], "rgb8"), 5)
+    assert image_from_message(image_message(line[:, :64], "rgb8")).shape == (1, 64, 3)
+
+
+def test_read_image_does_not_read_a_file_that_is_too_large(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(16 * 100 + 1)
+    with pytest.raises(UndecodableImage, match="too large for an image of 100 pixels"):
+        read_image(tmp_path / "a.png", 100)

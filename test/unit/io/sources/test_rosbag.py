@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import struct
 import tracemalloc
@@ -28,7 +29,7 @@ from support.recordings import (
 )
 
 from gbopt_ros.io.rosbag_writer import write_rosbag
-from gbopt_ros.io.sources import open_source
+from gbopt_ros.io.sources import open_source, rosbag_storage
 from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
 from gbopt_ros.structures import Frame, GboptError
 
@@ -489,3 +490,45 @@ def test_write_rosbag_reports_an_unwritable_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(GboptError, match="cannot be written"):
         write_rosbag(noise_frames(1), tmp_path / "file" / "bag", topic=TOPIC)
+
+
+@pytest.mark.parametrize("compressed", [None, "png"])
+def test_no_changed_byte_of_an_mcap_file_goes_unnoticed(
+    compressed: str | None, tmp_path: Path
+) -> None:
+    frames = noise_frames(3, (12, 16))
+    write_rosbag(frames, tmp_path / "bag", topic="/camera", compressed=compressed)
+    whole = storage_file(tmp_path / "bag").read_bytes()
+    refused = 0
+    for at in random.Random(0).sample(range(len(whole)), 80):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        (tmp_path / "changed.mcap").write_bytes(changed)
+        try:
+            assert_same_frames(open_source(tmp_path / "changed.mcap"), frames)
+        except GboptError:
+            refused += 1
+    assert refused > 60  # the rest are bytes that nothing depends on, such as the library's name
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_compressed_message_or_chunk_has_a_limit(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = image_message(np.zeros((200, 300, 3), np.uint8), "rgb8")
+    mode = CompressionMode.STORAGE if storage == "mcap" else CompressionMode.MESSAGE
+    bag = write_messages(
+        tmp_path / "bag", {"/camera": (IMAGE_TYPE, [(1, image)])}, storage=storage, compression=mode
+    )
+    assert [frame.size for frame in open_source(bag)] == [(200, 300)]
+    assert storage_file(bag).stat().st_size < 100_000
+    monkeypatch.setattr(rosbag_storage, "MAX_CHUNK_BYTES", 100_000)
+    with pytest.raises(GboptError, match="100000"):
+        list(open_source(bag))
+
+
+def test_rosbag_source_skips_images_of_too_many_pixels(tmp_path: Path) -> None:
+    write_rosbag(noise_frames(2, (12, 16)), tmp_path / "bag", topic="/camera")
+    assert len(list(open_source(tmp_path / "bag", max_pixels=192))) == 2
+    with pytest.raises(GboptError, match=r"none of 2 images can be decoded; .*16x12 pixels are"):
+        list(open_source(tmp_path / "bag", max_pixels=191))

@@ -325,3 +325,17 @@ def test_open_source_leaves_masks_out_of_real_folders(
     for frame in source:
         assert frame.size == size
         assert len(np.unique(frame.image)) > 100
+
+
+def test_sources_refuse_too_many_pixels(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.avi", noise_frames(2, (24, 32)), "MJPG")
+    assert len(list(open_source(video, max_pixels=768))) == 2
+    with pytest.raises(GboptError, match=r"clip\.avi: frames of 32x24 pixels are more than 767"):
+        open_source(video, max_pixels=767)
+    folder = write_images(tmp_path / "images", noise_frames(1, (24, 32)))
+    with pytest.raises(GboptError, match="32x24 pixels are more than 767"):
+        list(open_source(folder, max_pixels=767))
+    with pytest.raises(GboptError, match="resize: 99999x1 pixels: expected a side at most 64"):
+        open_source(folder, resize=(99999, 1))
+    with pytest.raises(GboptError, match="resize: 9000x9000 pixels are more than 64000000"):
+        open_source(folder, resize=(9000, 9000))

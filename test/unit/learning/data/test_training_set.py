@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from hypothesis import strategies as st
 
 from gbopt_ros.io.datasets.coco import load_coco
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.data.training_set import TrainingSet, drop_images
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
 from gbopt_ros.structures import GboptError
 
@@ -596,3 +599,139 @@ def test_add_keeps_images_for_a_running_training(folder: Path, frames_dir: Path)
         training_set.collect_garbage()
         with pytest.raises(GboptError):
             before[0]
+
+
+def test_labelled_images_names_the_recordings_of_images_that_broke_later(
+    folder: Path, frames_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        names = "cups", "blocks", "blocks"
+        training_set.add([selected(frames_dir, i, recording=name) for i, name in enumerate(names)])
+        entries = training_set.labelled_images().entries
+        broken = next(entry.path for entry in entries if entry.recording == "cups")
+        content = bytearray(broken.read_bytes())
+        content[-1] ^= 1  # of the same size, and it can still be decoded
+        broken.write_bytes(content)
+        left = training_set.labelled_images().entries
+        assert [entry.recording for entry in left] == ["blocks", "blocks"]
+    assert f"such as {broken}; they are of cups: learn their replays again" in caplog.text
+
+
+# ---------------------------------------------------------------------------- what is not committed
+
+
+def cut(frame: SelectedFrame) -> SelectedFrame:
+    """The frame, with a JPEG that was cut."""
+    path = frame.image_path.with_suffix(".jpg")
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    path.write_bytes(cv2.imencode(".jpg", image)[1].tobytes()[:-40])
+    return replace(frame, image_path=path)
+
+
+def resized(frame: SelectedFrame) -> SelectedFrame:
+    """The frame, with an image of half the height."""
+    cv2.imwrite(str(frame.image_path), np.zeros((6, 16, 3), np.uint8))
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "the JPEG is cut off"),
+        (resized, r"expected \(12, 16\) \(height, width\) in pixels, got \(6, 16\)"),
+        (lambda frame: replace(frame, rles=encode_all(np.ones((2, 4, 4), bool))), "a mask does"),
+        (lambda frame: replace(frame, confidences=(0.5, math.inf)), r"confidences in \[0, 1\]"),
+        (lambda frame: replace(frame, confidences=(0.5, 2.0)), r"confidences in \[0, 1\]"),
+        (lambda frame: replace(frame, confidences=(0.5, math.nan)), r"confidences in \[0, 1\]"),
+        (lambda frame: replace(frame, scores=(0.5, math.nan)), "finite scores"),
+    ],
+)
+def test_add_checks_a_frame_before_anything_is_committed(
+    folder: Path,
+    frames_dir: Path,
+    damage: Callable[[SelectedFrame], SelectedFrame],
+    words: str,
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        frames = [selected(frames_dir, 1), damage(selected(frames_dir, 2))]
+        told = rf"frame 2 of cups cannot be learnt from: .*{words}.*; replay the recording again"
+        with pytest.raises(GboptError, match=told):
+            training_set.add(frames)
+        assert values(training_set) == [0]
+    assert_consistent(folder)
+
+
+def test_together_changes_all_or_nothing(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0, recording="bad", value=7)])
+        with pytest.raises(GboptError, match="cannot be learnt from"), training_set.together():
+            training_set.remove("bad")
+            training_set.add([selected(frames_dir, 1)])
+            training_set.add([cut(selected(frames_dir, 2))])
+        assert values(training_set) == [7]
+        assert_consistent(folder)
+        with training_set.together():
+            assert training_set.remove("bad") == 1
+            assert training_set.add([selected(frames_dir, 1)]) == 1
+        assert values(training_set) == [10]
+    assert_consistent(folder)
+
+
+def test_drop_images_makes_room_for_remove(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, recording="bad", value=i) for i in range(2)])
+        training_set.add([selected(frames_dir, 5, recording="good", value=9)])
+    before = files(folder)
+    drop_images(folder, ["unknown"])
+    assert files(folder) == before
+    drop_images(folder, ["bad"])
+    assert len(files(folder)) == 1
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert training_set.remove("bad") == 2
+        assert values(training_set) == [9]
+    assert_consistent(folder)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("database or disk is full", "the disk is full"),
+        ("attempt to write a readonly database", "it is read-only; choose a store"),
+        ("database is locked", "it is locked by another process"),
+        ("unable to open database file", "it cannot be opened or made"),
+        ("disk I/O error", "disk I/O error"),
+    ],
+)
+def test_errors_of_sqlite_are_told_in_one_clear_line(folder: Path, told: str, words: str) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        with pytest.raises(GboptError) as raised, training_set.together():
+            raise sqlite3.OperationalError(told)
+        assert str(raised.value).startswith(f"{folder}: training set catalogue failed: {words}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE frames SET height = 1000000000", "a height and a width of 1 or more"),
+        ("UPDATE frames SET height = 13", "run lengths do not fill"),
+        ("UPDATE frames SET width = 'wide'", "'width': expected a whole number"),
+        ("UPDATE frames SET file_name = x'ff00'", "'file_name': expected text"),
+        ("UPDATE frames SET recording = CAST(x'fffe' AS TEXT)", "catalogue .*UTF-8"),
+        ("UPDATE frames SET stamp_ns = 0.5", "'stamp_ns': expected a whole number"),
+        ("UPDATE instances SET counts = 'zz'", "no run lengths"),
+        ("UPDATE instances SET counts = x'30'", "'counts': expected text"),
+        ("UPDATE instances SET confidence = 9e999", "'confidence': expected a finite number"),
+        ("UPDATE instances SET confidence = 'high'", "'confidence': expected a finite number"),
+    ],
+)
+def test_rows_of_wrong_content_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    with TrainingSet(tmp_path / "set", PLENTY) as training_set:
+        training_set.add([selected(tmp_path, 0)])
+        path = tmp_path / "set" / "catalogue.sqlite"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute(change)
+        with pytest.raises(GboptError, match=message):
+            training_set.labelled_images()
+        with pytest.raises(GboptError, match=message):
+            training_set.export_coco(tmp_path / "export.json")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.networks import Point, save_random_weights
 
+from gbopt_ros.io import files
 from gbopt_ros.learning.store import model_store
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
 from gbopt_ros.models.detection import load_mask_rcnn
@@ -35,6 +37,9 @@ def publish(store: ModelStore, parent: str = "seed", scale: float = 1.0, **facts
     return store.publish(network, WeightsInfo(PROPOSALS, "slim18-fpn", parent), facts)
 
 
+Change = Callable[[ModelStore], object]
+
+
 def scale_of(version: ModelVersion) -> float:
     network = Point()
     load_into(network, read_weights(version.path, PROPOSALS)[1], version.path)
@@ -52,6 +57,7 @@ def test_model_store_that_is_empty(store: ModelStore, tmp_path: Path) -> None:
     assert store.versions() == []
     assert store.current() is None
     assert listing(tmp_path) == []
+    assert store.damaged() == {}
     with pytest.raises(GboptError, match="nothing to roll back"):
         store.rollback()
     with pytest.raises(GboptError, match="v0001"):
@@ -96,27 +102,50 @@ def test_publish_numbers_versions_in_order(store: ModelStore, tmp_path: Path) ->
     assert [v.version for v in store.versions()] == ["v0001", "v0002", "v9999", "v10000"]
 
 
-def test_publish_by_two_learners_at_once(
-    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", [publish, ModelStore.rollback, lambda store: store.prune(1)])
+def test_publish_keeps_others_from_changing_the_store(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:
-    """One takes the name that the other has chosen: both versions are published."""
     save = model_store.save_weights
-    others: list[ModelVersion] = []
 
-    def overtaken(*args: object) -> str:
-        if not others:
-            others.append(first)
-            others[0] = publish(ModelStore(tmp_path), "v0001", 2.0)
+    def while_another_tries(*args: object) -> str:
+        with pytest.raises(GboptError, match=r"publishing a version is under way in process \d+"):
+            change(ModelStore(tmp_path))
+        assert ModelStore(tmp_path).current() == first  # reading goes on
         return save(*args)
 
     first = publish(store)
-    monkeypatch.setattr(model_store, "save_weights", overtaken)
-    mine = publish(store, "v0001", 3.0)
-    assert (others[0].version, mine.version) == ("v0002", "v0003")
-    assert (scale_of(others[0]), scale_of(mine)) == (2.0, 3.0)
-    assert store.current() == mine
-    assert read_weights(mine.path, PROPOSALS)[0].version == mine.manifest["version"] == "v0003"
-    assert not [path for path in listing(tmp_path) if ".new" in path]
+    monkeypatch.setattr(model_store, "save_weights", while_another_tries)
+    assert publish(store, "v0001").version == "v0002"
+    assert [v.version for v in store.versions()] == ["v0001", "v0002"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda store: publish(store, "v0002"), "v0002 was current .* now v0003 is"),
+        (ModelStore.rollback, "v0002 was current .* now v0001 is"),
+        (lambda store: (store.rollback(), store.rollback()), "v0002 was current .* now none is"),
+    ],
+)
+def test_publish_refuses_a_version_whose_parent_is_not_current_any_more(
+    store: ModelStore, change: Change, words: str
+) -> None:
+    publish(store)
+    began_with = publish(store, "v0001")
+    change(store)
+    before, current = store.versions(), store.current()
+    info = WeightsInfo(PROPOSALS, "slim18-fpn", "v0002")
+    with pytest.raises(GboptError, match=f"{words}: nothing is published; learn again"):
+        store.publish(Point(), info, {}, after=began_with)
+    assert (store.versions(), store.current()) == (before, current)
+    assert store.publish(Point(), info, {}, after=current).version > "v0002"
+
+
+def test_publish_refuses_a_first_version_where_another_one_is_current(store: ModelStore) -> None:
+    publish(store)
+    with pytest.raises(GboptError, match=r"no version was current .* now v0001 is"):
+        store.publish(Point(), WeightsInfo(PROPOSALS, "slim18-fpn", "seed"), {}, after=None)
 
 
 def test_publish_lets_others_read_a_version(store: ModelStore, tmp_path: Path) -> None:
@@ -162,13 +191,47 @@ def test_rollback_ignores_a_parent_of_another_store(store: ModelStore, parent: s
     assert store.current() is None
 
 
-def test_rollback_to_a_damaged_parent_changes_nothing(store: ModelStore) -> None:
-    first = publish(store, "seed")
-    second = publish(store, "v0001")
-    first.path.write_bytes(b"damaged")
-    with pytest.raises(GboptError, match="damaged"):
-        store.rollback()
-    assert store.current() == second
+def test_rollback_skips_damaged_ancestors(store: ModelStore) -> None:
+    versions = [publish(store, f"v{number:04d}" if number else "seed") for number in range(4)]
+    versions[2].path.write_bytes(b"damaged")
+    (versions[1].path.parent / "manifest.json").write_text("{")
+    assert store.rollback() == versions[0]
+    assert list(store.damaged()) == ["v0002", "v0003"]
+    assert list(store.unreadable()) == ["v0002"]
+    versions[0].path.write_bytes(b"damaged")
+    assert store.rollback() is None  # to the network before the first version
+    assert store.current() is None
+
+
+def test_rollback_from_a_damaged_manifest_leads_to_an_older_version(store: ModelStore) -> None:
+    publish(store)
+    publish(store, "v0001")
+    publish(store, "v0002")
+    store.rollback()  # v0003 was taken back for good
+    (store.get("v0002").path.parent / "manifest.json").write_bytes(b"")
+    assert name_of(store.rollback()) == "v0001"
+
+
+def test_rollback_without_a_readable_pointer_leads_to_the_newest_intact_version(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    publish(store)
+    publish(store, "v0001")
+    publish(store, "v0002").path.unlink()
+    (tmp_path / "models" / "current.json").write_bytes(b"")
+    assert list(store.damaged()) == ["v0003", "current.json"]
+    assert name_of(store.rollback()) == "v0002"
+    assert store.current() == store.get("v0002")
+
+
+def test_rollback_to_no_version_is_durable(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store)
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    assert store.rollback() is None
+    assert synced == [tmp_path / "models"]
 
 
 # ---------------------------------------------------------------------------------------- crashes
@@ -184,16 +247,18 @@ def crash(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["save_weights", "json.dumps", "os.replace", "Path.write_text"],
+    ["model_store.save_weights", "model_store.json.dumps", "files.os.replace", "files.sync_tree"],
 )
 def test_crash_during_publish(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     first = publish(store, scale=1.0)
     before = listing(tmp_path)
-    owner, _, name = step.rpartition(".")
+    module, _, name = step.partition(".")
+    owner, _, name = name.rpartition(".")
+    module = {"model_store": model_store, "files": files}[module]
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(model_store, owner) if owner else model_store, name, crash)
+        patch.setattr(getattr(module, owner) if owner else module, name, crash)
         with pytest.raises(Crash):
             publish(store, "v0001", 2.0)
     assert listing(tmp_path) == before
@@ -208,15 +273,17 @@ def test_killed_during_publish(
     """A killed process cleans nothing up; what it leaves is no version."""
     first = publish(store, scale=1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(model_store.os, "replace", crash)
+        patch.setattr(files.os, "replace", crash)
         patch.setattr(model_store, "save_weights", lambda path, *_: path.touch() or "0")
-        patch.setattr(model_store.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Crash):
             publish(store, "v0001", 2.0)
     (left,) = (p for p in (tmp_path / "models").iterdir() if p.name.startswith("."))
     assert any(left.rglob("manifest.json"))
     assert store.versions() == [first]
     assert store.current() == first
+    assert ModelStore(tmp_path).current() == first
+    assert not left.exists()  # collected when the store is opened
     assert publish(store, "v0001").version == "v0002"
 
 
@@ -243,7 +310,7 @@ def test_publish_reports_an_error_of_the_disk(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_store.os, "replace", full)
+        patch.setattr(files.os, "replace", full)
         with pytest.raises(GboptError, match="No space left"):
             publish(store, "v0001")
     assert listing(tmp_path) == before
@@ -286,9 +353,15 @@ def test_verify_detects_missing_weights(store: ModelStore) -> None:
 def test_get_refuses_a_damaged_manifest(store: ModelStore, manifest: str) -> None:
     version = publish(store)
     (version.path.parent / "manifest.json").write_text(manifest, encoding="latin-1")
-    for use in (lambda: store.get("v0001"), store.current, store.rollback, store.versions):
+    for use in (lambda: store.get("v0001"), store.current, store.verified_current, store.serving):
         with pytest.raises(GboptError, match=r"manifest\.json"):
             use()
+    assert store.versions() == []
+    assert list(store.unreadable()) == ["v0001", "current.json"]
+    assert store.current_name() == "v0001"
+    store.check_origin(Path("any"))  # the learner starts, so that ~/rollback can be called
+    assert store.rollback() is None
+    assert store.current() is None
 
 
 @pytest.mark.parametrize("pointer", ["", "{}", "[]", '{"version": 1}', '{"version": "../v0001"}'])
@@ -489,3 +562,21 @@ def test_first_skips_versions_with_a_damaged_manifest(store: ModelStore, tmp_pat
     assert store.first().version == "v0001"
     (tmp_path / "models" / "v0001" / "manifest.json").write_text("")
     assert store.first().version == "v0002"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created": "yesterday"}, {"created": 1e300}, {"created": float("nan")}, {"created": -1},
+        {"teachers": "v0001"}, {"teachers": [1]}, {"gate": []}, {"gate": {"passed": "yes"}},
+        {"teacher_gate": 3}, {"teacher_gate": {"reason": 5}}, {"parent": None}, {"sha256": ["a"]},
+        {"tensors": {}}, {"origin": ["a"]}, {"origin_tensors": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_get_refuses_facts_of_another_type(store: ModelStore, changes: dict[str, object]) -> None:
+    manifest = publish(store, gate={"passed": True}).path.with_name("manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+    (name,) = changes
+    with pytest.raises(GboptError, match=rf"manifest\.json: .*{name}"):
+        store.get("v0001")

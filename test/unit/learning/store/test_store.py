@@ -93,7 +93,7 @@ def test_store_add_selections_takes_what_the_pipeline_yields(tmp_path: Path) -> 
             assert entry.rles == selected.rles
             assert entry.confidences == tuple(map(float, selected.confidences))
             assert (entry.recording, entry.clip_id) == ("table", selection.clip_id)
-    assert [path.name for path in store.root.iterdir()] == ["training"]
+    assert sorted(path.name for path in store.root.iterdir()) == ["lock", "training"]
     assert store.forget("table") == [3]
 
 

@@ -1,0 +1,60 @@
+"""Image files of the training set: checked before they are stored, and whenever they are listed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gbopt_ros.io.files import sha256_of
+from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.io.sources.images import UndecodableImage, decode_image
+from gbopt_ros.masks import is_consistent
+from gbopt_ros.structures import GboptError
+
+_DIGEST_DIGITS = 32  # of the SHA-256 that an image file is named by
+
+
+class ImageFile(NamedTuple):
+    """An image file with a name made of its content, so that equal images are stored once."""
+
+    name: str
+    content: bytes
+
+
+def checked_image(frame: SelectedFrame) -> ImageFile:
+    """The image file of a frame that can be learnt from.
+
+    Raises:
+        GboptError: the image is damaged, or the masks do not fit it; the message says what to do.
+    """
+    path = frame.image_path
+    try:
+        content = path.read_bytes()
+        found = decode_image(np.frombuffer(content, np.uint8)).shape[:2]
+        if found != tuple(frame.size):
+            raise ValueError(f"expected {frame.size} (height, width) in pixels, got {found}")
+        for rle in frame.rles:
+            if tuple(rle["size"]) != tuple(frame.size) or not is_consistent(rle):
+                raise ValueError(f"a mask does not fill the image, its size is {rle['size']}")
+        if not all(math.isfinite(score) for score in frame.scores):
+            raise ValueError(f"expected finite scores, got {frame.scores}")
+        if not all(0 <= confidence <= 1 for confidence in frame.confidences):
+            raise ValueError(f"expected confidences in [0, 1], got {frame.confidences}")
+    except (OSError, UndecodableImage, ValueError) as error:
+        raise GboptError(
+            f"{path}: frame {frame.frame_index} of {frame.recording} cannot be learnt from: "
+            f"{getattr(error, 'strerror', None) or error}; replay the recording again"
+        ) from error
+    return ImageFile(hashlib.sha256(content).hexdigest()[:_DIGEST_DIGITS] + path.suffix, content)
+
+
+def is_intact(path: Path, size: int) -> bool:
+    """Whether it is a file of this number of bytes with the content that it is named by."""
+    try:
+        return path.stat().st_size == size and sha256_of(path).startswith(path.stem)
+    except OSError:
+        return False

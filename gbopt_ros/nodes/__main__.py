@@ -1,0 +1,33 @@
+"""`python -m gbopt_ros.nodes NAME`: one node, or `composed`, as a process.
+
+The module of the node is imported when signals are handled: importing torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from gbopt_ros.nodes.wiring import NODES
+from gbopt_ros.process import exit_on_signals, leave
+
+PROGRAMS = ("composed", *NODES)
+
+
+def run(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a node until a signal ends it.
+
+    Args:
+        name: one of `PROGRAMS`.
+        arguments: command line, as for any ROS node.
+    """
+    exit_on_signals()
+    leave(import_module(f"gbopt_ros.nodes.{name}").main([name, *arguments]))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in PROGRAMS:
+        sys.exit(f"usage: python -m gbopt_ros.nodes NAME [--ros-args ...], NAME one of {PROGRAMS}")
+    run(sys.argv[1], sys.argv[2:])

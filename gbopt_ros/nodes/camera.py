@@ -1,0 +1,45 @@
+"""What an operator is told when the camera is silent."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from gbopt_ros.io.sources.images import IMAGE_TYPES
+
+_MOST = 3  # topics that are listed
+
+
+def topic_in_words(topic: str, kind: str, qos: QoSProfile) -> str:
+    """A topic with its type and its QoS."""
+    return f"{topic} ({kind}, {_reliability(qos)}, depth {qos.depth})"
+
+
+def silence(node: Any, topic: str, kind: str) -> str:
+    """The likely cause of no image on a topic: what the network knows of it and of similar ones.
+
+    Args:
+        topic: full name.
+        kind: type that the node subscribes to, such as `sensor_msgs/msg/Image`.
+    """
+    publishers = node.get_publishers_info_by_topic(topic)
+    if any(publisher.topic_type == kind for publisher in publishers):
+        qos = ", ".join(sorted({_reliability(p.qos_profile) for p in publishers}))
+        return f"{len(publishers)} publish it ({qos}), but nothing arrives"
+    if publishers:
+        return f"it is published as {publishers[0].topic_type}: set image_transport"
+    images = {
+        name: types[0]
+        for name, types in node.get_topic_names_and_types()
+        if types[0] in IMAGE_TYPES and node.count_publishers(name) and "/output/" not in name
+    }
+    similar = get_close_matches(topic, images, _MOST, cutoff=0.3) or sorted(images)[:_MOST]
+    found = ", ".join(f"{name} ({images[name]})" for name in similar)
+    return "nobody publishes it" + (f"; there is {found}" if found else "")
+
+
+def _reliability(qos: QoSProfile) -> str:
+    is_best_effort = qos.reliability == ReliabilityPolicy.BEST_EFFORT
+    return "best effort" if is_best_effort else "reliable"

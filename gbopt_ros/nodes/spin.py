@@ -1,0 +1,87 @@
+"""Runs nodes in this process until a signal ends it; an exception ends none of them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
+from rclpy.logging import get_logger
+from rclpy.signals import SignalHandlerOptions
+
+from gbopt_ros.nodes.base import PipelineNode
+from gbopt_ros.process import stop_on_signals
+from gbopt_ros.structures import GboptError
+
+_SIGNAL_LATENCY_S = 0.2
+
+
+class SteadyExecutor(SingleThreadedExecutor):
+    """An executor that logs whatever a callback raises, and goes on.
+
+    rclpy's own raises it out of `spin`, so that one message ends all nodes of the process. It also
+    leaves the callback group of the node locked if the message cannot be read.
+    """
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        try:
+            ready: Any = self.wait_for_ready_callbacks(timeout_sec, None)
+        except (TimeoutException, ShutdownException):
+            return
+        handler, entity, node = ready
+        handler()
+        error = handler.exception()
+        if error is None:
+            return
+        if not isinstance(error, Exception):  # such as SystemExit
+            raise error
+        # If the message could not be taken, rclpy still counts the entity as being executed.
+        entity._executor_event = False
+        with suppress(AssertionError):  # it does not hold the group
+            entity.callback_group.ending_execution(entity)
+        log = node.get_logger() if node is not None else get_logger("gbopt_ros")
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        log.error(f"a callback failed: {trace}", throttle_duration_sec=1.0)
+        if isinstance(node, PipelineNode):
+            node.health.count("failures")
+
+
+def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[str] | None) -> int:
+    """Run nodes in this process until SIGINT or SIGTERM; returns its exit status.
+
+    Args:
+        make_nodes: called after ROS is initialised.
+        arguments: command line; None takes that of the process.
+    """
+    given: list[str] = list(sys.argv if arguments is None else arguments)
+    stop = stop_on_signals()
+    try:
+        # rclpy's own signal handlers would stop the middleware before the nodes can close.
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # an argument after --ros-args is malformed or no such file
+        get_logger("gbopt_ros").fatal(str(error))
+        return 1
+    nodes: list[Any] = []
+    executor = SteadyExecutor()
+    try:
+        nodes += make_nodes()
+        for node in nodes:
+            executor.add_node(node)
+            if not stop.is_set() and not node.start():
+                return 1
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=_SIGNAL_LATENCY_S)
+    except (GboptError, ValueError, ParameterException) as error:  # the last two: bad parameters
+        get_logger("gbopt_ros").fatal(str(error))
+        return 1
+    finally:
+        for node in reversed(nodes):
+            node.close()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,98 @@
+"""The process of nodes: how it ends, and that an exception does not end it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
+
+from std_msgs.msg import Header
+from support.ros import Graph
+
+from gbopt_ros.nodes.flow import FlowNode
+from gbopt_ros.nodes.messages import make_header
+from gbopt_ros.nodes.spin import SteadyExecutor
+
+_SLOW_IMPORT = """
+import sys, time
+from gbopt_ros.nodes import __main__ as nodes
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("importing", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+nodes.run("composed", [])
+"""
+
+
+@contextmanager
+def started(*arguments: str, until: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that has written `until`; it is killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            stream = process.stdout if until == "importing" else process.stderr
+            assert stream is not None
+            assert any(until in line for line in stream)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_modules_are_imported_ends_the_process_quietly(number: int) -> None:
+    with started("-c", _SLOW_IMPORT, until="importing") as process:
+        process.send_signal(number)
+        _, log = process.communicate(timeout=20)
+        assert (process.returncode, log) == (0, "")
+
+
+def test_signal_ends_an_active_node_quietly(ros_domain_id: int) -> None:
+    until = "[flow]: active: flow by DisFlow, device cpu"
+    with started("-m", "gbopt_ros.nodes", "flow", until=until) as process:
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+        assert (process.returncode, log) == (0, "")
+
+
+def test_callback_that_raises_is_logged_and_the_nodes_go_on(
+    ros_domain_id: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Graph(ros_domain_id, lambda context: [FlowNode(context=context)]) as graph:
+        node, got = graph.nodes["flow"], []
+
+        def fails(message: Header) -> None:
+            got.append(message.frame_id)
+            if message.frame_id != "good":
+                raise RuntimeError(f"broken by {message.frame_id}")
+
+        node.create_subscription(Header, "anything", fails, 10)
+        sender = graph.observer.create_publisher(Header, "anything", 10)
+        graph.wait(lambda: sender.get_subscription_count() == 1, "the subscription")
+        sender.publish(make_header(0, "bad"))
+        graph.wait(lambda: node.health.counted("failures") == 1, "the failure")
+        sender.publish(b"\0\1\0\0 no message")  # the middleware drops it
+
+        def unreadable(executor: SteadyExecutor, subscription: Any) -> None:
+            raise RuntimeError("unreadable")
+
+        with monkeypatch.context() as patch:  # before the callback, when its group is taken
+            patch.setattr(SteadyExecutor, "_take_subscription", unreadable)
+            sender.publish(make_header(0, "unreadable"))
+            graph.wait(lambda: node.health.counted("failures") >= 2, "the second one")
+        sender.publish(make_header(0, "good"))
+        graph.wait(lambda: got[-1] == "good", "the good message")
+    log = capfd.readouterr().err
+    assert "a callback failed: Traceback" in log and "RuntimeError: broken by bad" in log

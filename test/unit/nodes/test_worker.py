@@ -1,0 +1,24 @@
+"""The thread with a bounded queue."""
+
+from __future__ import annotations
+
+import threading
+
+from gbopt_ros.nodes.worker import Worker
+
+
+def test_close_does_not_wait_for_ever_for_an_item() -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def handle(item: int) -> None:
+        started.set()
+        release.wait(10)
+
+    worker: Worker[int] = Worker("stuck", handle, lambda error: None, capacity=1)
+    worker.put(1)
+    assert started.wait(10)
+    worker.put(2)
+    assert not worker.close(0.05)
+    release.set()
+    assert worker.close(10.0)
+    assert len(worker) == 0  # what waited is forgotten
