@@ -4,10 +4,10 @@
     python -m experiments.ablation --calibrate world-1/unseen-train world-2/unseen-train ...
 
 Each folder is a recording of unseen objects with its ground truth. The variants of the objective:
-L_I alone, overlaps allowed; with the non-overlap constraint; with L_F; with L_p; with outlines that
-a guided filter refines; with motion as evidence beside the background network. The table has precision,
-recall and mean IoU of the selected masks at IoU 0.5, and their AP: mean and standard deviation over
-the recordings, for the profile of --config and for the recommended setting.
+L_I alone, overlaps allowed; with the non-overlap constraint; with L_F; with L_p; with refined
+outlines; with motion as evidence beside the background network. The table has precision, recall and
+mean IoU of the selected masks at IoU 0.5, and their AP: mean and standard deviation over the
+recordings, for the profile of --config and for the recommended setting.
 
 A calibration is fitted on the recording of --calibrate, as `gbopt calibrate` does, and judged on
 the others: calibration error and a reliability diagram. Last, why L_F does what it does: the flow

@@ -9,8 +9,8 @@ background network starts from the backbone of the proposal network in DIR, wher
 run that was interrupted, even by kill -9, resumes from its last checkpoint when it is started
 again. With --coco the setting is the paper's, config/paper.yaml, unless --config names another.
 
-Several folders are mixed: `--coco COCO replay-1 replay-2` retrains on COCO and the masks selected in
-two recordings (Table 5).
+Several folders are mixed: `--coco COCO replay-1 replay-2` retrains on COCO and the masks of two
+recordings (Table 5).
 
 Photographs of which only some objects are labelled, such as COCO's, go into --partial: a region
 without a label is not learnt as background where the network is sure of an object. With --teacher
