@@ -162,6 +162,7 @@ def _learn(
     facts = origin | {
         "gate": decision.to_dict(),
         "frames": len(confident),
+        "evicted": training_set.evicted,
         "instances": confident.instance_count,
         "teachers": confident.teachers(),
         "final_loss": training.total[-1],

@@ -61,6 +61,10 @@ CREATE TABLE IF NOT EXISTS instances (
     score REAL NOT NULL,
     confidence REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS evictions (
+    recording TEXT PRIMARY KEY,
+    frames INTEGER NOT NULL
+);
 CREATE INDEX IF NOT EXISTS instances_of_frame ON instances (frame);
 CREATE INDEX IF NOT EXISTS frames_of_image ON frames (file_name);
 """
@@ -71,7 +75,7 @@ class TrainingSet:
 
     Args:
         folder: created if it does not exist.
-        max_bytes: maximum size of the image files.
+        max_bytes: maximum size of the image files; 0: no limit.
         policy: what leaves a full set, as in `LearningConfig`.
 
     Raises:
@@ -326,9 +330,34 @@ class TrainingSet:
         columns = self._database.execute("PRAGMA table_info(frames)").fetchall()
         return "model_version" in {name for _, name, *_ in columns}
 
+    @property
+    def evicted(self) -> dict[str, int]:
+        """How many frames have left the full set so far, by recording."""
+        return dict(self._query("SELECT recording, frames FROM evictions ORDER BY recording"))
+
     def _evict(self) -> None:
+        """Thin the set out until it keeps its limit, log what leaves, and count it."""
+        if not self._max_bytes or self.bytes <= self._max_bytes:
+            return
+        held = "SELECT recording, count(*) FROM frames GROUP BY recording"
+        before = dict(self._query(held))
         while self.bytes > self._max_bytes:
             self._thin_out()
+        after = dict(self._query(held))
+        gone = {
+            name: n - after.get(name, 0) for name, n in before.items() if n > after.get(name, 0)
+        }
+        self._database.executemany(
+            "INSERT INTO evictions (recording, frames) VALUES (?, ?) "
+            "ON CONFLICT (recording) DO UPDATE SET frames = frames + excluded.frames",
+            list(gone.items()),
+        )
+        log.warning(
+            "the training set is full (learning.max_bytes %d): %d frames leave it: %s",
+            self._max_bytes,
+            sum(gone.values()),
+            ", ".join(f"{count} of {name}" for name, count in gone.items()),
+        )
 
     def _drop_oldest(self) -> None:
         """Remove the oldest clip."""

@@ -296,6 +296,30 @@ def test_policy_oldest_evicts_the_oldest_clips(folder: Path, frames_dir: Path) -
     assert_consistent(folder)
 
 
+def test_what_leaves_a_full_set_is_logged_and_counted(
+    folder: Path, frames_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 3 * size, "oldest") as training_set:
+        training_set.add([selected(frames_dir, i) for i in (0, 1)])
+        assert training_set.evicted == {} and not caplog.records
+        training_set.add([selected(frames_dir, i, clip=1, recording="hall") for i in (2, 3)])
+        assert training_set.evicted == {"cups": 2}
+    (record,) = caplog.records
+    assert (
+        f"is full (learning.max_bytes {3 * size}): 2 frames leave it: 2 of cups" in record.message
+    )
+    with TrainingSet(folder, 3 * size, "oldest") as training_set:
+        training_set.add([selected(frames_dir, i) for i in (4, 5)])
+        assert training_set.evicted == {"cups": 2, "hall": 2}
+
+
+def test_max_bytes_0_is_no_limit(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, 0) as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(6)])
+        assert len(training_set) == 6 and training_set.evicted == {}
+
+
 def test_policy_oldest_keeps_a_clip_that_was_added_again(folder: Path, frames_dir: Path) -> None:
     size = selected(frames_dir, 0).image_path.stat().st_size
     with TrainingSet(folder, 2 * size, "oldest") as training_set:
