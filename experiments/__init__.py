@@ -1,5 +1,6 @@
 """Tables of results: the paper's experiments and ours. Run one as `python -m experiments.NAME`.
 
+paper                   the paper's Tables 1 to 5 on its own data
 comparison              what a network learns from the masks of each method (the main table)
 ablation                what each term of the objective is worth, and how far confidences hold
 error_analysis          what is learnt wrong and what is missed, by object
@@ -14,7 +15,7 @@ baselines               thresholds, and selection by ground truth
 methods                 methods of other papers, one file each
 test_time_augmentation  proposals of several views, for Data Distillation
 training                trains and judges, in processes
-tabletop                the data
+tabletop, paper_data    the data
 cache                   results on disk, by their inputs
 command_line            shared arguments
 """

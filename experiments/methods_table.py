@@ -62,7 +62,7 @@ from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
 from gbopt_ros.io.datasets.davis import VOID, load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.resources import find_resource
-from gbopt_ros.structures import GboptError, Rle
+from gbopt_ros.structures import GboptError, Proposals, Rle
 
 ROWS = ("threshold", *OTHERS, "ours", "gt")
 COLUMNS = ("AP", "AP50", "union J", "J", "F", "seconds")
@@ -176,13 +176,19 @@ def object_scores(
     sequence: Beginning, masks: Masks, config: TrackConfig
 ) -> tuple[ObjectScore, ...]:
     """J and F of every object of the first frame; the masks are linked to tracks."""
-    labels = object_labels(sequence)
+    found = [masks[sequence.name, frame.index] for frame in sequence.open()]
+    return linked_scores(object_labels(sequence), found, sequence.name, config)
+
+
+def linked_scores(
+    labels: NDArray[np.uint8], masks: Sequence[Proposals], sequence: str, config: TrackConfig
+) -> tuple[ObjectScore, ...]:
+    """J and F of every object of (T, H, W) labels, for T times the masks of a frame, linked."""
     linker = TrackLinker(config)
-    for frame in sequence.open():
-        found = masks[sequence.name, frame.index]
+    for found in masks:
         linker.add(found.rles, found.scores.tolist())
     tracks = label_array(linker.tracks(), len(labels), (labels.shape[1], labels.shape[2]))
-    return score_sequence(labels, tracks, sequence.name)
+    return score_sequence(labels, tracks, sequence)
 
 
 def object_labels(sequence: Beginning) -> NDArray[np.uint8]:

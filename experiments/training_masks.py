@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from gbopt_ros.learning.confidence.cross_clip import recalibrate
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage, confidence_cutoff
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import boxes_xyxy
+from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
@@ -74,7 +75,8 @@ class Recording(Protocol):
     Attributes:
         name: no other recording of the same experiment has it.
         digest: SHA-256 of frames and ground truth.
-        truth: the instances of every frame, by frame index.
+        truth: the instances of every labelled frame, by frame index; masks of others are neither
+            learnt nor judged.
     """
 
     @property
@@ -126,8 +128,8 @@ class MaskMaker:
 
     Args:
         train: recordings that masks are made for.
-        validation: recording that thresholds are chosen on; None if no method of `CHOOSING` is
-            asked for.
+        validation: recording that thresholds are chosen on; None where all masks of a method of
+            `OTHERS` count, as the paper has it, and "threshold" is not asked for.
         rehearsal: labelled images; they tell how many objects an image has.
         cache: folder of masks, frames and training sets.
     """
@@ -144,7 +146,8 @@ class MaskMaker:
         self._config, self._cache = config, cache
         self._choose_on = validation
         self._runner = MethodRunner(config, cache, networks_of(config))
-        self._clips: dict[str, list[Clip]] = {}
+        self._last: tuple[str, list[Clip]] = ("", [])
+        self._sizes: dict[str, dict[int, tuple[int, int]]] = {}
 
     def masks_of(self, method: str) -> TrainingMasks:
         """The training masks of a method of `METHODS`, or of `file:PATH`.
@@ -237,12 +240,12 @@ class MaskMaker:
     def _of_others(self, method: str) -> tuple[Masks, dict[str, float]]:
         """A method of `experiments.methods`.
 
-        All of its masks count where none is right in the validation recording, where all have one
-        score, and where they are of files, which have none of the validation recording.
+        All of its masks count where none is right in the validation recording or there is no such
+        recording, where all have one score, and where they are of files.
         """
         masks, _ = self.scored(method, self._train)
         scores = {float(score) for found in masks.values() for score in found.scores}
-        if method.startswith(methods.FILE) or len(scores) < 2:
+        if self._choose_on is None or method.startswith(methods.FILE) or len(scores) < 2:
             return masks, {}
         validation = [self._validation]
         curve = threshold_curve(self._truth(validation), self.scored(method, validation)[0])
@@ -251,17 +254,18 @@ class MaskMaker:
 
     def _closest(self) -> tuple[Masks, dict[str, float]]:
         truth, proposals = self._truth(self._train), self._proposals(self._train)
-        return {key: baselines.agreeing_with(p, truth[key]) for key, p in proposals.items()}, {}
+        return {
+            key: baselines.agreeing_with(found, truth.get(key, ()))
+            for key, found in proposals.items()
+        }, {}
 
     def _true(self) -> tuple[Masks, dict[str, float]]:
-        sizes = {
-            (recording.name, frame.index): frame.size
-            for recording in self._train
-            for clip in self._clips_of(recording)
-            for frame in clip.frames
-        }
         truth = self._truth(self._train)
-        return {key: _as_proposals(size, truth[key]) for key, size in sizes.items()}, {}
+        return {
+            (recording.name, index): _as_proposals(size, truth.get((recording.name, index), ()))
+            for recording in self._train
+            for index, size in self._sizes_of(recording).items()
+        }, {}
 
     def corrected(self, method: str, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
         """The confident masks of these frames, without wrong ones or with the missed proposals.
@@ -273,12 +277,13 @@ class MaskMaker:
         for frame in filter_by_confidence(frames, self._config):
             key = frame.recording, frame.frame_index
             learnt = list(zip(frame.rles, frame.scores, strict=True))
-            pairs = baselines.closest_pairs([rle for rle, _ in learnt], truth[key])
+            true = truth.get(key, ())
+            pairs = baselines.closest_pairs([rle for rle, _ in learnt], true)
             if method == "right":
                 learnt = [learnt[i] for i, _ in pairs]
             else:
                 found = {j for _, j in pairs}
-                missed = [rle for j, rle in enumerate(truth[key]) if j not in found]
+                missed = [rle for j, rle in enumerate(true) if j not in found]
                 added = baselines.agreeing_with(proposals[key], missed)
                 learnt += zip(added.rles, map(float, added.scores), strict=True)
             corrected.append(
@@ -353,9 +358,11 @@ class MaskMaker:
         return self._choose_on
 
     def _clips_of(self, recording: Recording) -> list[Clip]:
-        if recording.digest not in self._clips:
+        """The clips of a recording, of the last one that was asked for from memory."""
+        if self._last[0] != recording.digest:
+            self._last = "", []  # before the next one is there: each may fill the memory
             config = self._config.clip
-            self._clips[recording.digest] = list(
+            clips = list(
                 cut_clips(
                     recording.open(),
                     config.length,
@@ -363,21 +370,34 @@ class MaskMaker:
                     overlap=config.overlap,
                 )
             )
-        return self._clips[recording.digest]
+            self._last = recording.digest, clips
+        return self._last[1]
+
+    def _sizes_of(self, recording: Recording) -> dict[int, tuple[int, int]]:
+        """(height, width) of the frames of a recording, by index."""
+        if recording.digest not in self._sizes:
+            self._sizes[recording.digest] = {
+                frame.index: frame.size
+                for clip in self._clips_of(recording)
+                for frame in clip.frames
+            }
+        return self._sizes[recording.digest]
 
     def _all_clips(
         self, recordings: Sequence[Recording], title: str
-    ) -> Iterable[tuple[Recording, Clip]]:
+    ) -> Iterator[tuple[Recording, Clip]]:
         """The clips of recordings, with a progress bar."""
-        pairs = [(each, clip) for each in recordings for clip in self._clips_of(each)]
-        return tqdm(pairs, title, unit="clip", dynamic_ncols=True)
+        clips = ((each, clip) for each in recordings for clip in self._clips_of(each))
+        total = len(self._clips_of(recordings[0])) if len(recordings) == 1 else None
+        yield from tqdm(clips, title, total, unit="clip", dynamic_ncols=True)
 
     def _truth(self, recordings: Sequence[Recording]) -> dict[FrameKey, tuple[Rle, ...]]:
+        """The instances of the labelled frames."""
         return {
-            (recording.name, frame.index): recording.truth[frame.index]
+            (recording.name, index): recording.truth[index]
             for recording in recordings
-            for clip in self._clips_of(recording)
-            for frame in clip.frames
+            for index in self._sizes_of(recording)
+            if index in recording.truth
         }
 
     def _proposals(self, recordings: Sequence[Recording], ensemble: bool = False) -> Masks:
@@ -417,7 +437,7 @@ class MaskMaker:
                 [proposals[key] for key in keys],
                 recording.name,
                 recording.digest,
-                recording.truth[clip.frames[0].index],
+                recording.truth.get(clip.frames[0].index, ()),
             )
             found.update(zip(keys, of_clip, strict=True))
             total += seconds
@@ -440,8 +460,9 @@ class MaskMaker:
         return folder
 
     def _collected(self, frames: Sequence[SelectedFrame], facts: dict[str, float]) -> TrainingMasks:
-        """The frames as a training set on disk, with the quality of what is learnt."""
-        learning = self._config.learning
+        """The labelled frames as a training set on disk, with the quality of what is learnt."""
+        learning, truth = self._config.learning, self._truth(self._train)
+        frames = [frame for frame in frames if (frame.recording, frame.frame_index) in truth]
         content = [(asdict(f) | {"image_path": f.image_path.name}) for f in frames]
         digests = [recording.digest for recording in self._train]
         inputs = [content, digests, learning.max_bytes, learning.policy]
@@ -450,7 +471,7 @@ class MaskMaker:
             training_set.add(frames)
         confident = filter_by_confidence(frames, self._config)
         learnt = {(f.recording, f.frame_index): f.rles for f in confident}
-        found = mask_precision_recall(self._truth(self._train), learnt)
+        found = mask_precision_recall(truth, learnt)
         quality = {
             "precision": 100 * found.precision,
             "recall": 100 * found.recall,
@@ -493,7 +514,7 @@ def networks_of(config: Config, *sections: str) -> dict[str, Any]:
     weights = {
         "proposal": lambda: sha256_of(proposal_weights(config)),
         "background": lambda: ",".join(sha256_of(path) for path in background_weights(config)),
-        "flow": lambda: sha256_of(Path(config.flow.weights)) if config.flow.weights else "",
+        "flow": lambda: sha256_of(find_weights(config.flow.weights)) if config.flow.weights else "",
     }
     return {
         "clip": config.clip,

@@ -26,7 +26,7 @@ from gbopt_ros.io.overlay import OverlayWriter
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {  # what users read
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 }
 NOTEBOOK = "docs/lab-notebook.md"  # old trials: their commands and links count, no more
 MANUAL = {name: text for name, text in PAGES.items() if name != NOTEBOOK}
