@@ -46,7 +46,7 @@ def test_evaluate_onnx_weights(
     assert main(["evaluate", "--gt", str(labelled), "--weights", str(path)]) == 0
     subject, version, *metrics = capsys.readouterr().out.splitlines()[1].split()
     assert (subject, version[:5]) == ("two", "(two-")
-    assert metrics == ["100.0"] * 6
+    assert metrics == ["100.0"] * 7  # one size of objects
     assert gbopt_ros.evaluate(path, labelled).to_dict()["AP"] == pytest.approx(100)
 
 
