@@ -12,7 +12,8 @@ from support.networks import CPU, SIDE, tiny_mask_rcnn
 from torchvision.ops import MultiScaleRoIAlign
 
 from gbopt_ros.config import AugmentConfig, LearningConfig, PretrainConfig, ProposalConfig
-from gbopt_ros.learning.training.fine_tuning import fine_tune
+from gbopt_ros.learning.data.loader import Batch
+from gbopt_ros.learning.training.fine_tuning import _parts, fine_tune
 from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
 from gbopt_ros.masks import encode_all
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
@@ -98,6 +99,50 @@ def test_fine_tune_fills_the_batch_from_one_dataset() -> None:
         assert (selected or rehearsal).drawn == 2
     with pytest.raises(ValueError, match="selected masks, rehearsal data or both"):
         fine_tune(tiny_mask_rcnn(), None, None, config(), CPU)
+
+
+def test_fine_tune_keeps_the_beginning_as_pretraining_does() -> None:
+    parent = tiny_mask_rcnn()
+    before = state(parent)
+    child, _ = fine_tune(parent, Squares(), None, config(freeze_beginning=True), CPU)
+    normalisation = {
+        f"{name}.{kind}"
+        for name, module in child.named_modules()
+        if name.startswith("backbone.body") and isinstance(module, torch.nn.BatchNorm2d)
+        for kind in ("weight", "bias")
+    }
+    moved = {name for name, value in state(child).items() if not torch.equal(value, before[name])}
+    first = ("backbone.body.conv1.", "backbone.body.layer1.")
+    assert normalisation and not moved & normalisation
+    assert not any(name.startswith(first) for name in moved)
+    assert any(name.startswith("backbone.body.layer2.") for name in moved)
+
+
+def test_fine_tune_splits_a_batch_into_passes() -> None:
+    samples: Any = list(range(8))
+    batch = Batch(0, samples)
+
+    def shares(**changes: object) -> list[tuple[list[int], float, bool]]:
+        settings = config(batch_size=8, **changes)
+        return [tuple(part) for part in _parts(batch, 4, settings)]
+
+    assert shares() == [(samples, 1.0, True)]
+    assert shares(images_per_pass=5) == [(samples[:5], 0.625, True), (samples[5:], 0.375, True)]
+    assert shares(images_per_pass=3, localization_losses=False) == [
+        (samples[:3], 0.375, False), (samples[3:4], 0.125, False),
+        (samples[4:7], 0.375, True), (samples[7:], 0.125, True),
+    ]  # fmt: skip
+
+
+def test_fine_tune_with_a_constant_rate_changes_more_than_with_a_cosine() -> None:
+    def distance(schedule: str) -> float:
+        parent = tiny_mask_rcnn()
+        settings = config(iterations=4, lr_schedule=schedule, learning_rate=1e-4)
+        child, _ = fine_tune(parent, Squares(), None, settings, CPU)
+        name = "rpn.head.cls_logits.weight"
+        return float((child.state_dict()[name] - parent.state_dict()[name]).norm())
+
+    assert distance("constant") > 1.3 * distance("cosine")
 
 
 def changed(settings: LearningConfig, rehearsal: Squares | None) -> set[str]:
