@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if (args.masks is None) != (args.images is None):
         raise GboptError("--masks and --images: expected both or neither")
+    if args.only and not args.replays:
+        raise GboptError("--only: there is no replay whose frames it could choose")
     config = config_from_args(args)
     for folder in args.replays:  # before a store is made
         list(read_selection(folder))
@@ -89,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
                 _tell(args.forget, store.forget(*args.forget), "frames forgotten")
             _tell(args.replays, store.add(*args.replays, only=only), "frames with masks")
             if masks is not None:
-                added = store.add_masks(masks, args.masks.stem)
+                folder = args.masks.resolve().parent.name  # many files are annotations.json
+                added = store.add_masks(masks, f"{folder}/{args.masks.stem}")
                 _tell([args.masks], [added], "frames with masks")
         learnt = store.learn(config, rehearsal=rehearsal, validation=validation)
     if learnt.version is None:

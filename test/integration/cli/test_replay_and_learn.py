@@ -285,12 +285,17 @@ def test_learn_takes_masks_of_anybody(
     ]  # fmt: skip
     assert main(["learn", *options]) == 1
     assert "--masks and --images: expected both" in capsys.readouterr().err
-    assert main(["learn", *options, "--images", str(rehearsal / "images")]) == 0
+    whole = [*options, "--images", str(rehearsal / "images")]
+    assert main(["learn", *whole, "--only", str(masks)]) == 1
+    assert "--only: there is no replay" in capsys.readouterr().err
+    assert main(["learn", *whole]) == 0
     with Store(store).training_set() as training_set:
         entries = training_set.labelled_images().entries
     truth = load_coco(masks)
     assert [e.rles for e in entries] == [truth.rles_by_image[i.id] for i in truth.images]
-    assert {(e.recording, e.confidences) for e in entries} == {("annotations", (1.0,))}
+    assert {(e.recording, e.confidences) for e in entries} == {
+        (f"{rehearsal.name}/annotations", (1.0,))
+    }
 
 
 def test_learn_only_from_labelled_frames(
