@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,9 +104,9 @@ class Pipeline:
         Args:
             source: path of a recording (rosbag2, video, folder of images), a source, frames, or
                 images (H, W, 3) uint8 RGB (a list or one array), taken at 10 frames a second.
-            prefetch: run the networks on the next clip, in a thread, while the masks of this clip
-                are selected and used. Two clips are in memory then, else one; the masks are the
-                same. None: only if the networks leave a core idle.
+            prefetch: decode, run the networks, select, and use the masks at the same time, in a
+                thread each, one clip apart. Four clips are in memory then, else one; the masks are
+                the same. None: only if the networks leave a core idle.
             first_clip: number of the first clip to select; earlier ones are read and left out. The
                 masks of a clip do not depend on other clips.
 
@@ -114,14 +114,12 @@ class Pipeline:
             GboptError: the recording cannot be opened, or breaks off.
             TypeError: `source` is something else.
         """
-        clips = self.clips(source)  # here, so that a wrong source is told at once
         if prefetch is None:
             prefetch = has_idle_core(resolve_device(self.config.device))
-        perceived = ((clip, self.perceive(clip)) for clip in clips if clip.clip_id >= first_clip)
-        return (
-            self.select(clip, cues)
-            for clip, cues in (prefetched(perceived) if prefetch else perceived)
-        )
+        stage: Callable[[Generator[T, None, None]], Iterator[T]] = prefetched if prefetch else iter
+        clips = stage(clip for clip in self.clips(source) if clip.clip_id >= first_clip)
+        perceived = stage((clip, self.perceive(clip)) for clip in clips)
+        return stage(self.select(clip, cues) for clip, cues in perceived)
 
     def clips(self, source: str | Path | Iterable[Frame] | Iterable[Image]) -> Iterator[Clip]:
         """Cut a recording into clips; `source` as in `run`."""

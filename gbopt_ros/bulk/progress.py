@@ -13,6 +13,7 @@ from gbopt_ros.bulk.recordings import Recording
 from gbopt_ros.bulk.shards import ShardReport, digest, read_report, shard_name
 from gbopt_ros.config import ClipConfig
 from gbopt_ros.io.files import make_folder, remove_folder, unwritable
+from gbopt_ros.io.sources import files_of_recording
 from gbopt_ros.structures import GboptError
 
 WHOLE = -1
@@ -55,7 +56,7 @@ class RecordingProgress:
         self._config, self._shard_frames = config, shard_frames
         about: dict[str, Any] = {"topic": recording.topic, "options": asdict(recording.options)}
         try:
-            about["files"] = recording.files()
+            about["files"] = files_of_recording(recording.path)
         except GboptError as error:
             self.failures[WHOLE] = str(error)
         self._identity = {**identity, "recording": about}

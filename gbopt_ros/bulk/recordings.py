@@ -58,24 +58,6 @@ class Recording:
             max_pixels=options.max_pixels,
         )
 
-    def files(self) -> list[tuple[str, int, int]]:
-        """Name, bytes and time of the last change (nanoseconds) of its files.
-
-        This tells in no time whether a recording has changed; a digest would have to read it all.
-
-        Raises:
-            GboptError: it is not there, or cannot be read.
-        """
-        try:
-            if self.path.is_file():
-                found = [self.path]
-            else:
-                found = sorted(path for path in self.path.iterdir() if path.is_file())
-            stats = [(printable(path.name), path.stat()) for path in found]
-        except OSError as error:
-            raise GboptError(f"{self.path}: cannot be read ({error.strerror})") from error
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
 
 def find_recordings(
     sources: Sequence[Path], options: SourceOptions, topic: str | None = None, *, out: Path

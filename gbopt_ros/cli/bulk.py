@@ -19,6 +19,7 @@ from tqdm import tqdm
 from gbopt_ros.bulk import SHARD_FRAMES
 from gbopt_ros.cli.options import (
     add_config_arguments,
+    add_output_arguments,
     add_source_arguments,
     config_from_args,
     positive,
@@ -52,12 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run on a cluster of Ray: its address, or auto, or local for one on this machine; all "
         "machines must see the sources and --out under the same paths",
     )
-    parser.add_argument(
-        "--no-frames", action="store_true", help="leave the images out: nothing can be learnt then"
-    )
-    parser.add_argument(
-        "--no-overlay", action="store_true", help="leave out the videos that show the masks"
-    )
+    add_output_arguments(parser)
     parser.add_argument(
         "--shard-frames",
         type=positive,

@@ -104,6 +104,16 @@ def source_from_args(args: argparse.Namespace, path: Path, max_pixels: int = MAX
     )
 
 
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --no-frames and --no-overlay, for a `SelectionWriter`."""
+    parser.add_argument(
+        "--no-frames", action="store_true", help="leave the images out: nothing can be learnt then"
+    )
+    parser.add_argument(
+        "--no-overlay", action="store_true", help="leave out the video that shows the masks"
+    )
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on, for `type` of an argument."""
     value = int(text)

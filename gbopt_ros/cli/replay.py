@@ -19,13 +19,13 @@ from tqdm import tqdm
 from gbopt_ros.cli.options import (
     SOURCE_HELP,
     add_config_arguments,
+    add_output_arguments,
     add_source_arguments,
     config_from_args,
     source_from_args,
 )
 from gbopt_ros.config import Config
-from gbopt_ros.io.files import sha256_of_tree
-from gbopt_ros.io.sources import Source
+from gbopt_ros.io.sources import Source, files_of_recording
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with a run that was cut, if any; if this one is cut, keep what is done",
     )
+    add_output_arguments(parser)
     add_config_arguments(parser, weights=True)
     add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.resume and args.no_frames:
+        raise GboptError("--resume: a run goes on from its frames; leave out --no-frames")
     config = config_from_args(args)
     source = source_from_args(args, args.source, config.clip.max_pixels)
 
@@ -54,10 +57,16 @@ def run(args: argparse.Namespace) -> None:
 
     pipeline = Pipeline(config)
     out = args.out or Path(f"replay-{source.name}")
+    writing = SelectionWriter(
+        out,
+        source.name,
+        frames=not args.no_frames,
+        overlay=not args.no_overlay,
+        identity=None if args.no_frames else _identity(args, config, source),
+        resume=args.resume,
+    )
     with (
-        SelectionWriter(
-            out, source.name, identity=_identity(args, config, source), resume=args.resume
-        ) as writer,
+        writing as writer,
         tqdm(total=source.count, desc=source.name, unit="frame", dynamic_ncols=True) as progress,
     ):
         if writer.clips:
@@ -85,15 +94,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _identity(args: argparse.Namespace, config: Config, source: Source) -> dict[str, Any]:
-    """All that decides the masks, with digests of the files."""
+    """All that decides the result, with digests of the files of the configuration."""
     from gbopt_ros.models.device import resolve_device
     from gbopt_ros.pipeline import identity
 
-    try:
-        return {
-            "source": sha256_of_tree(args.source),
-            "frames": asdict(source.options) | {"topic": args.source_topic},
-            "device": str(resolve_device(config.device)),
-        } | identity(config)
-    except OSError as error:
-        raise GboptError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return {
+        "source": files_of_recording(args.source),
+        "frames": asdict(source.options) | {"topic": args.source_topic},
+        "overlay": not args.no_overlay,
+        "device": str(resolve_device(config.device)),
+    } | identity(config)

@@ -312,15 +312,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_tree(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file or, for a folder, of the names and contents in it."""
-    if not path.is_dir():
-        return sha256_of(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    listing = "".join(f"{sha256_of(file)}  {file.relative_to(path)}\n" for file in files)
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, with missing folders. Raises GboptError if that fails."""
     with replacing(path) as aside:

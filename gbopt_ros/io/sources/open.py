@@ -1,10 +1,12 @@
-"""`open_source`: recognises the kind of a recording and opens it."""
+"""Recognises the kind of a recording and opens it, and tells whether it has changed."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from stat import S_ISREG
 
+from gbopt_ros.io.json_file import printable
 from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.sources.base import Source, SourceOptions
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES, FolderSource
@@ -55,6 +57,22 @@ def open_source(
     if topic is not None:
         raise GboptError(f"{path}: not a rosbag2, so it has no topic {topic}; name none")
     return FolderSource(path, options) if path.is_dir() else VideoSource(path, options)
+
+
+def files_of_recording(path: Path) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of the last change (nanoseconds) of the files of a recording.
+
+    This tells in no time whether a recording has changed; a digest would have to read it all.
+
+    Raises:
+        GboptError: it is not there, or cannot be read.
+    """
+    try:
+        children = path.iterdir() if path.is_dir() else [path]
+        stats = [(printable(file.name), file.stat()) for file in sorted(children)]
+    except OSError as error:
+        raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
+    return [(name, s.st_size, s.st_mtime_ns) for name, s in stats if S_ISREG(s.st_mode)]
 
 
 def _is_rosbag(path: Path) -> bool:

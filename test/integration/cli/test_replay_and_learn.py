@@ -116,10 +116,11 @@ def test_replay_overlay_has_every_frame(replayed: Path) -> None:
     assert overlay[0].size == (96, 128)
 
 
-def test_replay_is_deterministic(
+def test_replay_is_deterministic_with_frames_and_overlay_and_without(
     replayed: Path, bag: Path, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert replay(bag, tmp_path / "again", weights) == 0
+    assert replay(bag, tmp_path / "again", weights, "--no-frames", "--no-overlay") == 0
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"selected.json", "run.json"}
     first = json.loads((replayed / "selected.json").read_text())
     again = json.loads((tmp_path / "again" / "selected.json").read_text())
     assert first == again

@@ -17,8 +17,6 @@ from gbopt_ros.io.files import (
     remove_folder,
     replacing,
     replacing_folder,
-    sha256_of,
-    sha256_of_tree,
     unfinished_folders,
 )
 from gbopt_ros.io.locks import try_lock, unlock
@@ -222,17 +220,3 @@ def test_path_below_refuses_what_is_outside(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["b.png", "a/b.png", "a/../b.png", "..b.png"])
 def test_path_below_takes_what_is_inside(tmp_path: Path, name: str) -> None:
     assert path_below(tmp_path, name) == tmp_path / name
-
-
-def test_sha256_of_tree_tells_names_and_contents_apart(tmp_path: Path) -> None:
-    def digest(**content: str) -> str:
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        for name, text in content.items():
-            (folder / name).mkdir(parents=True)
-            (folder / name / "file").write_text(text)
-        return sha256_of_tree(folder)
-
-    one = digest(a="1", b="2")
-    assert one == digest(b="2", a="1")
-    assert len({one, digest(a="2", b="1"), digest(a="1", c="2"), digest(a="1")}) == 4
-    assert sha256_of_tree(tmp_path / "0" / "a" / "file") == sha256_of(tmp_path / "0/a/file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.recordings import assert_same_frames, noise_frames, write_images, write_video
 
-from gbopt_ros.io.sources import Source, open_source
+from gbopt_ros.io.sources import Source, files_of_recording, open_source
 from gbopt_ros.io.sources.base import Record, SourceOptions
 from gbopt_ros.io.sources.images import UndecodableImage
 from gbopt_ros.structures import GboptError
@@ -339,3 +340,18 @@ def test_sources_refuse_too_many_pixels(tmp_path: Path) -> None:
         open_source(folder, resize=(99999, 1))
     with pytest.raises(GboptError, match="resize: 9000x9000 pixels are more than 64000000"):
         open_source(folder, resize=(9000, 9000))
+
+
+def test_files_of_recording_tell_whether_it_has_changed(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    (bag / "folder").mkdir(parents=True)
+    for name, content in (("b.mcap", b"12"), ("a.yaml", b"1")):
+        (bag / name).write_bytes(content)
+        os.utime(bag / name, ns=(5, 7))
+    expected = [("a.yaml", 1, 7), ("b.mcap", 2, 7)]
+    assert files_of_recording(bag) == expected
+    assert files_of_recording(bag / "b.mcap") == expected[1:]
+    os.utime(bag / "a.yaml", ns=(5, 8))
+    assert files_of_recording(bag) == [("a.yaml", 1, 8), expected[1]]
+    with pytest.raises(GboptError, match="gone: cannot be read"):
+        files_of_recording(tmp_path / "gone")

@@ -1,0 +1,160 @@
+"""Milliseconds a frame, stage by stage: the networks, and all that runs beside them on the CPU.
+
+    python -m benchmarks.stages                              # the demo recording at three sizes
+    python -m benchmarks.stages my_video.mp4 --frames 24
+    python -m benchmarks.stages --against ../before          # another checkout, in the same run
+
+The stages of `gbopt replay`, one after the other in one thread: decoding, the bundled networks,
+motion, the selection without and with its flow of composites, outlines, and writing. With
+--against the checkouts take turns, each in a process of its own, so that a machine that slows down
+slows both. Values are medians of the rounds, with half the range between the quartiles as noise.
+Writes OUT/stages.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SIZES = ((320, 240), (640, 480), (1280, 720))
+NETWORKS = ("proposals", "background", "flow")
+BESIDE = ("motion", "selection", "composite flow", "outlines")
+STAGES = ("decoding", *NETWORKS, *BESIDE, "writing")
+_HERE = Path(__file__).resolve().parents[1]
+
+
+def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float]:
+    """Milliseconds a frame of every stage, in this process and with the package it imports."""
+    import torch
+
+    from gbopt_ros.config import Config
+    from gbopt_ros.io.selection_format import SelectionWriter
+    from gbopt_ros.io.sources import open_source
+    from gbopt_ros.pipeline import Pipeline
+
+    torch.set_num_threads(1)
+    pipeline = Pipeline(Config())
+    start = time.perf_counter()
+    clip = next(pipeline.clips(open_source(source, resize=size)))
+    decoding = (time.perf_counter() - start) / len(clip)
+    images = list(clip.frames)[:frames]
+    next(pipeline.run(images[:3], prefetch=False))  # warm: memory, compiled code
+    pipeline.seconds.clear()
+    flow, composites = pipeline.flow_network.flow, [0.0]
+
+    def timed_flow(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = flow(*arguments)
+        composites[0] += time.perf_counter() - start
+        return result
+
+    pipeline.flow_network.flow = timed_flow  # type: ignore[method-assign]
+    selections = list(pipeline.run(images, prefetch=False))
+    seconds = {**pipeline.seconds, "decoding": decoding * len(images)}
+    seconds["composite flow"] = composites[0] - seconds["flow"]
+    seconds["selection"] -= seconds["composite flow"]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        with SelectionWriter(Path(folder) / "out", "stages") as writer:
+            for selection in selections:
+                writer.add(selection)
+            writer.finish()
+        seconds["writing"] = time.perf_counter() - start
+    return {stage: 1e3 * seconds[stage] / len(images) for stage in STAGES}
+
+
+def measure_in(checkout: Path, source: Path, size: tuple[int, int], frames: int) -> Any:
+    """`measure` with the package of a checkout, in a new process with one thread."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {**os.environ, **threads, "PYTHONPATH": str(checkout)}
+    width, height = map(str, size)
+    done = subprocess.run(
+        [sys.executable, __file__, str(source), "--frames", str(frames), "--one", width, height],
+        env=environment, stdout=subprocess.PIPE, check=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    """Markdown: a column for every size and checkout.
+
+    Args:
+        rounds: by size and name of the checkout, the milliseconds of every round.
+    """
+    sums = {
+        "**networks**": NETWORKS,
+        "**beside them**": BESIDE,
+        "**all**": STAGES,
+    }
+    columns = [(size, name) for size, by_name in rounds.items() for name in by_name]
+    lines = [
+        "| ms a frame | " + " | ".join(f"{size}, {name}" for size, name in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for title, parts in {**{stage: (stage,) for stage in STAGES}, **sums}.items():
+        cells = []
+        for size, name in columns:
+            values = [sum(found[part] for part in parts) for found in rounds[size][name]]
+            cells.append(f"{statistics.median(values):.1f} ± {_half_range(values):.1f}")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _half_range(values: Sequence[float]) -> float:
+    """Half the range between the quartiles; 0 for one value."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, nargs="?", default=_HERE / "demo/recording")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output/stages"))
+    parser.add_argument("--frames", type=int, default=24, help="of the first clip")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measured in turn")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: small, one round")
+    parser.add_argument("--one", type=int, nargs=2, metavar=("W", "H"), help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> None:
+    source = args.source.resolve()
+    sizes, count, frames = SIZES, args.rounds, args.frames
+    if args.quick:
+        sizes, count, frames = ((160, 120),), 1, 4
+    checkouts = {"now": _HERE}
+    if args.against:
+        checkouts = {"before": args.against.resolve(), **checkouts}
+    rounds: dict[str, dict[str, list[dict[str, float]]]] = {
+        f"{width}x{height}": {name: [] for name in checkouts} for width, height in sizes
+    }
+    for _ in range(count):
+        for size, by_name in zip(sizes, rounds.values(), strict=True):
+            for name, checkout in checkouts.items():
+                by_name[name].append(measure_in(checkout, source, size, frames))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "stages.json").write_text(json.dumps(rounds, indent=2) + "\n")
+    (args.out / "stages.md").write_text(table(rounds))
+    print(table(rounds))
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    if arguments.one:
+        print(json.dumps(measure(arguments.source, tuple(arguments.one), arguments.frames)))
+    else:
+        run(arguments)
