@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -95,13 +95,14 @@ class AppearanceExtractor:
             image: (H, W, 3) uint8 RGB.
             rles: M selected masks of the image.
         """
-        with _pyramid_of(self._network.backbone) as pyramid:
-            (proposals,) = self._proposer.propose([image])
+        proposed: Sequence[Rle] = ()
+        proposes = with_proposals and self._teacher is None
+        with _pyramid_of(self._network.backbone, ends_there=not proposes) as pyramid:
+            proposed = self._proposer.propose([image])[0].rles
         if with_proposals and self._teacher is not None:
-            (proposals,) = self._teacher.propose([image])
+            proposed = self._teacher.propose([image])[0].rles
         scale = self._scale(image)
         features = [_without_padding(*level, image, scale) for level in pyramid]
-        proposed = proposals.rles if with_proposals else ()
         overlap = mask_ops.iou_matrix(proposed, rles)
         return FrameAppearance(
             clip,
@@ -179,9 +180,19 @@ def _ring(area: NDArray[np.uint8], begin: float, end: float) -> NDArray[np.uint8
     return ((distance > begin) & (distance <= end)).astype(np.uint8)
 
 
+class _BackboneDone(Exception):
+    """Ends the pass of an image after the backbone."""
+
+
 @contextmanager
-def _pyramid_of(backbone: nn.Module) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
-    """A list that receives, of the next image, features (C, h, w) and stride of each level."""
+def _pyramid_of(
+    backbone: nn.Module, *, ends_there: bool
+) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
+    """A list that receives, of the next image, features (C, h, w) and stride of each level.
+
+    Args:
+        ends_there: leave the block after the backbone; the heads take as long again, or longer.
+    """
     levels: list[tuple[NDArray[np.float32], float]] = []
 
     def receive(_: nn.Module, inputs: tuple[Tensor], pyramid: dict[str, Tensor]) -> None:
@@ -190,9 +201,12 @@ def _pyramid_of(backbone: nn.Module) -> Iterator[list[tuple[NDArray[np.float32],
             (download(level[0].float()), inputs[0].shape[-1] / level.shape[-1])
             for level in (outputs[min(number, len(outputs) - 1)] for number in _LEVELS)
         ]
+        if ends_there:
+            raise _BackboneDone
 
     hook = backbone.register_forward_hook(receive)
     try:
-        yield levels
+        with suppress(_BackboneDone):
+            yield levels
     finally:
         hook.remove()
