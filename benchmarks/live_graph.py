@@ -3,11 +3,13 @@
     python -m benchmarks.live_graph             # the demo recording
     python -m benchmarks.live_graph my_bag
 
-Rows: frames through `Pipeline.run`; through the composed graph and through a process for each node.
-Both graphs run in lockstep (a frame at a time), then free (as fast as the graph takes frames):
-frames per second that came out, latency from the last frame of a clip to its masks, drops. Last,
-what one image costs between two nodes: by reference, and through the middleware. Compare the rows
-of one run with each other, not with those of another day.
+Rows: life of the graph (seconds from its start until all nodes are active, share of a core and
+memory while no camera is there, seconds from Ctrl-C to its end); frames through `Pipeline.run`;
+through the composed graph and through a process for each node. Both graphs run in lockstep (a frame
+at a time), then free (as fast as the graph takes frames): frames per second that came out, latency
+from the last frame of a clip to its masks, drops. Last, what one image costs between two nodes: by
+reference, and through the middleware. Compare the rows of one run with each other, not with those
+of another day.
 """
 
 from __future__ import annotations
@@ -23,8 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostic_msgs.msg import DiagnosticArray
 
-from benchmarks.graph_processes import COMPOSED, SEPARATE, TOPIC, Observer, graph_processes
+from benchmarks.graph_processes import (
+    COMPOSED,
+    SEPARATE,
+    TOPIC,
+    Observer,
+    cpu_seconds,
+    graph_processes,
+    resident_bytes,
+)
 from gbopt_ros.config import load_config
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.resources import find_resource
@@ -37,6 +48,7 @@ from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import Frame
 
 SPEED = 3.0  # of the free run, relative to the recording
+IDLE_S = 30.0
 
 
 def offline(profile: Path | None, frames: list[Frame]) -> dict[str, Any]:
@@ -50,6 +62,36 @@ def offline(profile: Path | None, frames: list[Frame]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     shares = {step: round(s / seconds, 3) for step, s in pipeline.seconds.items()}
     return {"frames/s": round(len(frames) / seconds, 2), "share of each step": shares}
+
+
+def life(modules: tuple[str, ...], nodes: int) -> dict[str, float]:
+    """Start, idle time and end of a graph with no camera.
+
+    Args:
+        nodes: number of nodes that the modules hold.
+    """
+    active: set[str] = set()
+
+    def on_diagnostics(message: Any) -> None:
+        for status in message.status:
+            if any(pair.key == "state" and pair.value == "active" for pair in status.values):
+                active.add(status.name)
+
+    with Observer() as observer:
+        observer.node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 50)
+        start = time.monotonic()
+        with graph_processes(modules) as processes:
+            observer.spin_until(lambda: len(active) == nodes, 120)
+            row = {"start s": round(time.monotonic() - start, 2)}
+            pids = [process.pid for process in processes]
+            before = sum(map(cpu_seconds, pids))
+            time.sleep(IDLE_S)
+            share = (sum(map(cpu_seconds, pids)) - before) / IDLE_S
+            row |= {"idle % of a core": round(100 * share, 2)}
+            row |= {"memory MB": round(sum(map(resident_bytes, pids)) / 1e6)}
+            end = time.monotonic()
+        row["end s"] = round(time.monotonic() - end, 2)
+    return row
 
 
 def live(modules: tuple[str, ...], profile: Path | None, frames: list[Frame]) -> dict[str, Any]:
@@ -130,6 +172,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     vga = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     rows = {
+        "life, composed": life(COMPOSED, len(SEPARATE)),
+        "life, separate": life(SEPARATE, len(SEPARATE)),
         "offline": offline(args.config, frames),
         "composed": live(COMPOSED, args.config, frames),
         "separate": live(SEPARATE, args.config, frames),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,6 +11,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from gbopt_ros.io.sources.images import IMAGE_TYPES
 
 _MOST = 3  # topics that are listed
+_OURS = re.compile("/(output|debug)/")  # a graph like this one publishes them
 
 
 def topic_in_words(topic: str, kind: str, qos: QoSProfile) -> str:
@@ -33,7 +35,7 @@ def silence(node: Any, topic: str, kind: str) -> str:
     images = {
         name: types[0]
         for name, types in node.get_topic_names_and_types()
-        if types[0] in IMAGE_TYPES and node.count_publishers(name) and "/output/" not in name
+        if types[0] in IMAGE_TYPES and node.count_publishers(name) and not _OURS.search(name)
     }
     similar = get_close_matches(topic, images, _MOST, cutoff=0.3) or sorted(images)[:_MOST]
     found = ", ".join(f"{name} ({images[name]})" for name in similar)

@@ -34,6 +34,7 @@ _DECODERS = {
     "compressed": (CompressedImage, image_from_compressed_message),
 }
 _CAMERA_QOS = qos_profile_sensor_data
+_WATCH_PERIOD_S, _LOOK_PERIOD_S = 0.5, 2.0  # of the look for the camera's publishers
 _DROPS_WINDOW_S, _MANY_DROPS = 10.0, 0.1  # share of the frames whose loss is worth a warning
 _REASONS = {
     ClipEnd.LENGTH: ClipFrames.REASON_LENGTH,
@@ -81,11 +82,12 @@ class ClipBufferNode(PipelineNode):
         message_type, self._decode = _DECODERS[self.settings.image_transport]
         self.subscription(message_type, self._camera, _CAMERA_QOS, self._on_image)
         self.service(Trigger, "~/flush", self._on_flush)
-        self.timer(0.2, self._watch)
+        self.timer(_WATCH_PERIOD_S, self._watch)
 
     def activate(self) -> None:
         self._received = 0
         self._last_arrival = self._last_frame = time.monotonic()
+        self._next_look = 0.0
         # Time, frames received and frames dropped by then.
         self._drops = deque([(self._last_frame, 0, 0)])
         self._in_flight.clear()
@@ -206,6 +208,9 @@ class ClipBufferNode(PipelineNode):
         if silent <= self.settings.idle_timeout_s:
             self.health.recover("camera")
             return
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_PERIOD_S
         since = f"no frame for {silent:.0f} s" if self._received else "no frame yet"
         kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
         cause = silence(self, self.resolve_topic_name(self._camera), kind)

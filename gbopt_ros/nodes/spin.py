@@ -18,7 +18,7 @@ from gbopt_ros.nodes.base import PipelineNode
 from gbopt_ros.process import stop_on_signals
 from gbopt_ros.structures import GboptError
 
-_SIGNAL_LATENCY_S = 0.2
+_SIGNAL_LATENCY_S = 0.4
 
 
 class SteadyExecutor(SingleThreadedExecutor):

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,13 @@ pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 from diagnostic_msgs.msg import DiagnosticArray
 from support.live import RECORDING
 
-from benchmarks.graph_processes import COMPOSED, TOPIC, Observer, graph_processes
+from benchmarks.graph_processes import (
+    COMPOSED,
+    TOPIC,
+    Observer,
+    graph_processes,
+    resident_bytes,
+)
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.nodes.base import LINK_CAPACITY
 from gbopt_ros.nodes.player import looped, player
@@ -49,9 +54,8 @@ class SoakObserver(Observer):
         self.node.create_timer(PERIOD_S, self._sample)
 
     def _sample(self) -> None:
-        pages = int(Path(f"/proc/{self._pid}/statm").read_text(encoding="ascii").split()[1])
-        megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-        self.samples.append(((time.monotonic() - self._start) / 60, megabytes))
+        minutes = (time.monotonic() - self._start) / 60
+        self.samples.append((minutes, resident_bytes(self._pid) / 1e6))
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
