@@ -60,7 +60,7 @@ def plane_residual(
         back.astype(np.float32), there, None, cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT, borderValue=(1e6, 1e6),
     )  # fmt: skip
-    known = np.linalg.norm(there + returned - here, axis=-1) < _RETURN_ERROR * side
+    known = cv2.magnitude(*cv2.split(there + returned - here)) < _RETURN_ERROR * side
     grid = np.zeros_like(known)
     grid[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID] = True
     fitted = grid & known & (background > _SURE)
@@ -73,9 +73,10 @@ def plane_residual(
     if homography is None or inliers.mean() < _INLIERS:
         return unknown
     low, high = (edge(here[fitted][inliers[:, 0] > 0], axis=0) for edge in (np.min, np.max))
-    known &= np.all((here >= low - _GRID) & (here <= high + _GRID), axis=-1)
+    near = (here >= low - _GRID) & (here <= high + _GRID)
+    known &= near[:1, :, 0] & near[:, :1, 1]
     with_surroundings = cv2.perspectiveTransform(here.reshape(-1, 1, 2), homography)
-    residual = np.linalg.norm(there - with_surroundings.reshape(there.shape), axis=-1)
+    residual = cv2.magnitude(*cv2.split(there - with_surroundings.reshape(there.shape)))
     residual *= 1000 / side
     moves = np.median(np.linalg.norm(flow[fitted], axis=-1)) > _FIT_ERROR * side
     if not moves or np.percentile(residual[known], _PERCENTILE) < _LEAST:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_GREEDY_UP_TO = 12  # masks; solving the linear program takes longer than it saves below
+_GREEDY_UP_TO = 20  # masks; solving the linear program takes longer than it saves below
 _ROUNDING = 1e-6  # nats; bounds and costs add the same numbers in different orders
 
 Scored = tuple[float, tuple[int, ...]]

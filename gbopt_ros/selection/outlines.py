@@ -8,6 +8,7 @@ around the outline changes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -25,9 +26,7 @@ _PASSES = 2  # each filters the mask of the one before; a third changed nothing
 _MARGIN = 0.35  # around the mask; more context changed nothing
 _SMOOTHNESS = 6.0**2  # grey levels squared: weaker edges are not followed
 _WORKING_SIDE = 64  # pixels; larger masks are shrunk to a square of this side
-_WORKING_WINDOW = (
-    3 * _WORKING_SIDE
-)  # pixels, the same for the window: bounds the time of thin masks
+_WORKING_WINDOW = 3 * _WORKING_SIDE  # the same for the window: bounds the time of thin masks
 _MIN_AREA = 20  # pixels; smaller masks stay as they are
 _MIN_CONTRAST = 8  # grey levels; a patch with less shows no edge
 _SAME_OBJECT = 0.5  # smallest IoU of the new mask with the old one; else the old one stays
@@ -67,7 +66,8 @@ def _redraw(patch: Image, mask: BoolMask, others: BoolMask, side: float) -> Bool
     Args:
         side: square root of the mask's area, pixels.
     """
-    if int(np.ptp(patch, axis=(0, 1)).max()) < _MIN_CONTRAST:
+    extremes = (cv2.minMaxLoc(channel)[:2] for channel in cv2.split(patch))
+    if max(high - low for low, high in extremes) < _MIN_CONTRAST:
         return mask
     height, width = mask.shape
     scale = min(1.0, _WORKING_SIDE / side, _WORKING_WINDOW / float(np.sqrt(height * width)))
@@ -92,11 +92,12 @@ def _filtered(image: Image, mask: BoolMask, side: float) -> BoolMask:
     def mean(values: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.asarray(cv2.blur(values, (width, width)))
 
-    guide = image.astype(np.float32)
-    guide_mean = mean(guide)
+    # Planes: operations on the last axis of (h, w, 3) take several times as long.
+    guide = cv2.split(image.astype(np.float32))
+    guide_mean = [mean(plane) for plane in guide]
 
     def colour_covariance(a: int, b: int) -> NDArray[np.floating]:
-        product = mean(guide[..., a] * guide[..., b]) - guide_mean[..., a] * guide_mean[..., b]
+        product = mean(guide[a] * guide[b]) - guide_mean[a] * guide_mean[b]
         return product + _SMOOTHNESS if a == b else product
 
     # The inverse of the 3 x 3 covariance of the colours at every pixel, by its cofactors.
@@ -116,15 +117,23 @@ def _filtered(image: Image, mask: BoolMask, side: float) -> BoolMask:
     for _ in range(_PASSES):
         target = mask.astype(np.float32)
         target_mean = mean(target)
-        covariance = mean(guide * target[..., None]) - guide_mean * target_mean[..., None]
-        slope = np.stack(
-            [sum(row[c] * covariance[..., c] for c in range(3)) / determinant for row in cofactors],
-            axis=-1,
-        )  # (h, w, 3)
-        offset = target_mean - (slope * guide_mean).sum(axis=-1)
-        smooth = (mean(slope) * guide).sum(axis=-1) + mean(offset)
+        covariance = [
+            mean(plane * target) - plane_mean * target_mean
+            for plane, plane_mean in zip(guide, guide_mean, strict=True)
+        ]
+        slope = [_dot(row, covariance) / determinant for row in cofactors]
+        offset = target_mean - _dot(slope, guide_mean)
+        smooth = _dot([mean(plane) for plane in slope], guide) + mean(offset)
         mask = ((smooth > 0.5) & reach) | core
     return mask
+
+
+def _dot(
+    first: Sequence[NDArray[np.floating]], second: Sequence[NDArray[np.floating]]
+) -> NDArray[np.floating]:
+    """The scalar product of two vectors of planes, at every pixel."""
+    a, b, c = (x * y for x, y in zip(first, second, strict=True))
+    return a + b + c
 
 
 def _touching(drawn: BoolMask, mask: BoolMask) -> BoolMask:
