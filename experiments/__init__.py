@@ -11,6 +11,7 @@ plane_residual          the constants of the motion cue
 tables                  tables of one run, or of several runs together
 
 training_masks          the training masks of every method
+recordings              clips, proposals and replays of recordings, each made once
 baselines               thresholds, and selection by ground truth
 methods                 methods of other papers, one file each
 test_time_augmentation  proposals of several views, for Data Distillation

@@ -26,8 +26,9 @@ from pycocotools import mask as coco_mask
 from experiments.baselines import closest_pairs
 from experiments.cache import Cache, cache_of
 from experiments.command_line import config_of, make_parser, run_facts, start
+from experiments.recordings import FrameKey
 from experiments.tabletop import Recording, Tabletop, environment
-from experiments.training_masks import FrameKey, MaskMaker, filter_by_confidence
+from experiments.training_masks import MaskMaker, filter_by_confidence
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.calibration import roc_auc
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall

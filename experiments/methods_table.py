@@ -42,26 +42,20 @@ from experiments.command_line import (
     start,
 )
 from experiments.real_video import Beginning
+from experiments.recordings import FrameKey, Masks, Recording
 from experiments.tabletop import BUNDLED_SEED, environment, validation_recording
-from experiments.training_masks import (
-    CHOOSING,
-    OTHERS,
-    FrameKey,
-    MaskMaker,
-    Masks,
-    Recording,
-    label_of,
-)
+from experiments.training_masks import CHOOSING, OTHERS, MaskMaker, label_of
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, TrackConfig
 from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.davis_metrics import ObjectScore, score_sequence, summarise
 from gbopt_ros.evaluation.results import results_of
-from gbopt_ros.evaluation.tracks import TrackLinker, label_array
+from gbopt_ros.evaluation.tracks import ScoredMasks, label_array, link_tracks
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
 from gbopt_ros.io.datasets.davis import VOID, load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.resources import find_resource
+from gbopt_ros.pipeline import FRAME_PERIOD_NS
 from gbopt_ros.structures import GboptError, Proposals, Rle
 
 ROWS = ("threshold", *OTHERS, "ours", "gt")
@@ -184,10 +178,12 @@ def linked_scores(
     labels: NDArray[np.uint8], masks: Sequence[Proposals], sequence: str, config: TrackConfig
 ) -> tuple[ObjectScore, ...]:
     """J and F of every object of (T, H, W) labels, for T times the masks of a frame, linked."""
-    linker = TrackLinker(config)
-    for found in masks:
-        linker.add(found.rles, found.scores.tolist())
-    tracks = label_array(linker.tracks(), len(labels), (labels.shape[1], labels.shape[2]))
+    frames = (
+        ScoredMasks(i * FRAME_PERIOD_NS, found.rles, found.scores.tolist())
+        for i, found in enumerate(masks)
+    )
+    size = (labels.shape[1], labels.shape[2])
+    tracks = label_array(link_tracks(frames, config), len(labels), size)
     return score_sequence(labels, tracks, sequence)
 
 

@@ -44,7 +44,8 @@ from experiments.paper_data import (
     Stills,
     Table,
 )
-from experiments.training_masks import MaskMaker, Recording, TrainingMasks, networks_of
+from experiments.recordings import Recording, networks_of
+from experiments.training_masks import MaskMaker, TrainingMasks
 from gbopt_ros.config import Config, FlowConfig
 from gbopt_ros.config.background import BUNDLED
 from gbopt_ros.evaluation.davis_metrics import summarise

@@ -173,7 +173,7 @@ class Stills:
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """A folder of frames, some of them labelled; a `training_masks.Recording`."""
+    """A folder of frames, some of them labelled; a `recordings.Recording`."""
 
     folder: Path
     truth: Mapping[int, tuple[Rle, ...]] = field(repr=False)
@@ -192,7 +192,7 @@ class LabelledVideo:
 
 @dataclass(frozen=True)
 class DavisVideo:
-    """A sequence of DAVIS with its frames; a `training_masks.Recording`."""
+    """A sequence of DAVIS with its frames; a `recordings.Recording`."""
 
     folder: Path
     sequence: DavisSequence

@@ -30,7 +30,7 @@ from experiments import ablation
 from experiments.cache import digest
 from experiments.command_line import config_of, make_parser, positive, run_facts, start
 from experiments.real_video import instances
-from experiments.training_masks import networks_of
+from experiments.recordings import networks_of
 from gbopt_ros.config import Config
 from gbopt_ros.config.background import BUNDLED
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve

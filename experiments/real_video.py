@@ -60,7 +60,7 @@ _TITLE_HEIGHT = 24
 
 @dataclass(frozen=True)
 class Beginning:
-    """The first frames of a labelled sequence, a `training_masks.Recording`.
+    """The first frames of a labelled sequence, a `recordings.Recording`.
 
     Attributes:
         share: of the sequence's frames.

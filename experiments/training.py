@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from experiments.cache import Cache, digest
 from experiments.command_line import single_threaded
+from experiments.recordings import networks_of
 from experiments.tabletop import Stills
-from experiments.training_masks import TrainingMasks, inputs_of, label_of, networks_of
+from experiments.training_masks import TrainingMasks, inputs_of, label_of
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.learning.data.datasets import CocoInstances

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from experiments import baselines, methods
 from experiments.cache import Cache, digest_of_dataset, digest_of_stills
-from experiments.methods.run import MethodRunner, from_json, to_json
+from experiments.methods.run import MethodRunner
+from experiments.recordings import CachedRecordings, Masks, Recording, networks_of
 from experiments.tabletop import Stills
-from experiments.test_time_augmentation import SCALES, EnsembleProposals
 from gbopt_ros.config import Config, MotionConfig, OutlineConfig, SelectionConfig
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
-from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.io.json_file import read_json
-from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
+from gbopt_ros.io.selection_format import SelectedFrame, read_selection
 from gbopt_ros.learning.confidence.cross_clip import recalibrate
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage, confidence_cutoff
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import boxes_xyxy
-from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import sha256_of
-from gbopt_ros.perception.load import background_weights, load_proposal_network, proposal_weights
-from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
+from gbopt_ros.perception.load import proposal_weights
+from gbopt_ros.structures import Proposals, Rle
 
 LABELS = {
     "before": "before",
@@ -62,33 +53,6 @@ LIMITS = ("right", "complete")  # ours with one kind of error corrected by groun
 ABLATION = ("L_I", "constraint", "L_F", "L_p")  # the paper's Table 4, outlines as proposed
 SELECTED = ("ours", *LIMITS, *ABLATION)  # methods that select in clips
 CHOOSING = ("threshold", *OTHERS)  # with a threshold from the validation recording
-_JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
-
-FrameKey = tuple[str, int]
-"""Name of a recording and index of a frame in it."""
-Masks = dict[FrameKey, Proposals]
-
-
-class Recording(Protocol):
-    """Frames with their ground truth.
-
-    Attributes:
-        name: no other recording of the same experiment has it.
-        digest: SHA-256 of frames and ground truth.
-        truth: the instances of every labelled frame, by frame index; masks of others are neither
-            learnt nor judged.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def truth(self) -> Mapping[int, tuple[Rle, ...]]: ...
-
-    def open(self) -> Iterable[Frame]:
-        """The frames, from the first one again at every call."""
-        ...
 
 
 Sources = tuple[Sequence[Recording], Recording | None, CocoDataset]
@@ -146,8 +110,7 @@ class MaskMaker:
         self._config, self._cache = config, cache
         self._choose_on = validation
         self._runner = MethodRunner(config, cache, networks_of(config))
-        self._last: tuple[str, list[Clip]] = ("", [])
-        self._sizes: dict[str, dict[int, tuple[int, int]]] = {}
+        self._shared = CachedRecordings(config, cache)
 
     def masks_of(self, method: str) -> TrainingMasks:
         """The training masks of a method of `METHODS`, or of `file:PATH`.
@@ -166,14 +129,14 @@ class MaskMaker:
                 clip_id=clip.clip_id,
                 frame_index=frame.index,
                 stamp_ns=frame.stamp_ns,
-                image_path=self._frames_of(recording) / f"{frame.index:06d}.jpg",
+                image_path=self._shared.frames(recording) / f"{frame.index:06d}.jpg",
                 size=frame.size,
                 rles=masks[recording.name, frame.index].rles,
                 scores=tuple(float(s) for s in masks[recording.name, frame.index].scores),
                 confidences=(1.0,) * len(masks[recording.name, frame.index]),
             )
             for recording in self._train
-            for clip in self._clips_of(recording)
+            for clip in self._shared.clips(recording)
             for frame in clip.frames
         ]
         return self._collected(frames, facts)
@@ -200,7 +163,7 @@ class MaskMaker:
         frames = [
             replace(frame, recording=recording.name)
             for recording in self._train
-            for frame in read_selection(self._replay_of(recording, config, title))
+            for frame in read_selection(self._shared.replay(recording, config, title))
         ]
         if method in ABLATION:  # all of them are learnt
             frames = [replace(f, confidences=(1.0,) * len(f.rles)) for f in frames]
@@ -213,7 +176,7 @@ class MaskMaker:
         found: Masks = {}
         seconds = 0.0
         for recording in recordings:
-            folder = self._replay_of(recording, self._config, f"select: {LABELS['ours']}")
+            folder = self._shared.replay(recording, self._config, f"select: {LABELS['ours']}")
             for frame in read_selection(folder):
                 found[recording.name, frame.frame_index] = _by_confidence(frame)
             spent = read_json(folder / "run.json")["seconds"]
@@ -222,17 +185,17 @@ class MaskMaker:
 
     def candidates(self) -> Masks:
         """The proposals that selection chooses from, of every frame."""
-        return self._proposals(self._train)
+        return self._shared.proposals(self._train)
 
     # The methods. Each gives the masks of every frame and what was chosen on the way.
 
     def _thresholded(self) -> tuple[Masks, dict[str, float]]:
         validation = [self._validation]
-        curve = threshold_curve(self._truth(validation), self._proposals(validation))
-        return _above(self._proposals(self._train), baselines.best_threshold(curve))
+        curve = threshold_curve(self._shared.truth(validation), self._shared.proposals(validation))
+        return _above(self._shared.proposals(self._train), baselines.best_threshold(curve))
 
     def _distilled(self) -> tuple[Masks, dict[str, float]]:
-        proposals = self._proposals(self._train, ensemble=True)
+        proposals = self._shared.proposals(self._train, ensemble=True)
         objects = baselines.objects_an_image(self._rehearsal.rles_by_image)
         scores = [found.scores for found in proposals.values()]
         return _above(proposals, baselines.expected_number_threshold(scores, objects))
@@ -248,23 +211,26 @@ class MaskMaker:
         if self._choose_on is None or method.startswith(methods.FILE) or len(scores) < 2:
             return masks, {}
         validation = [self._validation]
-        curve = threshold_curve(self._truth(validation), self.scored(method, validation)[0])
+        curve = threshold_curve(self._shared.truth(validation), self.scored(method, validation)[0])
         threshold = baselines.best_threshold(curve) if curve.recall.any() else 0.0
         return _above(masks, threshold)
 
     def _closest(self) -> tuple[Masks, dict[str, float]]:
-        truth, proposals = self._truth(self._train), self._proposals(self._train)
+        truth, proposals = (
+            self._shared.truth(self._train),
+            self._shared.proposals(self._train),
+        )
         return {
             key: baselines.agreeing_with(found, truth.get(key, ()))
             for key, found in proposals.items()
         }, {}
 
     def _true(self) -> tuple[Masks, dict[str, float]]:
-        truth = self._truth(self._train)
+        truth = self._shared.truth(self._train)
         return {
             (recording.name, index): _as_proposals(size, truth.get((recording.name, index), ()))
             for recording in self._train
-            for index, size in self._sizes_of(recording).items()
+            for index, size in self._shared.sizes(recording).items()
         }, {}
 
     def corrected(self, method: str, frames: Sequence[SelectedFrame]) -> list[SelectedFrame]:
@@ -272,7 +238,10 @@ class MaskMaker:
 
         Which masks are right is decided as in `gt`.
         """
-        truth, proposals = self._truth(self._train), self._proposals(self._train)
+        truth, proposals = (
+            self._shared.truth(self._train),
+            self._shared.proposals(self._train),
+        )
         corrected = []
         for frame in filter_by_confidence(frames, self._config):
             key = frame.recording, frame.frame_index
@@ -329,107 +298,22 @@ class MaskMaker:
             for frame in frames
         ]
 
-    def _replay_of(self, recording: Recording, config: Config, title: str) -> Path:
-        inputs = {
-            "recording": recording.digest,
-            "networks": networks_of(config),
-            "motion": config.motion,
-            "selection": config.selection,
-            "outline": config.outline,
-        }
-        folder = self._cache.path("replay", inputs)
-        if not folder.exists():
-            pipeline, clips = Pipeline(config), self._clips_of(recording)
-            with (
-                SelectionWriter(folder, recording.name) as writer,
-                tqdm(clips, title, unit="clip", dynamic_ncols=True) as progress,
-            ):
-                for clip in progress:
-                    writer.add(pipeline.select(clip, pipeline.perceive(clip)))
-                writer.finish(config=config.to_dict(), seconds=dict(pipeline.seconds))
-        return folder
-
-    # What the methods share.
-
     @property
     def _validation(self) -> Recording:
         if self._choose_on is None:
             raise ValueError("MaskMaker: a method with a threshold needs a validation recording")
         return self._choose_on
 
-    def _clips_of(self, recording: Recording) -> list[Clip]:
-        """The clips of a recording, of the last one that was asked for from memory."""
-        if self._last[0] != recording.digest:
-            self._last = "", []  # before the next one is there: each may fill the memory
-            config = self._config.clip
-            clips = list(
-                cut_clips(
-                    recording.open(),
-                    config.length,
-                    max_gap_s=config.max_gap_s,
-                    overlap=config.overlap,
-                )
-            )
-            self._last = recording.digest, clips
-        return self._last[1]
-
-    def _sizes_of(self, recording: Recording) -> dict[int, tuple[int, int]]:
-        """(height, width) of the frames of a recording, by index."""
-        if recording.digest not in self._sizes:
-            self._sizes[recording.digest] = {
-                frame.index: frame.size
-                for clip in self._clips_of(recording)
-                for frame in clip.frames
-            }
-        return self._sizes[recording.digest]
-
-    def _all_clips(
-        self, recordings: Sequence[Recording], title: str
-    ) -> Iterator[tuple[Recording, Clip]]:
-        """The clips of recordings, with a progress bar."""
-        clips = ((each, clip) for each in recordings for clip in self._clips_of(each))
-        total = len(self._clips_of(recordings[0])) if len(recordings) == 1 else None
-        yield from tqdm(clips, title, total, unit="clip", dynamic_ncols=True)
-
-    def _truth(self, recordings: Sequence[Recording]) -> dict[FrameKey, tuple[Rle, ...]]:
-        """The instances of the labelled frames."""
-        return {
-            (recording.name, index): recording.truth[index]
-            for recording in recordings
-            for index in self._sizes_of(recording)
-            if index in recording.truth
-        }
-
-    def _proposals(self, recordings: Sequence[Recording], ensemble: bool = False) -> Masks:
-        """The candidates of every frame for selection, or those of an ensemble of views."""
-        networks = networks_of(self._config, "proposal")
-        load = load_proposal_network
-        if ensemble:
-            networks["scales"] = SCALES
-            load = EnsembleProposals.from_config
-        network: ProposalNetwork | None = None
-        found: Masks = {}
-        title = f"proposals{' of views' * ensemble}"
-        for recording, clip in self._all_clips(recordings, title):
-            inputs = {"recording": recording.digest, "networks": networks, "clip": clip.clip_id}
-            known = self._cache.get("proposals", inputs)
-            if known is None:
-                network = network or load(self._config)
-                candidates = network.propose([frame.image for frame in clip.frames])
-                known = [to_json(each) for each in candidates]
-                self._cache.put("proposals", inputs, known)
-            for frame, value in zip(clip.frames, known, strict=True):
-                found[recording.name, frame.index] = from_json(value)
-        return found
-
     def scored(self, method: str, recordings: Sequence[Recording]) -> tuple[Masks, float]:
         """All masks of a method of `experiments.methods` with its scores, and its seconds."""
         made = methods.make_method(method)
         selected = method in methods.ON_SELECTED
-        proposals = self.selections(recordings)[0] if selected else self._proposals(recordings)
+        proposals = (
+            self.selections(recordings)[0] if selected else self._shared.proposals(recordings)
+        )
         found: Masks = {}
         total = 0.0
-        for recording, clip in self._all_clips(recordings, made.label):
+        for recording, clip in self._shared.all_clips(recordings, made.label):
             keys = [(recording.name, frame.index) for frame in clip.frames]
             of_clip, seconds = self._runner.masks(
                 made,
@@ -443,25 +327,9 @@ class MaskMaker:
             total += seconds
         return found, total
 
-    def _frames_of(self, recording: Recording) -> Path:
-        """The frames of a recording as image files."""
-        folder = self._cache.path("frames", [recording.digest, self._config.clip])
-        if not folder.exists():
-            self._cache.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=".frames-", dir=self._cache.folder, ignore_cleanup_errors=True
-            ) as aside:
-                for clip in self._clips_of(recording):
-                    for frame in clip.frames:
-                        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-                        path = f"{aside}/{frame.index:06d}.jpg"
-                        cv2.imwrite(path, bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-                os.replace(aside, folder)
-        return folder
-
     def _collected(self, frames: Sequence[SelectedFrame], facts: dict[str, float]) -> TrainingMasks:
         """The labelled frames as a training set on disk, with the quality of what is learnt."""
-        learning, truth = self._config.learning, self._truth(self._train)
+        learning, truth = self._config.learning, self._shared.truth(self._train)
         frames = [frame for frame in frames if (frame.recording, frame.frame_index) in truth]
         content = [(asdict(f) | {"image_path": f.image_path.name}) for f in frames]
         digests = [recording.digest for recording in self._train]
@@ -507,22 +375,6 @@ def filter_by_confidence(frames: Sequence[SelectedFrame], config: Config) -> lis
             )
         )
     return kept
-
-
-def networks_of(config: Config, *sections: str) -> dict[str, Any]:
-    """All that the results of networks depend on, by default of all three."""
-    weights = {
-        "proposal": lambda: sha256_of(proposal_weights(config)),
-        "background": lambda: ",".join(sha256_of(path) for path in background_weights(config)),
-        "flow": lambda: sha256_of(find_weights(config.flow.weights)) if config.flow.weights else "",
-    }
-    return {
-        "clip": config.clip,
-        **{
-            name: [asdict(getattr(config, name)) | {"weights": weights[name]()}]
-            for name in sections or weights
-        },
-    }
 
 
 def masks_with(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gbopt_ros.config import network
 from gbopt_ros.config.section import ConfigSection, setting
 
 BUNDLED = "bundled"
@@ -29,22 +30,9 @@ class BackgroundConfig(ConfigSection):
         "by commas, such as 2,1. Empty: equal shares.",
         fixed=True,
     )
-    short_side: int = setting(
-        0,
-        "Length to which the shorter side of an image is scaled, pixels (0: as the network was "
-        "trained; 320 for the bundled one, which keeps the size of smaller images from 240 on). It "
-        "has no effect on ONNX networks.",
-        low=0, high=4096, fixed=True,
-    )  # fmt: skip
-    batch_size: int = setting(
-        8, "Number of frames per forward pass. A larger batch is faster on a GPU and takes more "
-        "memory. ONNX networks take one frame.", low=1, fixed=True,
-    )  # fmt: skip
-    half: bool = setting(
-        True, "Whether to use half precision, which is faster. It has no effect on a CPU and on "
-        "ONNX networks.",
-        fixed=True,
-    )  # fmt: skip
+    short_side: int = network.short_side()
+    batch_size: int = network.batch_size()
+    half: bool = network.half()
     onnx_size: int = setting(
         320,
         "Height and width to which images are scaled for an ONNX network, pixels, if its file "

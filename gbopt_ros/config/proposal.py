@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gbopt_ros.config import network
 from gbopt_ros.config.section import ConfigSection, setting
 
 
@@ -46,22 +47,9 @@ class ProposalConfig(ConfigSection):
         0.5, "Minimum probability of the pixels of a mask. A larger value gives smaller masks.",
         above=0.0, below=1.0, fixed=True,
     )  # fmt: skip
-    short_side: int = setting(
-        0,
-        "Length to which the shorter side of an image is scaled, pixels (0: as the network was "
-        "trained; 320 for the bundled one, which keeps the size of smaller images from 240 on). A "
-        "larger value shows smaller objects and takes more time. ONNX files have their own size.",
-        low=0, high=4096, fixed=True,
-    )  # fmt: skip
-    batch_size: int = setting(
-        8, "Number of frames per forward pass. A larger batch is faster on a GPU and takes more "
-        "memory. ONNX networks take one frame.", low=1, fixed=True,
-    )  # fmt: skip
-    half: bool = setting(
-        True, "Whether to use half precision, which is faster. It has no effect on a CPU and on "
-        "ONNX networks.",
-        fixed=True,
-    )  # fmt: skip
+    short_side: int = network.short_side()
+    batch_size: int = network.batch_size()
+    half: bool = network.half()
     onnx_size: int = setting(
         640,
         "Height and width to which images are scaled for an ONNX network of Ultralytics, pixels, "

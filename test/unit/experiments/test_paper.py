@@ -17,7 +17,7 @@ from support.fakes import make_proposals
 from support.moving_squares import GREEN, RED, SIZE, picture, place
 from support.networks import save_random_weights
 
-from experiments import paper, paper_data, training_masks
+from experiments import paper, paper_data, recordings, training_masks
 from experiments.methods import fst, ioa, nlc
 from gbopt_ros import pipeline
 from gbopt_ros.evaluation.coco_metrics import METRICS
@@ -122,7 +122,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     little = replace(architecture, short_side=64, train_proposals=8, test_proposals=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mask_rcnn.ARCHITECTURES, "slim18-fpn", little)
-        for module in (training_masks, pipeline):
+        for module in (recordings, pipeline):
             patch.setattr(module, "load_proposal_network", lambda config: Oracle())
         patch.setattr(pipeline, "load_background_network", lambda config: Oracle())
         patch.setattr(ioa, "_STEPS", 1)

@@ -13,7 +13,7 @@ pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from support.fakes import make_proposals
 from support.labelled import labelled
 
-from experiments import comparison, tabletop, training_masks
+from experiments import comparison, recordings, tabletop, training_masks
 from experiments.cache import Cache
 from gbopt_ros.config import LearningConfig, load_config
 from gbopt_ros.io.selection_format import SelectedFrame
@@ -90,8 +90,8 @@ def test_masks_of_methods_are_made_once_and_judged(
     data = tabletop.few()
     assert data.validation is not None
     oracle = Oracle([data.train, data.validation])
-    monkeypatch.setattr(training_masks, "load_proposal_network", lambda config: oracle)
-    monkeypatch.setattr(training_masks.EnsembleProposals, "from_config", lambda config: oracle)
+    monkeypatch.setattr(recordings, "load_proposal_network", lambda config: oracle)
+    monkeypatch.setattr(recordings.EnsembleProposals, "from_config", lambda config: oracle)
 
     def masks() -> dict[str, training_masks.TrainingMasks]:
         cache = Cache(tmp_path / "cache")
@@ -152,7 +152,7 @@ def test_masks_of_other_methods_count_from_the_threshold_of_validation(
     maker = training_masks.MaskMaker([data.train], data.validation, data.rehearsal, CONFIG, cache)
     truth = encode_all(masks[:2] if right else ~masks[:1])
     monkeypatch.setattr(maker, "scored", scored)
-    monkeypatch.setattr(maker, "_truth", lambda recordings: {("recording", 0): truth})
+    monkeypatch.setattr(maker._shared, "truth", lambda recordings: {("recording", 0): truth})
     chosen, said = maker.chosen(method)
     assert len(chosen["recording", 0]) == kept
     assert said == pytest.approx(facts)
@@ -162,7 +162,7 @@ def test_limits_correct_what_ours_learns(tmp_path: Path, monkeypatch: pytest.Mon
     """Of three objects one is found, one only by an unsure mask; a sure mask is no object."""
     data = tabletop.few()
     oracle = Oracle([data.train])
-    monkeypatch.setattr(training_masks, "load_proposal_network", lambda config: oracle)
+    monkeypatch.setattr(recordings, "load_proposal_network", lambda config: oracle)
     index = next(i for i, rles in data.train.truth.items() if len(rles) >= 3)
     truth = data.train.truth[index]
     size = tuple(truth[0]["size"])
