@@ -184,6 +184,11 @@ class Folder(DirectoryReader):
 
     def open(self) -> None:
         super().open()
+        if not all(
+            isinstance(c.topic, str) and isinstance(c.msgtype, str) and isinstance(c.msgcount, int)
+            for c in self.connections
+        ):
+            raise ReaderError("metadata.yaml: expected text and whole numbers of every topic")
         self._is_compressed = self.metadata.compression_mode == "message"
         self.metadata = self.metadata._replace(compression_mode=None)
 

@@ -419,6 +419,17 @@ def replace_in_metadata(bag: Path, old: str, new: str) -> None:
             ),
             "Serialization format",
         ),
+        *(
+            (
+                lambda bag, old=old, new=new: replace_in_metadata(bag, old, new),
+                "expected text and whole numbers of every topic",
+            )
+            for old, new in (
+                ("message_count: 3", "message_count: three"),
+                (f"name: {TOPIC}", "name: 5"),
+                ("type: sensor_msgs/msg/Image", "type: [1]"),
+            )
+        ),
     ],
 )
 def test_rosbag_source_refuses_damaged_folders(
