@@ -11,7 +11,7 @@ EXTRAS := dev,docs,sim,interfaces,ros
 STAMP := $(VENV)/.setup-wheels
 endif
 SETUP_INPUTS := setup.py pyproject.toml constraints.txt package.xml CMakeLists.txt \
-  tools/build_interfaces.py msg srv $(wildcard msg/*.msg srv/*.srv)
+  tools/build_interfaces.py msg srv action $(wildcard msg/*.msg srv/*.srv action/*.action)
 
 .PHONY: setup demo test test-system lint bench clean distclean
 .DEFAULT_GOAL := demo
@@ -57,7 +57,7 @@ bench: setup
 
 # The environment stays; the messages are built anew by the next setup.
 clean:
-	rm -rf build dist *.egg-info demo-output benchmark-output site gbopt_ros/msg gbopt_ros/srv gbopt_ros/*.so
+	rm -rf build dist *.egg-info demo-output benchmark-output site gbopt_ros/msg gbopt_ros/srv gbopt_ros/action gbopt_ros/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks examples experiments gbopt_ros test tools -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(VENV)/.setup-*

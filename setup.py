@@ -68,10 +68,14 @@ ROS = [
 # Backbones of background networks beyond torchvision's ResNets: the paper's is a ResNeSt-200.
 TIMM = "timm>=1.0.9,<2"
 
+REVIEW = "flask>=3.1,<4"  # the servers of `gbopt review` and `gbopt serve-models`
+
 ONNX = [
     "onnx>=1.16,<2",  # `gbopt models export` checks and describes its files with it
     "onnxruntime>=1.19,<2",  # runs ONNX networks; 1.19 is the first version for NumPy 2
 ]
+
+RERUN = "rerun-sdk>=0.23,<1"  # `gbopt replay --rerun`; `set_time` and `Scalars` are of 0.23
 
 EXTRAS = {
     "ros": [f'{wheel}; platform_machine == "x86_64"' for wheel in ROS],
@@ -91,6 +95,8 @@ EXTRAS = {
     "onnx": ONNX,
     # `gbopt bulk --ray` on many machines; on one machine plain processes need nothing.
     "bulk": ["ray>=2.40,<3"],  # actors (Ray Core); 2.40 has wheels for Python 3.10 to 3.12
+    "review": [REVIEW],
+    "rerun": [RERUN],
     "docs": [
         "mkdocs-material>=9.5,<10",  # the site of docs/
         "mkdocstrings[python]>=1,<2",  # the Python reference, out of the docstrings
@@ -98,6 +104,8 @@ EXTRAS = {
     "dev": [
         TIMM,  # its tests run where it is
         *ONNX,  # likewise
+        REVIEW,  # likewise
+        RERUN,  # likewise
         "hypothesis>=6.100,<7",  # property tests
         "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
         "PyMaxflow>=1.3,<2",  # the graph cut of FST, a method compared with
@@ -108,6 +116,8 @@ EXTRAS = {
         "scikit-image>=0.24,<1",  # superpixels and colour spaces of methods compared with
         "scikit-learn>=1.4,<2",  # Gaussian mixtures of FST
         "scipy>=1.11,<2",  # one-to-one assignment in the benchmarks' baselines
+        "playwright>=1.45,<2",  # drives the browser of the machine over the page of `gbopt review`
+        "supervision>=0.30,<1",  # another reader and writer of exported masks
     ],
 }
 
@@ -144,8 +154,11 @@ setup(
     license=MANIFEST.findtext("license", ""),
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=[NAME, f"{NAME}.*"], exclude=[f"{NAME}.msg*", f"{NAME}.srv*"]),
-    package_data={NAME: ["py.typed"]},
+    packages=find_packages(
+        include=[NAME, f"{NAME}.*"],
+        exclude=[f"{NAME}.{kind}*" for kind in ("msg", "srv", "action")],
+    ),
+    package_data={NAME: ["py.typed", "web/page.html"]},
     data_files=shared_files(),
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

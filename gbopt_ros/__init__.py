@@ -12,6 +12,7 @@ that it was never taught:
 Where things are:
 
     structures   the vocabulary: Frame, Clip, Proposals, Selection ...
+    tracks       ids of masks over time
     config       every setting, its default and its meaning
     io           recordings and datasets in, selected masks out
     models       the networks and their weights
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gbopt_ros.learning.store.store import Store
     from gbopt_ros.pipeline import Pipeline
     from gbopt_ros.selection import best_combinations, select_clip
+    from gbopt_ros.tracks import TrackLinker
 
     __version__: str
 
@@ -49,6 +51,7 @@ __all__ = [
     "Config",
     "Pipeline",
     "Store",
+    "TrackLinker",
     "__version__",
     "best_combinations",
     "evaluate",
@@ -62,6 +65,7 @@ _HOMES = {
     "Config": "gbopt_ros.config",
     "Pipeline": "gbopt_ros.pipeline",
     "Store": "gbopt_ros.learning.store.store",
+    "TrackLinker": "gbopt_ros.tracks",
     "best_combinations": "gbopt_ros.selection",
     "evaluate": "gbopt_ros.evaluation.evaluate",
     "learn": "gbopt_ros.learning.round",

@@ -227,6 +227,17 @@ def iou_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float6
     return np.asarray(coco_mask.iou(list(first), list(second), [0] * len(second)), np.float64)
 
 
+def overlap_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:
+    """(len(first), len(second)) float64, intersection over the smaller mask of every pair."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    # With `iscrowd` pycocotools divides by the area of the first mask of a pair alone.
+    of_first = coco_mask.iou(list(first), list(second), [1] * len(second))
+    of_second = coco_mask.iou(list(second), list(first), [1] * len(first))
+    overlap: NDArray[np.float64] = np.maximum(of_first, np.transpose(of_second))
+    return overlap
+
+
 @dataclass(frozen=True)
 class Atoms:
     """Disjoint sub-masks: all pixels of an atom are covered by exactly the same masks (App. B.1).

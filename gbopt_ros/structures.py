@@ -295,6 +295,7 @@ class LabelledImage:
             detection.
         complete: whether every object has a mask; False if only objects of some classes have.
         foreground: (H, W) uint8, a teacher's probability of an object, times 255; None without one.
+        rejected: COCO RLEs of regions that show no object, as a person says.
     """
 
     image: Image = field(repr=False)
@@ -302,6 +303,7 @@ class LabelledImage:
     ignore_regions: tuple[Rle, ...] = field(default=(), repr=False)
     complete: bool = True
     foreground: NDArray[np.uint8] | None = field(default=None, repr=False)
+    rejected: tuple[Rle, ...] = field(default=(), repr=False)
 
 
 class ProposalNetwork(Protocol):

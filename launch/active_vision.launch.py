@@ -3,22 +3,27 @@
     ros2 launch gbopt_ros active_vision.launch.py camera:=/image_raw profile:=/data/robot.yaml
 
 Do not start it twice in one namespace: two nodes would have one name, and two learners one store.
-The learner always has a process of its own, so that learning delays no frame. If it ends,
-perception goes on. If another process ends, all end, and the launch fails if that one did; with
-`respawn:=true` it is started again.
+The learner always has a process of its own, so that learning delays no frame. If it ends, or the
+process of objects_3d with `composed:=false`, perception goes on. If another process ends, all end,
+and the launch fails if that one did; with `respawn:=true` it is started again.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from gbopt_ros.nodes.wiring import CAMERA, NODES
+from gbopt_ros.nodes.wiring import CAMERA, DEPTH, NODES, remapping
 
 _RESPAWN_DELAY_S = 2.0
+_MAY_END = ("learner", DEPTH[0])  # the others do their work without them
 ARGUMENTS = (
     DeclareLaunchArgument(
         "camera",
@@ -32,6 +37,18 @@ ARGUMENTS = (
         choices=["raw", "compressed"],
         description="Images of the camera: raw (Image), or compressed (CompressedImage) on the "
         "topic with /compressed appended.",
+    ),
+    DeclareLaunchArgument(
+        "depth",
+        default_value="",
+        description="Depth image topic, aligned to the images of the camera: objects_3d publishes "
+        "where the objects are in space. The camera info is beside it. Empty: no depth.",
+    ),
+    DeclareLaunchArgument(
+        "target_frame",
+        default_value="",
+        description="Frame of the objects in space, whose z axis points up, such as base_link. "
+        "Empty: the optical frame of the depth image.",
     ),
     DeclareLaunchArgument(
         "composed",
@@ -63,6 +80,12 @@ ARGUMENTS = (
         choices=["true", "false"],
         description="Whether a process that ends is started again, after 2 s.",
     ),
+    DeclareLaunchArgument(
+        "rviz",
+        default_value="false",
+        choices=["true", "false"],
+        description="Whether to show masks and objects in RViz, with config/gbopt.rviz.",
+    ),
     DeclareLaunchArgument("log_level", default_value="info", description="Log level of all nodes."),
 )
 
@@ -76,21 +99,26 @@ def start(context: LaunchContext) -> list[Node]:
     value = {a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS}
     arguments = [
         *("--log-level", value["log_level"]),
-        *("-r", f"{CAMERA[0]}:{CAMERA[1]}:={value['camera']}"),
+        *remapping(CAMERA, value["camera"]),
         # No prefix: it would not match the name of a node in a namespace.
         *("-p", f"image_transport:={value['transport']}"),
     ]
+    if value["depth"]:
+        arguments += remapping(DEPTH, value["depth"])
+    if value["target_frame"]:
+        arguments += ["-p", f"target_frame:={value['target_frame']}"]
     if value["profile"]:
         arguments += ["-p", f"profile:={value['profile']}"]
     if value["params_file"]:
         arguments += ["--params-file", value["params_file"]]
     respawns = value["respawn"] == "true"
-    executables = [name for name in NODES if name != "learner"]
+    left_out = {"learner"} if value["learner"] == "false" else set()
+    if not value["depth"]:
+        left_out.add(DEPTH[0])
+    executables = [name for name in NODES if name not in left_out]
     if value["composed"] == "true":
-        executables = ["composed"]
-    if value["learner"] == "true":
-        executables.append("learner")
-    return [
+        executables = ["composed", *({"learner"} - left_out)]
+    started = [
         Node(
             package="gbopt_ros",
             executable=executable,
@@ -99,10 +127,26 @@ def start(context: LaunchContext) -> list[Node]:
             output="screen",
             respawn=respawns,
             respawn_delay=_RESPAWN_DELAY_S,
-            on_exit=None if respawns or executable == "learner" else end_all,
+            on_exit=None if respawns or executable in _MAY_END else end_all,
         )
         for executable in executables
     ]
+    return [*started, rviz(value)] if value["rviz"] == "true" else started
+
+
+def rviz(value: dict[str, str]) -> Node:
+    """RViz on the topics of the graph, which it has with the slash of no namespace."""
+    config = Path(get_package_share_directory("gbopt_ros"), "config", "gbopt.rviz")
+    topics = re.findall(r"Value: /(\S+)", config.read_text(encoding="utf-8"))
+    frame = value["target_frame"]
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=value["namespace"],
+        arguments=["-d", str(config), *(["-f", frame] if frame else [])],
+        remappings=[(f"/{topic}", topic) for topic in topics],
+        output="screen",
+    )
 
 
 def end_all(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:

@@ -3,10 +3,10 @@
     .venv/bin/python tools/build_interfaces.py [--if-possible]
 
 `CMakeLists.txt` generates and compiles them, as it does for colcon. Then `gbopt_ros/msg`,
-`gbopt_ros/srv` and their extension modules go into the checkout, where an editable install finds
-them, and everything else into the environment: libraries, headers, the ament index and
-`share/gbopt_ros`, so that ROS tools see the package. ROS is a sourced one, or else the wheels of
-the environment. The log of the build is `build/interfaces.log`.
+`gbopt_ros/srv`, `gbopt_ros/action` and their extension modules go into the checkout, where an
+editable install finds them, and everything else into the environment: libraries, headers, the ament
+index and `share/gbopt_ros`, so that ROS tools see the package. ROS is a sourced one, or else the
+wheels of the environment. The log of the build is `build/interfaces.log`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = CHECKOUT / "build" / "interfaces"
 STAGE = CHECKOUT / "build" / "stage"
 LOG = CHECKOUT / "build" / "interfaces.log"
+INTERFACES = ("msg", "srv", "action")
 LINKED_FOLDERS = ("config", "launch", "demo")  # edited in the checkout, so linked, not copied
 
 
@@ -109,7 +110,7 @@ def configure(cmake: str, prefixes: list[Path], environment: dict[str, str]) -> 
         command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     key = BUILD / "configured-with"
     interfaces = sorted(
-        path.name for path in [*CHECKOUT.glob("msg/*.msg"), *CHECKOUT.glob("srv/*.srv")]
+        path.name for kind in INTERFACES for path in CHECKOUT.glob(f"{kind}/*.{kind}")
     )
     wanted = "\n".join([sys.version, *command, *interfaces])
     if BUILD.exists() and not (key.exists() and key.read_text() == wanted):
@@ -135,7 +136,7 @@ def install() -> None:
     package = CHECKOUT / PACKAGE
     for stale in package.glob("*.so"):
         stale.unlink()
-    for folder in ("msg", "srv"):
+    for folder in INTERFACES:
         replace_tree(generated / folder, package / folder)
     for extension in generated.glob("*.so"):
         shutil.copy2(extension, package)
@@ -193,7 +194,7 @@ def main() -> int:
     except (BuildFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print("messages built: gbopt_ros.msg, gbopt_ros.srv")
+    print("messages built: gbopt_ros.msg, gbopt_ros.srv, gbopt_ros.action")
     return 0
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from gbopt_ros.bulk.plan import Shard
+from gbopt_ros.io.datasets.coco import image_size, segmentation_to_rle
 from gbopt_ros.io.files import replacing
 from gbopt_ros.io.json_file import Fields, printable
 from gbopt_ros.io.limits import MAX_JSON_BYTES
 from gbopt_ros.io.selection_format import SELECTION_NAME, append_entry, join_parts
+from gbopt_ros.tracks import TrackLinker
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,15 @@ class Merged:
     masks: dict[str, int]
 
 
-def merge(out: Path, shards: Iterable[FinishedShard]) -> Merged:
+def merge(out: Path, shards: Iterable[FinishedShard], linker: TrackLinker) -> Merged:
     """Write `OUT/selected.json` atomically; the images stay where they are.
 
     Ids of images and annotations and numbers of clips are unique, every image tells its recording,
     and frames that two shards share keep the masks of the first. One shard is in memory at a time.
+
+    Args:
+        linker: gives track ids anew, for a shard does not know those of the shard before it. Those
+            of two recordings differ.
 
     Raises:
         GboptError: a shard is damaged, or the file cannot be written.
@@ -63,14 +69,18 @@ def merge(out: Path, shards: Iterable[FinishedShard]) -> Merged:
             )
             image_id = annotation_id = 0
             for each in shards:
+                if each.recording not in merged.frames:
+                    linker.forget()
                 content = Fields.read(each.folder / SELECTION_NAME)
                 place = (each.folder / "frames").relative_to(out / FRAMES).as_posix()
-                ids: dict[int, int] = {}
+                masks: dict[int, list[Fields]] = {}
+                for annotation in content.objects("annotations"):
+                    masks.setdefault(annotation.integer("image_id"), []).append(annotation)
+                frames_before, masks_before = image_id, annotation_id
                 for image in content.objects("images"):
                     if image.integer("frame_index") < each.shard.first_new:
                         continue
                     image_id += 1
-                    ids[image.integer("id")] = image_id
                     entry = {
                         "id": image_id,
                         "file_name": f"{place}/{image.text('file_name')}",
@@ -78,18 +88,19 @@ def merge(out: Path, shards: Iterable[FinishedShard]) -> Merged:
                         "clip_id": each.first_clip + image.integer("clip_id"),
                     }
                     append_entry(images, dict(image.content) | entry, first=image_id == 1)
-                found = 0
-                for annotation in content.objects("annotations"):
-                    owner = ids.get(annotation.integer("image_id"))
-                    if owner is None:
-                        continue
-                    found += 1
-                    annotation_id += 1
-                    entry = {"id": annotation_id, "image_id": owner}
-                    append_entry(
-                        annotations, dict(annotation.content) | entry, first=annotation_id == 1
-                    )
-                for counts, number in ((merged.frames, len(ids)), (merged.masks, found)):
+                    found = masks.get(image.integer("id"), [])
+                    for annotation, track_id in zip(
+                        found, _track_ids(linker, image, found), strict=True
+                    ):
+                        annotation_id += 1
+                        entry = {"id": annotation_id, "image_id": image_id, "track_id": track_id}
+                        append_entry(
+                            annotations, dict(annotation.content) | entry, first=annotation_id == 1
+                        )
+                for counts, number in (
+                    (merged.frames, image_id - frames_before),
+                    (merged.masks, annotation_id - masks_before),
+                ):
                     counts[each.recording] = counts.get(each.recording, 0) + number
         join_parts(aside, printable(out.resolve().name), parts)
         size = aside.stat().st_size
@@ -99,3 +110,9 @@ def merge(out: Path, shards: Iterable[FinishedShard]) -> Merged:
             path, size, MAX_JSON_BYTES,
         )  # fmt: skip
     return merged
+
+
+def _track_ids(linker: TrackLinker, image: Fields, annotations: Sequence[Fields]) -> list[int]:
+    size = image_size(image)
+    rles = [segmentation_to_rle(a.content.get("segmentation"), size, a.where) for a in annotations]
+    return linker.link(rles, image.integer("stamp_ns"))

@@ -98,6 +98,7 @@ class BulkRun:
     ) -> None:
         make_folder(out)
         self._out, self._identity, self._on_frames = out, dict(identity), on_frames
+        self._tracks = config.tracks
         self._recordings = [
             RecordingProgress(each, out, identity, config.clip, shard_frames) for each in recordings
         ]
@@ -217,7 +218,7 @@ class BulkRun:
 
     def _finish(self, start: float) -> Outcome:
         """Merge what is done, and write what the run did."""
-        merged = merge(self._out, self._finished())
+        merged = merge(self._out, self._finished(), self._tracks.linker())
         outcome = Outcome(
             recordings=len(self._recordings),
             hours=sum(each.hours for each in self._recordings),

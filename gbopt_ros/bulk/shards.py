@@ -162,7 +162,11 @@ class ShardWorker:
         before = dict(self._pipeline.seconds)
         frames = self._reader.frames(task.shard.first, task.shard.last)
         with SelectionWriter(
-            task.folder, task.recording.name, frames=self._frames, overlay=self._overlay
+            task.folder,
+            task.recording.name,
+            frames=self._frames,
+            overlay=self._overlay,
+            linker=self._config.tracks.linker(),
         ) as writer:
             sizes: list[SizeChange] = []
             for selection in self._pipeline.run(frames, prefetch=self._on_gpu):

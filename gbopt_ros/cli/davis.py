@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json, metrics.md and tracks/"
     )
-    add_config_arguments(parser, "tracks.max_gap=0")
+    add_config_arguments(parser, "tracks.max_gap_s=1")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -197,7 +197,7 @@ def find_rclpy() -> str:
 
 def find_messages() -> str:
     names = []
-    for package in ("gbopt_ros.msg", "gbopt_ros.srv"):
+    for package in ("gbopt_ros.msg", "gbopt_ros.srv", "gbopt_ros.action"):
         module = importlib.import_module(package)
         types = [value for value in vars(module).values() if isinstance(value, type)]
         for kind in types:
@@ -316,6 +316,10 @@ OPTIONAL = (
         "onnxruntime", find_onnxruntime,
         "no ONNX networks in proposal.weights and background.weights",
         "pip install 'gbopt_ros[onnx]'",
+    ),
+    Check(
+        "flask", partial(find_module_apart, "flask", "flask"),
+        "no `gbopt review` and no `gbopt serve-models`", "pip install 'gbopt_ros[review]'",
     ),
     Check(
         "detectron2", find_detectron2,

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import errno
 import importlib
+import keyword
 import logging
 import os
 import select
@@ -23,8 +24,9 @@ from pathlib import Path
 from gbopt_ros.process import leave
 
 VERBS = (
-    "demo", "bag", "replay", "bulk", "learn", "calibrate", "evaluate", "davis", "dataset", "run",
-    "play", "pretrain", "world", "models", "doctor",
+    "demo", "bag", "replay", "bulk", "learn", "export", "review", "import", "calibrate", "evaluate",
+    "davis", "tracks", "dataset", "run", "play", "pretrain", "world", "models", "serve-models",
+    "doctor",
 )  # fmt: skip
 
 DONE, FAILED = 0, 1
@@ -38,6 +40,12 @@ _ADVICE = {
     errno.EROFS: "choose an output folder that can be written",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+
+
+def module_of(verb: str) -> str:
+    """The name of the module of a verb: Python allows neither hyphens nor its own words."""
+    name = verb.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 class _Version(argparse.Action):
@@ -126,7 +134,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     _add_debug(parser, default=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     if chosen in VERBS:
-        module = importlib.import_module(f"gbopt_ros.cli.{chosen}")
+        module = importlib.import_module(f"gbopt_ros.cli.{module_of(chosen)}")
         verb = verbs.add_parser(
             chosen,
             description=module.__doc__,
@@ -163,7 +171,8 @@ def _log_to_stderr() -> Iterator[None]:
 
 def _help(verb: str) -> str:
     """The first line of a verb's docstring, read without importing the verb."""
-    tree = ast.parse(Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8"))
+    path = Path(__file__).with_name(f"{module_of(verb)}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0].replace("%", "%%")
 
 

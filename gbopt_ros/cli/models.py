@@ -1,4 +1,4 @@
-"""Pull published weights; list, verify, roll back and export the versions of a model store.
+"""Pull published weights; list, describe, verify, roll back and export versions of a model store.
 
 `pull NAME` downloads published weights into `gbopt_ros/models` below `$XDG_CACHE_HOME`
 (`~/.cache`), checks their SHA-256 and prints their path, digest and licence. From then on NAME can
@@ -10,6 +10,9 @@ resumed.
 round goes on from with >. Damaged versions have a !; `verify` fails if there is one, and `rollback`
 leads to the newest version before it that is intact. Teachers are networks other than the parent
 that proposed the masks.
+
+`card` prints the model card of a version: what it comes from, what it learnt, what was measured,
+and the licence. It is beside the weights, too, as card.md and card.json.
 
 `export` writes a network as an ONNX file, for robots that serve it with onnxruntime or TensorRT:
 the version of a store that is in service, or a weights file of the proposal or of the background
@@ -23,17 +26,20 @@ import re
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.config import Config
 from gbopt_ros.structures import GboptError
 
+if TYPE_CHECKING:
+    from gbopt_ros.learning.store.model_store import ModelVersion
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from gbopt_ros.models.catalogue import CATALOGUE
 
-    parser.add_argument("action", choices=("pull", "list", "verify", "rollback", "export"))
+    parser.add_argument("action", choices=("pull", "list", "card", "verify", "rollback", "export"))
     parser.add_argument(
         "subject",
         metavar="NAME|STORE|FILE",
@@ -46,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.onnx", help="export: the file to write")
     parser.add_argument(
-        "--version", metavar="V", help="export: version of the store, such as v0003 (default: the "
-        "one in service)",
+        "--version", metavar="V", help="card, export: version of the store, such as v0003 "
+        "(default: the one in service)",
     )  # fmt: skip
     parser.add_argument(
         "--size", type=_size, metavar="HxW", help="export: height and width of all images, such as "
@@ -61,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
         _pull(args.subject, args.url)
     elif args.action == "export":
         _export(args)
+    elif args.action == "card":
+        _card(Path(args.subject), args.version)
     else:
         _store(args.action, Path(args.subject))
 
@@ -72,6 +80,13 @@ def _pull(name: str, url: str) -> None:
     path, digest = catalogue.pull(name, url)
     print(f"{path}\nsha256 {digest}")
     print(f"licence {licence}; the data that it was trained on have terms of their own")
+
+
+def _card(store: Path, version: str | None) -> None:
+    from gbopt_ros.learning.store.model_card import card_in_markdown, model_card
+
+    found = _version(store, version)
+    print(card_in_markdown(model_card(found.manifest | {"version": found.version})), end="")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -96,7 +111,7 @@ def _weights(subject: Path, version: str | None) -> Path:
     Raises:
         GboptError: there is no such version, it is damaged, or the file is ONNX already.
     """
-    from gbopt_ros.learning.store.store import Store
+    from gbopt_ros.learning.store.model_store import ModelStore
     from gbopt_ros.models.catalogue import find_weights
     from gbopt_ros.models.onnx import is_onnx
 
@@ -105,14 +120,22 @@ def _weights(subject: Path, version: str | None) -> Path:
         if is_onnx(path):
             raise GboptError(f"{path}: an ONNX file already")
         return path
-    versions = Store(subject).models
-    found = versions.get(version) if version else versions.serving()
+    found = _version(subject, version)
+    ModelStore(subject).verify(found)
+    return found.path
+
+
+def _version(store: Path, name: str | None) -> ModelVersion:
+    """A version of a store, by default the one in service. Raises GboptError if there is none."""
+    from gbopt_ros.learning.store.model_store import ModelStore
+
+    versions = ModelStore(store)
+    found = versions.get(name) if name else versions.serving()
     if found is None:
         raise GboptError(
-            f"{subject}: no version of this store is in service; name a weights file, or --version"
+            f"{store}: no version of this store is in service; name a weights file, or --version"
         )
-    versions.verify(found)
-    return found.path
+    return found
 
 
 def _export_proposals(
@@ -186,7 +209,7 @@ def _about(manifest: dict[str, Any]) -> str:
     """Teachers other than the parent, and the reasons of the gates."""
     teachers = [name for name in manifest.get("teachers", []) if name != manifest["parent"]]
     parts = [f"teachers {', '.join(teachers)}"] if teachers else []
-    parts += [manifest.get(gate, {}).get("reason", "") for gate in ("gate", "teacher_gate")]
+    parts += [(manifest.get(gate) or {}).get("reason", "") for gate in ("gate", "teacher_gate")]
     return "; ".join(part for part in parts if part)
 
 

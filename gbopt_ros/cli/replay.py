@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with a run that was cut, if any; if this one is cut, keep what is done",
     )
     add_output_arguments(parser)
+    parser.add_argument(
+        "--rerun",
+        type=Path,
+        metavar="FILE.rrd",
+        help="also write a recording for the Rerun viewer (extra `rerun`)",
+    )
     add_config_arguments(parser, weights=True)
     add_source_arguments(parser)
 
@@ -49,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.resume and args.no_frames:
         raise GboptError("--resume: a run goes on from its frames; leave out --no-frames")
+    if args.rerun is not None:
+        from gbopt_ros.io.rerun_file import check_new
+
+        if args.no_frames:
+            raise GboptError("--rerun: it shows the frames; leave out --no-frames")
+        check_new(args.rerun)
     config = config_from_args(args)
     source = source_from_args(args, args.source, config.clip.max_pixels)
 
@@ -64,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
         overlay=not args.no_overlay,
         identity=None if args.no_frames else _identity(args, config, source),
         resume=args.resume,
+        linker=config.tracks.linker(),
     )
     with (
         writing as writer,
@@ -81,6 +94,10 @@ def run(args: argparse.Namespace) -> None:
             seconds=dict(pipeline.seconds),
             skipped_frames=source.skipped,
         )
+    if args.rerun is not None:
+        from gbopt_ros.io.rerun_file import write_rerun
+
+        write_rerun(out, args.rerun)
     if writer.masks == 0:
         log.warning("no mask was selected in %d frames", writer.frames)
     summary = {

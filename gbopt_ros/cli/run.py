@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help="image topic to subscribe to (default: %(default)s)",
     )
+    parser.add_argument(
+        "--depth",
+        metavar="TOPIC",
+        help="depth image topic, aligned to the colour image: publish where objects are in space",
+    )
     add_config_arguments(parser)
     parser.add_argument("--no-learner", action="store_true", help="select masks, learn nothing")
     parser.add_argument(
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     exit_on_signals()
 
     from gbopt_ros.nodes import composed
-    from gbopt_ros.nodes.wiring import CAMERA
+    from gbopt_ros.nodes.wiring import CAMERA, DEPTH, remapping
 
     stop_on_signals()
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="gbopt-") as profile:
@@ -55,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
         common = ["-p", f"profile:={profile.name}"]
         if args.namespace:
             common += ["-r", f"__ns:=/{args.namespace.strip('/')}"]
-        camera = ["-r", f"{CAMERA[0]}:{CAMERA[1]}:={args.camera}"]
+        camera = remapping(CAMERA, args.camera)
+        if args.depth:
+            camera += remapping(DEPTH, args.depth)
         learner = None
         if not args.no_learner:
             learner = _Learner([*common, *args.ros_args])

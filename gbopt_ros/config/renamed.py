@@ -24,7 +24,8 @@ REMOVED = {
     "selection.confidence_bias": _CALIBRATION,
     "selection.confidence_margin": _CALIBRATION,
     "selection.confidence_score": _CALIBRATION,
-    "tracks.warp": "masks are always linked without moving them; delete it",
+    "tracks.warp": "masks are linked by the motion of their track; delete it",
+    "tracks.max_gap": "tracks.max_gap_s is the longest gap of a track, in seconds",
     "adapt": "background adaptation was removed in favour of motion (motion.weight); delete it",
 }
 """Old name of a setting or a section: what to do."""

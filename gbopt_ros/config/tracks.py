@@ -5,23 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gbopt_ros.config.section import ConfigSection, setting
+from gbopt_ros.tracks import MAX_GAP_S, MIN_IOU, TrackLinker
 
 
 @dataclass(frozen=True)
 class TrackConfig(ConfigSection):
-    """Linking of the selected masks of a recording to tracks, for the DAVIS metrics."""
+    """Linking of the selected masks of a recording or of a camera to tracks."""
 
     min_iou: float = setting(
-        0.3,
-        "Minimum IoU of a mask with the last mask of its track. A larger value gives more, shorter "
-        "tracks. Used by `gbopt davis` only.",
+        MIN_IOU,
+        "Minimum IoU of a mask with the last mask of its track, or of their enlarged boxes. A "
+        "larger value gives more, shorter tracks. A node reads it when it is configured.",
         above=0.0, high=1.0,
     )  # fmt: skip
-    max_gap: int = setting(
-        5, "Maximum number of frames that a track may miss before it ends. A larger value bridges "
-        "longer gaps. Used by `gbopt davis` only.", low=0,
-    )  # fmt: skip
+    max_gap_s: float = setting(
+        MAX_GAP_S,
+        "Maximum time between two masks of a track, seconds. A larger value keeps the id of an "
+        "object over longer occlusions. A node reads it when it is configured.",
+        above=0.0,
+    )
     max_tracks: int = setting(
         20, "Maximum number of tracks per recording, best first (DAVIS allows 20). Used by `gbopt "
         "davis` only.", low=1, high=254,
     )  # fmt: skip
+
+    def linker(self) -> TrackLinker:
+        """A linker with these settings, and no tracks yet."""
+        return TrackLinker(self.min_iou, self.max_gap_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import numpy as np
 
 from gbopt_ros.config import TrackConfig
 from gbopt_ros.evaluation.report_content import FoundMask, FramePair, SelectionNumbers
-from gbopt_ros.evaluation.tracks import TrackLinker
+from gbopt_ros.evaluation.tracks import ScoredMasks, link_tracks
 from gbopt_ros.io.json_file import Fields
-from gbopt_ros.io.overlay import ColourTracker, OverlayWriter, draw_masks
+from gbopt_ros.io.overlay import OverlayWriter, draw_masks
 from gbopt_ros.io.selection_format import SelectedFrame, read_selection
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.masks import boxes_xyxy, iou_matrix
 from gbopt_ros.structures import Image, Rle
+from gbopt_ros.tracks import TrackLinker
 
 MATCH_IOU = 0.5  # smallest IoU of two masks of the same object
 _PAIRS = 6  # frames in the report that are shown before and after
@@ -73,6 +75,7 @@ class Unmatched:
     """A mask of one replay that has no counterpart in another."""
 
     frame_index: int
+    stamp_ns: int
     rle: Rle = field(repr=False)
     confidence: float
 
@@ -87,7 +90,7 @@ def unmatched(replay: Replay, other: Replay, iou: float = MATCH_IOU) -> list[Unm
         others = other.frames[index].rles if index in other.frames else ()
         best = iou_matrix(frame.rles, others).max(axis=1, initial=0.0)  # (S,)
         found += [
-            Unmatched(index, frame.rles[i], frame.confidences[i])
+            Unmatched(index, frame.stamp_ns, frame.rles[i], frame.confidences[i])
             for i in np.flatnonzero(best < iou)
         ]
     return sorted(found, key=lambda mask: -mask.confidence)
@@ -98,14 +101,15 @@ def most_confident_of_tracks(found: Sequence[Unmatched]) -> list[tuple[Unmatched
 
     An object that stays in view is new in many frames; it is shown once.
     """
-    linker, by_place = TrackLinker(TrackConfig(max_tracks=254)), dict[tuple[int, str], Unmatched]()
-    indices = sorted({mask.frame_index for mask in found})
-    for place, index in enumerate(indices):
-        masks = [mask for mask in found if mask.frame_index == index]
-        linker.add([mask.rle for mask in masks], [mask.confidence for mask in masks])
+    frames, by_place = list[ScoredMasks](), dict[tuple[int, str], Unmatched]()
+    ordered = sorted(found, key=lambda mask: mask.frame_index)
+    for place, (_, group) in enumerate(groupby(ordered, lambda mask: mask.frame_index)):
+        masks = list(group)
+        rles, confidences = [m.rle for m in masks], [m.confidence for m in masks]
+        frames.append(ScoredMasks(masks[0].stamp_ns, rles, confidences))
         by_place |= {(place, mask.rle["counts"]): mask for mask in masks}
     best = []
-    for track in linker.tracks():
+    for track in link_tracks(frames, TrackConfig(max_tracks=254)):
         masks = [by_place[place, rle["counts"]] for place, rle in track.rles.items()]
         best.append((max(masks, key=lambda mask: mask.confidence), len(masks)))
     return sorted(best, key=lambda pair: -pair[0].confidence)
@@ -148,15 +152,16 @@ def picture_pairs(before: Replay, after: Replay | None) -> tuple[FramePair, ...]
     chosen = np.linspace(0, len(indices) - 1, min(_PAIRS, len(indices)))
     pairs = []
     for index in sorted({indices[round(place)] for place in chosen}):
-        image, colours = _image(before, index), ColourTracker(MATCH_IOU)
+        image, linker = _image(before, index), TrackLinker(MATCH_IOU)
         drawn, counts = [], []
-        for replay in (before, after):
+        for turn, replay in enumerate((before, after)):
             if replay is None:
                 continue
             frame = replay.frames[index]
             labels = [f"{confidence:.2f}" for confidence in frame.confidences]
-            chosen_colours = colours.colours(frame.rles)
-            drawn.append(draw_masks(image, frame.rles, labels, colours=chosen_colours))
+            drawn.append(
+                draw_masks(image, frame.rles, labels, colours=linker.link(frame.rles, turn))
+            )
             counts.append(str(len(frame.rles)))
         caption = f"frame {index}: {' and '.join(counts)} masks"
         pairs.append(FramePair(caption, drawn[0], drawn[1] if after is not None else None))

@@ -15,6 +15,7 @@ from gbopt_ros.demo.own_recording import OwnRecording
 from gbopt_ros.demo.report import describe_rounds, format_change, join_losses
 from gbopt_ros.evaluation.report_content import Command, FoundMask, MetricsTable, ReportContent
 from gbopt_ros.io.resources import find_resource
+from gbopt_ros.learning.store.model_card import licence_of_weights
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.load import proposal_weights
 
@@ -127,7 +128,7 @@ def _model_card(config: Config, outcome: Outcome, results: Mapping[str, Any]) ->
     card: dict[str, object] = {
         "seed network": config.proposal.weights or f"bundled ({seed.name})",
         "its SHA-256": sha256_of(seed),
-        "licence": _licence(config),
+        "licence": licence_of_weights(config),
     }
     if outcome.learnt is None:
         return {"learnt": "nothing"} | card
@@ -136,7 +137,7 @@ def _model_card(config: Config, outcome: Outcome, results: Mapping[str, Any]) ->
     return {
         "version": f"{outcome.learnt.version}, learnt from {manifest['parent']}",
         "architecture": manifest["architecture"],
-        "weights": outcome.learnt.path,
+        "weights, with card.md and card.json beside them": outcome.learnt.path,
         "SHA-256": manifest["sha256"],
         "learnt from": "; ".join(
             f"{each['version']}: {each['instances']} masks in {each['frames']} frames"
@@ -147,13 +148,6 @@ def _model_card(config: Config, outcome: Outcome, results: Mapping[str, Any]) ->
             f"{results['seen'][when]['AP']:.1f}" for when in ("before", "after")
         ),
     } | card
-
-
-def _licence(config: Config) -> str:
-    """Under which terms the weights may be used that the learnt ones derive from."""
-    if config.proposal.weights:
-        return "that of the seed network: ask its publisher"
-    return f"Apache-2.0; what it was trained on: {proposal_weights(config).with_name('NOTICE')}"
 
 
 def _gates(results: Mapping[str, Any]) -> dict[str, dict[str, object]]:

@@ -167,7 +167,7 @@ def _select(out: Path, config: Config, data: DemoData | OwnData) -> Replayed:
     source = data.open()
     pipeline, replayed = Pipeline(config), Replayed()
     with (
-        SelectionWriter(out, source.name) as writer,
+        SelectionWriter(out, source.name, linker=config.tracks.linker()) as writer,
         tqdm(total=source.count, desc="select", unit="frame", dynamic_ncols=True) as progress,
     ):
         for clip in pipeline.clips(source):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import TrackConfig
-from gbopt_ros.evaluation.tracks import TrackLinker, label_array
+from gbopt_ros.evaluation.tracks import ScoredMasks, label_array, link_tracks
 from gbopt_ros.io.datasets.davis import DavisSequence, read_label_images, write_label_image
 from gbopt_ros.io.overlay import colour
 from gbopt_ros.io.selection_format import SelectedFrame, read_selection
@@ -71,10 +71,8 @@ def link_replay(
             f"{sequence.name} were not replayed, the first is frame {missing[0]}; replay the "
             "sequence whole, without --stride, --start and --end"
         )
-    linker = TrackLinker(config)
-    for frame in replay.frames:
-        linker.add(frame.rles, frame.confidences)
-    labels = label_array(linker.tracks(), len(replay.frames), replay.frames[0].size)
+    masks = (ScoredMasks(frame.stamp_ns, frame.rles, frame.confidences) for frame in replay.frames)
+    labels = label_array(link_tracks(masks, config), len(replay.frames), replay.frames[0].size)
     chosen = labels[[position[index] for index in sequence.frame_indices]]
     return np.stack([_scaled(label, size) for label in chosen])
 

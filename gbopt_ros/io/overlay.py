@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 
 import cv2
@@ -47,7 +46,7 @@ def draw_masks(
         rles: S masks of the image's size, most important first.
         labels: S short texts such as scores, one beside each mask.
         alpha: opacity of the fill, 0 to 1.
-        colours: S indices of `colour`; by default 0 to S - 1.
+        colours: S indices of `colour`, such as track ids; by default 0 to S - 1.
     """
     if any(tuple(rle["size"]) != image.shape[:2] for rle in rles):
         raise ValueError(f"masks must have the size of the image, {image.shape[:2]}")
@@ -90,34 +89,6 @@ def _draw_label(image: Image, text: str, box: np.ndarray, rgb: np.ndarray) -> No
     cv2.rectangle(image, (x, y), corner, rgb.tolist(), cv2.FILLED)
     ink = (0, 0, 0) if rgb @ (0.299, 0.587, 0.114) > 110 else (255, 255, 255)
     cv2.putText(image, text, (x + 2, y + text_height + 1), _FONT, scale, ink, 1, cv2.LINE_AA)
-
-
-class ColourTracker:
-    """Gives a mask the colour of the mask of the previous frame that it overlaps most.
-
-    Indices of masks change from frame to frame; colours that follow them would flicker.
-    """
-
-    def __init__(self, min_iou: float = 0.3) -> None:
-        self._min_iou = min_iou
-        self._rles: Sequence[Rle] = ()
-        self._colours: list[int] = []
-
-    def colours(self, rles: Sequence[Rle]) -> list[int]:
-        """The colour index of each mask of the next frame."""
-        if self._rles and rles and list(self._rles[0]["size"]) != list(rles[0]["size"]):
-            self._rles, self._colours = (), []
-        ious = mask_ops.iou_matrix(rles, self._rles)
-        assigned: dict[int, int] = {}
-        overlapping = [(int(i), int(j)) for i, j in np.argwhere(ious >= self._min_iou)]
-        for i, j in sorted(overlapping, key=lambda pair: -ious[pair]):
-            if i not in assigned and self._colours[j] not in assigned.values():
-                assigned[i] = self._colours[j]
-        in_use = {*assigned.values(), *self._colours}
-        free = (c for c in count() if c not in in_use)
-        self._colours = [assigned[i] if i in assigned else next(free) for i in range(len(rles))]
-        self._rles = rles
-        return self._colours
 
 
 @lru_cache(maxsize=1)

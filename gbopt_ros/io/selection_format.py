@@ -38,9 +38,10 @@ from gbopt_ros.io.files import (
 )
 from gbopt_ros.io.journal import JOURNAL_NAME, Journal, unfinished_run
 from gbopt_ros.io.json_file import Fields, printable
-from gbopt_ros.io.overlay import ColourTracker, OverlayWriter, draw_masks
+from gbopt_ros.io.overlay import OverlayWriter, draw_masks
 from gbopt_ros.io.sources.images import encode_image, read_image
 from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selection
+from gbopt_ros.tracks import TrackLinker
 
 SELECTION_NAME = "selected.json"
 _PARTS = ("images", "annotations")  # lists of `selected.json`
@@ -58,6 +59,7 @@ class SelectedFrame:
         size: (height, width) in pixels.
         rles, scores, confidences: one entry a mask.
         model_version: version of the network that proposed the masks, "" if it is not known.
+        track_ids: one a mask, the same in all frames that show an object; None or () if unknown.
     """
 
     recording: str
@@ -70,6 +72,7 @@ class SelectedFrame:
     scores: tuple[float, ...]
     confidences: tuple[float, ...]
     model_version: str = ""
+    track_ids: tuple[int | None, ...] = ()
 
 
 class SelectionWriter:
@@ -88,6 +91,7 @@ class SelectionWriter:
         identity: all that decides the result, plain values by name. A run of the same identity can
             go on after this one was killed; None: none can.
         resume: go on with such a run. After a failure, what is done stays for the next one.
+        linker: gives the masks their track ids; None: one of the default settings.
 
     Raises:
         GboptError: on entering, `out` holds something, another process writes it, or the run to go
@@ -107,12 +111,13 @@ class SelectionWriter:
         overlay: bool = True,
         identity: Mapping[str, Any] | None = None,
         resume: bool = False,
+        linker: TrackLinker | None = None,
     ) -> None:
         self._out, self._recording, self._fps = out, recording, frames_per_second
         self._keeps, self._draws = frames, overlay
         self._identity, self._resume = identity, resume
         self._overlay: OverlayWriter | None = None
-        self._colours = ColourTracker()
+        self._linker = linker or TrackLinker()
         self._clips: list[dict[str, Any]] = []
         self._resumed_clips = 0
         self._last_index = -1
@@ -144,8 +149,8 @@ class SelectionWriter:
                 for name in _PARTS
             }
             self._files = files
-            if cut is not None and self._draws:
-                self._redraw()
+            if cut is not None:
+                self._catch_up()
             self._files = files.pop_all()
         return self
 
@@ -223,8 +228,8 @@ class SelectionWriter:
                 path.unlink()
         collect_leftovers(self._folder)
 
-    def _redraw(self) -> None:
-        """Draw the frames of the run that was cut: a video cannot be continued."""
+    def _catch_up(self) -> None:
+        """Link and draw the frames of the run that was cut: a video cannot be continued."""
         masks = groupby(_entries(self._part("annotations")), lambda entry: entry["image_id"])
         drawn, of_image = next(masks, (None, iter(())))
         for image in _entries(self._part("images")):
@@ -232,11 +237,11 @@ class SelectionWriter:
             if drawn == image["id"]:
                 found = list(of_image)
                 drawn, of_image = next(masks, (None, iter(())))
-            self._draw(
-                read_image(self._frame_file(image["frame_index"])),
-                [entry["segmentation"] for entry in found],
-                [entry["confidence"] for entry in found],
-            )
+            rles = [entry["segmentation"] for entry in found]
+            ids = self._linker.link(rles, image["stamp_ns"])
+            if self._draws:
+                frame = read_image(self._frame_file(image["frame_index"]))
+                self._draw(frame, rles, [entry["confidence"] for entry in found], ids)
 
     def _add_frame(self, selection: Selection, selected: FrameSelection) -> None:
         frame = selected.frame
@@ -259,15 +264,18 @@ class SelectionWriter:
             "energy": vars(selected.energy),
         }
         append_entry(self._parts["images"], image, first=self.frames == 1)
-        for i in range(len(selected.rles)):
+        ids = self._linker.link(selected.rles, frame.stamp_ns)
+        for i, track_id in enumerate(ids):
             self.masks += 1
-            entry = self._annotation(selected, i)
+            entry = self._annotation(selected, i) | {"track_id": track_id}
             append_entry(self._parts["annotations"], entry, first=self.masks == 1)
         if self._draws:
-            self._draw(frame.image, selected.rles, selected.confidences)
+            self._draw(frame.image, selected.rles, selected.confidences, ids)
 
-    def _draw(self, image: Image, rles: Sequence[Rle], confidences: Iterable[float]) -> None:
-        """Add a frame to the overlay."""
+    def _draw(
+        self, image: Image, rles: Sequence[Rle], confidences: Iterable[float], ids: Sequence[int]
+    ) -> None:
+        """Add a frame to the overlay; a track keeps its colour."""
         height, width = image.shape[:2]
         if self._overlay is None:
             # Encoding is the slowest part of a replay of large images.
@@ -276,8 +284,7 @@ class SelectionWriter:
             overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps, size)
             self._overlay = self._files.enter_context(overlay)
         labels = [f"{c:.2f}" for c in confidences]
-        colours = self._colours.colours(rles)
-        self._overlay.write(draw_masks(image, rles, labels, colours=colours))
+        self._overlay.write(draw_masks(image, rles, labels, colours=ids))
 
     def _annotation(self, selected: FrameSelection, i: int) -> dict[str, Any]:
         x0, y0, x1, y1 = (float(v) for v in selected.boxes[i])
@@ -372,6 +379,7 @@ def _frame(folder: Path, recording: str, image: Fields, annotations: list[Fields
         scores=tuple(a.number("score") for a in annotations),
         confidences=tuple(a.number("confidence", low=0, high=1) for a in annotations),
         model_version=image.text("model_version", default=""),
+        track_ids=tuple(a.integer("track_id") if "track_id" in a else None for a in annotations),
     )
 
 

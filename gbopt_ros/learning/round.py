@@ -13,6 +13,7 @@ from gbopt_ros.learning.data.datasets import CocoInstances, SelectedDataset
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.gate_checks import check_agreement, compare_on_validation
+from gbopt_ros.learning.store.model_card import data_by_clip, licence_of_weights
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion, is_one_of
 from gbopt_ros.learning.store.teacher_gate import (
     TeacherDecision,
@@ -33,6 +34,8 @@ from gbopt_ros.structures import GboptError, ProposalNetwork
 log = logging.getLogger(__name__)
 
 _SEED_STEP = 1000  # difference between the seeds of two rounds
+_ORIGIN = "origin", "origin_tensors", "origin_licence"
+"""What a manifest says of the network that learning began with, from version to version."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _learn(
     teacher: ProposalNetwork | None,
 ) -> Learnt:
     iterations, device = config.learning.iterations, resolve_device(config.device)
-    config = student_config(config)
+    teaching, config = config, student_config(config)
 
     def report(step: int) -> None:
         if on_step is not None:
@@ -115,11 +118,14 @@ def _learn(
     path = current.path if current is not None else proposal_weights(config)
     parent, info = load_mask_rcnn(path, config.proposal.detectron2_config)
     if current is not None:
-        origin = {key: current.manifest.get(key) for key in ("origin", "origin_tensors")}
+        origin = {key: current.manifest.get(key) for key in _ORIGIN}
     else:
-        origin = {"origin": sha256_of(path), "origin_tensors": tensors_digest(parent)}
+        found = sha256_of(path), tensors_digest(parent), licence_of_weights(config)
+        origin = dict(zip(_ORIGIN, found, strict=True))
+    if teacher is not None:
+        origin["teacher_licence"] = licence_of_weights(teaching)
     selected = training_set.labelled_images()
-    if len(selected) == 0:
+    if selected.instance_count == 0:
         raise GboptError("no selected mask to learn from: the training set is empty")
 
     masks = check_agreement(parent, selected, config, lambda: report(0), teacher)
@@ -164,6 +170,7 @@ def _learn(
         "frames": len(confident),
         "evicted": training_set.evicted,
         "instances": confident.instance_count,
+        "data": data_by_clip(confident.entries),
         "teachers": confident.teachers(),
         "final_loss": training.total[-1],
         "learning": config.to_dict()["learning"],

@@ -7,21 +7,15 @@ here. It is recorded beside the file, so that later damage is found.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
-from gbopt_ros.io.files import collect_leftovers, make_parents, sha256_of, sync, write_text
+from gbopt_ros.io.files import collect_leftovers, make_parents, sync, write_text
+from gbopt_ros.models.download import FAILURES, check_digest, fetch, lock_unfinished, reason_of
 from gbopt_ros.structures import GboptError
 
 _TORCHVISION = {
@@ -32,9 +26,6 @@ _TORCHVISION = {
     "raft_small": "Raft_Small_Weights.C_T_V2",
 }
 """Name: torchvision's name of the weights."""
-
-_TIMEOUT_S = 30.0  # longest time without a byte
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -165,7 +156,7 @@ def find_weights(path: Path | str) -> Path:
 @lru_cache
 def _check_once(entry: Published, size: int, modified_ns: int) -> None:
     """Check the digest of a pulled file, once a process as long as the file stays the same."""
-    _check(entry.path, _recorded(entry.path) or entry.digest)
+    check_digest(entry.path, _recorded(entry.path) or entry.digest)
 
 
 def pull(name: str, url: str = "") -> tuple[Path, str]:
@@ -192,11 +183,11 @@ def pull(name: str, url: str = "") -> tuple[Path, str]:
         make_parents(path)
         collect_leftovers(path.parent)
         with part.open("a+b") as file:
-            _lock(part, file)
-            _fetch(url, file, name)
+            lock_unfinished(part, file)
+            fetch(url, file, name)
             file.flush()
             try:
-                digest = _check(part, entry.digest)
+                digest = check_digest(part, entry.digest)
             except GboptError:
                 part.unlink()
                 raise
@@ -204,74 +195,18 @@ def pull(name: str, url: str = "") -> tuple[Path, str]:
             sync(part)
             os.replace(part, path)
             sync(path.parent)
-    except (OSError, HTTPException, ValueError) as error:
+    except FAILURES as error:
         raise GboptError(
-            f"{name}: cannot be downloaded ({_reason(error)}); try again, or fetch {url} "
+            f"{name}: cannot be downloaded ({reason_of(error)}); try again, or fetch {url} "
             f"and put it at {path}"
         ) from error
     return path, digest
 
 
-def _fetch(url: str, file: BinaryIO, title: str) -> None:
-    """Append the missing bytes; start again if the server does not support ranges."""
-    done = file.seek(0, os.SEEK_END)
-    request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    try:
-        response = urlopen(request, timeout=_TIMEOUT_S)
-    except HTTPError as error:
-        if error.code != 416 or not done:  # 416: nothing follows, or the file has become shorter
-            raise
-        if error.headers.get("Content-Range", "").endswith(f"/{done}"):
-            return
-        file.truncate(0)
-        response = urlopen(url, timeout=_TIMEOUT_S)
-    with response:
-        resumed = response.status == 206
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            raise ValueError("the server sent another part than the one that was asked for")
-        if not resumed:
-            done = 0
-            file.truncate(0)
-        file.seek(done)
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length is not None else None
-        with tqdm(
-            total=total, initial=done, desc=title, unit="B", unit_scale=True, dynamic_ncols=True
-        ) as progress:
-            while block := response.read(_BLOCK):
-                file.write(block)
-                done += len(block)
-                progress.update(len(block))
-    if total is not None and done != total:
-        raise ValueError(f"the connection ended after {done} of {total} bytes")
-
-
-def _lock(part: Path, file: BinaryIO) -> None:
-    """Lock an unfinished file. Raises GboptError if another process downloads it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = not os.path.samestat(os.fstat(file.fileno()), part.stat())
-    except (BlockingIOError, FileNotFoundError):
-        taken = True
-    if taken:
-        raise GboptError(f"{part}: another process downloads it; try again when it is done")
-
-
-def _check(path: Path, digest: str) -> str:
-    """The SHA-256 of a file. Raises GboptError if it does not begin with `digest`."""
-    found = sha256_of(path)
-    if not found.startswith(digest):
-        raise GboptError(
-            f"{path}: SHA-256 is {found}, expected one that begins with {digest}; "
-            "this is another file, or a damaged one: delete it and pull again"
-        )
-    return found
-
-
 def _verify(path: Path, entry: Published) -> str:
     """The SHA-256 of a file that is there, checked against the recorded or published digest."""
     recorded = _recorded(path)
-    digest = _check(path, recorded or entry.digest)
+    digest = check_digest(path, recorded or entry.digest)
     if not recorded:
         _record(path, digest)
     return digest
@@ -291,8 +226,3 @@ def _record_of(path: Path) -> Path:
 def _record(path: Path, digest: str) -> None:
     """Write the digest beside the file, as `sha256sum --check` reads it."""
     write_text(_record_of(path), f"{digest}  {path.name}\n")
-
-
-def _reason(error: Exception) -> str:
-    inner = getattr(error, "reason", None)  # urllib wraps the error of the socket
-    return " ".join(str(inner or error).split()) or type(error).__name__

@@ -140,8 +140,8 @@ class Detectron2MaskRcnn(GeneralizedRCNN):
 
         Args:
             images: (3, H, W) float32 in [0, 1], RGB; sizes may differ.
-            targets: for each image `boxes` (M, 4) xyxy, `labels` (M,), 1 for objects and -1 for
-                ignore regions, and `masks` (M, H, W) uint8.
+            targets: for each image `boxes` (M, 4) xyxy, `labels` (M,), 1 for objects, -1 for
+                ignore regions and 0 for rejected ones, and `masks` (M, H, W) uint8.
 
         Returns:
             In evaluation mode, for each image `boxes` (n, 4) xyxy, `scores` (n,), best first, and
@@ -293,9 +293,10 @@ def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
     Args:
         size: (height, width) of the network's input.
     """
-    masks = target["masks"]
+    labelled = target["labels"] != 0  # a rejected region is background, as all without a mask is
+    boxes, masks = target["boxes"][labelled], target["masks"][labelled]
     height, width = (int(side) for side in size)
-    scale = target["boxes"].new_tensor([width / masks.shape[2], height / masks.shape[1]] * 2)
+    scale = boxes.new_tensor([width / masks.shape[2], height / masks.shape[1]] * 2)
     if len(masks):
         (masks,) = functional.interpolate(
             masks[None].float(), (height, width), mode="nearest-exact"
@@ -304,7 +305,7 @@ def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
         masks = masks.new_zeros((0, height, width))
     return Instances(
         (height, width),
-        gt_boxes=Boxes(target["boxes"] * scale),
-        gt_classes=torch.where(target["labels"] > 0, 0, -1),
+        gt_boxes=Boxes(boxes * scale),
+        gt_classes=torch.where(target["labels"][labelled] > 0, 0, -1),
         gt_masks=BitMasks(masks > 0.5),
     )

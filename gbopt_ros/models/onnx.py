@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".onnx"
 
-_TENSORRT, _CUDA, _CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
+TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
+"""Execution providers of onnxruntime."""
+
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -65,6 +67,7 @@ class OnnxNetwork:
         metadata: the custom metadata of the file.
         version: name of the file with the first digits of its SHA-256.
         sha256: hexadecimal SHA-256 of the file.
+        providers: the execution providers of onnxruntime that it may use, best first.
     """
 
     def __init__(self, path: Path, session: Any) -> None:
@@ -80,6 +83,7 @@ class OnnxNetwork:
         self.sha256 = sha256_of(path)
         digest = self.sha256[:8]
         self.version = path.stem if path.stem.endswith(digest) else f"{path.stem}-{digest}"
+        self.providers: tuple[str, ...] = tuple(session.get_providers())
         self._session = session
 
     @property
@@ -107,12 +111,17 @@ class OnnxNetwork:
         ]
 
 
-def load_onnx(path: Path, device: torch.device) -> OnnxNetwork:
+def load_onnx(
+    path: Path, device: torch.device, offered: Sequence[str] | None = None
+) -> OnnxNetwork:
     """The network of an ONNX file.
 
     It runs on TensorRT or CUDA if the device is a GPU and onnxruntime offers them, else on as many
     CPU threads as torch uses. TensorRT builds an engine at the first start, for minutes, and keeps
     it in the folder of the pulled weights.
+
+    Args:
+        offered: the execution providers to choose from; None: all that onnxruntime has.
 
     Raises:
         GboptError: onnxruntime is not installed, or the file is missing, damaged, no ONNX, or has
@@ -134,14 +143,16 @@ def load_onnx(path: Path, device: torch.device) -> OnnxNetwork:
     options.log_severity_level = 4  # what fails is raised too, in one line
     # Threads that wait in a loop would take the cores from torch's networks.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    providers = providers_for(device, onnxruntime.get_available_providers())
+    if offered is None:
+        offered = onnxruntime.get_available_providers()
+    providers = providers_for(device, offered)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers)
     except Exception as error:  # onnxruntime's errors have no common class
         raise GboptError(
             f"{path}: cannot be opened as an ONNX network ({_first_line(error)})"
         ) from error
-    if device.type == "cuda" and not {_TENSORRT, _CUDA} & {*session.get_providers()}:
+    if device.type == "cuda" and not {TENSORRT, CUDA} & {*session.get_providers()}:
         log.warning(
             "%s: runs on the CPU, since this onnxruntime cannot use the GPU; pip install "
             "onnxruntime-gpu in its place", path,
@@ -160,9 +171,9 @@ def providers_for(device: torch.device, offered: Sequence[str]) -> list[tuple[st
         number = {"device_id": str(device.index or 0)}
         cache = str(models_folder() / "tensorrt")
         engines = {"trt_engine_cache_enable": "True", "trt_engine_cache_path": cache}
-        wanted = {_TENSORRT: number | engines, _CUDA: number}
+        wanted = {TENSORRT: number | engines, CUDA: number}
     chosen = [(name, options) for name, options in wanted.items() if name in offered]
-    return [*chosen, (_CPU, {})]
+    return [*chosen, (CPU, {})]
 
 
 def _first_line(error: Exception) -> str:

@@ -105,6 +105,11 @@ class ClipAssembly:
         """Number of frames that are held."""
         return len(self._frames)
 
+    def count_after(self, stamp_ns: int) -> int:
+        """Number of frames that are held and were taken later than a stamp."""
+        with self._lock:
+            return sum(stamp > stamp_ns for stamp in self._frames)
+
     def add_image(self, image: Stamped[Image]) -> None:
         self._sync.add(0, image)
 

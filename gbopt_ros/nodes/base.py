@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from gbopt_ros.config import load_config
 from gbopt_ros.nodes import parameters
@@ -35,6 +39,9 @@ RESULT_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
+_OVERRIDABLE = (
+    QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY
+)  # fmt: skip
 LINK_CAPACITY = 16  # frames that wait at a network; the clip buffer sends far fewer at a time
 PATIENCE_S = 5.0  # maximum time that a worker takes to end; longer than a frame, not for ever
 ALARM_S = 60.0  # time for which the diagnostics tell what happened once
@@ -143,7 +150,9 @@ class PipelineNode(LifecycleNode):
             )
 
     def publisher(self, message_type: Any, name: str, qos: QoSProfile) -> Any:
-        publisher = self.create_publisher(message_type, self.topic(name), qos)
+        publisher = self.with_qos_overrides(
+            name, qos, partial(self.create_publisher, message_type, self.topic(name))
+        )
         self._entities.append(lambda: self.destroy_publisher(publisher))
         return publisher
 
@@ -156,8 +165,22 @@ class PipelineNode(LifecycleNode):
             if self.active:
                 self._attempt(lambda: callback(message), name)
 
-        subscription = self.create_subscription(message_type, self.topic(name), guarded, qos)
+        subscription = self.with_qos_overrides(
+            name, qos, partial(self.create_subscription, message_type, self.topic(name), guarded)
+        )
         self._entities.append(lambda: self.destroy_subscription(subscription))
+
+    def with_qos_overrides(self, name: str, qos: QoSProfile, create: Callable[..., T]) -> T:
+        """A publisher or subscription whose QoS follows the parameters `qos_overrides.TOPIC...`.
+
+        Raises:
+            GboptError: a parameter has a value that its policy does not have.
+        """
+        options = QoSOverridingOptions(_OVERRIDABLE)
+        try:  # rclpy writes the overrides into the profile
+            return create(qos_profile=copy.copy(qos), qos_overriding_options=options)
+        except (RuntimeError, ValueError, InvalidParameterTypeException) as error:
+            raise GboptError(f"{name}: its QoS cannot be set: {error}") from error
 
     def service(self, service_type: Any, name: str, callback: Callable[[Any, Any], str]) -> None:
         """A service whose response has `success` and `message`; `callback` returns the message.

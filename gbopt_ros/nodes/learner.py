@@ -22,6 +22,7 @@ import cv2
 import torch
 from std_srvs.srv import Trigger
 
+from gbopt_ros.action import Train
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
 from gbopt_ros.io.files import unwritable
 from gbopt_ros.io.resources import find_resource
@@ -33,6 +34,7 @@ from gbopt_ros.learning.student import is_compared, student_config
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ClipStatus, Metric, ModelUpdate, SelectedMasks, TrainingProgress
+from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PATIENCE_S, RESULT_QOS, PipelineNode
 from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
 from gbopt_ros.nodes.settings import LearnerSettings
@@ -62,7 +64,7 @@ class _Storable:
 
 
 class _Cancelled(Exception):
-    """The node was deactivated during training."""
+    """The node was deactivated during training, or whoever called for it cancelled."""
 
 
 class LearnerNode(PipelineNode):
@@ -91,6 +93,10 @@ class LearnerNode(PipelineNode):
         self.subscription(SelectedMasks, "~/input/masks", RESULT_QOS, self._on_masks)
         self.subscription(ClipStatus, "~/input/status", RESULT_QOS, self._on_status)
         self.service(Trigger, "~/train", self._on_train)
+        self._train_action = NodeAction(
+            self, Train, self.topic("~/train", is_service=True), self._on_train_goal
+        )
+        self._entities.append(self._train_action.destroy)
         self.service(Trigger, "~/rollback", self._on_rollback)
 
     def activate(self) -> None:
@@ -104,6 +110,8 @@ class LearnerNode(PipelineNode):
         self._clip_frames = 0  # frames with masks stored of the clip so far
         self._cancel = threading.Event()
         self._last_progress = 0.0
+        self._goal: Any = None  # of the action that the training is for
+        self._told = ""  # the newest progress
         self._storing = self.worker("clips", self._add_clip, capacity=4)
         self._training = self.worker("training", self._train, capacity=1)
         self._announce_serving()
@@ -114,6 +122,8 @@ class LearnerNode(PipelineNode):
         for clip in sorted(self._frames):  # their status will not arrive any more
             self._store_frames(clip, is_whole=False)
         self._storing.close(PATIENCE_S, drain=True)
+        self._training.close(PATIENCE_S)
+        self._answer("")  # of a training that did not begin, or does not end
 
     def facts(self) -> dict[str, object]:
         return {"masks stored": self._masks_stored}
@@ -235,19 +245,46 @@ class LearnerNode(PipelineNode):
             scores=tuple(mask.score for mask in masks.masks),
             confidences=tuple(mask.confidence for mask in masks.masks),
             model_version=masks.model_version,
+            track_ids=tuple(mask.track_id or None for mask in masks.masks),
         )
 
     # Learning.
 
     def _on_train(self, request: Any, response: Any) -> str:
+        self._check_trainable()
+        self._training.put("called")
+        return f"training starts on {self._masks_stored} masks"
+
+    def _on_train_goal(self, goal: Any) -> None:
+        if not self.active:
+            raise GboptError(f"{self.get_name()} is not active")
+        self._check_trainable()
+        self._goal = goal
+        self._training.put("called by an action")
+
+    def _check_trainable(self) -> None:
         if not self._training.idle:
             raise GboptError("training is under way; ~/output/progress shows it")
         if self._masks_stored == 0:
             raise GboptError("no selected mask to learn from yet")
-        self._training.put("called")
-        return f"training starts on {self._masks_stored} masks"
 
     def _train(self, reason: str) -> None:
+        version = ""
+        try:
+            version = self._learn(reason)
+        finally:
+            self._answer(version)
+
+    def _answer(self, version: str) -> None:
+        """Finish the goal that the training is for, if any; `version` is "" if it failed."""
+        goal, self._goal = self._goal, None
+        if goal is not None:
+            self._train_action.finish(
+                goal, success=bool(version), message=self._told, version=version
+            )
+
+    def _learn(self, reason: str) -> str:
+        """Train once; returns the name of the version that is announced, "" if none is."""
         self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
         try:
@@ -258,17 +295,18 @@ class LearnerNode(PipelineNode):
                 on_step=partial(self._on_step, self._cancel),
             )
         except _Cancelled:
-            told = "training was stopped: the node was deactivated"
+            cause = "the node was deactivated" if self._cancel.is_set() else "it was cancelled"
+            told = f"training was stopped: {cause}"
             self.get_logger().warning(f"{told}; nothing is published, the masks stay in the store")
             self._tell(_STATES.STATE_FAILED, told)
-            return
+            return ""
         except Exception as error:
             self._tell(_STATES.STATE_FAILED, f"training failed: {error}")
             raise
         if learnt.version is None:
             self._tell(_STATES.STATE_REJECTED, f"refused by the gate: {learnt.decision.reason}")
             self.health.count("versions refused")
-            return
+            return ""
         self.health.count("versions published")
         name, reason = learnt.version.version, learnt.decision.reason
         self.get_logger().info(f"{name} published: {reason}")
@@ -277,12 +315,14 @@ class LearnerNode(PipelineNode):
             reason = f"{name} does not serve yet, learning goes on from it: {comparison.reason}"
             self.get_logger().info(reason)
             self._tell(_STATES.STATE_REJECTED, reason)
-            return
+            return ""
         self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
         self._tell(_STATES.STATE_PUBLISHED, f"{name}: {reason}")
+        return name
 
     def _on_step(self, cancel: threading.Event, step: int, loss: float) -> None:
-        if cancel.is_set():
+        goal = self._goal
+        if cancel.is_set() or (goal is not None and goal.is_cancel_requested):
             raise _Cancelled
         now, last = time.monotonic(), step == self.config.learning.iterations
         if last or now - self._last_progress >= _PROGRESS_PERIOD_S:
@@ -330,7 +370,7 @@ class LearnerNode(PipelineNode):
             version.path.resolve(),
             manifest["sha256"],
             cause,
-            {name: manifest.get(name, {}) for name in ("gate", "teacher_gate")},
+            {name: manifest.get(name) or {} for name in ("gate", "teacher_gate")},
         )
 
     def _publish_update(
@@ -355,6 +395,7 @@ class LearnerNode(PipelineNode):
                 parent=parent,
                 path=str(path),
                 sha256=sha256,
+                url=self.settings.url,
                 cause=cause,
                 metrics=metrics,
             )
@@ -365,19 +406,21 @@ class LearnerNode(PipelineNode):
             parent = self._store.models.current_name() or "the network it started with"
         except GboptError:
             parent = "damaged"
-        self._progress.publish(
-            TrainingProgress(
-                stamp=self.get_clock().now().to_msg(),
-                state=state,
-                parent="" if state == _STATES.STATE_IDLE else parent,
-                iteration=step,
-                iterations=self.config.learning.iterations,
-                loss=loss,
-                clips=self._clips_stored,
-                masks=self._masks_stored,
-                message=message,
-            )
+        progress = TrainingProgress(
+            stamp=self.get_clock().now().to_msg(),
+            state=state,
+            parent="" if state == _STATES.STATE_IDLE else parent,
+            iteration=step,
+            iterations=self.config.learning.iterations,
+            loss=loss,
+            clips=self._clips_stored,
+            masks=self._masks_stored,
+            message=message,
         )
+        self._told = message
+        self._progress.publish(progress)
+        if (goal := self._goal) is not None:
+            goal.publish_feedback(Train.Feedback(progress=progress))
 
 
 def _new_session() -> str:

@@ -182,10 +182,13 @@ CLIPS: Codec[Any] = Codec(ClipFrames, _unchanged, decode_clip)
 HEADERS: Codec[Any] = Codec(Header, _unchanged, _unchanged)
 
 
-def selected_masks(header: Any, clip_id: int, selection: FrameSelection, version: str) -> Any:
-    """`gbopt_ros/SelectedMasks` of one frame."""
+def selected_masks(
+    header: Any, clip_id: int, selection: FrameSelection, version: str, track_ids: Sequence[int]
+) -> Any:
+    """`gbopt_ros/SelectedMasks` of one frame; `track_ids` has one for each of the S masks."""
     masks = [
         SelectedMask(
+            track_id=track_id,
             candidate=index,
             mask=encode_rle(rle),
             box=box,
@@ -193,7 +196,8 @@ def selected_masks(header: Any, clip_id: int, selection: FrameSelection, version
             confidence=confidence,
             margin=margin,
         )
-        for index, rle, box, score, confidence, margin in zip(
+        for track_id, index, rle, box, score, confidence, margin in zip(
+            track_ids,
             selection.indices,
             selection.rles,
             selection.boxes,

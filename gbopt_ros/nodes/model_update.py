@@ -1,24 +1,26 @@
 """Which network a `ModelUpdate` may bring into service.
 
 Anybody on the network can send one. So a message only says that the store has changed: the store
-says which version serves, and no path of a message is ever opened.
+says which version serves, and no path of a message is ever opened. A message may name the address
+of a store on another machine. It is asked only if the operator allows its host, and then it says
+itself which version serves there.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.learning.store.pull import MAX_WEIGHTS_BYTES, RemoteStore
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.structures import GboptError, Image, ProposalNetwork, Proposals
 
-MAX_WEIGHTS_BYTES = 4 << 30
 MIN_AGREEMENT = 0.2
 """Share of the best masks of the serving network that another one must propose too.
 
@@ -34,6 +36,57 @@ class FirstNetwork:
     path: Path
     version: str
     sha256: str
+
+
+def pull_announced(
+    update: Any,
+    models: ModelStore,
+    first: FirstNetwork,
+    allowed: Sequence[str],
+    *,
+    compared: bool,
+    keep: int,
+    on_block: Callable[[], None],
+) -> None:
+    """Bring the store to what an update announces, if it names an address where that is.
+
+    Nothing happens where the store, or its folder that both machines share, serves it already.
+
+    Args:
+        allowed: hosts that may be asked, as `host:port`.
+        compared: as of `ModelStore.serving`.
+        keep, on_block: as of `RemoteStore.follow`.
+
+    Raises:
+        Unreachable: the other machine does not answer now.
+        GboptError: the host is not allowed, another version serves there than the announced one,
+            or as `RemoteStore.follow`.
+    """
+    announced = update.version, update.sha256
+    if not update.url or _serving(models, first, compared) == announced:
+        return
+    remote = RemoteStore(update.url, allowed)
+    manifest = remote.serving(compared=compared)
+    there = (first.version, first.sha256)
+    if manifest is not None:
+        there = manifest["version"], manifest["sha256"]
+    if there != announced:
+        raise GboptError(
+            f"{remote.url} serves {there[0]}, not {shortened(update.version)} as announced, or "
+            "another file"
+        )
+    remote.follow(models, manifest, keep=keep, on_block=on_block)
+
+
+def _serving(models: ModelStore, first: FirstNetwork, compared: bool) -> tuple[str, str]:
+    """Version and SHA-256 of the network that the store says serves; empty if it is damaged."""
+    try:
+        version = models.serving(compared=compared)
+    except GboptError:
+        return "", ""
+    if version is None:
+        return first.version, first.sha256
+    return version.version, version.manifest["sha256"]
 
 
 def announced_weights(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.learning.store.pull import Unreachable
 from gbopt_ros.learning.store.version import number
 from gbopt_ros.learning.student import is_compared
 from gbopt_ros.models.device import resolve_device
@@ -19,30 +22,38 @@ from gbopt_ros.msg import ModelUpdate
 from gbopt_ros.nodes.base import ALARM_S, LATCHED_QOS, LINK_QOS, FrameNode
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
-from gbopt_ros.nodes.model_update import FirstNetwork, announced_weights, check_proposals
-from gbopt_ros.nodes.settings import StoreSettings
+from gbopt_ros.nodes.model_update import (
+    FirstNetwork,
+    announced_weights,
+    check_proposals,
+    pull_announced,
+)
+from gbopt_ros.nodes.settings import ProposalSettings
 from gbopt_ros.nodes.spin import spin
 from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.perception.load import load_proposal_network, load_proposals, proposal_weights
 from gbopt_ros.structures import GboptError, Image, ProposalNetwork, Proposals
 
+_RETRY_S = 10.0  # until a machine is asked again that did not answer
 _COMPARED_FRAMES = 3  # on the last ones a new network must agree with the one that serves
 
 
 class ProposalNode(FrameNode):
     """Publishes `~/output/proposals`, by the network that `~/input/model_update` names last.
 
-    A new network is loaded on a thread of its own while the old one serves. It is checked there
-    that the store serves it, that its file is the one that passed the gate, and that it proposes
-    much the same on the last frames. Then it takes the place of the old one between two frames. If
-    a check fails, the old network goes on serving. The two may be of different kinds, such as a
-    teacher in an ONNX file and its student.
+    Where the message names an address of an allowed host, the version is first pulled from there
+    into the store. A new network is loaded on a thread of its own while the old one serves. It is
+    checked there that the store serves it, that its file is the one that passed the gate, and that
+    it proposes much the same on the last frames. Then it takes the place of the old one between two
+    frames. If a check fails, the old network goes on serving. The two may be of different kinds,
+    such as a teacher in an ONNX file and its student.
     """
 
     NAME = "proposal"
     SECTIONS = ("proposal", "learning")  # the latter says whether a student serves
-    SETTINGS = StoreSettings
+    SETTINGS = ProposalSettings
     _network: ProposalNetwork | None = None
+    _missed: Any = None  # the last update, if its machine did not answer
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         self._recent: deque[tuple[Image, Proposals]] = deque(maxlen=_COMPARED_FRAMES)
@@ -59,13 +70,21 @@ class ProposalNode(FrameNode):
 
     def activate(self) -> None:
         super().activate()
+        self._cancel, self._missed = threading.Event(), None
         updates: Worker[Any] = self.worker("update", self._exchange, capacity=1)
+
+        def try_again() -> None:
+            if (missed := self._missed) is not None and updates.idle:
+                updates.put(missed)
+
+        self.timer(_RETRY_S, try_again)
         # A new subscription gets the latched message that was sent while the node was inactive.
-        self._announcements = self.create_subscription(
-            ModelUpdate, self.topic("~/input/model_update"), updates.put, LATCHED_QOS
-        )
+        name = "~/input/model_update"
+        subscribe = partial(self.create_subscription, ModelUpdate, self.topic(name), updates.put)
+        self._announcements = self.with_qos_overrides(name, LATCHED_QOS, subscribe)
 
     def deactivate(self) -> None:
+        self._cancel.set()
         self.destroy_subscription(self._announcements)
 
     def process(self, image: Stamped[Any]) -> None:
@@ -96,10 +115,13 @@ class ProposalNode(FrameNode):
         if (update.version, update.sha256) == (serving.version, self._sha256):
             self.health.recover("refused model")
             return
+        compared, hosts = is_compared(self.config), self.settings.allowed_hosts.split(",")
         try:
-            path = announced_weights(
-                update, self._models, self._first, compared=is_compared(self.config)
-            )
+            pull_announced(
+                update, self._models, self._first, hosts, compared=compared,
+                keep=self.config.learning.keep_versions, on_block=self._go_on,
+            )  # fmt: skip
+            path = announced_weights(update, self._models, self._first, compared=compared)
             network = load_proposals(
                 path, self._config_of(path), resolve_device(self.config.device)
             )
@@ -107,18 +129,26 @@ class ProposalNode(FrameNode):
                 raise GboptError(f"{path}: holds version {shortened(network.version)}")
             check_proposals(network, list(self._recent), must_agree=not self._is_older(network))
         except GboptError as error:
+            if isinstance(error, Unreachable):
+                self._missed = update
+            elif update is self._missed:  # it is told another thing now
+                self._missed = None
             self.health.count("updates refused")
             told = f"model update refused, {serving.version} serves on: {error}"
             self.health.warn(told, "refused model", ALARM_S)
             self.get_logger().warning(told, throttle_duration_sec=10.0)
             return
-        self._network, self._path = network, path
+        self._network, self._path, self._missed = network, path, None
         self._sha256 = update.sha256
         self.health.count("updates")
         self.health.recover("refused model")
         self.get_logger().info(
             f"model {network.version} serves now, {serving.version} served before"
         )
+
+    def _go_on(self) -> None:
+        if self._cancel.is_set():
+            raise Unreachable("the node was deactivated; the download goes on with the next update")
 
     def _is_older(self, network: ProposalNetwork) -> bool:
         """Whether a network is older than the one that serves."""

@@ -8,9 +8,8 @@ from typing import Any
 
 from sensor_msgs.msg import Image as ImageMessage
 
-from gbopt_ros.io.overlay import ColourTracker, draw_masks
+from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.msg import ClipStatus, SelectedMasks
-from gbopt_ros.nodes import detections
 from gbopt_ros.nodes.assembly import AssembledClip, ClipAssembly
 from gbopt_ros.nodes.base import (
     ALARM_S,
@@ -19,6 +18,7 @@ from gbopt_ros.nodes.base import (
     RESULT_QOS,
     PipelineNode,
 )
+from gbopt_ros.nodes.detections import VisionOutputs
 from gbopt_ros.nodes.flow import device_of
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import (
@@ -35,6 +35,7 @@ from gbopt_ros.nodes.messages import (
     selected_masks,
     stamp_ns,
 )
+from gbopt_ros.nodes.segment import SegmentAction
 from gbopt_ros.nodes.settings import SelectorSettings
 from gbopt_ros.nodes.spin import spin
 from gbopt_ros.nodes.target import Target
@@ -58,7 +59,7 @@ class SelectorNode(PipelineNode):
     """
 
     NAME = "selector"
-    SECTIONS = ("motion", "selection", "outline", "flow")
+    SECTIONS = ("motion", "selection", "outline", "flow", "tracks")
     SETTINGS = SelectorSettings
     _flow_network: FlowNetwork | None = None
 
@@ -71,17 +72,16 @@ class SelectorNode(PipelineNode):
     def configure(self) -> None:
         self._flow_network = make_flow(self.config.flow, self.config.device)
         self._target = Target()
+        self._linker = self.config.tracks.linker()  # for as long as somebody may know an id
         self._done = self.output("~/output/done", HEADERS, LINK_QOS)
         self._masks = self.publisher(SelectedMasks, "~/output/masks", RESULT_QOS)
         self._labels = self.publisher(ImageMessage, "~/output/label_image", RESULT_QOS)
         self._segmask = self.publisher(ImageMessage, "~/output/segmask", RESULT_QOS)
         self._status = self.publisher(ClipStatus, "~/output/status", RESULT_QOS)
         self._overlay = self.publisher(ImageMessage, "~/debug/overlay", RESULT_QOS)
-        self._detections = None
-        if detections.AVAILABLE:
-            self._detections = self.publisher(
-                detections.Detection2DArray, "~/output/detections", RESULT_QOS
-            )
+        self._vision = VisionOutputs(
+            self.publisher, "~/output/detections", "~/output/label_info", "~/output/vision_info"
+        )
         assembly = self._assembly
         self.input("~/input/image", IMAGE, LINK_QOS, assembly.add_image)
         self.input("~/input/proposals", PROPOSALS, LINK_QOS, assembly.add_proposals)
@@ -90,13 +90,17 @@ class SelectorNode(PipelineNode):
         self.input("~/input/clips", CLIPS, LINK_QOS, self._on_clip)
         self.input("~/input/partial_clip", CLIPS, LINK_QOS, assembly.add_partial_clip)
         self.service(SetTarget, "~/set_target", self._on_set_target)
+        self._segment = SegmentAction(
+            self, self.topic("~/segment", is_service=True), self._why_no_masks
+        )
+        self._entities.append(self._segment.destroy)
         self.timer(1.0, self._give_up)
+        self.timer(0.2, self._segment.watch)
 
     def activate(self) -> None:
         assert self._flow_network is not None
         self._selector = make_selector(self._flow_network, self.config)
         self._is_streaming = isinstance(self._selector, StreamSelector)
-        self._colours = ColourTracker()
         # Index and stamp of the frames of the last clips, and the clip that they were published in.
         self._published: dict[tuple[int, int], int] = {}
         self._last_clip = -1
@@ -108,6 +112,9 @@ class SelectorNode(PipelineNode):
             capacity=self.settings.queue + (LINK_CAPACITY if self._is_streaming else 0),
             on_drop=self._on_drop,
         )
+
+    def deactivate(self) -> None:
+        self._segment.watch()
 
     def cleanup(self) -> None:
         self._flow_network = None
@@ -167,6 +174,12 @@ class SelectorNode(PipelineNode):
         self.health.warn(f"clip {message.clip_id} was given up", seconds=ALARM_S)
         self._publish_done(message.header)
 
+    def _why_no_masks(self, last_ns: int) -> str:
+        waiting = self._assembly.count_after(last_ns)
+        if waiting == 0:
+            return "no frame arrived; /diagnostics of clip_buffer says why"
+        return f"{waiting} more wait for the end of their clip, or for their selection"
+
     def _on_set_target(self, request: Any, response: Any) -> str:
         self._target = Target.from_request(request)
         return f"segmask shows {self._target}"
@@ -215,20 +228,20 @@ class SelectorNode(PipelineNode):
         self.health.recover()
 
     def _publish(self, frame: FrameSelection, header: Any, clip_id: int, version: str) -> None:
-        message = selected_masks(header, clip_id, frame, version)
+        track_ids = self._linker.link(frame.rles, frame.frame.stamp_ns)
+        message = selected_masks(header, clip_id, frame, version, track_ids)
         self._masks.publish(message)
+        self._segment.add(message)
         if self._labels.get_subscription_count():
             self._labels.publish(label_image(header, frame.rles, frame.frame.size))
         if self._segmask.get_subscription_count():
-            chosen = self._target.choose(frame)
+            chosen = self._target.choose(frame, track_ids)
             self._segmask.publish(segmask(header, chosen, frame.frame.size))
         if self._overlay.get_subscription_count():
             texts = [f"{confidence:.2f}" for confidence in frame.confidences]
-            colours = self._colours.colours(frame.rles)
-            drawn = draw_masks(frame.frame.image, frame.rles, texts, colours=colours)
+            drawn = draw_masks(frame.frame.image, frame.rles, texts, colours=track_ids)
             self._overlay.publish(encode_image(Stamped(header, drawn)))
-        if self._detections is not None and self._detections.get_subscription_count():
-            self._detections.publish(detections.detection_array(message))
+        self._vision.publish(message)
 
     def _publish_done(self, header: Any) -> None:
         self._done.publish(header)

@@ -83,6 +83,18 @@ class StoreSettings(NodeSettings):
 
 
 @dataclass(frozen=True)
+class ProposalSettings(StoreSettings):
+    """Parameters of the proposal node itself."""
+
+    allowed_hosts: str = setting(
+        "",
+        "Hosts from which versions are pulled into the store when an update names their address, "
+        "as host:port, separated by commas. They run `gbopt serve-models`. Empty: none.",
+        fixed=True,
+    )
+
+
+@dataclass(frozen=True)
 class SelectorSettings(NodeSettings):
     """Parameters of the selector itself."""
 
@@ -128,6 +140,11 @@ class LearnerSettings(StoreSettings):
         "Empty: the bundled folder if the bundled network learns, none if another network does.",
         fixed=True,
     )
+    url: str = setting(
+        "",
+        "Address of the `gbopt serve-models` that serves the store, such as http://learner:8611/, "
+        "for proposal nodes that do not share its folder. Empty: none.",
+    )
     train_every_clips: int = setting(
         50,
         "Number of new clips with masks after which a training round starts (0: only when ~/train "
@@ -155,5 +172,49 @@ class LearnerSettings(StoreSettings):
     )  # fmt: skip
 
 
-SECTIONS = (NodeSettings, ClipBufferSettings, StoreSettings, SelectorSettings, LearnerSettings)
+@dataclass(frozen=True)
+class Objects3dSettings(NodeSettings):
+    """Parameters of the node that finds the objects in space."""
+
+    target_frame: str = setting(
+        "",
+        "Frame of the points and boxes, such as base_link. Its z axis points up. Empty: the "
+        "optical frame of the depth image, with z forward, and without the surface below.",
+        fixed=True,
+    )
+    rectified: bool = setting(
+        False,
+        "Whether colour and depth images are rectified: the camera info describes them by P, else "
+        "by K and D.",
+        fixed=True,
+    )
+    on_surface: bool = setting(
+        True,
+        "Whether boxes reach down to the surface around the object, which hides their bottom from "
+        "a camera above. Only with target_frame.",
+    )
+    border: int = setting(
+        2,
+        "Width of the border of a mask in which a depth must continue that of the inside, pixels. "
+        "A larger value suits coarser masks and depth images.",
+        low=1, high=50,
+    )  # fmt: skip
+    max_stamp_gap_s: float = setting(
+        0.015,
+        "Maximum time between a colour image and its depth image, seconds. A longer time suits a "
+        "camera that takes them one after the other, and adds its motion as an error.",
+        low=0.0, fixed=True,
+    )  # fmt: skip
+    max_buffered_frames: int = setting(
+        96,
+        "Maximum number of colour images that wait for their masks, of their depth images, and of "
+        "the newest depth images. Two clips and the frames in flight must fit.",
+        low=4, fixed=True,
+    )  # fmt: skip
+
+
+SECTIONS = (
+    NodeSettings, ClipBufferSettings, StoreSettings, ProposalSettings, SelectorSettings,
+    LearnerSettings, Objects3dSettings,
+)  # fmt: skip
 """The parameters of all nodes."""

@@ -5,7 +5,9 @@ All names are relative to the namespace, so that two robots can share a ROS doma
 
 from __future__ import annotations
 
-NODES = ("clip_buffer", "proposal", "background", "flow", "selector", "learner")
+from collections.abc import Sequence
+
+NODES = ("clip_buffer", "proposal", "background", "flow", "selector", "objects_3d", "learner")
 
 _IMAGE = "clip_buffer/output/image"
 WIRING: dict[str, dict[str, str]] = {
@@ -24,6 +26,10 @@ WIRING: dict[str, dict[str, str]] = {
         "~/input/background": "background/output/probability",
         "~/input/flow": "flow/output/flow",
     },
+    "objects_3d": {
+        "~/input/image": _IMAGE,
+        "~/input/masks": "selector/output/masks",
+    },
     "learner": {
         "~/input/image": _IMAGE,
         "~/input/masks": "selector/output/masks",
@@ -32,3 +38,15 @@ WIRING: dict[str, dict[str, str]] = {
 }
 CAMERA = "clip_buffer", "~/input/image"
 """The node and its input that is remapped to the camera topic."""
+DEPTH = "objects_3d", "~/input/depth"
+"""The node and its input that is remapped to the depth topic. Without one it is not started."""
+
+
+def remapping(end: tuple[str, str], topic: str) -> list[str]:
+    """Arguments of a ROS program that connect the input of a node to a topic, CAMERA or DEPTH."""
+    return ["-r", f"{end[0]}:{end[1]}:={topic}"]
+
+
+def remaps_depth(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of a program have a depth topic."""
+    return any(argument.startswith(f"{DEPTH[0]}:{DEPTH[1]}:=") for argument in arguments)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gbopt_ros.perception.objects_3d import Intrinsics
 from gbopt_ros.simulation.simulator import Simulator
 
 HEIGHT, WIDTH = 240, 320
@@ -29,13 +30,23 @@ class Camera:
     @property
     def pixels_per_metre(self) -> float:
         """Resolution of the final image at the distance of the target."""
-        return HEIGHT / 2 / math.tan(math.radians(self.fov_y) / 2) / self.distance
+        return self.intrinsics().focal[1] / self.distance
 
     @property
     def forward(self) -> NDArray[np.float64]:
         """(2,) horizontal unit vector of the viewing direction."""
         yaw = math.radians(self.yaw)
         return np.array([-math.sin(yaw), math.cos(yaw)])
+
+    def intrinsics(self) -> Intrinsics:
+        """Of the final image."""
+        focal = HEIGHT / 2 / math.tan(math.radians(self.fov_y) / 2)
+        return Intrinsics((HEIGHT, WIDTH), (focal, focal), ((WIDTH - 1) / 2, (HEIGHT - 1) / 2))
+
+    def pose(self, sim: Simulator) -> NDArray[np.float64]:
+        """(4, 4): from the camera (x right, y down, z forward) to the world, metres."""
+        view, _ = self.matrices(sim)  # to x right, y up, z backward
+        return np.linalg.inv(np.reshape(view, (4, 4)).T) @ np.diag([1.0, -1.0, -1.0, 1.0])
 
     def matrices(self, sim: Simulator) -> tuple[list[float], list[float]]:
         """View and projection matrix, column-major, for `getCameraImage`."""

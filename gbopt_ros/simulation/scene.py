@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from gbopt_ros.masks import encode_all
 from gbopt_ros.simulation.camera import (
+    FAR_M,
     HEIGHT,
+    NEAR_M,
     SUPERSAMPLING,
     WIDTH,
     Camera,
@@ -34,10 +36,11 @@ _LAMP_DISTANCE_M, _LAMP_FOV, _LAMP_PIXELS = 6.0, 10.0, 384  # sees 1 m around th
 
 
 class Visible(NamedTuple):
-    """The name and the visible mask of an object in an image."""
+    """An object in an image: its name, its visible mask, and its centre of mass in the world."""
 
     name: str
     rle: Rle
+    centre: tuple[float, float, float]
 
 
 class Scene:
@@ -82,12 +85,25 @@ class Scene:
     def render(self, camera: Camera, rng: np.random.Generator) -> tuple[Image, tuple[Visible, ...]]:
         """(240, 320, 3) uint8 RGB, and each object with at least 60 visible pixels."""
         size = (HEIGHT * SUPERSAMPLING, WIDTH * SUPERSAMPLING)
-        rendered, ids = self._rasterise(camera.matrices(self._sim), size)
+        rendered, ids, _ = self._rasterise(camera.matrices(self._sim), size)
         picture = self._backdrop(camera, size)
         on_object = ids >= 0
         picture[on_object] = rendered[on_object] / np.float32(255)
         picture = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         return self._optics(picture, rng), self._visible(ids)
+
+    def depth(self, camera: Camera) -> NDArray[np.float32]:
+        """(240, 320) metres along the optical axis; infinite where there is nothing."""
+        size = HEIGHT, WIDTH
+        matrices = camera.matrices(self._sim)
+        _, ids, buffer = self._rasterise(matrices, size)
+        objects = FAR_M * NEAR_M / (FAR_M - (FAR_M - NEAR_M) * buffer.astype(np.float64))
+        depth = np.where(ids >= 0, objects, np.inf)
+        projection = pixel_projection(matrices, size)
+        for surface in filter(None, (self._table, self._wall)):
+            nearness = linear_form(np.linalg.inv(surface.homography(projection))[2], size)
+            depth = np.minimum(depth, 1 / np.maximum(nearness, 1e-9))
+        return np.where(depth < FAR_M, depth, np.inf).astype(np.float32)
 
     def _remove_fallen(self) -> None:
         """Remove objects that were pressed through the table: they would be drawn over it."""
@@ -102,7 +118,7 @@ class Scene:
 
     def visible_count(self) -> int:
         """Number of objects that are visible enough to be labelled, from the scene's own camera."""
-        _, ids = self._rasterise(self.camera.matrices(self._sim), (HEIGHT, WIDTH))
+        _, ids, _ = self._rasterise(self.camera.matrices(self._sim), (HEIGHT, WIDTH))
         seen = (int(np.count_nonzero(ids == b.body)) for b in self.bodies)
         return sum(pixels >= MIN_VISIBLE_PIXELS for pixels in seen)
 
@@ -122,10 +138,10 @@ class Scene:
 
     def _rasterise(
         self, matrices: tuple[list[float], list[float]], size: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """The objects: (height, width, 3) RGB, and the body id of each pixel or -1."""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.float32]]:
+        """The objects: (height, width, 3) RGB, body id or -1, and OpenGL's depth of each pixel."""
         height, width = size
-        _, _, rgba, _, ids = self._sim.bullet.getCameraImage(
+        _, _, rgba, buffer, ids = self._sim.bullet.getCameraImage(
             width,
             height,
             *matrices,
@@ -134,7 +150,8 @@ class Scene:
         )
         rgb = np.asarray(rgba, np.uint8).reshape(height, width, 4)[:, :, :3]
         ids = np.asarray(ids, np.int32).reshape(height, width)
-        return rgb, np.where(ids < 0, -1, ids & _BODY_BITS)
+        buffer = np.asarray(buffer, np.float32).reshape(height, width)
+        return rgb, np.where(ids < 0, -1, ids & _BODY_BITS), buffer
 
     def _backdrop(self, camera: Camera, size: tuple[int, int]) -> Texture:
         """(height, width, 3) float32: table, wall and the colour behind them, without objects."""
@@ -185,7 +202,7 @@ class Scene:
             bullet.computeViewMatrix(eye.tolist(), [0, 0, 0], [0, 0, 1]),
             bullet.computeProjectionMatrixFOV(_LAMP_FOV, 1, 1, 2 * _LAMP_DISTANCE_M),
         )
-        _, ids = self._rasterise(matrices, size)
+        _, ids, _ = self._rasterise(matrices, size)
         return (ids >= 0).astype(np.float32), pixel_projection(matrices, size)
 
     def _visible(self, ids: NDArray[np.int32]) -> tuple[Visible, ...]:
@@ -203,7 +220,11 @@ class Scene:
         masks = winner[None] == np.arange(1, len(layers))[:, None, None]
         seen = np.flatnonzero(masks.sum(axis=(1, 2)) >= MIN_VISIBLE_PIXELS)
         rles = encode_all(masks[seen])
-        return tuple(Visible(bodies[i].name, rle) for i, rle in zip(seen, rles, strict=True))
+        place = self._sim.bullet.getBasePositionAndOrientation
+        return tuple(
+            Visible(bodies[i].name, rle, place(bodies[i].body)[0])
+            for i, rle in zip(seen, rles, strict=True)
+        )
 
 
 def _place_objects(

@@ -2,7 +2,8 @@
 
 A backend is a line in PROPOSALS, FLOWS or BACKGROUNDS: a function that makes it from its
 configuration and a device, the same network each time. All of it runs on the CPU and, where there
-is one, on a GPU; a test of half precision needs the GPU. Tolerances are stated in TOLERANCES.
+is one, on a GPU; a test of half precision needs the GPU. Tolerances are those of
+`benchmarks.conformance`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.optical_flow import raft_large, raft_small
 from torchvision.models.resnet import Bottleneck
 
+from benchmarks.conformance import HALF, TF32, Tolerance
 from gbopt_ros.config import BackgroundConfig, FlowConfig, ProposalConfig
 from gbopt_ros.io.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
 from gbopt_ros.masks import boxes_xyxy, decode_all, iou_matrix, is_consistent
@@ -46,34 +48,13 @@ from gbopt_ros.perception.onnx_proposals import OnnxProposals
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image, ProposalNetwork, Proposals
 
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far two runs of one network may lie apart.
-
-    Attributes:
-        score: of sorted scores, absolute.
-        iou: mean over the masks of one run of the IoU with the best partner in the other.
-        background: mean over pixels of the difference of probabilities.
-        flow: median over pixels of the length of the difference, pixels.
-    """
-
-    score: float
-    iou: float
-    background: float
-    flow: float
-
-
-# A batch sums in another order than a single image; on a GPU convolutions also round to TF32, 11
-# bits, and an H200 was 7e-4 apart in scores and 2e-3 pixels in flow. Half precision keeps 11 bits
-# of a number: what 50 layers make of it moves a score by some hundredths and the rim of a mask by
-# some pixels. The masks of random weights hover about the threshold, and their regions tie: float16
-# on a CPU keeps 0.70 to 0.96 of them.
+# A batch sums in another order than a single image; `benchmarks.conformance` says what GPUs and
+# half precision do. The masks of random weights hover about the threshold, and their regions tie:
+# float16 on a CPU keeps 0.70 to 0.96 of them.
 BATCH = {
     "cpu": Tolerance(score=1e-4, iou=0.98, background=1e-4, flow=1e-3),
-    "cuda": Tolerance(score=5e-3, iou=0.95, background=1e-3, flow=2e-2),
+    "cuda": TF32,
 }
-HALF = Tolerance(score=0.05, iou=0.9, background=0.01, flow=0.5)
 HALF_OF_RANDOM = replace(HALF, iou=0.5)
 
 

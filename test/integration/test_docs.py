@@ -19,7 +19,7 @@ import yaml
 from support.recordings import disc_picture
 
 import gbopt_ros
-from gbopt_ros.cli.main import VERBS
+from gbopt_ros.cli.main import VERBS, module_of
 from gbopt_ros.config import Config, load_config, settings
 from gbopt_ros.io.overlay import OverlayWriter
 
@@ -32,7 +32,7 @@ NOTEBOOK = "docs/lab-notebook.md"  # old trials: their commands and links count,
 MANUAL = {name: text for name, text in PAGES.items() if name != NOTEBOOK}
 README, REFERENCE = PAGES["README.md"], PAGES["docs/reference.md"]
 PROFILES = ("config/paper.yaml", "config/robot.yaml")
-FOLDERS = "gbopt_ros|test|benchmarks|experiments|examples|tools|config|demo|docs|msg|srv"
+FOLDERS = "gbopt_ros|test|benchmarks|experiments|examples|tools|config|demo|docs|msg|srv|action"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -67,7 +67,7 @@ def experiment_commands() -> list[str]:
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    importlib.import_module(f"gbopt_ros.cli.{verb}").add_arguments(parser)
+    importlib.import_module(f"gbopt_ros.cli.{module_of(verb)}").add_arguments(parser)
     parser.add_argument("--debug", action="store_true")
     return parser
 
@@ -96,7 +96,7 @@ def test_gbopt_commands_are_accepted(command: list[str]) -> None:
 @pytest.mark.parametrize("name", MANUAL)
 def test_options_of_gbopt_in_the_text_exist(name: str) -> None:
     for written in inline_code(MANUAL[name]):
-        command = re.match(r"(?:\S*/)?gbopt ([a-z]\w*)(.*)", written)
+        command = re.match(r"(?:\S*/)?gbopt ([a-z][\w-]*)(.*)", written)
         if command and command[1] != "adapt":
             assert command[1] in VERBS
             known = {flag for a in parser_of(command[1])._actions for flag in a.option_strings}
@@ -119,7 +119,7 @@ def test_targets_of_make_exist() -> None:
 
 
 def test_table_of_verbs_is_complete() -> None:
-    rows = re.findall(r"^\| `gbopt (\w+)[^`]*` \|", REFERENCE, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `gbopt ([\w-]+)[^`]*` \|", REFERENCE, flags=re.MULTILINE)
     assert sorted(rows) == sorted(VERBS)
 
 
@@ -170,9 +170,10 @@ def test_table_of_node_parameters_is_complete() -> None:
     sections: dict[str, Any] = {
         "all": parameters.NodeSettings,
         "clip_buffer": parameters.ClipBufferSettings,
-        "proposal": parameters.StoreSettings,
+        "proposal": parameters.ProposalSettings,
         "selector": parameters.SelectorSettings,
         "learner": parameters.LearnerSettings,
+        "objects_3d": parameters.Objects3dSettings,
     }
     common = {known.name for known in settings(sections["all"])}
     declared = {
@@ -193,7 +194,8 @@ def in_yaml(default: object) -> str:
 
 def test_table_of_topics_is_complete() -> None:
     """Every output and service of a node, as its source declares it."""
-    nodes = ("clip_buffer", "proposal", "background", "flow", "selector", "learner")
+    from gbopt_ros.nodes.wiring import NODES as nodes
+
     sources = {n: (ROOT / f"gbopt_ros/nodes/{n}.py").read_text(encoding="utf-8") for n in nodes}
     declared = {
         (node, name)
@@ -201,13 +203,15 @@ def test_table_of_topics_is_complete() -> None:
         for name in re.findall(r"\"(~/(?!input/)\w+(?:/\w+)?)\"", source)
     }
     table = REFERENCE.partition("| node | topic or service |")[2].partition("\n\n")[0]
-    rows = re.findall(r"^\| `(\w+)` \| `(~/[\w/]+)` \| `\w+/(?:msg|srv)/\w+`", table, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(~/[\w/]+)` \| `\w+/(?:msg|srv|action)/\w+`", table, re.MULTILINE
+    )
     assert sorted(rows) == sorted(declared)
 
 
 @pytest.mark.parametrize("name", MANUAL)
 def test_messages_exist(name: str) -> None:
-    for kind, message in re.findall(r"gbopt_ros/(msg|srv)/(\w+)", MANUAL[name]):
+    for kind, message in re.findall(r"gbopt_ros/(msg|srv|action)/(\w+)", MANUAL[name]):
         assert (ROOT / kind / f"{message}.{kind}").is_file()
 
 
@@ -261,7 +265,7 @@ def test_load_config_takes_profiles_which_hold_overrides_only(profile: Path) -> 
 @pytest.mark.parametrize("name", PAGES)
 def test_paths_exist(name: str) -> None:
     paths = re.findall(rf"(?<![\w/.:-])(?:{FOLDERS})/[\w./-]*\w", PAGES[name])
-    assert not {p for p in paths if not re.match(r"gbopt_ros/(msg|srv)/", p) and missing(p)}
+    assert not {p for p in paths if not re.match(r"gbopt_ros/(msg|srv|action)/", p) and missing(p)}
 
 
 def test_pages_that_the_code_names_exist() -> None:

@@ -22,7 +22,9 @@ from gbopt_ros.cli.main import VERBS, main
 from gbopt_ros.structures import GboptError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-INTERFACES = sorted([*REPOSITORY.glob("msg/*.msg"), *REPOSITORY.glob("srv/*.srv")])
+INTERFACES = sorted(
+    path for kind in ("msg", "srv", "action") for path in REPOSITORY.glob(f"{kind}/*.{kind}")
+)
 BUILD = REPOSITORY / "build" / "interfaces"
 GBOPT = Path(sys.prefix) / "bin" / "gbopt"
 

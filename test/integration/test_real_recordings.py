@@ -13,9 +13,10 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.cli.main import main
 from gbopt_ros.config import TrackConfig
 from gbopt_ros.evaluation.davis_metrics import score_sequence
-from gbopt_ros.evaluation.tracks import TrackLinker, label_array
+from gbopt_ros.evaluation.tracks import ScoredMasks, label_array, link_tracks
 from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.io.sources import open_source
+from gbopt_ros.pipeline import FRAME_PERIOD_NS
 
 SMALL = ["--resize", "320x180", "--stride", "3"]
 
@@ -58,17 +59,19 @@ def test_open_source_counts_frames_of_real_recordings(real_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["davis-dance-jump", "davis-dog-agility"])
-def test_track_linker_links_true_masks_to_one_track_in_place(real_dir: Path, name: str) -> None:
+def test_link_tracks_links_true_masks_to_one_track_in_place(real_dir: Path, name: str) -> None:
     """At half the size and back; moved by a pixel in any direction they would fit worse."""
     (sequence,) = load_davis(real_dir / name)
     labels = sequence.labels()[:12]
     size = labels.shape[1] // 2, labels.shape[2] // 2
-    linker = TrackLinker(TrackConfig())
-    for label in labels:
+    frames = []
+    for number, label in enumerate(labels):
         small = cv2.resize(label.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-        linker.add([mask_ops.encode(small >= 0.5)], [1.0])
-    assert len(linker.tracks()) == 1
-    found = label_array(linker.tracks(), len(labels), size).repeat(2, 1).repeat(2, 2)
+        mask = mask_ops.encode(small >= 0.5)
+        frames.append(ScoredMasks(number * FRAME_PERIOD_NS, [mask], [1.0]))
+    tracks = link_tracks(frames, TrackConfig())
+    assert len(tracks) == 1
+    found = label_array(tracks, len(labels), size).repeat(2, 1).repeat(2, 2)
     (score,) = score_sequence(labels, found)
     assert score.J.mean > 95
     assert score.F.mean > 99

@@ -221,7 +221,7 @@ def test_installed_and_distributed_files_are_complete(
         if line.startswith(("include", "graft")):
             distributed.process_template_line(line)
     held = {path.removeprefix("./") for path in distributed.files}
-    folders = (*INSTALLED, "LICENSES", "examples", "msg", "srv", "tools")
+    folders = (*INSTALLED, "LICENSES", "examples", "msg", "srv", "action", "tools")
     at_the_root = {path for path in files if "/" not in path}
     # What setuptools takes by itself, and what only a checkout needs.
     other = {"README.md", "pyproject.toml", "setup.py", "MANIFEST.in", ".gitignore", "mkdocs.yml"}

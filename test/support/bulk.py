@@ -29,7 +29,10 @@ def save_networks(folder: Path) -> list[str]:
 
 
 def masks_of(selected: Path, recording: str) -> list[tuple[Any, ...]]:
-    """Everything that `selected.json` says of the frames and masks of a recording, but numbers."""
+    """Everything that `selected.json` says of the frames and masks of a recording, but numbers.
+
+    Tracks are counted from 0.
+    """
     content = json.loads(selected.read_text(encoding="utf-8"))
     name = content["info"]["recording"]
     found: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {
@@ -41,10 +44,12 @@ def masks_of(selected: Path, recording: str) -> list[tuple[Any, ...]]:
         if annotation["image_id"] in found:
             found[annotation["image_id"]][1].append(annotation)
     first_clip = min((image["clip_id"] for image, _ in found.values()), default=0)
+    tracks = [each["track_id"] for _, annotations in found.values() for each in annotations]
     numbers = {"id", "image_id", "file_name", "recording", "clip_id"}
 
     def rest(entry: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in entry.items() if key not in numbers}
+        kept = {key: value for key, value in entry.items() if key not in numbers}
+        return kept | ({"track": kept.pop("track_id") - min(tracks)} if "track_id" in kept else {})
 
     return [
         (image["clip_id"] - first_clip, rest(image), [rest(each) for each in annotations])

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from gbopt_ros.config import load_config
+from gbopt_ros.io.datasets import yolo
 from gbopt_ros.io.datasets.coco import CocoImage, load_coco, write_coco
 from gbopt_ros.io.datasets.davis import read_label_image
 from gbopt_ros.io.datasets.youtube_vis import load_youtube_vis
@@ -31,7 +32,7 @@ from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.io.selection_format import read_selection
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import read_image
-from gbopt_ros.masks import decode, encode_all
+from gbopt_ros.masks import decode, encode, encode_all
 from gbopt_ros.structures import GboptError
 from support.recordings import (
     disc_frames,
@@ -168,7 +169,8 @@ def _read_store(path: Path) -> None:
     store.serving()
     store.digests()
     models._store("list", root)
-    store.versions()
+    for version in store.versions():
+        models._card(root, version.version)
 
 
 def _read_weights(path: Path) -> None:
@@ -237,6 +239,13 @@ def _labels(folder: Path) -> Path:
     return folder / "labels.png"
 
 
+def _yolo(folder: Path) -> Path:
+    mask = np.zeros(_SIZE, bool)
+    mask[2:5, 3:9] = True
+    (folder / "labels.txt").write_text(yolo.format_labels([encode(mask)] * 3))
+    return folder / "labels.txt"
+
+
 def _video(folder: Path) -> Path:
     return write_video(folder / "video.mp4", disc_frames(4), "mp4v")
 
@@ -257,6 +266,7 @@ LIGHT: dict[str, Kind] = {
     "tiff": Kind(_image(".tiff"), read_image),
     "webp": Kind(_image(".webp"), read_image),
     "label png": Kind(_labels, read_label_image),
+    "yolo.txt": Kind(_yolo, lambda path: yolo.read_labels(path, _SIZE)),
     "mp4": Kind(_video, _read_recording),
 }
 """Kinds whose readers need no torch."""

@@ -37,7 +37,7 @@ _RESERVED = ("parameter_events", "rosout", "diagnostics", "clock")
 def load(kind: str) -> Any:
     """The class of a name such as `std_msgs/msg/Header` or `std_msgs/Header`."""
     package, *_, name = kind.split("/")
-    for group in ("msg", "srv"):
+    for group in ("msg", "srv", "action"):
         found = getattr(import_module(f"{package}.{group}"), name, None)
         if found is not None:
             return found

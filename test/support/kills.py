@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from gbopt_ros.io.datasets.coco import load_coco_dir
 from gbopt_ros.io.sources import open_source
+from gbopt_ros.learning.data.verdicts import Verdict
+from gbopt_ros.learning.store.store import Store
 from support.verbs import FRAMES, Bench, Outcome, Runner, assert_sound, hidden, make_store
 
-VERBS = ("replay", "learn", "rollback", "forget", "bag", "pull")
+VERBS = ("replay", "learn", "rollback", "forget", "export", "import", "bag", "pull")
 
 
 class Kills:
@@ -55,7 +58,7 @@ class Kills:
             self._uncut[verb] = self._runner.check(arguments)
             again()
         uncut = self._uncut[verb]
-        if self._rng.random() < 0.5:
+        if self._rng.random() < 0.5 or not uncut.steps:  # SQLite's are not counted
             outcome = self._runner.run(
                 arguments, after_s=self._rng.uniform(0.02, 1.0) * uncut.seconds
             )
@@ -121,6 +124,24 @@ class Kills:
             assert_sound(root)
         assert len(store.models.versions()) == 2
 
+    def _export(self, place: Path) -> None:
+        out = place / "labels"
+        arguments = ["export", str(self._store), f"--out={out}"]
+        self._cut("export", arguments, lambda: shutil.rmtree(out))
+        self._repeat(arguments, out)
+        assert len(load_coco_dir(out)) == self._held()
+        assert hidden(place) == []
+
+    def _import(self, place: Path) -> None:
+        root, labels = self._copy(place), place / "labels"
+        Store(root).export(labels)
+        arguments = ["import", str(root), str(labels)]
+        self._cut("import", arguments, lambda: _replace(self._store, root))
+        unverified = _unverified(root)
+        assert unverified in (0, _unverified(self._store)) and _unverified(self._store)
+        self._runner.check(arguments)
+        assert _unverified(root) == 0
+
     def _held(self) -> int:
         with assert_sound(self._store).training_set() as training_set:
             return len(training_set)
@@ -143,6 +164,11 @@ class Kills:
         assert pulled.read_bytes() == self._bench.published.read_bytes()
         names = sorted(path.name for path in pulled.parent.iterdir())
         assert names == ["published.pth", "published.pth.sha256"]
+
+
+def _unverified(root: Path) -> int:
+    with assert_sound(root).training_set() as training_set:
+        return training_set.verdicts()[Verdict.NONE]
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -138,9 +138,16 @@ def write_images(folder: Path, frames: Iterable[Frame], suffix: str = ".png") ->
 
 
 def write_selection(
-    folder: Path, recording: str, frames: Mapping[int, tuple[np.ndarray, Sequence[Rle]]]
+    folder: Path,
+    recording: str,
+    frames: Mapping[int, tuple[np.ndarray, Sequence[Rle]]],
+    track_ids: Mapping[int, Sequence[int]] | None = None,
 ) -> Path:
-    """A folder as `gbopt replay` writes it: frame index -> image (BGR) and selected masks."""
+    """A folder as `gbopt replay` writes it: frame index -> image (BGR) and selected masks.
+
+    Args:
+        track_ids: of the masks, by frame index; None leaves them out, as early versions did.
+    """
     (folder / "frames").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -153,7 +160,8 @@ def write_selection(
         )  # fmt: skip
         annotations += [
             {"image_id": index + 1, "segmentation": rle, "score": 0.5, "confidence": 0.7}
-            for rle in rles
+            | ({"track_id": track_ids[index][i]} if track_ids is not None else {})
+            for i, rle in enumerate(rles)
         ]
     content = {"info": {"recording": recording}, "images": images, "annotations": annotations}
     (folder / "selected.json").write_text(json.dumps(content), encoding="utf-8")

@@ -17,16 +17,16 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gbopt_ros"
 
 # A module imports modules of its own layer and of those before it.
 LAYERS = (
-    "process", "structures", "masks", "io", "config", "models", "perception", "selection",
-    "evaluation", "learning", "simulation", "pipeline", "bulk", "demo", "nodes", "cli",
+    "process", "structures", "masks", "tracks", "io", "config", "models", "perception", "selection",
+    "evaluation", "learning", "simulation", "pipeline", "bulk", "demo", "web", "nodes", "cli",
 )  # fmt: skip
 LEAVES = {"nodes", "cli"}  # no other layer imports them,
 STARTERS = {"cli/run.py", "cli/play.py"}  # but the verbs that start nodes do
-GENERATED = {"msg", "srv"}
+GENERATED = {"msg", "srv", "action"}
 ROS = {
     "rclpy", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs",
     "sensor_msgs", "std_msgs", "std_srvs", "vision_msgs", "message_filters", "cv_bridge",
-    "rcl_interfaces", "ament_index_python",
+    "rcl_interfaces", "ament_index_python", "tf2_ros",
 }  # fmt: skip
 TORCH = {"torch", "torchvision"}
 SELECTION_NEEDS = {"numpy", "scipy", "cv2", "gbopt_ros", *sys.stdlib_module_names}

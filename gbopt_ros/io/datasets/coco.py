@@ -98,7 +98,8 @@ class CocoDataset:
             described += [(rle, 1, "") for rle in self.crowd_by_image.get(image.id, ())]
             for rle, crowd, name in described:
                 number = len(annotations) + 1
-                annotations.append(_annotation(number, image.id, rle, crowd, name))
+                named = {"name": name} if name else {}
+                annotations.append(coco_annotation(number, image.id, rle, crowd, **named))
         return {
             "images": [
                 {
@@ -115,7 +116,16 @@ class CocoDataset:
         }
 
 
-def _annotation(number: int, image_id: int, rle: Rle, crowd: int, name: str) -> dict[str, Any]:
+def coco_annotation(
+    number: int, image_id: int, rle: Rle, crowd: int = 0, **extra: Any
+) -> dict[str, Any]:
+    """The entry of a mask.
+
+    Args:
+        number: its id.
+        crowd: `iscrowd`.
+        extra: further keys.
+    """
     x0, y0, x1, y1 = (float(value) for value in mask_ops.boxes_xyxy([rle])[0])
     return {
         "id": number,
@@ -125,7 +135,7 @@ def _annotation(number: int, image_id: int, rle: Rle, crowd: int, name: str) -> 
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "area": int(mask_ops.areas([rle])[0]),
         "iscrowd": crowd,
-        **({"name": name} if name else {}),
+        **extra,
     }
 
 

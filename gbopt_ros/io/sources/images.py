@@ -59,6 +59,8 @@ _PIXEL_BYTES = {
 # OpenCV's names state no colour order; it is BGR.
 _SYNONYMS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
+_DEPTH_TYPES = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+_MAX_DEPTH_M = 10_000.0  # beyond is no measurement
 
 SUPPORTED_ENCODINGS = tuple(_PIXEL_BYTES)
 
@@ -102,7 +104,7 @@ def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
             f"unknown image encoding {encoding!r}: supported are {', '.join(SUPPORTED_ENCODINGS)}"
         )
     check_pixels(message.width, message.height, max_pixels)
-    rows = _unpadded_rows(message)
+    rows = _unpadded_rows(message, _PIXEL_BYTES[encoding])
     if encoding.endswith("16"):
         values = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint32)
         rows = ((values + 128) // 257).astype(np.uint8)
@@ -115,10 +117,10 @@ def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     return np.require(image, np.uint8, ["C", "W", "O"])
 
 
-def _unpadded_rows(message: Any) -> NDArray[np.uint8]:
+def _unpadded_rows(message: Any, pixel_bytes: int) -> NDArray[np.uint8]:
     """(rows, bytes of a row without padding) uint8."""
     height, width, step = message.height, message.width, message.step
-    row_bytes = width * _PIXEL_BYTES[message.encoding]
+    row_bytes = width * pixel_bytes
     # NV12 and NV21: the chroma rows follow the luma rows, half as many.
     rows = height * 3 // 2 if message.encoding in ("nv12", "nv21") else height
     data = np.frombuffer(message.data, np.uint8)
@@ -128,6 +130,34 @@ def _unpadded_rows(message: Any) -> NDArray[np.uint8]:
             f"data: expected a step of at least {row_bytes} and {rows} rows"
         )
     return np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, :row_bytes])
+
+
+def depth_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+    """Convert a depth image as of REP 118: 16UC1 or mono16 in millimetres, 32FC1 in metres.
+
+    Args:
+        max_pixels: an image with more is refused.
+
+    Returns:
+        (H, W) float32, metres along the optical axis; NaN where nothing was measured: the message
+        has 0, a negative or no finite number there, or more than 10 km.
+
+    Raises:
+        UndecodableImage: the data do not fit height, width and step, or the image is too large.
+        GboptError: another encoding.
+    """
+    kind = _DEPTH_TYPES.get(message.encoding)
+    if kind is None:
+        raise GboptError(
+            f"depth image: expected encoding {', '.join(_DEPTH_TYPES)}, got {message.encoding!r}"
+        )
+    check_pixels(message.width, message.height, max_pixels)
+    stored = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+    depth = _unpadded_rows(message, stored.itemsize).view(stored).astype(np.float32)
+    if stored.kind == "u":
+        depth /= 1000
+    depth[~((depth > 0) & (depth < _MAX_DEPTH_M))] = np.nan
+    return depth
 
 
 def image_from_compressed_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:

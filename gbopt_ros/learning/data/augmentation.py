@@ -23,9 +23,10 @@ class Example:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         masks: (M, H, W) bool.
-        is_object: (M,) bool; False marks an ignore region.
+        is_object: (M,) bool; False marks an ignore region or a rejected one.
         complete: whether every object has a mask.
         foreground: (H, W) uint8, a teacher's probability of an object, times 255; None without one.
+        is_rejected: (M,) bool, whether a person says that a region shows no object; None: none is.
     """
 
     image: Image
@@ -33,23 +34,27 @@ class Example:
     is_object: NDArray[np.bool_]
     complete: bool = True
     foreground: NDArray[np.uint8] | None = None
+    is_rejected: NDArray[np.bool_] | None = None
 
     def only(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Example:
         """The example with some of its masks, chosen by a boolean or an index array."""
-        return replace(self, masks=self.masks[keep], is_object=self.is_object[keep])
+        rejected = None if self.is_rejected is None else self.is_rejected[keep]
+        return replace(
+            self, masks=self.masks[keep], is_object=self.is_object[keep], is_rejected=rejected
+        )
 
 
 def to_example(labelled: LabelledImage) -> Example:
     """Decode the instances and ignore regions of a labelled image."""
-    masks = mask_ops.decode_all(
-        (*labelled.rles, *labelled.ignore_regions), labelled.image.shape[:2]
-    )
+    regions = (*labelled.rles, *labelled.ignore_regions, *labelled.rejected)
+    number = np.arange(len(regions))
     return Example(
         labelled.image,
-        masks,
-        np.arange(len(masks)) < len(labelled.rles),
+        mask_ops.decode_all(regions, labelled.image.shape[:2]),
+        number < len(labelled.rles),
         labelled.complete,
         labelled.foreground,
+        number >= len(regions) - len(labelled.rejected) if labelled.rejected else None,
     )
 
 
@@ -161,8 +166,14 @@ def copy_paste(
     image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
     masks = np.concatenate([target.masks & ~union, pasted])
     is_object = np.concatenate([target.is_object, np.ones(len(pasted), np.bool_)])
+    rejected = target.is_rejected
+    if rejected is not None:
+        rejected = np.concatenate([rejected, np.zeros(len(pasted), np.bool_)])
     foreground = target.foreground
     if foreground is not None:
         foreground = np.where(union, np.uint8(255), foreground)
-    mixed = replace(target, image=image, masks=masks, is_object=is_object, foreground=foreground)
+    mixed = replace(
+        target, image=image, masks=masks, is_object=is_object, foreground=foreground,
+        is_rejected=rejected,
+    )  # fmt: skip
     return _drop_small(mixed, min_pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.learning.data.teacher_maps import map_path
+from gbopt_ros.learning.data.verdicts import StoredFrame, Verdict
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
 
@@ -62,6 +64,8 @@ class SelectedImage:
         confidences: one of each mask, in [0, 1].
         stamp_ns: capture time, nanoseconds.
         model_version: version of the network that proposed the masks, "" if it is not known.
+        verified: whether a person vouches for each mask; () where nobody looked.
+        rejected: masks that a person found to show no object.
     """
 
     path: Path
@@ -71,6 +75,49 @@ class SelectedImage:
     clip_id: int = 0
     stamp_ns: int = 0
     model_version: str = ""
+    verified: tuple[bool, ...] = ()
+    rejected: tuple[Rle, ...] = ()
+
+    @classmethod
+    def of(cls, frame: StoredFrame) -> SelectedImage:
+        """What is learnt from a frame of the training set."""
+        is_verified = [mask.verdict == Verdict.VERIFIED for mask in frame.selected]
+        return cls(
+            frame.path,
+            tuple(mask.rle for mask in frame.selected),
+            tuple(1.0 if sure else mask.confidence
+                  for mask, sure in zip(frame.selected, is_verified, strict=True)),
+            frame.recording,
+            frame.clip_id,
+            frame.stamp_ns,
+            frame.model_version,
+            tuple(is_verified) if frame.is_judged else (),
+            tuple(mask.rle for mask in frame.masks if mask.verdict == Verdict.REJECTED),
+        )  # fmt: skip
+
+    @property
+    def sure(self) -> tuple[bool, ...]:
+        """Whether a person vouches for each mask."""
+        return self.verified or (False,) * len(self.rles)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a person looked at a mask; of the rest of the image nothing is known then."""
+        return any(self.verified) or bool(self.rejected)
+
+    def with_confidences(self, confidences: Iterable[float]) -> SelectedImage:
+        """The same with other confidences; those of verified masks stay."""
+        found = zip(map(float, confidences), self.confidences, self.sure, strict=True)
+        return replace(self, confidences=tuple(old if known else new for new, old, known in found))
+
+    def only(self, keep: Sequence[bool]) -> SelectedImage:
+        """The same with some of its masks."""
+        return replace(
+            self,
+            rles=tuple(compress(self.rles, keep)),
+            confidences=tuple(compress(self.confidences, keep)),
+            verified=tuple(compress(self.verified, keep)),
+        )
 
 
 class SelectedDataset:
@@ -84,7 +131,12 @@ class SelectedDataset:
 
     def __getitem__(self, index: int) -> LabelledImage:
         entry = self.entries[index]
-        return LabelledImage(read_image(entry.path), entry.rles)
+        return LabelledImage(
+            read_image(entry.path),
+            entry.rles,
+            complete=not entry.is_judged,
+            rejected=entry.rejected,
+        )
 
     @property
     def instance_count(self) -> int:
@@ -102,26 +154,37 @@ class SelectedDataset:
     def with_confidences(self, confidences: Iterable[Iterable[float]]) -> SelectedDataset:
         """The same frames and masks with other confidences, one sequence a frame."""
         return SelectedDataset(
-            replace(entry, confidences=tuple(map(float, values)))
+            entry.with_confidences(values)
             for entry, values in zip(self.entries, confidences, strict=True)
         )
 
     def subsample(self, count: int) -> SelectedDataset:
-        """At most `count` frames, evenly spaced."""
-        count = min(count, len(self))
-        return SelectedDataset(self.entries[i * len(self) // count] for i in range(count))
+        """At most `count` frames, evenly spaced; first of all those that a person looked at."""
+        judged = [i for i, entry in enumerate(self.entries) if entry.is_judged]
+        others = [i for i, entry in enumerate(self.entries) if not entry.is_judged]
+        chosen = _evenly(judged, count)
+        chosen += _evenly(others, count - len(chosen))
+        return SelectedDataset(self.entries[i] for i in sorted(chosen))
 
     def filter_by_confidence(self, minimum: float) -> SelectedDataset:
-        """The masks with at least this confidence, see `confidence_cutoff`; no empty frames."""
+        """The masks with at least this confidence, see `confidence_cutoff`.
+
+        No frame stays that has neither such a mask nor a rejected one.
+        """
         minimum = confidence_cutoff((e.confidences for e in self.entries), minimum)
-        entries = []
-        for entry in self.entries:
-            kept = [i for i, value in enumerate(entry.confidences) if value >= minimum]
-            if kept:
-                rles = tuple(entry.rles[i] for i in kept)
-                confidences = tuple(entry.confidences[i] for i in kept)
-                entries.append(replace(entry, rles=rles, confidences=confidences))
-        return SelectedDataset(entries)
+        some = (e.only([value >= minimum for value in e.confidences]) for e in self.entries)
+        return SelectedDataset(entry for entry in some if entry.rles or entry.rejected)
+
+    def unverified(self) -> SelectedDataset:
+        """The masks for which nobody vouches; no empty frames."""
+        some = (entry.only([not sure for sure in entry.sure]) for entry in self.entries)
+        return SelectedDataset(entry for entry in some if entry.rles)
+
+
+def _evenly(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of some items, evenly spaced."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def confidence_cutoff(confidences: Iterable[Sequence[float]], minimum: float) -> float:

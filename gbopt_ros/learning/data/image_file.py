@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,10 @@ import numpy as np
 from gbopt_ros.io.files import sha256_of
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.io.sources.images import UndecodableImage, decode_image
-from gbopt_ros.masks import is_consistent
-from gbopt_ros.structures import GboptError
+from gbopt_ros.masks import areas, check_rles, is_consistent
+from gbopt_ros.structures import GboptError, Rle
 
-_DIGEST_DIGITS = 32  # of the SHA-256 that an image file is named by
+DIGEST_DIGITS = 32  # of the SHA-256 that an image file is named by
 
 
 class ImageFile(NamedTuple):
@@ -49,7 +50,30 @@ def checked_image(frame: SelectedFrame) -> ImageFile:
             f"{path}: frame {frame.frame_index} of {frame.recording} cannot be learnt from: "
             f"{getattr(error, 'strerror', None) or error}; replay the recording again"
         ) from error
-    return ImageFile(hashlib.sha256(content).hexdigest()[:_DIGEST_DIGITS] + path.suffix, content)
+    return ImageFile(digest_of(content) + path.suffix, content)
+
+
+def digest_of(content: bytes) -> str:
+    """What an image file with this content is named by."""
+    return hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
+
+
+def check_labels(path: Path, size: tuple[int, int], rles: Sequence[Rle]) -> None:
+    """Check masks that a person gives to an image of a training set.
+
+    Args:
+        path: the image, for the message.
+        size: its (height, width) in pixels.
+
+    Raises:
+        GboptError: a mask has another size or no pixel.
+    """
+    try:
+        check_rles(rles, size)
+    except ValueError as error:
+        raise GboptError(f"{path}: {error}; label the image as it was exported") from error
+    if not areas(rles).all():
+        raise GboptError(f"{path}: mask {int(areas(rles).argmin())} has no pixel; remove it")
 
 
 def is_intact(path: Path, size: int) -> bool:

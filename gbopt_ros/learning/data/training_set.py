@@ -7,27 +7,37 @@ An image file is written before the transaction that adds its frame ends. So a c
 image without a frame, never a frame without an image; `collect_garbage` removes such images. An
 image is decoded, and compared with its masks, before its frame is committed. When the set
 exceeds its size limit, a policy evicts frames: "oldest" removes the oldest clips; "balanced" thins
-out the longest clips, then the longest recordings, so that old recordings stay represented.
+out the longest clips, then the longest recordings, so that old recordings stay represented. Frames
+with a verdict of a person (`learning.data.verdicts`) leave last.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gbopt_ros.config import LearningConfig
-from gbopt_ros.io.datasets.coco import CocoImage, image_size, write_coco
+from gbopt_ros.io.datasets.coco import CocoImage, write_coco
 from gbopt_ros.io.files import collect_leftovers, is_full, make_parents, replacing
 from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning.data.catalogue import NEWER_COLUMNS, SCHEMA, stored_frame
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
-from gbopt_ros.learning.data.image_file import ImageFile, checked_image, is_intact
-from gbopt_ros.masks import check_rles
-from gbopt_ros.structures import GboptError, Rle
+from gbopt_ros.learning.data.eviction import Eviction
+from gbopt_ros.learning.data.image_file import ImageFile, check_labels, checked_image, is_intact
+from gbopt_ros.learning.data.verdicts import (
+    StoredFrame,
+    StoredMask,
+    Verdict,
+    stored_masks,
+    with_verdicts,
+)
+from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
@@ -41,33 +51,7 @@ _IN_WORDS = {
     "written",
 }
 """What SQLite says, and what that means here."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS frames (
-    id INTEGER PRIMARY KEY,
-    recording TEXT NOT NULL,
-    clip_id INTEGER NOT NULL,
-    frame_index INTEGER NOT NULL,
-    stamp_ns INTEGER NOT NULL,
-    file_name TEXT NOT NULL,
-    height INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    model_version TEXT NOT NULL DEFAULT '',
-    UNIQUE (recording, frame_index)
-);
-CREATE TABLE IF NOT EXISTS instances (
-    frame INTEGER NOT NULL REFERENCES frames (id) ON DELETE CASCADE,
-    counts TEXT NOT NULL,
-    score REAL NOT NULL,
-    confidence REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS evictions (
-    recording TEXT PRIMARY KEY,
-    frames INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS instances_of_frame ON instances (frame);
-CREATE INDEX IF NOT EXISTS frames_of_image ON frames (file_name);
-"""
+_WITH_MASKS = "EXISTS (SELECT 1 FROM instances WHERE frame = frames.id AND verdict >= 0)"
 
 
 class TrainingSet:
@@ -83,9 +67,7 @@ class TrainingSet:
     """
 
     def __init__(self, folder: Path, max_bytes: int, policy: str = LearningConfig.policy) -> None:
-        self._folder, self._max_bytes = folder, max_bytes
-        self._thin_out = {"oldest": self._drop_oldest, "balanced": self._halve_longest}[policy]
-        self._images = folder / _IMAGES
+        self._folder, self._images = folder, folder / _IMAGES
         with self._errors("is unusable"):
             make_parents(self._images / "any")
             collect_leftovers(self._images)
@@ -95,11 +77,12 @@ class TrainingSet:
             try:
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA foreign_keys=ON")
-                self._database.executescript(_SCHEMA)
-                self._add_missing_column()
+                self._database.executescript(SCHEMA)
+                self._add_missing_columns()
             except (sqlite3.Error, GboptError):
                 self._database.close()
                 raise
+        self._eviction = Eviction(self._database, max_bytes, policy, str(folder))
 
     def close(self) -> None:
         self._database.close()
@@ -116,7 +99,8 @@ class TrainingSet:
 
     @property
     def instance_count(self) -> int:
-        return int(self._query("SELECT count(*) FROM instances")[0][0])
+        """Number of masks, without rejected ones."""
+        return int(self._query("SELECT count(*) FROM instances WHERE verdict >= 0")[0][0])
 
     @property
     def bytes(self) -> int:
@@ -157,7 +141,8 @@ class TrainingSet:
         A frame replaces the one with the same recording and index, and those of other recordings
         with the same image: when a recording is replayed with a newer network, its latest masks
         are kept, even under another name. A frame without a mask only removes what it replaces,
-        since it does not say that its image shows no object.
+        since it does not say that its image shows no object. Masks on which a person has spoken
+        stay, see `with_verdicts`; so does a judged frame of another size.
 
         Args:
             may_collect: as of `together`.
@@ -171,6 +156,9 @@ class TrainingSet:
         with self.together(may_collect):
             for frame in frames:
                 image = checked_image(frame)
+                judged = self._judged(frame, image)
+                if judged is None:
+                    continue
                 self._database.execute(
                     "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
                     (frame.recording, frame.frame_index),
@@ -180,13 +168,51 @@ class TrainingSet:
                     "DELETE FROM frames WHERE file_name = ? AND recording != ?",
                     (image.name, frame.recording),
                 ).rowcount
-                if frame.rles:
+                masks = with_verdicts(stored_masks(frame), judged)
+                if masks:
                     added += 1
-                    self._insert(frame, image)
-            self._evict()
+                    self._insert(frame, image, masks)
+            self._eviction.run()
         if replaced:
             log.info("%d frames were known already; their masks are replaced", replaced)
         return added
+
+    def judge(self, verdicts: Iterable[tuple[StoredFrame, Sequence[StoredMask]]]) -> None:
+        """Replace the masks of frames, all or none of them, by what a person says.
+
+        Args:
+            verdicts: frames, read in the same `together`, and all masks that they have now.
+
+        Raises:
+            GboptError: a mask does not fit its frame or is empty, or the set cannot be written.
+        """
+        with self._transaction():
+            for frame, masks in verdicts:
+                check_labels(frame.path, frame.size, [mask.rle for mask in masks])
+                self._database.execute("DELETE FROM instances WHERE frame = ?", (frame.id,))
+                self._insert_masks(frame.id, masks)
+
+    def unjudged(self, order: str, count: int) -> list[tuple[str, str]]:
+        """Name of the image and counts of some masks on which nobody has spoken.
+
+        Args:
+            order: "unsure": the mask of each clip with the lowest confidence, then the next one of
+                each clip, and so on. "newest": those that were added last.
+            count: maximum number.
+        """
+        ranks = "row_number() OVER (PARTITION BY recording, clip_id ORDER BY confidence)"
+        by = {"unsure": f"{ranks}, confidence", "newest": "frames.id DESC, confidence"}[order]
+        masks = self._query(
+            "SELECT file_name, counts FROM instances JOIN frames ON frames.id = frame "
+            f"WHERE verdict = 0 ORDER BY {by} LIMIT ?",
+            (count,),
+        )
+        return list(dict.fromkeys(masks))  # frames with equal images have equal masks
+
+    def verdicts(self) -> dict[Verdict, int]:
+        """The number of masks by what a person said about them."""
+        rows = self._query("SELECT verdict, count(*) FROM instances GROUP BY verdict")
+        return {verdict: dict(rows).get(int(verdict), 0) for verdict in Verdict}
 
     def remove(self, recording: str) -> int:
         """Remove a recording; returns how many frames it had.
@@ -205,26 +231,13 @@ class TrainingSet:
         return removed
 
     def labelled_images(self) -> SelectedDataset:
-        """All frames but those whose image file is damaged or missing, with a warning."""
-        query = """
-            SELECT id, file_name, height, width, bytes, recording, clip_id, stamp_ns, model_version
-            FROM frames ORDER BY recording, frame_index
+        """All frames but those whose image file is damaged or missing, with a warning.
+
+        A frame whose masks were all rejected is among them: it teaches what is no object.
         """
-        entries, sizes = [], {}
-        with self._transaction("DEFERRED"):
-            for row in self._rows(query):
-                path = self._images / row.text("file_name")
-                sizes[path] = row.integer("bytes")
-                entries.append(
-                    SelectedImage(
-                        path,
-                        *self._instances(row),
-                        recording=row.text("recording"),
-                        clip_id=row.integer("clip_id"),
-                        stamp_ns=row.integer("stamp_ns"),
-                        model_version=row.text("model_version"),
-                    )
-                )
+        frames = self.frames()
+        entries = [SelectedImage.of(frame) for frame in frames]
+        sizes = {frame.path: frame.bytes for frame in frames}
         damaged = {path for path, size in sizes.items() if not is_intact(path, size)}
         if damaged:
             recordings = sorted({entry.recording for entry in entries if entry.path in damaged})
@@ -235,6 +248,29 @@ class TrainingSet:
             )  # fmt: skip
         return SelectedDataset(entry for entry in entries if entry.path not in damaged)
 
+    def frames(self, image: str | None = None) -> list[StoredFrame]:
+        """All frames, or those with one image, with all their masks; images are not read.
+
+        Args:
+            image: name of an image file.
+        """
+        with self._transaction("DEFERRED"):
+            return self._read() if image is None else self._read("file_name = ?", (image,))
+
+    def _read(self, where: str = "1", values: tuple[object, ...] = ()) -> list[StoredFrame]:
+        """As `frames`, in a transaction that is under way."""
+        instances: dict[int, list[Fields]] = defaultdict(list)
+        for row in self._rows(
+            f"SELECT * FROM instances WHERE frame IN (SELECT id FROM frames WHERE {where}) "
+            "ORDER BY rowid", values,
+        ):  # fmt: skip
+            instances[row.integer("frame")].append(row)
+        query = f"SELECT * FROM frames WHERE {where} ORDER BY recording, frame_index"
+        return [
+            stored_frame(row, instances[row.integer("id")], self._images)
+            for row in self._rows(query, values)
+        ]
+
     def newest_clips(self, count: int) -> list[tuple[str, int]]:
         """Recording and number of the clips with two frames or more that were added last.
 
@@ -242,27 +278,23 @@ class TrainingSet:
         show the same time at every start.
         """
         return self._query(
-            "SELECT recording, clip_id FROM frames GROUP BY recording, clip_id "
-            "HAVING count(*) > 1 ORDER BY max(id) DESC LIMIT ?",
+            f"SELECT recording, clip_id FROM frames WHERE {_WITH_MASKS} "
+            "GROUP BY recording, clip_id HAVING count(*) > 1 ORDER BY max(id) DESC LIMIT ?",
             (count,),
         )
 
     def export_coco(self, path: Path) -> None:
         """Write the set as a COCO dataset whose file names are relative to `images/`."""
-        query = (
-            "SELECT id, file_name, height, width, recording, clip_id, frame_index, stamp_ns, "
-            "model_version FROM frames ORDER BY id"
+        frames = sorted(self.frames(), key=lambda frame: frame.id)
+        facts = "recording", "clip_id", "frame_index", "stamp_ns", "model_version"
+        write_coco(
+            path,
+            [
+                CocoImage(f.id, f.path.name, *f.size, {name: getattr(f, name) for name in facts})
+                for f in frames
+            ],
+            {frame.id: [mask.rle for mask in frame.selected] for frame in frames},
         )
-        images, rles = [], {}
-        with self._transaction("DEFERRED"):
-            for row in self._rows(query):
-                extra: dict[str, Any] = {"recording": row.text("recording")}
-                extra |= {key: row.integer(key) for key in ("clip_id", "frame_index", "stamp_ns")}
-                extra["model_version"] = row.text("model_version")
-                image = CocoImage(row.integer("id"), row.text("file_name"), *image_size(row), extra)
-                images.append(image)
-                rles[image.id], _ = self._instances(row)
-        write_coco(path, images, rles)
 
     def collect_garbage(self) -> None:
         """Remove image files that belong to no frame."""
@@ -273,21 +305,23 @@ class TrainingSet:
                     path.unlink(missing_ok=True)
         collect_leftovers(self._images)
 
-    def _instances(self, frame: Fields) -> tuple[tuple[Rle, ...], tuple[float, ...]]:
-        """The masks of a row of `frames` and their confidences."""
-        rows = self._rows(
-            "SELECT counts, confidence FROM instances WHERE frame = ? ORDER BY rowid",
-            (frame.integer("id"),),
+    def _judged(self, frame: SelectedFrame, image: ImageFile) -> tuple[StoredMask, ...] | None:
+        """What a person said about masks of a frame; None if it must not replace what is there."""
+        there = self._read(
+            "file_name = ? OR (recording = ? AND frame_index = ?)",
+            (image.name, frame.recording, frame.frame_index),
         )
-        size = image_size(frame)
-        rles = tuple(Rle(size=[*size], counts=row.text("counts")) for row in rows)
-        try:
-            check_rles(rles, size)
-        except ValueError as error:
-            raise GboptError(f"{frame.where}: frame {frame.integer('id')}: {error}") from error
-        return rles, tuple(row.number("confidence") for row in rows)
+        held = [other for other in there if other.is_judged]
+        if any(other.size != tuple(frame.size) for other in held):
+            log.warning(
+                "frame %d of %s has another size now: the one with masks that a person verified "
+                "or rejected stays", frame.frame_index, frame.recording,
+            )  # fmt: skip
+            return None
+        masks = (mask for other in held for mask in other.masks if mask.verdict != Verdict.NONE)
+        return tuple({mask.rle["counts"]: mask for mask in masks}.values())
 
-    def _insert(self, frame: SelectedFrame, image: ImageFile) -> None:
+    def _insert(self, frame: SelectedFrame, image: ImageFile, masks: Sequence[StoredMask]) -> None:
         target = self._images / image.name
         if not is_intact(target, len(image.content)):
             with replacing(target) as aside:
@@ -306,96 +340,37 @@ class TrainingSet:
                 frame.model_version,
             ),
         )
+        self._insert_masks(int(cursor.lastrowid or 0), masks)
+
+    def _insert_masks(self, frame: int, masks: Sequence[StoredMask]) -> None:
         self._database.executemany(
-            "INSERT INTO instances (frame, counts, score, confidence) VALUES (?, ?, ?, ?)",
+            "INSERT INTO instances (frame, counts, score, confidence, verdict, track_id) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (cursor.lastrowid, rle["counts"], score, confidence)
-                for rle, score, confidence in zip(
-                    frame.rles, frame.scores, frame.confidences, strict=True
-                )
+                (frame, m.rle["counts"], m.score, m.confidence, int(m.verdict), m.track_id)
+                for m in masks
             ],
         )
 
-    def _add_missing_column(self) -> None:
-        """Sets of older releases do not know which network proposed their masks."""
-        if self._knows_versions():
+    def _add_missing_columns(self) -> None:
+        if not self._missing_columns():
             return
         with self._transaction():
-            if not self._knows_versions():  # another process may have been faster
-                self._database.execute(
-                    "ALTER TABLE frames ADD COLUMN model_version TEXT NOT NULL DEFAULT ''"
-                )
+            for table, name, kind in self._missing_columns():  # another process may be faster
+                self._database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
-    def _knows_versions(self) -> bool:
-        columns = self._database.execute("PRAGMA table_info(frames)").fetchall()
-        return "model_version" in {name for _, name, *_ in columns}
+    def _missing_columns(self) -> list[tuple[str, str, str]]:
+        found = {
+            (table, name)
+            for table in ("frames", "instances")
+            for _, name, *_ in self._database.execute(f"PRAGMA table_info({table})").fetchall()
+        }
+        return [column for column in NEWER_COLUMNS if column[:2] not in found]
 
     @property
     def evicted(self) -> dict[str, int]:
         """How many frames have left the full set so far, by recording."""
         return dict(self._query("SELECT recording, frames FROM evictions ORDER BY recording"))
-
-    def _evict(self) -> None:
-        """Thin the set out until it keeps its limit, log what leaves, and count it."""
-        if not self._max_bytes or self.bytes <= self._max_bytes:
-            return
-        held = "SELECT recording, count(*) FROM frames GROUP BY recording"
-        before = dict(self._query(held))
-        while self.bytes > self._max_bytes:
-            self._thin_out()
-        after = dict(self._query(held))
-        gone = {
-            name: n - after.get(name, 0) for name, n in before.items() if n > after.get(name, 0)
-        }
-        self._database.executemany(
-            "INSERT INTO evictions (recording, frames) VALUES (?, ?) "
-            "ON CONFLICT (recording) DO UPDATE SET frames = frames + excluded.frames",
-            list(gone.items()),
-        )
-        log.warning(
-            "the training set is full (learning.max_bytes %d): %d frames leave it: %s",
-            self._max_bytes,
-            sum(gone.values()),
-            ", ".join(f"{count} of {name}" for name, count in gone.items()),
-        )
-
-    def _drop_oldest(self) -> None:
-        """Remove the oldest clip."""
-        clips = self._query(
-            "SELECT recording, clip_id FROM frames GROUP BY recording, clip_id "
-            "ORDER BY min(id) LIMIT 2"
-        )
-        if len(clips) == 1:
-            raise self._too_small("clip")
-        self._database.execute("DELETE FROM frames WHERE recording = ? AND clip_id = ?", clips[0])
-
-    def _halve_longest(self) -> None:
-        """Remove every second frame of the longest clip; of equally long clips, the oldest.
-
-        Where each clip has one frame left, the longest recording is thinned out instead; where
-        each recording has one frame left, the oldest recording is removed.
-        """
-        for group in ("recording, clip_id", "recording"):
-            *key, count = self._query(
-                f"SELECT {group}, count(*) FROM frames GROUP BY {group} "
-                "ORDER BY count(*) DESC, min(id) LIMIT 1"
-            )[0]
-            if count > 1:
-                where = " AND ".join(f"{column} = ?" for column in group.split(", "))
-                frames = self._query(
-                    f"SELECT id FROM frames WHERE {where} ORDER BY frame_index", tuple(key)
-                )
-                self._database.executemany("DELETE FROM frames WHERE id = ?", frames[1::2])
-                return
-        if len(self) == 1:
-            raise self._too_small("frame")
-        self._database.execute("DELETE FROM frames WHERE id = (SELECT min(id) FROM frames)")
-
-    def _too_small(self, what: str) -> GboptError:
-        return GboptError(
-            f"{self._folder}: one {what} alone takes {self.bytes} bytes, the training set "
-            f"may hold {self._max_bytes}; raise learning.max_bytes"
-        )
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Fields]:
         """Rows by the names of their columns; SQLite holds any type in any column."""
@@ -411,13 +386,16 @@ class TrainingSet:
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        """A transaction; exceptions roll it back.
+        """A transaction, or the one that is under way; exceptions roll it back.
 
         Args:
             kind: SQLite's kind. "IMMEDIATE" holds the write lock from the start, which protects
                 image files too. "DEFERRED" reads one state of the set without waiting, whatever
                 another process writes meanwhile.
         """
+        if self._database.in_transaction:
+            yield
+            return
         with self._errors():
             self._database.execute(f"BEGIN {kind}")
             try:

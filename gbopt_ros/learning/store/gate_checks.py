@@ -41,11 +41,16 @@ def check_agreement(
 ) -> GateDecision:
     """Refuse a training set with a part whose masks neither parent nor teacher proposes.
 
+    Masks that a person verified are left out: no network need vouch for them.
+
     Args:
         selected: not empty.
         on_frame: called before every image.
         teacher: another network that proposed masks, if there is one.
     """
+    selected = selected.unverified()
+    if not len(selected):
+        return GateDecision(True, "a person verified all masks")
     parts = checked_parts([entry.recording for entry in selected.entries])
     agreement, part = agreement_of_parts(parent, selected, parts, config, on_frame, teacher)
     return check_masks(agreement, config.learning, selected.recordings(part))

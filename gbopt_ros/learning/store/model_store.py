@@ -2,6 +2,7 @@
 
     STORE/models/v0001/model.safetensors
     STORE/models/v0001/manifest.json      sha256, parent, gate decision, training facts
+    STORE/models/v0001/card.json, card.md     the same for people, see `model_card`
     STORE/models/current.json             {"version": "v0001"}
 
 The current version is the one that the next round goes on from. In general it also serves; a
@@ -16,11 +17,12 @@ version or none. `current.json` is replaced by another rename. Whoever changes s
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
@@ -35,6 +37,12 @@ from gbopt_ros.io.files import (
 )
 from gbopt_ros.io.json_file import Fields
 from gbopt_ros.learning.store.lock import StoreLock
+from gbopt_ros.learning.store.model_card import (
+    CARD_JSON,
+    CARD_MARKDOWN,
+    card_in_markdown,
+    model_card,
+)
 from gbopt_ros.learning.store.version import (
     MANIFEST_NAME,
     WEIGHTS_NAME,
@@ -63,14 +71,15 @@ class ModelStore:
 
     Attributes:
         root: folder of the store.
+        folder: folder of the versions.
         lock: held by whoever changes the store.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = StoreLock(root)
-        self._folder = root / "models"
-        collect_leftovers(self._folder)
+        self.folder = root / "models"
+        collect_leftovers(self.folder)
 
     def versions(self) -> list[ModelVersion]:
         """All versions with an intact manifest, oldest first."""
@@ -105,7 +114,7 @@ class ModelStore:
         """
         versions = self.versions()
         if not versions:
-            raise GboptError(f"{self._folder}: no version whose manifest can be read")
+            raise GboptError(f"{self.folder}: no version whose manifest can be read")
         return versions[0]
 
     def prune(self, keep: int) -> None:
@@ -123,18 +132,18 @@ class ModelStore:
             for name in names[1:-keep]:
                 if name not in kept:
                     with suppress(OSError):
-                        remove_folder(self._folder / name)
+                        remove_folder(self.folder / name)
             for pattern in (".new-*", ".old-*"):  # left by older releases
-                for left in self._folder.glob(pattern):
+                for left in self.folder.glob(pattern):
                     shutil.rmtree(left, ignore_errors=True)
 
     def _names(self) -> list[str]:
         """Names of all published versions, oldest first."""
-        if not self._folder.is_dir():
+        if not self.folder.is_dir():
             return []
         found = [
             (place, path.name)
-            for path in self._folder.iterdir()
+            for path in self.folder.iterdir()
             if (place := number(path.name)) is not None and path.is_dir()
         ]
         return [name for _, name in sorted(found)]
@@ -149,8 +158,8 @@ class ModelStore:
     def get(self, version: str) -> ModelVersion:
         """Raises GboptError if there is no such version or its manifest is damaged."""
         if number(version) is None:
-            raise GboptError(f"{self._folder}: expected a version such as v0001, got {version!r}")
-        return read_version(self._folder / version)
+            raise GboptError(f"{self.folder}: expected a version such as v0001, got {version!r}")
+        return read_version(self.folder / version)
 
     def _get_intact(self, version: str) -> ModelVersion | None:
         """As `get`; None in place of an error."""
@@ -164,7 +173,7 @@ class ModelStore:
         Raises:
             GboptError: `current.json` is damaged.
         """
-        pointer = self._folder / _CURRENT
+        pointer = self.folder / _CURRENT
         if not pointer.is_file():
             return None
         try:
@@ -284,7 +293,7 @@ class ModelStore:
                 self._check_is_current(after)
             version = self._next_name()
             info = replace(parent, version=version)
-            with replacing_folder(self._folder / version) as folder:
+            with replacing_folder(self.folder / version) as folder:
                 folder.mkdir()
                 digest = save_weights(folder / WEIGHTS_NAME, network, info)
                 manifest = facts | {
@@ -297,12 +306,65 @@ class ModelStore:
                     "sha256": digest,
                     "tensors": tensors_digest(network),
                     "created": time.time(),
+                    "calibration": None if info.calibration is None else asdict(info.calibration),
                 }
-                (folder / MANIFEST_NAME).write_text(
-                    json.dumps(manifest, indent=2), encoding="utf-8"
-                )
+                _describe(folder, manifest)
             self._make_current(version)
             return self.get(version)
+
+    def has(self, version: str, sha256: str) -> bool:
+        """Whether a version with these weights is here, intact.
+
+        Raises:
+            GboptError: the version of this name has other weights.
+        """
+        found = self._get_intact(version)
+        if found is None:
+            return False
+        if found.manifest["sha256"] != sha256:
+            raise GboptError(
+                f"{found.path}: another version of the same name; give what is pulled a store of "
+                "its own"
+            )
+        return self._is_intact(found)
+
+    def adopt(self, manifest: dict[str, Any], weights: Path) -> ModelVersion:
+        """Take over a version of another store; it does not become the current one.
+
+        Args:
+            manifest: of the version, checked.
+            weights: its file, with the SHA-256 of the manifest; it is moved.
+
+        Raises:
+            GboptError: another process writes the store, or it cannot be written.
+        """
+        with self.lock.held("pulling a version"):
+            place = self.folder / str(manifest["version"])
+            if place.exists():  # a damaged one
+                remove_folder(place)
+            with replacing_folder(place) as folder:
+                folder.mkdir()
+                os.replace(weights, folder / WEIGHTS_NAME)
+                _describe(folder, manifest)
+            return self.get(place.name)
+
+    def make_current(self, version: str | None) -> None:
+        """Make a version that is here the current one, or none.
+
+        Raises:
+            GboptError: another process writes the store, or it cannot be written.
+        """
+        with self.lock.held("a change of the current version"):
+            if version is None:
+                if (self.folder / _CURRENT).exists():
+                    remove_file(self.folder / _CURRENT)
+            elif self.get(version).version != self._current_name_or_none():
+                self._make_current(version)
+
+    def _current_name_or_none(self) -> str | None:
+        with suppress(GboptError):
+            return self.current_name()
+        return None
 
     def _check_is_current(self, version: ModelVersion | None) -> None:
         expected, found = version.version if version is not None else None, self.current_name()
@@ -337,7 +399,7 @@ class ModelStore:
                 if restored is not None and self._is_intact(restored):
                     self._make_current(name)
                     return restored
-            remove_file(self._folder / _CURRENT)
+            remove_file(self.folder / _CURRENT)
             return None
 
     def _candidates(self, compared: bool) -> list[str]:
@@ -347,7 +409,7 @@ class ModelStore:
         except GboptError:
             return self._names()
         if name is None:
-            raise GboptError(f"{self._folder}: no version is in service, nothing to roll back")
+            raise GboptError(f"{self.folder}: no version is in service, nothing to roll back")
         current = self._get_intact(name)
         if current is None:
             return [older for older in self._names() if (number(older) or 0) < (number(name) or 0)]
@@ -363,11 +425,22 @@ class ModelStore:
         return [*(ancestors(version) if version is not None else ()), name]
 
     def _next_name(self) -> str:
-        names = (p.name for p in (self._folder.iterdir() if self._folder.is_dir() else ()))
+        names = (p.name for p in (self.folder.iterdir() if self.folder.is_dir() else ()))
         return f"v{max((number(name) or 0 for name in names), default=0) + 1:04d}"
 
     def _make_current(self, version: str) -> None:
-        write_text(self._folder / _CURRENT, json.dumps({"version": version}))
+        write_text(self.folder / _CURRENT, json.dumps({"version": version}))
+
+
+def _describe(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a version, and its card."""
+    card = model_card(manifest)
+    for name, text in (
+        (MANIFEST_NAME, json.dumps(manifest, indent=2)),
+        (CARD_JSON, json.dumps(card, indent=2)),
+        (CARD_MARKDOWN, card_in_markdown(card)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def is_one_of(path: Path, digests: Set[str | None], detectron2_config: str = "") -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gbopt_ros.config import Config, LearningConfig
@@ -18,11 +19,29 @@ from gbopt_ros.io.files import (
 )
 from gbopt_ros.io.selection_format import SelectionWriter, read_selection
 from gbopt_ros.learning.data.imported_masks import imported_frames, is_labelled, labelled_frames
+from gbopt_ros.learning.data.labels import Exported, export_labels, read_labels
 from gbopt_ros.learning.data.training_set import TrainingSet, drop_images
+from gbopt_ros.learning.data.verdicts import Verdict, with_labels
 from gbopt_ros.learning.round import Learnt, learn
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.training.trainer import OnStep
 from gbopt_ros.structures import GboptError, ProposalNetwork, Selection
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What a person changed in a training set.
+
+    Attributes:
+        images: number of images with labels.
+        verified, rejected: number of masks in them.
+        unknown: names of images that the training set does not have.
+    """
+
+    images: int
+    verified: int
+    rejected: int
+    unknown: tuple[str, ...] = ()
 
 
 class Store:
@@ -138,6 +157,72 @@ class Store:
         frames = list(imported_frames(masks, recording))
         with self._changing(config) as training_set:
             return training_set.add(frames)
+
+    def export(self, out: str | Path, layout: str = "coco") -> Exported:
+        """Write images and masks for an annotation tool; arguments and errors as `export_labels`.
+
+        Raises:
+            GboptError: there is no store here.
+        """
+        with self.existing_training_set() as training_set:
+            return export_labels(training_set.frames(), Path(out), layout)
+
+    def import_labels(self, labels: str | Path) -> Reviewed:
+        """Take over what a person says about images of the training set, all of it or nothing.
+
+        The masks of every image that `labels` covers are replaced: those in it are verified, and
+        those that are missing from it are rejected. Rows change in one transaction and no file
+        does, so this needs no lock, and a robot may learn meanwhile.
+
+        Args:
+            labels: a COCO file, a folder with one, or a YOLO folder; see `read_labels`.
+
+        Raises:
+            GboptError: there is no store here, or as `read_labels`. Nothing was changed then.
+        """
+        with self.existing_training_set() as training_set, training_set.together(lambda: False):
+            frames = training_set.frames()
+            found = read_labels(Path(labels), {frame.path.name: frame.size for frame in frames})
+            judged = [
+                (frame, with_labels(frame.masks, found.masks[frame.path.name]))
+                for frame in frames
+                if frame.path.name in found.masks
+            ]
+            training_set.judge(judged)
+        masks = {(f.path, m.rle["counts"]): m.verdict for f, masks in judged for m in masks}
+        counts = Counter(masks.values())
+        return Reviewed(
+            len(found.masks), counts[Verdict.VERIFIED], counts[Verdict.REJECTED], found.unknown
+        )
+
+    def judge(self, image: str, counts: str, verdict: Verdict) -> Verdict:
+        """Say whether one mask is right; nothing is said about the others of its image.
+
+        Args:
+            image: name of the image file; frames with equal images share it.
+            counts: run lengths of the mask.
+
+        Returns:
+            What was said about it before, to take this back.
+
+        Raises:
+            GboptError: the training set has no such mask any more, or cannot be written.
+        """
+        with self.existing_training_set() as training_set, training_set.together(lambda: False):
+            frames = training_set.frames(image)
+            before = [m.verdict for f in frames for m in f.masks if m.rle["counts"] == counts]
+            if not before:
+                raise GboptError(f"{self.root}: the mask is gone; it was replaced or has left")
+            training_set.judge((frame, frame.judged(counts, verdict)) for frame in frames)
+        return before[0]
+
+    @contextmanager
+    def existing_training_set(self) -> Iterator[TrainingSet]:
+        """As `training_set`. Raises GboptError if there is none; opening it would make it."""
+        if not (self.root / "training").is_dir():
+            raise GboptError(f"{self.root}: no store with a training set; `gbopt learn` makes one")
+        with self.training_set() as training_set:
+            yield training_set
 
     def add_selections(
         self,

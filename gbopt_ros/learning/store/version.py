@@ -24,8 +24,9 @@ class ModelVersion:
             oldest first), `sha256` of the file, `tensors` (their digest), `created` (seconds since
             the epoch) and the publisher's facts. Facts are `origin` and `origin_tensors`, those of
             the network that learning began with, `teachers`, the versions that proposed the learnt
-            masks, and `teacher_gate`, the comparison with a teacher that is another network. An old
-            version has no digest of tensors and no teachers.
+            masks, `teacher_gate`, the comparison with a teacher that is another network, `data`,
+            what was learnt by recording and clip, and `origin_licence` and `teacher_licence`. An
+            old version has less.
     """
 
     version: str
@@ -36,19 +37,31 @@ class ModelVersion:
 def read_version(folder: Path) -> ModelVersion:
     """The version in a folder. Raises GboptError if its manifest is damaged."""
     manifest = Fields.read(folder / MANIFEST_NAME)
+    check_manifest(manifest)
+    return ModelVersion(folder.name, folder / WEIGHTS_NAME, dict(manifest.content))
+
+
+def check_manifest(manifest: Fields) -> None:
+    """Raises GboptError if a field that somebody relies on is something else."""
     for key in ("sha256", "parent"):
         manifest.text(key)
-    for key in ("tensors", "origin", "origin_tensors"):
+    for key in ("tensors", "origin", "origin_tensors", "origin_licence", "teacher_licence"):
         if manifest.content.get(key) is not None:
             manifest.text(key)
     manifest.number("created", low=0, high=_LAST_DATE)
     manifest.texts("teachers", default=[])
+    for recording in manifest.objects("data", default=[]):
+        recording.text("recording")
+        for clip in recording.objects("clips"):
+            for key in ("clip", "frames", "masks", "verified"):
+                clip.integer(key)
+    if manifest.content.get("calibration") is not None:
+        manifest.object("calibration")
     for key in ("gate", "teacher_gate"):
         if manifest.content.get(key) is not None:
             gate = manifest.object(key)
             gate.flag("passed", default=False)
             gate.text("reason", default="")
-    return ModelVersion(folder.name, folder / WEIGHTS_NAME, dict(manifest.content))
 
 
 def may_serve(version: ModelVersion, compared: bool) -> bool:

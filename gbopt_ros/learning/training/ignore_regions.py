@@ -5,7 +5,8 @@ would learn its box as an object, and one person of the crowd as background. Her
 than half of its area in an ignore region is neither, unless it matches a labelled object.
 
 In images where not every object is labelled, a region without a label is background only while the
-network is not sure of an object: what it has learnt elsewhere is not taught away.
+network is not sure of an object: what it has learnt elsewhere is not taught away. A region that a
+person rejected, with the label 0, is background however sure the network is.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from torch.nn import functional
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import box_area
+from torchvision.ops import box_area, box_iou
 
 from gbopt_ros.models.class_agnostic import parts_of_heads
 
 _INSIDE = 0.5  # share of a box in an ignore region above which it is unknown
+_SAME_BOX = 0.5  # IoU from which a box is that of a rejected region
 _SURE = 0.7  # probability of an object above which a region without a label is unknown
 _UNKNOWN, _BACKGROUND = -1, 0  # torchvision's labels
 _BACKGROUND_IF_UNSURE = -2  # of an anchor
@@ -67,7 +69,8 @@ class _IgnoringRegionProposals(RegionProposalNetwork):
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
             _mark_unknown(label, boxes, target["boxes"][target["labels"] < 0])
             if not target.get("complete", True):
-                label[label == _BACKGROUND] = _BACKGROUND_IF_UNSURE
+                unlabelled = ~_is_rejected(boxes, target)
+                label[unlabelled & (label == _BACKGROUND)] = _BACKGROUND_IF_UNSURE
         return labels, matched
 
     def compute_loss(
@@ -115,15 +118,25 @@ class _IgnoringHeads(RoIHeads):
 
     def select_training_samples(self, proposals: Any, targets: Any) -> Any:
         samples = super().select_training_samples(proposals, targets)
-        self._labels, self._targets = samples[2], targets
+        self._boxes, self._labels, self._targets = samples[0], samples[2], targets
         return samples
 
     def _leave_out_sure(self, _: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
         logits = output[0].detach().float().split([len(label) for label in self._labels])
-        for label, scores, target in zip(self._labels, logits, self._targets, strict=True):
+        drawn = zip(self._boxes, self._labels, logits, self._targets, strict=True)
+        for boxes, label, scores, target in drawn:
             if not target.get("complete", True):
                 sure = functional.softmax(scores, dim=1)[:, 1:].amax(dim=1) > _SURE
+                sure &= ~_is_rejected(boxes, target)
                 label[(label == _BACKGROUND) & sure] = _IGNORED
+
+
+def _is_rejected(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
+    """(n,) bool, whether each box is that of a region that a person rejected."""
+    rejected = target["boxes"][target["labels"] == _BACKGROUND]
+    if not len(rejected):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return box_iou(boxes, rejected).amax(dim=1) >= _SAME_BOX
 
 
 def _mark_unknown(labels: Tensor, boxes: Tensor, ignored: Tensor) -> None:

@@ -20,6 +20,7 @@ rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as whee
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -33,9 +34,9 @@ from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources.images import image_from_message
 from gbopt_ros.masks import decode
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
-from gbopt_ros.nodes.base import LINK_QOS, PipelineNode
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PipelineNode
 from gbopt_ros.nodes.composed import COMPOSED, compose
-from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
+from gbopt_ros.nodes.messages import Stamped, decode_rle, encode_image, make_header, stamp_ns
 from gbopt_ros.nodes.player import Player, looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode
@@ -43,8 +44,10 @@ from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.selection import StreamSelector
 from gbopt_ros.srv import SetTarget
 from gbopt_ros.structures import Frame, GboptError
+from gbopt_ros.tracks import TrackLinker
 
 MASKS, STATUS = "/selector/output/masks", "/selector/output/status"
+SUCCESS = TransitionCallbackReturn.SUCCESS
 
 
 @pytest.fixture(scope="module")
@@ -385,9 +388,78 @@ def test_selector_outputs_for_planners(graph: Graph) -> None:
         assert not np.array_equal(image_from_message(overlay), frames[i].image)
 
 
-def test_set_target_refuses_an_unknown_mode(graph: Graph) -> None:
-    reply = graph.call(SetTarget, "/selector/set_target", mode=9)
-    assert not reply.success and "mode 9" in reply.message
+def track_ids(masks: Sequence[Any]) -> list[list[int]]:
+    return [[mask.track_id for mask in message.masks] for message in masks]
+
+
+def test_selector_publishes_track_ids_that_last(graph: Graph) -> None:
+    """Over the end of clips and over a time in which it is not active; `segmask` follows one."""
+    masks, segmasks = (
+        graph.observe(kind, topic)
+        for kind, topic in ((SelectedMasks, MASKS), (Image, "/selector/output/segmask"))
+    )
+    frames = disc_frames(12)
+    play(graph, frames[:8])  # two clips
+    graph.wait(lambda: len(masks) == 8, "the masks of two clips")
+    linker = TrackLinker()
+
+    def expected() -> list[list[int]]:
+        return [
+            linker.link([decode_rle(mask.mask) for mask in m.masks], stamp_ns(m.header.stamp))
+            for m in masks[linker_fed:]
+        ]
+
+    linker_fed = 0
+    assert track_ids(masks) == expected()
+    linker_fed = 8
+    assert {i for ids in track_ids(masks[:4]) for i in ids} & set(track_ids(masks[4:5])[0])
+
+    selector = graph.nodes["selector"]
+    assert selector.trigger_deactivate() == selector.trigger_activate() == SUCCESS
+    chosen = track_ids(masks)[-1][0]
+    request = {"mode": SetTarget.Request.MODE_TRACK, "track_id": chosen}
+    reply = graph.call(SetTarget, "/selector/set_target", **request)
+    assert reply.success and reply.message == f"segmask shows the mask of track {chosen}"
+    segmasks.clear()
+    play(graph, frames[8:])
+    graph.wait(lambda: len(masks) == 12 and len(segmasks) == 4, "the masks of the third clip")
+    assert track_ids(masks[8:]) == expected()
+    for message, segmask in zip(masks[8:], segmasks, strict=True):
+        shown = np.frombuffer(segmask.data, np.uint8).reshape(96, 128) > 0
+        of_track = [decode(decode_rle(m.mask)) for m in message.masks if m.track_id == chosen]
+        np.testing.assert_array_equal(shown, sum(of_track, np.zeros((96, 128), bool)))
+
+
+def test_selector_outputs_for_vision_msgs(graph: Graph) -> None:
+    """Labels and version are latched: who comes late gets them."""
+    vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs, which has no wheel")
+    boxes = graph.observe(vision.Detection2DArray, "/selector/output/detections")
+    masks = graph.observe(SelectedMasks, MASKS)
+    play(graph, disc_frames(4))
+    graph.wait(lambda: len(masks) == len(boxes) == 4, "masks and boxes")
+    assert [[int(box.id) for box in b.detections] for b in boxes] == track_ids(masks)
+    assert [b.header for b in boxes] == [m.header for m in masks]
+    labels, versions = (
+        graph.observe(kind, f"/selector/output/{name}", LATCHED_QOS)
+        for kind, name in ((vision.LabelInfo, "label_info"), (vision.VisionInfo, "vision_info"))
+    )
+    graph.wait(lambda: len(labels) == len(versions) == 1, "what was latched")
+    names = ["background"] + ["object"] * max(len(m.masks) for m in masks)
+    assert [(c.class_id, c.class_name) for c in labels[0].class_map] == [*enumerate(names)]
+    (version,) = versions
+    assert (version.method, version.database_location) == ("gbopt_ros", "random")
+    assert version.database_version == 0  # no version of a store
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [({"mode": 9}, "mode 9"), ({"mode": SetTarget.Request.MODE_TRACK}, "track_id 0")],
+)
+def test_set_target_refuses_an_unknown_mode_and_no_track(
+    graph: Graph, request_: dict[str, int], reason: str
+) -> None:
+    reply = graph.call(SetTarget, "/selector/set_target", **request_)
+    assert not reply.success and reason in reply.message
 
 
 @pytest.mark.parametrize("graph", [{"max_buffered_frames": 4, "clip.length": 6}], indirect=True)

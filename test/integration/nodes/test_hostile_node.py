@@ -27,11 +27,24 @@ from gbopt_ros.msg import SelectedMasks
 from gbopt_ros.nodes.composed import COMPOSED
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.objects_3d import Objects3dNode
 from gbopt_ros.nodes.player import looped
+from gbopt_ros.nodes.wiring import DEPTH, remapping
 from gbopt_ros.srv import SetTarget
 
-# Where vision_msgs is installed; where images are compressed; with a simulated clock.
-SOMETIMES = {"/selector/output/detections", f"/{TOPIC}", f"/{TOPIC}/compressed", "/clock"}
+# Where vision_msgs is installed; where images are compressed; with a simulated clock or a frame.
+SOMETIMES = {
+    *(f"/selector/output/{name}" for name in ("detections", "label_info", "vision_info")),
+    "/objects_3d/output/detections", f"/{TOPIC}",
+    f"/{TOPIC}/compressed", "/clock", "/tf", "/tf_static",
+}  # fmt: skip
+
+
+# What an action server has: an `execute` right of the policy.
+OF_ACTIONS = {
+    "publisher": ("feedback", "status"),
+    "service": ("send_goal", "cancel_goal", "get_result"),
+}
 
 
 def is_the_policy(observer: Any, node: str) -> bool:
@@ -47,6 +60,8 @@ def is_the_policy(observer: Any, node: str) -> bool:
         listing = getattr(observer, f"get_{kind}_names_and_types_by_node")(node, "/")
         found = {name for name, _ in listing}
         allowed = {f"/{e.text}" for e in profile.findall(f"./{group}[@{right}='ALLOW']/*")}
+        actions = {f"/{e.text}/_action" for e in profile.findall("./actions[@execute='ALLOW']/*")}
+        allowed |= {f"{action}/{part}" for action in actions for part in OF_ACTIONS.get(kind, ())}
         assert found <= allowed, (node, kind)
         if not allowed - found <= SOMETIMES:  # perhaps not discovered yet
             return False
@@ -58,9 +73,10 @@ def test_graph_survives_a_stranger(ros_domain_id: int, tmp_path: Path) -> None:
     weights = save_random_weights(tmp_path)
     parameters = {"store": tmp_path / "store", "stall_timeout_s": 2.0, "train_every_clips": 0}
     arguments = ros_arguments(weights, consumers="none", **parameters)
+    arguments += remapping(DEPTH, "camera/depth/image_raw")
 
     def make(context: rclpy.Context) -> list[object]:
-        return [kind(context=context) for kind in (LearnerNode, *COMPOSED)]
+        return [kind(context=context) for kind in (LearnerNode, Objects3dNode, *COMPOSED)]
 
     with Graph(ros_domain_id, make, arguments) as graph:
         graph.start()
@@ -68,7 +84,7 @@ def test_graph_survives_a_stranger(ros_domain_id: int, tmp_path: Path) -> None:
         first = [next(frames) for _ in range(4)]
         graph.camera()
         stranger = Stranger(graph.observer, [frame.stamp_ns for frame in first])
-        graph.wait(lambda: len(stranger.topics()) == 11, "the inputs of the graph")
+        graph.wait(lambda: len(stranger.topics()) == 13, "the inputs of the graph")
         for name in graph.nodes:
             graph.wait(
                 partial(is_the_policy, graph.observer, name), f"what the policy allows {name}", 20.0

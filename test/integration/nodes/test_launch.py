@@ -43,6 +43,8 @@ def nodes(**arguments: str) -> dict[str, Any]:
         ({}, {"composed", "learner"}),
         ({"learner": "false"}, {"composed"}),
         ({"composed": "false"}, SEPARATE | {"learner"}),
+        ({"depth": "/depth/image"}, {"composed", "learner"}),
+        ({"depth": "/depth/image", "composed": "false"}, SEPARATE | {"objects_3d", "learner"}),
         ({"composed": "false", "learner": "false"}, SEPARATE),
     ],
 )
@@ -61,3 +63,22 @@ def test_end_all_shuts_down_and_fails_the_launch_if_the_process_failed() -> None
     assert isinstance(shutdown, launch.actions.Shutdown)
     with pytest.raises(RuntimeError, match="composed-1 ended with status 1"):
         module.end_all(event(returncode=1, **about), context)
+
+
+def test_rviz_shows_the_topics_of_the_namespace() -> None:
+    """Its own configuration is installed, and names topics without a namespace."""
+    from launch.utilities import perform_substitutions
+
+    assert "rviz2" not in nodes()
+    rviz = nodes(rviz="true", namespace="robot1", target_frame="base_link")["rviz2"]
+    context = launch.LaunchContext()
+
+    def words(pairs: Any) -> list[str]:
+        return [perform_substitutions(context, pair) for pair in pairs]
+
+    remappings = dict(map(words, rviz._Node__remappings))
+    assert remappings["/selector/debug/overlay"] == "selector/debug/overlay"
+    assert remappings["/objects_3d/output/points"] == "objects_3d/output/points"
+    command = words(rviz.cmd[1:])  # without the program, which need not be installed
+    assert command[command.index("-f") + 1] == "base_link"
+    assert Path(command[command.index("-d") + 1]).name == "gbopt.rviz"

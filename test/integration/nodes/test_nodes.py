@@ -21,8 +21,9 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
-from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -116,6 +117,77 @@ def test_set_parameters_changes_a_running_node(graph: Graph) -> None:
     assert graph.nodes["selector"].config.selection.k == 2
     assert set_parameter(graph, "clip_buffer", "max_in_flight", integer_value=7).successful
     assert graph.nodes["clip_buffer"].settings.max_in_flight == 7
+
+
+MASKS_QOS = "qos_overrides./selector/output/masks.publisher"
+
+
+@pytest.fixture
+def selector(
+    request: pytest.FixtureRequest, ros_domain_id: int, weights: dict[str, Path]
+) -> Iterator[Graph]:
+    """The selector alone, in a process of its own as far as it knows; with parameters."""
+    arguments = ros_arguments(weights, **request.param)
+    with Graph(ros_domain_id, lambda context: [SelectorNode(context=context)], arguments) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        {
+            f"{MASKS_QOS}.reliability": "best_effort",
+            f"{MASKS_QOS}.depth": 3,
+            "qos_overrides./clip_buffer/output/image.subscription.reliability": "best_effort",
+        }
+    ],
+    indirect=True,
+)
+def test_qos_overrides_change_topics_and_are_parameters(selector: Graph) -> None:
+    selector.start()
+    node = selector.nodes["selector"]
+
+    def reliability(topic: str, end: str = "publishers") -> ReliabilityPolicy:
+        (info,) = getattr(node, f"get_{end}_info_by_topic")(topic)
+        return info.qos_profile.reliability
+
+    def check() -> None:
+        assert reliability("/selector/output/masks") == ReliabilityPolicy.BEST_EFFORT
+        assert reliability("/selector/output/status") == ReliabilityPolicy.RELIABLE
+        assert reliability("/clip_buffer/output/image", "subscriptions") == (
+            ReliabilityPolicy.BEST_EFFORT
+        )
+        assert reliability("/clip_buffer/output/clips", "subscriptions") == (
+            ReliabilityPolicy.RELIABLE
+        )
+
+    check()
+    listed = selector.call(ListParameters, "/selector/list_parameters").result.names
+    policies = ("history", "depth", "reliability", "durability")
+    assert {f"{MASKS_QOS}.{policy}" for policy in policies} <= set(listed)
+    assert node.get_parameter(f"{MASKS_QOS}.depth").value == 3
+    assert node.get_parameter("qos_overrides./selector/output/done.publisher.depth").value == 16
+    assert (LINK_QOS.reliability, LINK_QOS.depth) == (ReliabilityPolicy.RELIABLE, 16)
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    assert node.start()  # topics are made again
+    check()
+
+
+@pytest.mark.parametrize(
+    ("selector", "reason"),
+    [
+        ({f"{MASKS_QOS}.reliability": "sometimes"}, "`reliability`: `sometimes`"),
+        ({f"{MASKS_QOS}.depth": "deep"}, "expecting type 'INTEGER'"),
+    ],
+    indirect=["selector"],
+)
+def test_qos_overrides_without_meaning_are_told_in_a_line(
+    selector: Graph, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert selector.nodes["selector"].trigger_configure() == FAILURE
+    told = capfd.readouterr().err
+    assert "cannot configure: ~/output/masks: its QoS cannot be set" in told and reason in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize(

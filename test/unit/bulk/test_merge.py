@@ -15,6 +15,7 @@ from gbopt_ros.io.datasets.coco import load_coco
 from gbopt_ros.io.selection_format import read_selection
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import encode
+from gbopt_ros.tracks import TrackLinker
 
 CORNER, EDGE = (encode(np.eye(4, 6, k) > 0) for k in (0, 2))
 
@@ -33,7 +34,7 @@ def out(tmp_path: Path) -> Path:
         FinishedShard("a", Shard(1, 2, 2, 1, 1, 1), frames / "a/1", 1),
         FinishedShard("b", Shard(0, 0, 0, 0, 1, 1), frames / "b/0", 2),
     ]
-    merged = merge(tmp_path / "out", shards)
+    merged = merge(tmp_path / "out", shards, TrackLinker())
     assert (merged.frames, merged.masks) == ({"a": 3, "b": 1}, {"a": 4, "b": 1})
     return tmp_path / "out"
 
@@ -50,6 +51,11 @@ def test_merge_numbers_images_clips_and_masks_anew(out: Path) -> None:
     assert [(a["id"], a["image_id"], a["segmentation"]) for a in content["annotations"]] == [
         (1, 1, CORNER), (2, 2, CORNER), (3, 3, EDGE), (4, 3, CORNER), (5, 4, EDGE),
     ]  # fmt: skip
+
+
+def test_merge_links_tracks_over_shards_and_not_over_recordings(out: Path) -> None:
+    content = json.loads((out / "selected.json").read_text())
+    assert [a["track_id"] for a in content["annotations"]] == [1, 1, 2, 1, 3]
 
 
 def test_merged_dataset_is_read_as_a_replay_and_as_coco(out: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.io import overlay
 from gbopt_ros.io.overlay import (
     CODECS,
-    ColourTracker,
     OverlayWriter,
     colour,
     draw_masks,
@@ -81,17 +80,6 @@ def test_colour_is_distinct_for_24_indices():
     palette = [np.array(colour(i), float) for i in range(24)]
     assert min(np.linalg.norm(a - b) for a, b in combinations(palette, 2)) > 12
     assert min(np.linalg.norm(a - b) for a, b in combinations(palette[:8], 2)) > 70
-
-
-def test_colour_tracker_keeps_the_colour_of_an_object():
-    tracker = ColourTracker()
-    left, right, new = box(0, 0, 8, 8), box(20, 0, 28, 8), box(10, 10, 18, 18)
-    assert tracker.colours([left, right]) == [0, 1]
-    assert tracker.colours([box(21, 0, 29, 8), box(1, 0, 9, 8)]) == [1, 0]
-    assert tracker.colours([new, box(1, 0, 9, 8)]) == [2, 0]
-    assert tracker.colours([]) == []
-    assert tracker.colours([left]) == [0]
-    assert tracker.colours([box(0, 0, 4, 4, (8, 8))]) == [0]  # another image size
 
 
 def read(path: Path) -> list[np.ndarray]:

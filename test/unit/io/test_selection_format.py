@@ -23,6 +23,7 @@ from gbopt_ros.masks import encode_all
 from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import GboptError, Selection
+from gbopt_ros.tracks import TrackLinker
 
 SIZE = 12, 16
 MASK = np.zeros((1, *SIZE), bool)
@@ -55,7 +56,7 @@ def test_read_selection_gives_frames_for_the_training_set(tmp_path: Path) -> Non
     first, second = read_selection(tmp_path / "run")
     assert first == SelectedFrame(
         "run/cups.mp4", 3, 5, 50, tmp_path / "run" / "frames" / "0.png", SIZE,
-        encode_all(MASK), (0.75,), (0.5,),
+        encode_all(MASK), (0.75,), (0.5,), track_ids=(None,),
     )  # fmt: skip
     assert (second.frame_index, second.rles, second.scores) == (6, (), ())
     with TrainingSet(tmp_path / "training-set", LearningConfig().max_bytes) as training_set:
@@ -240,6 +241,21 @@ def test_selection_writer_goes_on_with_a_run_that_was_killed(
     assert contents[0] == contents[1]
     assert len(list(open_source(tmp_path / "out" / "overlay.mp4"))) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_selection_writer_keeps_track_ids_over_clips(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    """The square moves through all clips; it is the same object in every frame."""
+    write_clips(tmp_path / "out", clips)
+    content = json.loads(selected_bytes(tmp_path / "out"))
+    assert [a["track_id"] for a in content["annotations"]] == [1] * 5
+    assert [f.track_ids for f in read_selection(tmp_path / "out")] == [(1,)] * 5
+
+
+def test_selection_writer_links_as_its_linker_says(tmp_path: Path, clips: list[Selection]) -> None:
+    write_clips(tmp_path / "out", clips, linker=TrackLinker(max_gap_s=0.05))
+    assert [f.track_ids for f in read_selection(tmp_path / "out")] == [(i + 1,) for i in range(5)]
 
 
 def test_selection_writer_starts_anew_without_resume(

@@ -30,6 +30,7 @@ from gbopt_ros.models.catalogue import (
     published,
     pull,
 )
+from gbopt_ros.models.download import lock_unfinished
 from gbopt_ros.models.raft import RaftFlow
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.flow import make_flow
@@ -279,7 +280,7 @@ def test_lock_refuses_a_download_that_another_process_finished(server: Server, e
     opened = part.open("a+b")
     part.unlink()
     with opened, pytest.raises(GboptError, match="another process"):
-        catalogue._lock(part, opened)
+        lock_unfinished(part, opened)
 
 
 def test_pull_into_a_folder_that_cannot_be_made(

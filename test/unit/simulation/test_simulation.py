@@ -109,7 +109,7 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         for job in jobs:
             asked.append(job)
             grey = np.full((HEIGHT, WIDTH, 3), job.index % 256, np.uint8)
-            shown = (Visible("mug", encode_all(mask)[0]),)
+            shown = (Visible("mug", encode_all(mask)[0], (0.0, 0.0, 0.0)),)
             yield Still(cv2.imencode(".jpg", grey)[1].tobytes(), shown)
 
     monkeypatch.setattr(world, "run_parallel", paint)
@@ -310,8 +310,8 @@ def test_scene_render_names_masks_after_their_objects(pybullet: None) -> None:
 
     def shown() -> dict[str, np.ndarray]:
         _, visible = scene.render(scene.camera, rng)
-        masks = decode_all([rle for _, rle in visible], (HEIGHT, WIDTH))
-        return {name: mask for (name, _), mask in zip(visible, masks, strict=True)}
+        masks = decode_all([each.rle for each in visible], (HEIGHT, WIDTH))
+        return {each.name: mask for each, mask in zip(visible, masks, strict=True)}
 
     before = shown()
     assert len(before) >= 3

@@ -17,6 +17,7 @@ from gbopt_ros.io.sources.images import (
     SUPPORTED_ENCODINGS,
     UndecodableImage,
     decode_image,
+    depth_from_message,
     encode_image,
     image_fields,
     image_from_compressed_message,
@@ -50,6 +51,44 @@ def test_image_from_message_gives_the_same_rgb_for_colour_encodings(
     assert image.dtype == np.uint8
     assert image.flags.writeable
     assert image.flags.c_contiguous
+
+
+@pytest.mark.parametrize("is_bigendian", [0, 1])
+@pytest.mark.parametrize(
+    ("encoding", "stored"),
+    [
+        ("16UC1", np.array([[0, 1, 1500], [65535, 2000, 0]], "<u2")),
+        ("mono16", np.array([[0, 1, 1500], [65535, 2000, 0]], "<u2")),
+        ("32FC1", np.array([[np.nan, 0.001, 1.5], [65.535, 2.0, np.inf]], "<f4")),
+        ("32FC1", np.array([[-1.0, 0.001, 1.5], [65.535, 2.0, 3e38]], "<f4")),
+    ],
+)
+def test_depth_from_message_is_metres_and_nan_where_nothing_was_measured(
+    encoding: str, stored: np.ndarray, is_bigendian: int
+) -> None:
+    if is_bigendian:
+        stored = stored.astype(stored.dtype.newbyteorder(">"))
+    padded = np.pad(stored, ((0, 0), (0, 2)))
+    message = SimpleNamespace(
+        height=2, width=3, encoding=encoding, is_bigendian=is_bigendian,
+        step=padded.strides[0], data=array("B", padded.tobytes()),
+    )  # fmt: skip
+    depth = depth_from_message(message)
+    expected = np.array([[np.nan, 0.001, 1.5], [65.535, 2.0, np.nan]], np.float32)
+    np.testing.assert_allclose(depth, expected)
+    assert depth.dtype == np.float32
+
+
+def test_depth_from_message_refuses_colour_and_data_that_do_not_fit() -> None:
+    with pytest.raises(GboptError, match="expected encoding 16UC1, mono16, 32FC1, got 'rgb8'"):
+        depth_from_message(image_message(RGB, "rgb8"))
+    message = SimpleNamespace(
+        height=2, width=3, encoding="16UC1", is_bigendian=0, step=6, data=array("B", bytes(11))
+    )
+    with pytest.raises(UndecodableImage, match="11 bytes of data: expected a step of at least 6"):
+        depth_from_message(message)
+    with pytest.raises(UndecodableImage, match="3x2 pixels are more than 5"):
+        depth_from_message(message, max_pixels=5)
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])

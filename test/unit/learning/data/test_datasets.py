@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,26 @@ def test_with_confidences_and_recordings() -> None:
     assert [entry.rles for entry in changed.entries] == [entry.rles for entry in dataset.entries]
     assert dataset.recordings([0, 2]) == ["a"]
     assert dataset.recordings([2, 1]) == ["a", "b"]
+
+
+def test_verified_masks_keep_their_confidence_and_stay_in_every_choice() -> None:
+    entries = list(selected(*[(0.1, 0.2)] * 6).entries)
+    entries[3] = replace(entries[3], confidences=(0.1, 1.0), verified=(False, True))
+    dataset = SelectedDataset(entries).with_confidences([[0.6, 0.0]] * 6)
+    assert [entry.confidences for entry in dataset.entries] == [
+        (0.6, 0.0), (0.6, 0.0), (0.6, 0.0), (0.6, 1.0), (0.6, 0.0), (0.6, 0.0)
+    ]  # fmt: skip
+    assert [entry.path.stem for entry in dataset.subsample(1).entries] == ["3"]
+    assert [entry.path.stem for entry in dataset.subsample(3).entries] == ["0", "2", "3"]
+    (kept,) = dataset.subsample(1).filter_by_confidence(0.9).entries
+    assert (kept.rles, kept.verified) == (entries[3].rles[1:], (True,))
+    assert [len(entry.rles) for entry in dataset.unverified().entries] == [2, 2, 2, 1, 2, 2]
+
+
+def test_frames_with_rejected_masks_alone_are_learnt_and_not_checked_by_the_gate() -> None:
+    entries = list(selected((0.9,), (0.8,), ()).entries)
+    entries[2] = replace(entries[2], rejected=entries[0].rles)
+    dataset = SelectedDataset(entries)
+    assert [e.path.stem for e in dataset.filter_by_confidence(0.7).entries] == ["0", "1", "2"]
+    assert [e.path.stem for e in dataset.filter_by_confidence(0.8).subsample(1).entries] == ["2"]
+    assert [e.path.stem for e in dataset.unverified().entries] == ["0", "1"]

@@ -93,3 +93,11 @@ def test_semantic_target_takes_the_teacher_where_nothing_is_labelled(complete: b
     expected[0, 0] = expected[example().masks[0]] = 1.0  # the ignore region stays the teacher's
     np.testing.assert_allclose(target["foreground"], expected, atol=1e-6)
     assert target["known"].all()
+
+
+def test_targets_of_a_rejected_region_are_background_where_labels_are_missing() -> None:
+    given = replace(example(True, False), complete=False, is_rejected=np.array([False, True]))
+    assert detection_target(given)["labels"].tolist() == [1, 0]
+    target = semantic_target(given)
+    np.testing.assert_array_equal(target["known"], given.masks.any(axis=0))
+    np.testing.assert_array_equal(target["foreground"], given.masks[0])

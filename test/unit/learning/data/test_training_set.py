@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from gbopt_ros.io.datasets.coco import load_coco
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning.data.training_set import TrainingSet, drop_images
+from gbopt_ros.learning.data.verdicts import Verdict
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
 from gbopt_ros.structures import GboptError
 
@@ -197,8 +198,12 @@ def test_training_set_of_an_older_release_is_read_and_extended(
         training_set.add([selected(frames_dir, 0, version="lost")])
     database = sqlite3.connect(folder / "catalogue.sqlite")
     database.execute("ALTER TABLE frames DROP COLUMN model_version")
+    database.execute("ALTER TABLE instances DROP COLUMN verdict")
+    database.execute("ALTER TABLE instances DROP COLUMN track_id")
     database.close()
     with TrainingSet(folder, PLENTY) as training_set:
+        (frame,) = training_set.frames()
+        assert {(mask.verdict, mask.track_id) for mask in frame.masks} == {(Verdict.NONE, None)}
         training_set.add([selected(frames_dir, 1, version="yolo")])
         dataset = training_set.labelled_images()
         assert [entry.model_version for entry in dataset.entries] == ["", "yolo"]
@@ -264,17 +269,17 @@ def test_labelled_images_are_consistent_while_another_writes(
         with TrainingSet(folder, PLENTY) as writer:
             writer.add([selected(frames_dir, 2, instances=3, value=99)], may_collect=lambda: False)
 
-    def disturbed(self: TrainingSet, *query: Any) -> Any:
-        if not writers:
+    def disturbed(self: TrainingSet, query: str, values: Any = ()) -> Any:
+        if not writers and "FROM frames WHERE" in query.replace("SELECT id FROM frames", ""):
             writers.append(threading.Thread(target=replace_last))
             writers[0].start()
             writers[0].join(0.5)
-        return original(self, *query)
+        return original(self, query, values)
 
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, instances=1) for i in range(3)])
-        original = TrainingSet._instances
-        monkeypatch.setattr(TrainingSet, "_instances", disturbed)
+        original = TrainingSet._rows
+        monkeypatch.setattr(TrainingSet, "_rows", disturbed)
         dataset = training_set.labelled_images()
         writers[0].join()
         found = [(int(dataset[i].image[0, 0, 0]), len(dataset[i].rles)) for i in range(3)]
@@ -759,3 +764,139 @@ def test_rows_of_wrong_content_are_refused(tmp_path: Path, change: str, message:
             training_set.labelled_images()
         with pytest.raises(GboptError, match=message):
             training_set.export_coco(tmp_path / "export.json")
+
+
+# --------------------------------------------------------------------------------------- verdicts
+
+
+def judge(training_set: TrainingSet, index: int, *verdicts: Verdict) -> None:
+    """Give a verdict on each mask of the frame with an index."""
+    (frame,) = (each for each in training_set.frames() if each.frame_index == index)
+    masks = [replace(m, verdict=v) for m, v in zip(frame.masks, verdicts, strict=True)]
+    training_set.judge([(frame, masks)])
+
+
+def test_judged_masks_are_learnt_verified_or_not_at_all(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, instances=3) for i in range(2)])
+        judge(training_set, 1, Verdict.VERIFIED, Verdict.REJECTED, Verdict.NONE)
+        assert training_set.instance_count == 5
+        untouched, looked_at = training_set.labelled_images().entries
+        labelled = training_set.labelled_images()[1]
+    rles = encode_all(masks(3))
+    assert (untouched.is_judged, untouched.confidences) == (False, (0.5, 0.6, 0.7))
+    assert (looked_at.rles, looked_at.rejected) == ((rles[0], rles[2]), (rles[1],))
+    assert (looked_at.confidences, looked_at.verified) == ((1.0, 0.7), (True, False))
+    assert (labelled.complete, labelled.rejected) == (False, (rles[1],))
+
+
+@pytest.mark.parametrize("change", ["nothing", "name", "image", "no mask"])
+def test_a_later_replay_drops_no_verdict(folder: Path, frames_dir: Path, change: str) -> None:
+    later = selected(frames_dir, 0, instances=3, version="v0002")
+    if change == "name":
+        later = replace(later, recording="again")
+    elif change == "image":  # encoded by another release
+        later = replace(later, image_path=selected(frames_dir, 0, value=77).image_path)
+    elif change == "no mask":
+        later = replace(later, rles=(), scores=(), confidences=())
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        judge(training_set, 0, Verdict.VERIFIED, Verdict.REJECTED)
+        assert training_set.add([later]) == 1
+        (frame,) = training_set.frames()
+    verdicts = [Verdict.VERIFIED, Verdict.REJECTED, Verdict.NONE][: 2 + len(later.rles[2:])]
+    assert [mask.verdict for mask in frame.masks] == verdicts
+    assert [mask.rle for mask in frame.masks] == list(encode_all(masks(len(verdicts))))
+    assert (frame.recording, frame.model_version) == (later.recording, "v0002")
+
+
+def test_a_later_replay_of_another_size_leaves_a_judged_frame(
+    folder: Path, frames_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+        judge(training_set, 0, Verdict.VERIFIED, Verdict.NONE)
+        before = training_set.frames()
+        path = frames_dir / "small.png"
+        cv2.imwrite(str(path), np.zeros((6, 8, 3), np.uint8))
+        small = replace(
+            selected(frames_dir, 0, instances=1), image_path=path, size=(6, 8),
+            rles=encode_all(np.ones((1, 6, 8), bool)),
+        )  # fmt: skip
+        assert training_set.add([small]) == 0
+        assert training_set.frames() == before
+    assert "frame 0 of cups has another size now" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["oldest", "balanced"])
+def test_judged_frames_leave_a_full_set_last(folder: Path, frames_dir: Path, policy: str) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 4 * size, policy) as training_set:
+        training_set.add([selected(frames_dir, i, clip=i // 2) for i in range(4)])
+        judge(training_set, 0, Verdict.VERIFIED, Verdict.NONE)
+        judge(training_set, 1, Verdict.REJECTED, Verdict.REJECTED)
+        for clip in range(2, 6):
+            training_set.add([selected(frames_dir, 2 * clip + i, clip=clip) for i in (0, 1)])
+            assert {0, 1} <= {frame.frame_index for frame in training_set.frames()}
+            assert training_set.bytes <= 4 * size
+    with TrainingSet(folder, 2 * size, policy) as training_set:  # too few for them and a clip
+        training_set.add([selected(frames_dir, i, clip=6) for i in (20, 21)])
+        assert [frame.frame_index for frame in training_set.frames()] == [0, 1]
+    with TrainingSet(folder, size, policy) as training_set:  # one of them must go
+        refused = pytest.raises(GboptError, match="one clip alone takes")
+        with refused if policy == "oldest" else contextlib.nullcontext():
+            training_set.add([selected(frames_dir, 22, clip=7)])
+        left = 2 if policy == "oldest" else 1
+        assert [frame.is_judged for frame in training_set.frames()] == [True] * left
+
+
+def test_judge_refuses_masks_that_do_not_fit_and_changes_nothing(
+    folder: Path, frames_dir: Path
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(2)])
+        before = training_set.frames()
+        first, second = before
+        good = list(first.masks)
+        empty = replace(good[0], rle=encode_all(np.zeros((1, *SIZE), bool))[0])
+        small = replace(good[0], rle=encode_all(np.ones((1, 4, 4), bool))[0])
+        for bad, message in ((empty, "mask 0 has no pixel"), (small, "size .4, 4., expected")):
+            with pytest.raises(GboptError, match=message):
+                training_set.judge([(first, good[:1]), (second, [bad])])
+        assert training_set.frames() == before
+
+
+def test_clips_whose_masks_were_all_rejected_are_no_newest_clips(
+    folder: Path, frames_dir: Path
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, clip=i // 2) for i in range(4)])
+        judge(training_set, 3, Verdict.REJECTED, Verdict.REJECTED)
+        assert training_set.newest_clips(5) == [("cups", 0)]
+        last = training_set.labelled_images().entries[3]
+        assert (last.rles, last.rejected) == ((), encode_all(masks(2)))
+
+
+def test_unjudged_masks_are_ordered_by_what_a_person_should_see_first(
+    folder: Path, frames_dir: Path
+) -> None:
+    sure = {0: (0.3, 0.2), 1: (0.1, 0.4), 2: (0.9, 0.8)}
+    with TrainingSet(folder, PLENTY) as training_set:
+        for index, confidences in sure.items():
+            clip = 0 if index < 2 else 1
+            training_set.add([selected(frames_dir, index, clip=clip, confidences=confidences)])
+        names = {frame.path.name: frame.frame_index for frame in training_set.frames()}
+        second = encode_all(masks(2))[1]["counts"]
+
+        def seen(order: str, count: int = 9) -> list[tuple[int, int]]:
+            found = training_set.unjudged(order, count)
+            return [(names[name], int(counts == second)) for name, counts in found]
+
+        # The least sure of each clip, then the next ones.
+        assert seen("unsure") == [(1, 0), (2, 1), (0, 1), (2, 0), (0, 0), (1, 1)]
+        assert seen("newest", 3) == [(2, 1), (2, 0), (1, 0)]
+        judge(training_set, 1, Verdict.REJECTED, Verdict.VERIFIED)
+        assert seen("unsure") == [(0, 1), (2, 1), (0, 0), (2, 0)]
+        assert training_set.verdicts() == {
+            Verdict.REJECTED: 1, Verdict.NONE: 4, Verdict.VERIFIED: 1
+        }  # fmt: skip

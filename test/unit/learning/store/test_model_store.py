@@ -84,6 +84,8 @@ def test_publish_makes_the_version_current(store: ModelStore, tmp_path: Path) ->
     assert listing(tmp_path / "models") == [
         "current.json",
         "v0001",
+        "v0001/card.json",
+        "v0001/card.md",
         "v0001/manifest.json",
         "v0001/model.safetensors",
     ]

@@ -228,6 +228,34 @@ def test_partial_labels_leave_out_anchors_that_the_network_is_sure_of(
     assert seen == [expected]
 
 
+def test_rejected_regions_are_background_however_sure_the_network_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One object, one region that a person rejected, and one without a label; all are sure."""
+    network = with_ignore_regions(build_mask_rcnn("slim18-fpn")).train()
+    boxes = torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20], [30, 30, 50, 50]])
+    target = {
+        "boxes": boxes[:2], "labels": torch.tensor([1, 0]), "complete": torch.tensor(False)
+    }  # fmt: skip
+    seen: list[list[float]] = []
+    monkeypatch.setattr(
+        RegionProposalNetwork,
+        "compute_loss",
+        lambda self, objectness, deltas, labels, targets: seen.append(labels[0].tolist()),
+    )
+    labels, _ = network.rpn.assign_targets_to_anchors([boxes], [target])
+    network.rpn.compute_loss(torch.full((3, 1), 3.0), None, labels, None)
+    assert seen == [[1, 0, -1]]
+    heads = network.roi_heads
+    heads.mask_roi_pool = None  # no mask loss
+    sure_of(network, [0.9, 0.8, 0.75, 0.9, 0.8])  # the labelled boxes are added
+    features = {str(i): torch.zeros(1, 128, 16 >> i, 16 >> i) for i in range(4)}
+    _, losses = heads(features, [boxes], [(64, 64)], [target])
+    objects, background = [-math.log(0.9)] * 2, [-math.log(1 - 0.8)] * 2
+    expected = sum(objects + background) / 4
+    assert losses["loss_classifier"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_pretrain_takes_a_share_of_partial_images(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[list[int]] = []
 

@@ -1,0 +1,64 @@
+"""Actions of a node: goals that wait for a worker, while the executor goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse
+
+from gbopt_ros.structures import GboptError
+
+
+class NodeAction:
+    """An action of a node. Every goal is accepted, so that a refused one can say why.
+
+    A goal stays open until `finish` is called with it, from any thread.
+
+    Args:
+        name: name of the action, relative or resolved.
+        start: called with the handle of each goal, on the executor. If it raises a GboptError, the
+            goal is aborted with its text as `message`. When a client asks to cancel, the handle
+            says so by `is_cancel_requested`; the goal still has to be finished.
+    """
+
+    def __init__(
+        self, node: Any, action_type: Any, name: str, start: Callable[[Any], None]
+    ) -> None:
+        self._type, self._start = action_type, start
+        self._server = ActionServer(
+            node,
+            action_type,
+            name,
+            execute_callback=lambda goal: action_type.Result(),  # `finish` gives its own
+            handle_accepted_callback=self._on_goal,
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
+        )
+
+    def destroy(self) -> None:
+        """Take the action from the network."""
+        self._server.destroy()
+
+    def finish(self, goal: Any, **result: Any) -> None:
+        """Answer a goal: it succeeded, was cancelled or is aborted.
+
+        Args:
+            result: the fields of the result, among them `success`.
+        """
+        goal.execute(partial(self._conclude, result=result))
+
+    def _on_goal(self, goal: Any) -> None:
+        try:
+            self._start(goal)
+        except GboptError as error:
+            self.finish(goal, success=False, message=str(error))
+
+    def _conclude(self, goal: Any, result: dict[str, Any]) -> Any:
+        if result["success"]:
+            goal.succeed()
+        elif goal.is_cancel_requested:
+            goal.canceled()
+        else:
+            goal.abort()
+        return self._type.Result(**result)

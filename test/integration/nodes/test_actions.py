@@ -1,0 +1,188 @@
+"""The actions ~/segment and ~/train over real DDS: results, feedback, cancelling, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
+pytest.importorskip("gbopt_ros.action", reason="the messages are not built")
+
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from support.networks import save_random_weights
+from support.recordings import disc_frames
+from support.ros import Graph, ros_arguments
+
+from gbopt_ros.action import Segment, Train
+from gbopt_ros.learning import round as rounds
+from gbopt_ros.learning.store.gate import GateDecision
+from gbopt_ros.msg import SelectedMasks, TrainingProgress
+from gbopt_ros.nodes.composed import compose
+from gbopt_ros.nodes.learner import LearnerNode
+from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.structures import Frame
+
+
+class Caller:
+    """A client of an action, which ends with the graph; calls wait for what comes."""
+
+    def __init__(self, graph: Graph, action_type: Any, name: str) -> None:
+        self._graph, self._type = graph, action_type
+        self._client = ActionClient(graph.observer, action_type, name)
+        self.feedback: list[Any] = []
+        graph.wait(self._client.server_is_ready, name)
+
+    def send(self, **goal: Any) -> Any:
+        """The handle of an accepted goal."""
+        future = self._client.send_goal_async(
+            self._type.Goal(**goal), lambda message: self.feedback.append(message.feedback)
+        )
+        self._graph.wait(future.done, "the goal to be accepted")
+        assert future.result().accepted
+        return future.result()
+
+    def result(self, handle: Any) -> tuple[int, Any]:
+        """Status and result of a goal."""
+        future = handle.get_result_async()
+        self._graph.wait(future.done, "the result")
+        return future.result().status, future.result().result
+
+    def call(self, **goal: Any) -> tuple[int, Any]:
+        return self.result(self.send(**goal))
+
+    def cancel(self, handle: Any) -> None:
+        future = handle.cancel_goal_async()
+        self._graph.wait(future.done, "the answer to cancel")
+        assert len(future.result().goals_canceling) == 1
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Iterator[Graph]:
+    """All nodes; the learner trains two steps when it is called."""
+    parameters = {
+        "store": tmp_path / "store", "train_every_clips": 0, "learning.iterations": 2,
+        "learning.batch_size": 2, "learning.warmup": 0,
+    }  # fmt: skip
+    arguments = ros_arguments(weights, **parameters)
+
+    def make(context: rclpy.Context) -> list[Any]:
+        return [LearnerNode(context=context), *compose(context=context)]
+
+    with Graph(ros_domain_id, make, arguments) as made:
+        made.start()
+        yield made
+
+
+def later(frames: list[Frame], graph: Graph) -> list[Frame]:
+    """The frames as taken from now on."""
+    now = graph.observer.get_clock().now().nanoseconds
+    return [
+        Frame(f.image, now + 10**9 + 10**8 * i, f.index, f.frame_id) for i, f in enumerate(frames)
+    ]
+
+
+def test_segment_gives_the_last_masks_or_says_why_not(graph: Graph) -> None:
+    caller = Caller(graph, Segment, "/selector/segment")
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    status, result = caller.call(frames=1, timeout=0.3)
+    assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
+    assert result.message == (
+        "masks of 0 of 1 frames: no frame arrived; /diagnostics of clip_buffer says why"
+    )
+    for wrong, words in (
+        ({"frames": 0, "timeout": 1.0}, "frames: expected 1 to 200, got 0"),
+        ({"frames": 201, "timeout": 1.0}, "frames: expected 1 to 200, got 201"),
+        ({"frames": 1, "timeout": float("nan")}, "timeout: expected seconds above 0"),
+        ({"frames": 1, "timeout": 0.0}, "timeout: expected seconds above 0"),
+    ):
+        status, result = caller.call(**wrong)
+        assert status == GoalStatus.STATUS_ABORTED and words in result.message
+
+    graph.feed(disc_frames(6))  # a clip of 4, and two frames that wait for the next
+    graph.wait(lambda: len(masks) == 4, "the masks")
+    status, result = caller.call(frames=3, timeout=5.0)
+    assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+    assert result.message == "masks of 3 frames"
+    assert list(result.masks) == masks[1:4]
+    status, result = caller.call(frames=5, timeout=0.3)
+    assert (status, len(result.masks)) == (GoalStatus.STATUS_ABORTED, 4)
+    assert result.message == (
+        "masks of 4 of 5 frames: 2 more wait for the end of their clip, or for their selection"
+    )
+
+
+def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph) -> None:
+    caller = Caller(graph, Segment, "/selector/segment")
+    goal = caller.send(frames=4, from_now=True, timeout=60.0)
+    old = caller.send(frames=1, from_now=True, timeout=60.0)
+    graph.feed(disc_frames(4))  # taken long ago
+    graph.wait(lambda: len(graph.nodes["selector"]._segment._newest) == 4, "the masks")
+    caller.cancel(old)
+    status, result = caller.result(old)
+    assert (status, result.success) == (GoalStatus.STATUS_CANCELED, False)
+    assert result.message == "masks of 0 of 1 frames: the goal was cancelled"
+    assert not caller.feedback
+    frames = later(disc_frames(4), graph)
+    graph.feed(frames)
+    status, result = caller.result(goal)
+    assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+    assert [stamp_ns(m.header.stamp) for m in result.masks] == [f.stamp_ns for f in frames]
+    graph.wait(lambda: len(caller.feedback) == 4, "the feedback, on a topic of its own")
+    assert [told.received for told in caller.feedback] == [1, 2, 3, 4]
+    waiting = caller.send(frames=1, from_now=True, timeout=60.0)
+    graph.nodes["selector"].trigger_deactivate()
+    status, result = caller.result(waiting)
+    assert status == GoalStatus.STATUS_ABORTED and "not active any more" in result.message
+
+
+def test_train_gives_feedback_and_its_version_and_can_be_cancelled(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller(graph, Train, "/learner/train")
+    learner = graph.nodes["learner"]
+    status, result = caller.call()
+    assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
+    assert result.message == "no selected mask to learn from yet"
+    graph.feed(disc_frames(8))
+    graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
+
+    monkeypatch.setattr(rounds, "check_agreement", lambda *_: GateDecision(True, "good"))
+    handle = caller.send()
+    status, result = caller.result(handle)
+    assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True), result.message
+    assert result.version == "v0001" and result.message.startswith("v0001: ")
+    published = TrainingProgress.STATE_PUBLISHED
+    graph.wait(lambda: caller.feedback[-1].progress.state == published, "the last feedback")
+    assert caller.feedback[0].progress.state == TrainingProgress.STATE_TRAINING
+
+    monkeypatch.setattr(rounds, "check_agreement", lambda *_: GateDecision(False, "too bad"))
+    status, result = caller.call()
+    assert (status, result.version) == (GoalStatus.STATUS_ABORTED, "")
+    assert result.message == "refused by the gate: too bad"
+
+    cancelled: list[Any] = []
+
+    def step(cancel: Any, number: int, loss: float) -> None:
+        graph.wait(lambda: bool(cancelled), "the goal to be cancelled")
+        LearnerNode._on_step(learner, cancel, number, loss)
+
+    monkeypatch.setattr(rounds, "check_agreement", lambda *_: GateDecision(True, "good"))
+    monkeypatch.setattr(learner, "_on_step", step)
+    handle = caller.send()
+    status, result = caller.call()
+    assert status == GoalStatus.STATUS_ABORTED and "training is under way" in result.message
+    caller.cancel(handle)
+    cancelled.append(handle)
+    status, result = caller.result(handle)
+    assert (status, result.message) == (
+        GoalStatus.STATUS_CANCELED, "training was stopped: it was cancelled"
+    )  # fmt: skip
