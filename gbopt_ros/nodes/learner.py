@@ -10,10 +10,7 @@ import os
 import tempfile
 import threading
 import time
-import uuid
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +33,8 @@ from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ClipStatus, Metric, ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PATIENCE_S, RESULT_QOS, PipelineNode
-from gbopt_ros.nodes.messages import IMAGE, Stamped, decode_rle, stamp_ns
+from gbopt_ros.nodes.clip_collector import ClipCollector, CollectedFrames
+from gbopt_ros.nodes.messages import IMAGE, decode_rle, stamp_ns
 from gbopt_ros.nodes.settings import LearnerSettings
 from gbopt_ros.nodes.spin import spin
 from gbopt_ros.perception.load import proposal_weights, read_proposals
@@ -45,22 +43,6 @@ from gbopt_ros.structures import GboptError, Image
 _JPEG_QUALITY = 95
 _PROGRESS_PERIOD_S = 0.5
 _STATES = TrainingProgress
-
-
-_Labelled = tuple[Any, Image | None]  # SelectedMasks and its image
-
-
-@dataclass(frozen=True)
-class _Storable:
-    """Frames of a clip to be stored.
-
-    Attributes:
-        is_whole: whether the clip ends with them.
-    """
-
-    session: str
-    frames: list[_Labelled]
-    is_whole: bool
 
 
 class _Cancelled(Exception):
@@ -89,9 +71,14 @@ class LearnerNode(PipelineNode):
             self._masks_stored = training_set.instance_count
         self._updates = self.publisher(ModelUpdate, "~/output/model_update", LATCHED_QOS)
         self._progress = self.publisher(TrainingProgress, "~/output/progress", LATCHED_QOS)
-        self.input("~/input/image", IMAGE, LINK_QOS, self._on_image)
+        self.input("~/input/image", IMAGE, LINK_QOS, lambda image: self._collector.add_image(image))
         self.subscription(SelectedMasks, "~/input/masks", RESULT_QOS, self._on_masks)
-        self.subscription(ClipStatus, "~/input/status", RESULT_QOS, self._on_status)
+        self.subscription(
+            ClipStatus,
+            "~/input/status",
+            RESULT_QOS,
+            lambda status: self._collector.add_status(status),
+        )
         self.service(Trigger, "~/train", self._on_train)
         self._train_action = NodeAction(
             self, Train, self.topic("~/train", is_service=True), self._on_train_goal
@@ -100,11 +87,6 @@ class LearnerNode(PipelineNode):
         self.service(Trigger, "~/rollback", self._on_rollback)
 
     def activate(self) -> None:
-        self._session = _new_session()
-        self._last_index = -1  # of a frame with masks
-        self._images: OrderedDict[int, Stamped[Image]] = OrderedDict()
-        self._frames: dict[int, list[_Labelled]] = {}  # clip: its frames so far
-        self._expected: dict[int, int] = {}  # clip: number of frames by its status
         self._clips_stored = 0
         self._clips_since = 0  # clips with masks since the last training
         self._clip_frames = 0  # frames with masks stored of the clip so far
@@ -113,14 +95,14 @@ class LearnerNode(PipelineNode):
         self._goal: Any = None  # of the action that the training is for
         self._told = ""  # the newest progress
         self._storing = self.worker("clips", self._add_clip, capacity=4)
+        self._collector = ClipCollector(self.settings.max_buffered_frames, self._storing.put)
         self._training = self.worker("training", self._train, capacity=1)
         self._announce_serving()
         self._tell(_STATES.STATE_IDLE, "waits for clips")
 
     def deactivate(self) -> None:
         self._cancel.set()
-        for clip in sorted(self._frames):  # their status will not arrive any more
-            self._store_frames(clip, is_whole=False)
+        self._collector.flush(are_whole=False)  # their status will not arrive any more
         self._storing.close(PATIENCE_S, drain=True)
         self._training.close(PATIENCE_S)
         self._answer("")  # of a training that did not begin, or does not end
@@ -149,56 +131,11 @@ class LearnerNode(PipelineNode):
 
     # Collecting.
 
-    def _on_image(self, image: Stamped[Image]) -> None:
-        self._images[image.stamp_ns] = image
-        while len(self._images) > self.settings.max_buffered_frames:
-            self._images.popitem(last=False)
-
     def _on_masks(self, masks: Any) -> None:
-        image = self._images.pop(stamp_ns(masks.header.stamp), None)
-        if image is None:
+        if not self._collector.add_masks(masks):
             self.health.count("masks without image")
-        if masks.frame_index <= self._last_index:
-            self._begin_again()
-        self._last_index = masks.frame_index
-        frames = self._frames.setdefault(masks.clip_id, [])
-        frames.append((masks, image.value if image is not None else None))
-        if sum(map(len, self._frames.values())) > self.settings.max_buffered_frames:
-            self._store_frames(min(self._frames), is_whole=False)  # its status may never come
-        self._hand_over()
 
-    def _begin_again(self) -> None:
-        """Start a new session: the clip buffer was restarted and counts from 0."""
-        for clip in sorted(self._frames):
-            self._store_frames(clip, is_whole=True)
-        self._session = _new_session()
-
-    def _on_status(self, status: Any) -> None:
-        """Note the number of a clip's frames; may arrive before them, by another topic."""
-        self._expected[status.clip_id] = status.published
-        while len(self._expected) > self.settings.max_buffered_frames:  # their frames never came
-            del self._expected[min(self._expected)]
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Store complete clips, and older ones: the rest of those was lost."""
-        complete = [c for c, n in self._expected.items() if len(self._frames.get(c, ())) >= n]
-        if not complete:
-            return
-        for clip in sorted({*self._frames, *self._expected}):
-            if clip > max(complete):
-                break
-            self._store_frames(clip, is_whole=True)
-
-    def _store_frames(self, clip: int, is_whole: bool) -> None:
-        """Give the buffered frames of a clip to the storing thread."""
-        frames = self._frames.pop(clip, [])
-        if is_whole:
-            self._expected.pop(clip, None)
-        if frames:
-            self._storing.put(_Storable(self._session, frames, is_whole))
-
-    def _add_clip(self, clip: _Storable) -> None:
+    def _add_clip(self, clip: CollectedFrames) -> None:
         start = time.monotonic()
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -421,14 +358,6 @@ class LearnerNode(PipelineNode):
         self._progress.publish(progress)
         if (goal := self._goal) is not None:
             goal.publish_feedback(Train.Feedback(progress=progress))
-
-
-def _new_session() -> str:
-    """A unique name for a recording in the training set.
-
-    The time is not enough: the clock of a robot may show the same time at every start.
-    """
-    return f"live-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -324,15 +324,14 @@ def test_learner_stores_frames_of_a_clip_that_never_ends(
     with with_learner(ros_domain_id, arguments) as made:
         made.start()
         learner = made.nodes["learner"]
-        learner.settings = replace(learner.settings, max_buffered_frames=4)
+        learner._collector._capacity = 4
         masks = made.observe(SelectedMasks, "/selector/output/masks")
         made.feed(disc_frames(8))
         made.wait(lambda: len(masks) == 8, "masks without waiting for the end of the clip")
         made.wait(lambda: learner.facts()["masks stored"] > 0, "the first of them")
-        made.wait(lambda: learner._last_index == masks[-1].frame_index, "all of them")
+        made.wait(lambda: learner._collector._last_index == masks[-1].frame_index, "all of them")
         assert learner.trigger_deactivate() == SUCCESS
         assert made.nodes["selector"].health.counted("done") == 0  # no clip
-        assert learner._frames == {}
         assert learner.health.counted("clips stored") == 0  # but frames, below
     with Store(tmp_path / "store").training_set() as stored:
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
