@@ -35,12 +35,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+from torchvision.models.detection import MaskRCNN
 from torchvision.models.optical_flow import raft_large
 from torchvision.models.resnet import Bottleneck
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.files import write_text
 from gbopt_ros.models.background_fpn import build_background
+from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.raft import RaftFlow, load_raft
 from gbopt_ros.perception.background import FpnBackground
@@ -103,40 +105,67 @@ def steady(network: nn.Module) -> nn.Module:
     return network
 
 
-def build(args: argparse.Namespace, config: Config, device: torch.device) -> Pipeline:
+def random_mask_rcnn(quick_size: tuple[int, int] | None = None) -> MaskRCNN:
+    """Mask R-CNN R50-FPN.
+
+    Args:
+        quick_size: (height, width) of images that are not enlarged, and whose 100 best regions
+            alone are looked at.
+    """
+    network = steady(build_mask_rcnn("resnet50-fpn"))
+    if quick_size is not None:
+        height, width = quick_size
+        network.transform.min_size, network.transform.max_size = (height,), 2 * width
+        network.rpn._post_nms_top_n["testing"] = 100
+    return network
+
+
+def build(
+    config: Config,
+    size: tuple[int, int],
+    proposals: Path | None = None,
+    background: Path | None = None,
+    flow: Path | None = None,
+    quick: bool = False,
+) -> Pipeline:
+    """The pipeline with the three networks, random where no weights file is given.
+
+    Args:
+        size: (height, width) of the images, pixels.
+        quick: as `quick_size` of `random_mask_rcnn`.
+    """
+    device = resolve_device(config.device)
     torch.manual_seed(0)
-    if args.proposals:
-        proposals = load_proposals(args.proposals, config.proposal, device)
+    if proposals:
+        proposal_network = load_proposals(proposals, config.proposal, device)
     else:
-        network = steady(build_mask_rcnn("resnet50-fpn"))
-        if args.quick:
-            network.transform.min_size, network.transform.max_size = (args.height,), 2 * args.width
-        proposals = MaskRcnnProposals(network, "random", config.proposal, device)
-    if args.background:
-        background = FpnBackground.from_file(args.background, config.background, device)
+        network = random_mask_rcnn(size if quick else None)
+        proposal_network = MaskRcnnProposals(network, "random", config.proposal, device)
+    if background:
+        background_network = FpnBackground.from_file(background, config.background, device)
     else:
         semantic = steady(build_background("resnet50-semantic-fpn"))
-        semantic.short_side = min(semantic.short_side, args.height)
-        background = FpnBackground(semantic, config.background, device)
-    raft = load_raft(args.flow, "auto") if args.flow else raft_large(weights=None)
+        semantic.short_side = min(semantic.short_side, size[0])
+        background_network = FpnBackground(semantic, config.background, device)
+    raft = load_raft(flow, "auto") if flow else raft_large(weights=None)
     return Pipeline(
         config,
-        proposal_network=proposals,
-        background_network=background,
-        flow_network=TimedFlow(RaftFlow(raft, config.flow, device)),
+        proposal_network=proposal_network,
+        background_network=background_network,
+        flow_network=RaftFlow(raft, config.flow, device),
     )
 
 
-def measure(args: argparse.Namespace, config: Config, device: torch.device) -> dict[str, Any]:
+def measure(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Any]:
     """One clip, part by part; on a GPU the first, slow time is not measured."""
-    pipeline = build(args, config, device)
-    frames = moving_squares(args.height, args.width, args.frames)
+    config, device = pipeline.config, resolve_device(pipeline.config.device)
     clip = Clip(0, tuple(frames))
     images = [frame.image for frame in frames]
     if device.type == "cuda":
         pipeline.select(clip, pipeline.perceive(clip))
         torch.cuda.reset_peak_memory_stats(device)
-    flow: Any = pipeline.flow_network
+    flow = TimedFlow(pipeline.flow_network)
+    detailed = high_detail_flow(pipeline.flow_network)
     seconds: dict[str, float] = {}
 
     def timed(part: str, call: Callable[[], T]) -> T:
@@ -152,7 +181,7 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
     )
     backgrounds = timed(
         "motion",
-        lambda: clip_with_motion(frames, cues.backgrounds, high_detail_flow(flow), config.motion),
+        lambda: clip_with_motion(frames, cues.backgrounds, detailed, config.motion),
     )
     flow.pairs, flow.seconds = 0, 0.0
     selection = timed(
@@ -164,52 +193,44 @@ def measure(args: argparse.Namespace, config: Config, device: torch.device) -> d
     timed("outlines", lambda: with_outlines(selection, config.outline))
     total = sum(seconds.values())
     networks = total - seconds["selection"] - seconds["outlines"]
-    row = {
+    return {
         "device": name_of(device),
-        "size": [args.height, args.width],
-        "frames": args.frames,
-        "frames_per_second": args.frames / total,
+        "size": list(images[0].shape[:2]),
+        "frames": len(frames),
+        "frames_per_second": len(frames) / total,
         "seconds": {part: seconds[part] for part in PARTS} | {"total": total},
         "share": {part: seconds[part] / total for part in PARTS} | {"networks": networks / total},
-        "flow_pairs": {"measured": args.frames - 1, "synthetic": selection.flow_runs},
+        "flow_pairs": {"measured": len(frames) - 1, "synthetic": selection.flow_runs},
         "proposals": sum(len(proposals) for proposals in cues.proposals),
         "masks": selection.mask_count,
         "half": device.type == "cuda" and config.proposal.half,
-        "at_once": None,
-        "peak_gpu_bytes": None,
     }
-    show(row)  # the profile of what follows takes long to read
-    if device.type == "cuda":
-        more = moving_squares(args.height, args.width, CLIPS * args.frames)
-        row["at_once"] = measure_at_once(pipeline, more)
-        row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)
-        show_at_once(row["at_once"])
-    return row
 
 
 def measure_at_once(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Any]:
     """Clips through the pipeline on a GPU: their speed, and the profile of a second run."""
+    return speed_at_once(pipeline, frames) | {"share": profile_at_once(pipeline, frames)}
 
-    def seconds() -> float:
-        start = time.perf_counter()
-        for _ in pipeline.run(frames):
-            pass
-        return time.perf_counter() - start
 
-    plain = seconds()
+def speed_at_once(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Any]:
+    """Frames per second with everything at once, as far as the device allows."""
+    start = time.perf_counter()
+    for _ in pipeline.run(frames):
+        pass
+    seconds = time.perf_counter() - start
+    return {"frames": len(frames), "seconds": seconds, "frames_per_second": len(frames) / seconds}
+
+
+def profile_at_once(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, float]:
+    """The `shares` of the time on a GPU; slow, since the profile takes long to read."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        profiled = seconds()
+        profiled = speed_at_once(pipeline, frames)["seconds"]
     spans = [
         (event.name, event.time_range.start, event.time_range.end)
         for event in profiler.events()
         if event.device_type == DeviceType.CUDA
     ]
-    return {
-        "frames": len(frames),
-        "seconds": plain,
-        "frames_per_second": len(frames) / plain,
-        "share": shares(spans, 1e6 * profiled),
-    }
+    return shares(spans, 1e6 * profiled)
 
 
 def shares(spans: Sequence[Span], wall: float) -> dict[str, float]:
@@ -289,7 +310,16 @@ def main() -> None:
         config = load_config(None, args.set)
         clip = replace(config.clip, length=args.frames, overlap=0)
         config = replace(config, clip=clip, device=name)
-        rows.append(measure(args, config, torch.device(name)))
+        size = args.height, args.width
+        pipeline = build(config, size, args.proposals, args.background, args.flow, args.quick)
+        row = measure(pipeline, moving_squares(*size, args.frames))
+        row |= {"at_once": None, "peak_gpu_bytes": None}
+        show(row)  # the profile of what follows takes long to read
+        if name != "cpu":
+            row["at_once"] = measure_at_once(pipeline, moving_squares(*size, CLIPS * args.frames))
+            row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(torch.device(name))
+            show_at_once(row["at_once"])
+        rows.append(row)
     if args.out is not None:
         facts = {"torch": torch.__version__, "random": not args.proposals, "rows": rows}
         write_text(args.out, json.dumps(facts, indent=2) + "\n")

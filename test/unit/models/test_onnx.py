@@ -89,6 +89,19 @@ def test_providers_for_a_device(
 
 
 @needs_onnx
+def test_load_onnx_chooses_from_the_providers_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, asked = onnx.providers_for, []
+    monkeypatch.setattr(onnx, "providers_for", lambda *given: asked.append(given) or choose(*given))
+    path = save_red_foreground(tmp_path / "r.onnx")
+    assert load_onnx(path, CPU, [onnx.TENSORRT]).providers == (onnx.CPU,)
+    load_onnx(path, CPU)
+    assert asked[0] == (CPU, [onnx.TENSORRT])
+    assert onnx.CPU in asked[1][1]
+
+
+@needs_onnx
 def test_load_onnx_warns_where_the_gpu_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
