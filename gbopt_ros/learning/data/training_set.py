@@ -79,7 +79,7 @@ class TrainingSet:
                 self._database.execute("PRAGMA foreign_keys=ON")
                 self._database.executescript(SCHEMA)
                 self._add_missing_columns()
-            except (sqlite3.Error, GboptError):
+            except Exception:
                 self._database.close()
                 raise
         self._eviction = Eviction(self._database, max_bytes, policy, str(folder))
@@ -420,6 +420,8 @@ class TrainingSet:
                 cause = sqlite3.OperationalError(reason)
             message = f"{self._folder}: training set catalogue {what}: "
             raise GboptError(message + _IN_WORDS.get(reason, reason)) from cause
+        except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
+            raise GboptError(f"{self._folder}: training set catalogue {what}: damaged") from error
 
 
 def drop_images(folder: Path, recordings: Iterable[str]) -> None:
@@ -440,7 +442,7 @@ def drop_images(folder: Path, recordings: Iterable[str]) -> None:
             rows = database.execute(query).fetchall()
         finally:
             database.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise GboptError(f"{folder}: training set catalogue cannot be read: {error}") from error
     alone = {name for name, _ in rows} - {name for name, held in rows if held not in gone}
     for path in images.iterdir() if images.is_dir() else ():

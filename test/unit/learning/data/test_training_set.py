@@ -566,6 +566,17 @@ def test_training_set_refuses_a_file_that_is_no_catalogue(folder: Path) -> None:
         TrainingSet(folder, PLENTY)
 
 
+def test_training_set_reports_a_schema_that_is_no_text(folder: Path, frames_dir: Path) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0)])
+    catalogue = folder / "catalogue.sqlite"
+    catalogue.write_bytes(catalogue.read_bytes().replace(b"TABLE frames", b"TABL\xff frames"))
+    with pytest.raises(GboptError, match="catalogue is unusable: damaged"):
+        TrainingSet(folder, PLENTY)
+    with pytest.raises(GboptError, match="catalogue cannot be read"):
+        drop_images(folder, ["a"])
+
+
 def test_training_set_reports_a_damaged_catalogue(folder: Path, frames_dir: Path) -> None:
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i) for i in range(20)])
