@@ -8,6 +8,7 @@ an exception somewhere else.
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from gbopt_ros.structures import GboptError
 _REQUIRED: Any = object()
 INT64 = (-(2**63), 2**63 - 1)
 _LARGEST = sys.float_info.max
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> Any:
@@ -33,13 +35,21 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The content of JSON text. Raises GboptError if it is none, or nested too deeply."""
+    """The content of JSON text, all of it Unicode.
+
+    Raises:
+        GboptError: it is none, is nested too deeply, or holds half a character.
+    """
     try:
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        content = json.loads(decoded)
     except ValueError as error:
         raise GboptError(f"{where}: expected JSON: {error}") from error
     except RecursionError as error:
         raise GboptError(f"{where}: expected JSON: it is nested too deeply") from error
+    if _SURROGATE.search(decoded) and not _is_encodable(json.dumps(content, ensure_ascii=False)):
+        raise GboptError(f"{where}: expected Unicode text, got half of a surrogate pair")
+    return content
 
 
 class Fields:

@@ -39,6 +39,13 @@ def test_parse_json_refuses_in_words(text: str | bytes, message: str) -> None:
         parse_json(text, "x")
 
 
+def test_parse_json_takes_pairs_of_surrogates_and_no_halves() -> None:
+    assert parse_json(r'{"a": "\ud83d\ude00"}', "x") == {"a": "\U0001f600"}
+    for text in (r'["\ud83d"]', r'{"\ude00": 1}', r'[{"a": ["\uD83D \uDE00"]}]'):
+        with pytest.raises(GboptError, match="x: expected Unicode text, got half of a surrogate"):
+            parse_json(text, "x")
+
+
 @pytest.mark.parametrize(
     ("method", "value", "expected"),
     [
