@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -36,8 +37,11 @@ def encode_all(masks: NDArray[np.bool_]) -> tuple[Rle, ...]:
     """COCO run-length encodings of (N, H, W) bool masks."""
     if len(masks) == 0:
         return ()
-    columns_first = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)  # (H, W, N)
-    return tuple(_rle(encoded) for encoded in coco_mask.encode(columns_first))
+    n, height, width = masks.shape
+    columns_first = np.empty((n, width, height), np.uint8)
+    for column_major, mask in zip(columns_first, masks, strict=True):
+        cv2.transpose(np.ascontiguousarray(mask, np.uint8), column_major)  # far faster than NumPy
+    return tuple(_rle(encoded) for encoded in coco_mask.encode(columns_first.transpose(2, 1, 0)))
 
 
 def _rle(encoded: Any) -> Rle:
@@ -191,7 +195,8 @@ def _run_lengths(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDAr
 
 def decode(rle: Rle) -> BoolMask:
     """(H, W) bool."""
-    return np.asarray(coco_mask.decode(rle), dtype=bool)
+    mask: BoolMask = np.asarray(cv2.transpose(coco_mask.decode(rle).T)).view(bool)
+    return mask
 
 
 def decode_all(rles: Sequence[Rle], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -280,6 +285,25 @@ class Atoms:
         summed = np.zeros(len(self.areas))
         summed += np.bincount(self.labels, weights=runs, minlength=len(summed))
         return summed
+
+    def labels_at(self, size: tuple[int, int]) -> NDArray[np.int32]:
+        """(h, w) int32, the atom at each pixel of a smaller image; A where there is none.
+
+        Args:
+            size: (h, w); each pixel shows the middle of what it covers.
+        """
+        rows, columns = (
+            ((np.arange(small) + 0.5) * (full / small)).astype(np.intp)
+            for small, full in zip(size, self.size, strict=True)
+        )
+        labels = np.full(2 * len(self.labels) + 1, len(self.areas), np.int32)
+        labels[1::2] = self.labels
+        edges = np.column_stack([self.starts, self.starts + self.lengths]).ravel()
+        gaps = np.diff(edges, prepend=0, append=self.size[0] * self.size[1])
+        painted = np.repeat(labels, gaps)
+        if self.order == "C":
+            return painted.reshape(self.size)[rows[:, None], columns]
+        return np.ascontiguousarray(painted.reshape(self.size[::-1])[columns[:, None], rows].T)
 
     def intersections(self) -> NDArray[np.int64]:
         """(N, N) int64, number of pixels that each pair of masks shares; areas on the diagonal."""

@@ -89,6 +89,13 @@ class SelectionConfig(ConfigSection):
         "Whether to evaluate the optical flow of all K^2 (T - 1) edges of a clip. Margins are then "
         "exact instead of lower bounds, and the selection takes much longer.",
     )
+    composite_side: int = setting(
+        120,
+        "Maximum shorter side of the images that masks are pasted on for the synthetic flow, "
+        "pixels (paper: 0, the size of the frames). The flow loss L_F is computed at this size. A "
+        "larger value compares finer motion and takes more time.",
+        low=0,
+    )  # fmt: skip
     photograph: str = setting(
         "",
         "Image file of the background that masks are pasted on for the synthetic flow (Appendix "

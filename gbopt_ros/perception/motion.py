@@ -18,6 +18,7 @@ from gbopt_ros.perception.plane_residual import motion_evidence, plane_residual
 from gbopt_ros.structures import FlowNetwork, Frame, Image
 
 _SHORT_SIDE = 240  # pixels, maximum size of the compared images: the evidence was fitted there
+_EVIDENCE_SIDE = 160  # the same for the evidence, which is smoother than the images
 _BLOCK = 16  # frames whose flow is in memory at once
 _SURE = 1e-3  # smallest distance of a probability from 0 and 1
 
@@ -99,8 +100,8 @@ def motion_between(
         flow_network: called on blocks of frames whose shorter side is at most 240 pixels.
 
     Returns:
-        (h, w) float32, log-odds of an object, by the same indices; frames without a partner are
-        left out.
+        (h, w) float32, log-odds of an object, by the same indices, with a shorter side of at most
+        160 pixels; frames without a partner are left out.
     """
     others = {t: partners(frames, t, baseline_s) for t in backgrounds}
     asked = sorted(t for t, found in others.items() if found)
@@ -112,13 +113,14 @@ def motion_between(
         missing = [pair for pair in pairs if pair not in flows]
         images = {t: _smaller(frames[t].image) for pair in missing for t in pair}
         first, second = ([images[pair[end]] for pair in missing] for end in (0, 1))
-        flows.update(zip(missing, flow_network.flow(first, second), strict=True))
+        found = flow_network.flow(first, second)
+        flows.update(zip(missing, map(_coarser, found), strict=True))
         for t in block:
             background = resized(backgrounds[t], flows[t, others[t][0]].shape)
             residuals = [plane_residual(flows[t, o], flows[o, t], background) for o in others[t]]
             evidence[t] = motion_evidence(np.fmax.reduce(residuals))
         # Later blocks need only pairs that reach beyond this one.
-        flows = {pair: flow.copy() for pair, flow in flows.items() if max(pair) > block[-1]}
+        flows = {pair: flow for pair, flow in flows.items() if max(pair) > block[-1]}
     return evidence
 
 
@@ -154,9 +156,18 @@ def _combined(
 
 
 def _smaller(image: Image) -> Image:
-    height, width = image.shape[:2]
-    factor = _SHORT_SIDE / min(height, width)
-    if factor >= 1:
-        return image
-    size = (max(1, round(factor * width)), max(1, round(factor * height)))
+    size = _size(image.shape, _SHORT_SIDE)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _coarser(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A flow at the size of the evidence, in its pixels."""
+    size = _size(flow.shape, _EVIDENCE_SIDE)
+    coarse = cv2.resize(flow, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(coarse * np.float32(size[1] / len(flow)))
+
+
+def _size(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """(width, height) if the shorter side is to be at most `side` pixels."""
+    factor = min(1.0, side / min(shape[:2]))
+    return max(1, round(factor * shape[1])), max(1, round(factor * shape[0]))

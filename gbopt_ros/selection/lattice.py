@@ -13,7 +13,7 @@ from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection.combinations import combinations_of_atoms
 from gbopt_ros.selection.objective import (
     inside_flow_loss,
-    outside_flow_losses,
+    outside_flow_loss,
     regularization_losses,
     score_prior,
 )
@@ -25,7 +25,7 @@ from gbopt_ros.selection.path import (
     node_min_marginals,
 )
 from gbopt_ros.selection.score_propagation import propagated_scores, warped_iou
-from gbopt_ros.selection.synthesis import background_photograph, composite
+from gbopt_ros.selection.synthesis import at_composite_size, background_photograph, composite
 from gbopt_ros.structures import (
     BoolMask,
     Combination,
@@ -50,25 +50,28 @@ class Layer:
         proposals: the candidates.
         combinations: K_t of them, cheapest first.
         unions: RLE of the foreground of each.
-        decomposed: the atoms of the candidates.
-        selected: (K_t, A) bool, the atoms of each combination.
         scores: (N,) float64, scores of the candidates after score propagation.
+        image: (h, w, 3) uint8, RGB, at the size of the composites.
+        labels: (h, w) int32, the atom of the candidates at each pixel of `image`; A: none.
+        selected: (K_t, A + 1) bool, the atoms of each combination; the last one is false.
     """
 
     frame: Frame
     proposals: Proposals
     combinations: list[Combination]
     unions: list[Rle] = field(repr=False)
-    decomposed: mask_ops.Atoms
-    selected: NDArray[np.bool_] = field(repr=False)
     scores: NDArray[np.float64] = field(repr=False)
+    image: Image = field(repr=False)
+    labels: NDArray[np.int32] = field(repr=False)
+    selected: NDArray[np.bool_] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.combinations)
 
     def foreground(self, k: int) -> BoolMask:
-        """(H, W) bool, the pixels of a combination."""
-        return mask_ops.decode(self.unions[k])
+        """(h, w) bool, the pixels of a combination at the size of the composites."""
+        foreground: BoolMask = self.selected[k][self.labels]
+        return foreground
 
 
 def make_layer(
@@ -121,8 +124,12 @@ def make_layer(
     unions = [
         mask_ops.union([proposals.rles[i] for i in indices], proposals.size) for indices in chosen
     ]
-    selected = np.array([decomposed.membership[indices].any(axis=0) for indices in chosen])
-    return Layer(frame, proposals, combinations, unions, decomposed, selected, scores)
+    selected = np.zeros((len(chosen), len(decomposed.areas) + 1), bool)
+    for row, indices in zip(selected, chosen, strict=True):
+        row[:-1] = decomposed.membership[indices].any(axis=0)
+    image = at_composite_size(frame.image, config.composite_side)
+    labels = decomposed.labels_at(image.shape[:2])
+    return Layer(frame, proposals, combinations, unions, scores, image, labels, selected)
 
 
 class Lattice:
@@ -178,13 +185,15 @@ class Lattice:
         self.layers.append(layer)
         self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))
         if before is None or flow is None:
-            self._photograph = background_photograph(frame.size, config.seed, config.photograph)
+            size = layer.labels.shape
+            self._photograph = background_photograph(size, config.seed, config.photograph)
             return
-        self._flows.append(flow)
+        self._flows.append(at_composite_size(flow, config.composite_side))
         outside = np.zeros(len(before))
         if config.lambda_flow:
-            losses = outside_flow_losses(before.decomposed, before.selected, flow)
-            outside = config.lambda_flow * losses
+            foregrounds = map(before.foreground, range(len(before)))
+            losses = [outside_flow_loss(foreground, self._flows[-1]) for foreground in foregrounds]
+            outside = config.lambda_flow * np.array(losses)
         regularization = regularization_losses(before.unions, layer.unions)
         regularization *= config.lambda_regularization
         self._outside.append(outside)
@@ -272,8 +281,9 @@ class Lattice:
             )
             self.flow_runs += len(batch)
             for (t, k, m), flow in zip(batch, synthetic, strict=True):
-                foreground = self.layers[t].foreground(k)
-                inside = inside_flow_loss(foreground, self._flows[t], flow)
+                layer = self.layers[t]
+                pixels = flow * np.float32(layer.frame.size[0] / len(layer.image))  # of the frame
+                inside = inside_flow_loss(layer.foreground(k), self._flows[t], pixels)
                 costs.append(
                     float(self._outside[t][k])
                     + self._config.lambda_flow * inside
@@ -287,7 +297,7 @@ class Lattice:
         image = self._composites.pop(key, None)
         if image is None:
             assert self._photograph is not None
-            image = composite(layer.frame.image, layer.foreground(k), self._photograph)
+            image = composite(layer.image, layer.foreground(k), self._photograph)
         self._composites[key] = image
         if len(self._composites) > _CACHED_COMPOSITES:
             self._composites.popitem(last=False)

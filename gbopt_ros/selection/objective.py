@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -93,9 +94,7 @@ def inside_flow_loss(
     foreground: BoolMask, flow: NDArray[np.floating], synthetic: NDArray[np.floating]
 ) -> float:
     """The part of L_F on the masks of frame t, where F'_t = g(I'_t, I'_t+1) (App. C)."""
-    pixels = np.flatnonzero(foreground)
-    on_masks = [values.reshape(-1, 2).take(pixels, axis=0) for values in (flow, synthetic)]
-    return float(np.abs(on_masks[0] - on_masks[1]).sum(dtype=np.float64)) / foreground.size
+    return _residual_sum(flow, np.asarray(synthetic, np.float32), foreground) / foreground.size
 
 
 def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float:
@@ -103,57 +102,18 @@ def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float
 
     It depends on Delta_t alone and needs no flow network, so it bounds L_F from below.
     """
-    outside = flow[~foreground]  # (P, 2)
-    if len(outside) == 0:
-        return 0.0
-    mean = outside.mean(axis=0, dtype=np.float64)
-    return float(flow_residual(outside, mean).sum()) / foreground.size
+    outside = ~foreground
+    mean = cv2.mean(np.asarray(flow, np.float32), outside.view(np.uint8))[:2]
+    constant = np.full(flow.shape, mean, np.float32)
+    return _residual_sum(flow, constant, outside) / foreground.size
 
 
-def outside_flow_losses(
-    decomposed: mask_ops.Atoms, selected: NDArray[np.bool_], flow: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """`outside_flow_loss` of many combinations of one frame at once.
-
-    The sum over the outside is the sum over the image less the sum over the masks. In the image,
-    only values between the lowest and the highest mean need a pass for each combination. On the
-    masks, sums over the atoms are enough.
-
-    Args:
-        decomposed: the atoms of the frame's candidates.
-        selected: (K, A) bool, the atoms of each combination.
-        flow: (H, W, 2), F_t.
-
-    Returns:
-        (K,) float64, pixels.
-    """
-    losses = np.zeros(len(selected))
-    outside = flow.shape[0] * flow.shape[1] - selected @ decomposed.areas  # (K,) pixels
-    for channel in (flow[..., 0], flow[..., 1]):
-        values = np.ascontiguousarray(channel, np.float32)
-        covered = decomposed.covered(values)
-        values = values.ravel()
-        total = values.sum(dtype=np.float64) - selected @ decomposed.sums(covered)
-        means = (total / np.maximum(outside, 1)).astype(np.float32)  # (K,)
-        inside = np.array([decomposed.sums(np.abs(covered - mean)) for mean in means])  # (K, A)
-        losses += _absolute_deviations(values, means) - (selected * inside).sum(axis=1)
-    losses[outside == 0] = 0.0
-    mean: NDArray[np.float64] = np.maximum(losses, 0.0) / (flow.shape[0] * flow.shape[1])
-    return mean
-
-
-def _absolute_deviations(
-    values: NDArray[np.float32], centres: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """(K,) the sum of |value - centre| over all (P,) values, for each of (K,) centres."""
-    below, above = values[values < centres.min()], values[values > centres.max()]
-    between = values[(values >= centres.min()) & (values <= centres.max())]
-    rest = np.array([np.abs(between - centre).sum(dtype=np.float64) for centre in centres])
-    linear = centres.astype(np.float64) * (len(below) - len(above))
-    deviations: NDArray[np.float64] = (
-        rest + linear + above.sum(dtype=np.float64) - below.sum(dtype=np.float64)
-    )
-    return deviations
+def _residual_sum(
+    flow: NDArray[np.floating], synthetic: NDArray[np.float32], where: BoolMask
+) -> float:
+    """The sum of |F_t(x) - F'_t(x)|_1 over some pixels."""
+    there = np.ascontiguousarray(where).view(np.uint8)
+    return float(cv2.norm(np.asarray(flow, np.float32), synthetic, cv2.NORM_L1, there))
 
 
 def regularization_losses(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:

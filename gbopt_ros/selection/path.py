@@ -81,8 +81,9 @@ def lazy_shortest_path(
     1. Finding. All edges that leave one node exceed their bounds by about the same amount, since
        the flow of the same masks is synthesised. The path that is cheapest under the expected
        costs is evaluated, until it has no unknown edge.
-    2. Proving. On the path that is cheapest under the bounds, those edges are evaluated that most
-       other cheap paths use too. They rule out most paths at a time.
+    2. Proving. All edges are evaluated that could still be part of a cheaper path if every other
+       edge had its expected cost. If there are none, it is every second unknown edge of the path
+       that is cheapest under the bounds: a cost may rule out its neighbours, too.
 
     If the search ends before the proof, the result is the cheapest of the evaluated paths.
 
@@ -107,8 +108,10 @@ def lazy_shortest_path(
         if not missing:
             return PathResult(path, least, least, tuple(edges), tuple(evaluated))
         raises = [edge - bound for edge, bound in zip(edges, bounds, strict=True)]
-        batch = _missing(shortest_path(nodes, _expected(edges, raises, evaluated))[0], evaluated)
-        batch = batch or _contested(missing, nodes, edges, _typical(raises) / 3)
+        expected = _expected(edges, raises, evaluated)
+        hoped, cost = shortest_path(nodes, expected)
+        batch = _missing(hoped, evaluated)
+        batch = batch or _rivals(nodes, edges, expected, evaluated, cost) or missing[::2]
         if budget or max_gap:
             sure = [np.where(e, c, np.inf) for c, e in zip(edges, evaluated, strict=True)]
             known_path, known = shortest_path(nodes, sure)
@@ -154,35 +157,24 @@ def _expected(
     return expected
 
 
-def _contested(
-    missing: list[Edge], nodes: Sequence[Costs], edges: Sequence[Costs], temperature: float
+def _rivals(
+    nodes: Sequence[Costs],
+    edges: Sequence[Costs],
+    expected: Sequence[Costs],
+    evaluated: Sequence[NDArray[np.bool_]],
+    least: float,
 ) -> list[Edge]:
-    """The missing edges of a path that most cheap paths run through, no two adjacent.
+    """The unknown edges whose bounds allow a path cheaper than `least`, best first.
 
-    Each path has the weight exp(-cost / temperature); forward-backward gives their sums (the
-    partition selector of Dellin and Srinivasa). Neighbours wait: a cost may rule out either end of
-    its edge.
+    All other edges of the path have their expected costs.
     """
-    forward = [-nodes[0] / temperature]
-    for edge, node in zip(edges, nodes[1:], strict=True):
-        through = np.logaddexp.reduce(forward[-1][:, None] - edge / temperature, axis=0)
-        forward.append(through - node / temperature)
-    backward = [-nodes[-1] / temperature]
-    for edge, node in zip(reversed(edges), reversed(nodes[:-1]), strict=True):
-        onward = np.logaddexp.reduce(backward[-1] - edge / temperature, axis=1)
-        backward.append(onward - node / temperature)
-    backward.reverse()
-    weights = {
-        (t, k, m): float(forward[t][k] - edges[t][k, m] / temperature + backward[t + 1][m])
-        for t, k, m in missing
-    }
-    enough = max(weights.values()) + np.log(0.8)
-    chosen: list[Edge] = []
-    for candidate in sorted(missing, key=lambda e: -weights[e]):
-        apart = all(abs(candidate[0] - other[0]) > 1 for other in chosen)
-        if weights[candidate] >= enough and apart:
-            chosen.append(candidate)
-    return chosen
+    before, after = _forward(nodes, expected), _backward(nodes, expected)
+    rivals = []
+    for t, (edge, known) in enumerate(zip(edges, evaluated, strict=True)):
+        through = before[t][:, None] + edge + (nodes[t + 1] + after[t + 1])  # (K_t, K_t+1)
+        allow = np.argwhere(~known & (through < least))
+        rivals += [(float(through[k, m]), (t, int(k), int(m))) for k, m in allow]
+    return [edge for _, edge in sorted(rivals)]
 
 
 def node_min_marginals(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
@@ -191,10 +183,7 @@ def node_min_marginals(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[C
     Returns:
         T arrays (K_t,) float64.
     """
-    backward = [np.zeros_like(nodes[-1])]
-    for edge, node in zip(reversed(edges), reversed(nodes[1:]), strict=True):
-        backward.append((edge + (node + backward[-1])[None, :]).min(axis=1))
-    return [f + b for f, b in zip(_forward(nodes, edges), reversed(backward), strict=True)]
+    return [f + b for f, b in zip(_forward(nodes, edges), _backward(nodes, edges), strict=True)]
 
 
 def reachable_costs(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
@@ -216,3 +205,11 @@ def _forward(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
     for edge, node in zip(edges, nodes[1:], strict=True):
         forward.append((forward[-1][:, None] + edge).min(axis=0) + node)
     return forward
+
+
+def _backward(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:
+    """T arrays (K_t,), the cost of the cheapest path from every node, without it, to the end."""
+    backward = [np.zeros_like(nodes[-1])]
+    for edge, node in zip(reversed(edges), reversed(nodes[1:]), strict=True):
+        backward.append((edge + (node + backward[-1])).min(axis=1))
+    return backward[::-1]

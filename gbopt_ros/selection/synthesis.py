@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.structures import BoolMask, Image
@@ -34,9 +36,24 @@ def background_photograph(size: tuple[int, int], seed: int, path: str = "") -> I
     return _texture(size, seed)
 
 
+def at_composite_size(values: NDArray[Any], side: int) -> NDArray[Any]:
+    """An image or a map (H, W, ...), shrunk so that its shorter side is at most `side`.
+
+    Args:
+        side: `selection.composite_side`, pixels; 0: the size stays.
+    """
+    height, width = values.shape[:2]
+    scale = side / min(height, width) if side else 1.0
+    if scale >= 1:
+        return values
+    size = round(scale * width), round(scale * height)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+
+
 _read = lru_cache(maxsize=1)(lambda path: read_image(Path(path)))
 
 
+@lru_cache(maxsize=2)  # sizes; it is only read
 def _texture(size: tuple[int, int], seed: int) -> Image:
     """Coloured noise with the spectrum of natural images.
 

@@ -74,12 +74,15 @@ def _frame_selection(
 ) -> FrameSelection:
     layer = lattice.layers[t]
     proposals = layer.proposals
-    indices = layer.combinations[found.path[t]].indices
-    masks = mask_ops.decode_all([proposals.rles[i] for i in indices], proposals.size)
-    exclusive = mask_ops.make_exclusive(masks, proposals.scores[list(indices)])
-    visible = np.asarray(exclusive.any(axis=(1, 2)))  # better masks may take all pixels of one
-    kept = tuple(i for i, seen in zip(indices, visible, strict=True) if seen)
-    rles = mask_ops.encode_all(exclusive[visible])
+    kept = layer.combinations[found.path[t]].indices
+    rles = tuple(proposals.rles[i] for i in kept)
+    union, *areas = mask_ops.areas([layer.unions[found.path[t]], *rles])
+    if union < sum(areas):  # they share pixels
+        masks = mask_ops.decode_all(rles, proposals.size)
+        exclusive = mask_ops.make_exclusive(masks, proposals.scores[list(kept)])
+        visible = np.asarray(exclusive.any(axis=(1, 2)))  # better masks may take all pixels of one
+        kept = tuple(i for i, seen in zip(kept, visible, strict=True) if seen)
+        rles = mask_ops.encode_all(exclusive[visible])
     scores = proposals.scores[list(kept)].astype(np.float32)
     margin = np.array([margins[i] for i in kept], np.float64)
     return FrameSelection(

@@ -121,6 +121,15 @@ def test_atoms_of_more_masks_than_a_word_has_bits() -> None:
     )  # every pixel is covered by some mask
 
 
+@pytest.mark.parametrize("decompose", [atoms, lambda m: atoms_of_rles(encode_all(m), m.shape[1:])])
+def test_atoms_labels_at_a_smaller_size_show_the_middle_of_what_a_pixel_covers(decompose) -> None:
+    masks = np.random.default_rng(5).random((3, 6, 8)) < 0.4
+    found = decompose(masks)
+    membership = np.column_stack([found.membership, np.zeros(3, bool)])
+    np.testing.assert_array_equal(membership[:, found.labels_at((6, 8))], masks)
+    np.testing.assert_array_equal(membership[:, found.labels_at((2, 4))], masks[:, 1::3, 1::2])
+
+
 def test_atoms_of_rles_refuses_what_is_no_mask_of_the_size() -> None:
     rles = encode_all(rectangle(0, 0, 2, 3)[None])
     with pytest.raises(ValueError, match="mask 0"):

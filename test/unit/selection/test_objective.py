@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.oracles import cross_entropy
 
-from gbopt_ros.masks import atoms, encode_all
+from gbopt_ros.masks import encode_all
 from gbopt_ros.selection.objective import (
     background_evidence,
     background_loss,
@@ -16,7 +16,6 @@ from gbopt_ros.selection.objective import (
     flow_loss,
     inside_flow_loss,
     outside_flow_loss,
-    outside_flow_losses,
     regularization_losses,
     score_prior,
 )
@@ -65,19 +64,6 @@ def test_flow_loss_by_hand() -> None:
     assert inside_flow_loss(foreground, flow, synthetic) == pytest.approx(inside / 4)
     assert outside_flow_loss(foreground, flow) == pytest.approx(outside / 4)
     assert flow_loss(foreground, flow, synthetic) == pytest.approx((inside + outside) / 4)
-
-
-@given(st.integers(0, 10**6))
-def test_outside_flow_losses_of_all_combinations_at_once(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    masks = rng.random((3, 5, 6)) < 0.4
-    masks[0] |= seed % 4 == 0  # everything is selected
-    flow = rng.normal(size=(5, 6, 2)).astype(np.float32)
-    found = atoms(masks)
-    chosen = [[], [0], [1, 2], [0, 1, 2]]
-    selected = np.array([found.membership[c].any(axis=0) for c in chosen])
-    expected = [outside_flow_loss(masks[c].any(axis=0), flow) for c in chosen]
-    np.testing.assert_allclose(outside_flow_losses(found, selected, flow), expected, atol=1e-6)
 
 
 def test_outside_flow_loss_of_everything_selected_is_zero() -> None:

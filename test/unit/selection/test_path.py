@@ -117,11 +117,11 @@ def test_lazy_shortest_path_ends_at_the_gap(graph: tuple, gap: int) -> None:
     assert runs <= search(0.0)[1]
 
 
-def test_lazy_shortest_path_goes_on_where_little_is_expected() -> None:
+def test_lazy_shortest_path_asks_at_once_for_all_edges_that_may_be_cheaper() -> None:
     """By hand: each edge that leaves combination 0 costs 1 more than its bound, no other does.
 
-    The first path, 0 -> 0, shows it. Its neighbours are expected to cost 0.6 more too, all of
-    combination 1 as much by the mean of all: 1 -> 1 is next (0.5 + 0.6 against 0.6 + 0.8).
+    The first path, 0 -> 0, costs 1.4. No other is expected to cost less (1 -> 1: 0.9 + 0.6), but
+    by their bounds, 0.9, 1.0 and 1.2, all may.
     """
     nodes = [np.array([0.0, 0.1]), np.array([0.4, 0.4])]
     bounds = [np.array([[0.0, 0.8], [0.5, 0.4]])]
@@ -135,7 +135,7 @@ def test_lazy_shortest_path_goes_on_where_little_is_expected() -> None:
     known = [np.zeros((2, 2), bool)]
     found = lazy_shortest_path(nodes, bounds, bounds, known, evaluate)
     assert (found.path, found.energy) == ((1, 1), pytest.approx(0.9))
-    assert asked == [[(0, 0, 0)], [(0, 1, 1)]]
+    assert asked == [[(0, 0, 0)], [(0, 1, 1), (0, 1, 0), (0, 0, 1)]]
 
 
 @settings(max_examples=100, deadline=None)
