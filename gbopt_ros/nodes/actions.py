@@ -10,6 +10,8 @@ from rclpy.action import ActionServer, CancelResponse
 
 from gbopt_ros.structures import GboptError
 
+_RESULT_TIMEOUT_S = 60  # for which a result with all its masks is kept; rclpy's default is 15 min
+
 
 class NodeAction:
     """An action of a node. Every goal is accepted, so that a refused one can say why.
@@ -17,7 +19,7 @@ class NodeAction:
     A goal stays open until `finish` is called with it, from any thread.
 
     Args:
-        name: name of the action, relative or resolved.
+        name: name of the action. Unlike rclpy's, it follows the remap rules of services.
         start: called with the handle of each goal, on the executor. If it raises a GboptError, the
             goal is aborted with its text as `message`. When a client asks to cancel, the handle
             says so by `is_cancel_requested`; the goal still has to be finished.
@@ -30,10 +32,11 @@ class NodeAction:
         self._server = ActionServer(
             node,
             action_type,
-            name,
+            node.resolve_service_name(name),
             execute_callback=lambda goal: action_type.Result(),  # `finish` gives its own
             handle_accepted_callback=self._on_goal,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
+            result_timeout=_RESULT_TIMEOUT_S,
         )
 
     def destroy(self) -> None:
@@ -46,7 +49,11 @@ class NodeAction:
         Args:
             result: the fields of the result, among them `success`.
         """
-        goal.execute(partial(self._conclude, result=result))
+        conclude = partial(self._conclude, result=result)
+        try:
+            goal.execute(conclude)
+        except RuntimeError:  # a client asked to cancel meanwhile; now rclpy sees it
+            goal.execute(conclude)
 
     def _on_goal(self, goal: Any) -> None:
         try:

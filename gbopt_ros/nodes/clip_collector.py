@@ -55,6 +55,8 @@ class ClipCollector:
         image = self._images.pop(stamp_ns(masks.header.stamp), None)
         if masks.frame_index <= self._last_index:  # the clip buffer was restarted, counts from 0
             self.flush(are_whole=True)
+            # Later clips are of before: their frames never came.
+            self._expected = {c: n for c, n in self._expected.items() if c <= masks.clip_id}
             self._session = _new_session()
         self._last_index = masks.frame_index
         frames = self._frames.setdefault(masks.clip_id, [])

@@ -105,7 +105,8 @@ class LearnerNode(PipelineNode):
         self._collector.flush(are_whole=False)  # their status will not arrive any more
         self._storing.close(PATIENCE_S, drain=True)
         self._training.close(PATIENCE_S)
-        self._answer("")  # of a training that did not begin, or does not end
+        # Of a training that did not begin, or does not end.
+        self._answer("", f"{self.get_name()} was deactivated")
 
     def facts(self) -> dict[str, object]:
         return {"masks stored": self._masks_stored}
@@ -206,21 +207,20 @@ class LearnerNode(PipelineNode):
             raise GboptError("no selected mask to learn from yet")
 
     def _train(self, reason: str) -> None:
-        version = ""
+        version, cancel = "", self._cancel
         try:
-            version = self._learn(reason)
+            version = self._learn(reason, cancel)
         finally:
-            self._answer(version)
+            if cancel is self._cancel:  # else the node is active anew, with other goals
+                self._answer(version, self._told)
 
-    def _answer(self, version: str) -> None:
+    def _answer(self, version: str, message: str) -> None:
         """Finish the goal that the training is for, if any; `version` is "" if it failed."""
         goal, self._goal = self._goal, None
         if goal is not None:
-            self._train_action.finish(
-                goal, success=bool(version), message=self._told, version=version
-            )
+            self._train_action.finish(goal, success=bool(version), message=message, version=version)
 
-    def _learn(self, reason: str) -> str:
+    def _learn(self, reason: str, cancel: threading.Event) -> str:
         """Train once; returns the name of the version that is announced, "" if none is."""
         self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
@@ -229,13 +229,14 @@ class LearnerNode(PipelineNode):
                 self.config,
                 rehearsal=self._rehearsal,
                 validation=self._validation,
-                on_step=partial(self._on_step, self._cancel),
+                on_step=partial(self._on_step, cancel),
             )
         except _Cancelled:
-            cause = "the node was deactivated" if self._cancel.is_set() else "it was cancelled"
+            cause = "the node was deactivated" if cancel.is_set() else "it was cancelled"
             told = f"training was stopped: {cause}"
             self.get_logger().warning(f"{told}; nothing is published, the masks stay in the store")
-            self._tell(_STATES.STATE_FAILED, told)
+            if cancel is self._cancel:
+                self._tell(_STATES.STATE_FAILED, told)
             return ""
         except Exception as error:
             self._tell(_STATES.STATE_FAILED, f"training failed: {error}")

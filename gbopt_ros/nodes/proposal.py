@@ -119,7 +119,7 @@ class ProposalNode(FrameNode):
         try:
             pull_announced(
                 update, self._models, self._first, hosts, compared=compared,
-                keep=self.config.learning.keep_versions, on_block=self._go_on,
+                keep=self.config.learning.keep_versions, on_block=partial(_go_on, self._cancel),
             )  # fmt: skip
             path = announced_weights(update, self._models, self._first, compared=compared)
             network = load_proposals(
@@ -146,10 +146,6 @@ class ProposalNode(FrameNode):
             f"model {network.version} serves now, {serving.version} served before"
         )
 
-    def _go_on(self) -> None:
-        if self._cancel.is_set():
-            raise Unreachable("the node was deactivated; the download goes on with the next update")
-
     def _is_older(self, network: ProposalNetwork) -> bool:
         """Whether a network is older than the one that serves."""
         serving = self._network
@@ -162,6 +158,11 @@ class ProposalNode(FrameNode):
         if path.resolve() == proposal_weights(self.config).resolve():
             return config
         return replace(config, detectron2_config="")
+
+
+def _go_on(cancel: threading.Event) -> None:
+    if cancel.is_set():
+        raise Unreachable("the node was deactivated; the download goes on with the next update")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

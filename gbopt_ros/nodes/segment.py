@@ -58,6 +58,11 @@ class SegmentAction:
         """Take the action from the network."""
         self._action.destroy()
 
+    def forget(self) -> None:
+        """Forget the masks of before, to be called when the node is activated."""
+        with self._lock:
+            self._newest.clear()
+
     def add(self, masks: Any) -> None:
         """Note a `SelectedMasks` that is published, from any thread."""
         with self._lock:

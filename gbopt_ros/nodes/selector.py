@@ -106,6 +106,7 @@ class SelectorNode(PipelineNode):
         self._last_clip = -1
         self._start = time.monotonic()
         self._assembly.clear()
+        self._segment.forget()
         self._jobs = self.worker(
             "selection",
             self._handle,

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.time import Time
 
 from gbopt_ros.nodes.ros_libraries import library
 from gbopt_ros.structures import GboptError
 
+_BACK = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
 _CACHE_S = 60.0  # masks come a clip later; the transforms of their frames must still be there
 
 
@@ -19,7 +21,8 @@ class Transforms:
     """Transforms to one frame of the robot.
 
     Args:
-        node: it subscribes to /tf and /tf_static.
+        node: it subscribes to /tf and /tf_static. When its clock jumps back, what /tf said before
+            is forgotten.
         target_frame: name of that frame; "" for the frame of each image itself.
     """
 
@@ -29,11 +32,16 @@ class Transforms:
         if self._tf2 is not None:
             self._buffer = self._tf2.Buffer(cache_time=Duration(seconds=_CACHE_S))
             self._listener = self._tf2.TransformListener(self._buffer, node)
+            # After a recording starts again, tf2 would refuse all transforms as too old.
+            self._jumps = node.get_clock().create_jump_callback(
+                _BACK, post_callback=lambda jump: self._buffer.clear()
+            )
 
     def close(self) -> None:
         """Unsubscribe."""
         if self._listener is not None:
             self._listener.unregister()
+            self._jumps.unregister()
             self._listener = None
 
     def frame(self, header: Any) -> str:

@@ -16,7 +16,8 @@ from gbopt_ros.web.session import ORDERS, VIEWS, ReviewSession
 
 TOKEN_HEADER = "X-Review-Token"
 _VERDICTS = {"keep": Verdict.VERIFIED, "reject": Verdict.REJECTED}
-_BATCH = 40  # masks that the page gets at once
+_BATCH = 40  # masks that the page gets at once, beside those that it skips
+_MAX_SKIPPED = 1000
 
 
 def review_app(session: ReviewSession, *names: str) -> Flask:
@@ -53,7 +54,8 @@ def review_app(session: ReviewSession, *names: str) -> Flask:
     @app.get("/questions")
     def questions() -> Response:
         order = _one_of(request.args.get("order", ORDERS[0]), ORDERS)
-        found = [question.to_dict() for question in session.questions(order, _BATCH)]
+        skipped = min(max(request.args.get("skipped", 0, type=int), 0), _MAX_SKIPPED)
+        found = [question.to_dict() for question in session.questions(order, _BATCH + skipped)]
         return jsonify(questions=found, progress=session.progress())
 
     @app.get("/picture/<image>/<mask>/<view>")

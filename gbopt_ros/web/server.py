@@ -11,6 +11,7 @@ import ipaddress
 import socket
 
 from flask import Flask, Response, abort, jsonify, request
+from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from gbopt_ros.structures import GboptError
@@ -21,16 +22,17 @@ _MAX_BYTES = 1 << 14  # of a request
 def guarded_app(module: str, *names: str) -> Flask:
     """An application without routes that answers requests to this machine alone.
 
-    A `GboptError` becomes an answer with status 409 and its text as `error`.
+    An error becomes an answer with its text as `error`; a `GboptError` has status 409.
 
     Args:
         module: `__name__` of the caller, beside which the templates are.
-        names: host names that requests may use, beside `localhost`, the name of this machine and
-            numeric addresses.
+        names: host names that requests may use, beside `localhost`, the name of this machine, the
+            same with `.local` (mDNS), and numeric addresses.
     """
     app = Flask(module, template_folder=".", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BYTES
-    own = {name.lower() for name in ("localhost", socket.gethostname(), *names)}
+    machine = socket.gethostname()
+    own = {name.lower() for name in ("localhost", machine, f"{machine}.local", *names)}
 
     @app.before_request
     def check_host() -> None:
@@ -49,6 +51,10 @@ def guarded_app(module: str, *names: str) -> Flask:
     @app.errorhandler(GboptError)
     def explain(error: GboptError) -> tuple[Response, int]:
         return jsonify(error=str(error)), 409
+
+    @app.errorhandler(HTTPException)
+    def refuse(error: HTTPException) -> tuple[Response, int]:
+        return jsonify(error=error.description), error.code or 500
 
     return app
 

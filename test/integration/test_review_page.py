@@ -17,11 +17,14 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 from support.labelled_store import make_store
 
 from gbopt_ros.learning.store.store import Store
+from gbopt_ros.web import review
 from gbopt_ros.web.review import review_app
 from gbopt_ros.web.server import listen
 from gbopt_ros.web.session import ReviewSession
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+LOADED = "document.getElementById('whole').complete"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,7 @@ def page(browser: Any, store: Store) -> Iterator[Any]:
     page.on("pageerror", lambda error: told.append(str(error)))
     page.goto(f"http://127.0.0.1:{server.server_port}/")
     page.wait_for_selector("#main:not([hidden])")
+    page.wait_for_function(LOADED)
     yield page
     page.close()
     server.shutdown()
@@ -66,6 +70,7 @@ def verdicts(store: Store) -> list[list[int]]:
 
 
 def press(page: Any, key: str, message: str) -> None:
+    page.wait_for_function(LOADED)  # before, no verdict is taken
     page.evaluate("() => { document.querySelector('#message').textContent = ''; }")
     page.keyboard.press(key)
     playwright.expect(page.locator("#message")).to_have_text(message)
@@ -92,12 +97,23 @@ def test_pictures_are_shown_and_change_with_the_order(page: Any) -> None:
     for name in ("whole", "zoom"):
         page.wait_for_function(loaded, arg=name)
     assert page.get_attribute("#whole", "src").endswith("/mask")
-    page.keyboard.press(" ")
+    page.focus("#keep")
+    page.keyboard.press(" ")  # it is a key of the page, and does not press the button
     playwright.expect(page.locator("#whole")).to_have_attribute("src", re.compile("/plain$"))
+    assert page.text_content("#counts") == "0 kept, 0 rejected, 6 to go"
     page.click("#newest")
     playwright.expect(page.locator("#place")).to_have_text("1, 2")
     page.keyboard.press("s")  # skipped: the next one
     playwright.expect(page.locator("#confidence")).to_have_text("0.70")
+
+
+def test_skipped_masks_come_again_at_the_end(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review, "_BATCH", 2)
+    page.click("#newest")
+    for confidence in ("0.60", "0.70", "0.10", "0.80", "0.30", "0.90", "0.60"):
+        playwright.expect(page.locator("#confidence")).to_have_text(confidence)
+        page.wait_for_function("!busy")
+        page.keyboard.press("s")
 
 
 def test_a_mask_that_is_gone_is_told_on_the_page(page: Any, store: Store) -> None:

@@ -29,11 +29,10 @@ from gbopt_ros.io.datasets.coco import (
 from gbopt_ros.io.files import replacing_folder
 from gbopt_ros.io.selection_format import read_selection
 from gbopt_ros.learning.data.image_file import DIGEST_DIGITS, digest_of
-from gbopt_ros.learning.data.verdicts import StoredFrame, Verdict, stored_masks
+from gbopt_ros.learning.data.verdicts import FRAME_FACTS, StoredFrame, Verdict, stored_masks
 from gbopt_ros.structures import GboptError, Rle
 
 FORMATS = ("coco", "yolo")
-_FACTS = "recording", "clip_id", "frame_index", "stamp_ns", "model_version"
 _DIGEST = re.compile(rf"(?=([0-9a-f]{{{DIGEST_DIGITS}}}))")
 _MasksOf = Callable[[tuple[int, int]], tuple[Rle, ...]]
 
@@ -122,7 +121,7 @@ def _coco(frames: Mapping[str, StoredFrame]) -> dict[str, object]:
         height, width = frame.size
         entry: dict[str, object] = {"id": number, "file_name": name}
         entry |= {"height": height, "width": width}
-        images.append(entry | {fact: getattr(frame, fact) for fact in _FACTS})
+        images.append(entry | {fact: getattr(frame, fact) for fact in FRAME_FACTS})
         for mask in frame.selected:
             track = {} if mask.track_id is None else {"track_id": mask.track_id}
             annotations.append(

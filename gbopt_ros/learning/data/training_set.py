@@ -31,6 +31,7 @@ from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
 from gbopt_ros.learning.data.eviction import Eviction
 from gbopt_ros.learning.data.image_file import ImageFile, check_labels, checked_image, is_intact
 from gbopt_ros.learning.data.verdicts import (
+    FRAME_FACTS,
     StoredFrame,
     StoredMask,
     Verdict,
@@ -142,7 +143,7 @@ class TrainingSet:
         with the same image: when a recording is replayed with a newer network, its latest masks
         are kept, even under another name. A frame without a mask only removes what it replaces,
         since it does not say that its image shows no object. Masks on which a person has spoken
-        stay, see `with_verdicts`; so does a judged frame of another size.
+        stay, see `with_verdicts`; so does a judged frame of another size or time.
 
         Args:
             may_collect: as of `together`.
@@ -286,11 +287,12 @@ class TrainingSet:
     def export_coco(self, path: Path) -> None:
         """Write the set as a COCO dataset whose file names are relative to `images/`."""
         frames = sorted(self.frames(), key=lambda frame: frame.id)
-        facts = "recording", "clip_id", "frame_index", "stamp_ns", "model_version"
         write_coco(
             path,
             [
-                CocoImage(f.id, f.path.name, *f.size, {name: getattr(f, name) for name in facts})
+                CocoImage(
+                    f.id, f.path.name, *f.size, {name: getattr(f, name) for name in FRAME_FACTS}
+                )
                 for f in frames
             ],
             {frame.id: [mask.rle for mask in frame.selected] for frame in frames},
@@ -312,10 +314,14 @@ class TrainingSet:
             (image.name, frame.recording, frame.frame_index),
         )
         held = [other for other in there if other.is_judged]
-        if any(other.size != tuple(frame.size) for other in held):
+        if any(
+            other.size != tuple(frame.size)
+            or (other.path.name != image.name and other.stamp_ns != frame.stamp_ns)
+            for other in held
+        ):
             log.warning(
-                "frame %d of %s has another size now: the one with masks that a person verified "
-                "or rejected stays", frame.frame_index, frame.recording,
+                "frame %d of %s has another size or stamp now: the one with masks that a person "
+                "verified or rejected stays", frame.frame_index, frame.recording,
             )  # fmt: skip
             return None
         masks = (mask for other in held for mask in other.masks if mask.verdict != Verdict.NONE)

@@ -21,6 +21,10 @@ SAME_MASK = 0.5
 _PART = 0.5  # share of the smaller mask inside the other, from which they are of the same thing
 
 
+FRAME_FACTS = "recording", "clip_id", "frame_index", "stamp_ns", "model_version"
+"""Attributes of a `StoredFrame` that travel with its image in a COCO file."""
+
+
 class Verdict(IntEnum):
     """What a person said about a mask; the number is that of the catalogue."""
 

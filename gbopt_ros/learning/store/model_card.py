@@ -100,7 +100,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     )
     yield from ("", "## Licence of what it comes from", "")
     for name, terms in card["licences"].items():
-        yield f"- {name}: {terms}"
+        yield f"- {name}: {_cell(terms)}"
     yield from ("", "## Data", "", f"{card['masks']} masks in {card['frames']} frames.")
     if card["data"]:
         yield from ("", "| recording | clip | frames | masks | of these verified by a person |")
@@ -127,5 +127,5 @@ def _table(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _cell(value: object) -> str:
-    """Text that stays in its cell, whatever the name of a recording is."""
+    """Text that stays in its line, whatever the name of a recording is or another store says."""
     return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())

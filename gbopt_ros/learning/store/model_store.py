@@ -324,7 +324,7 @@ class ModelStore:
         if found.manifest["sha256"] != sha256:
             raise GboptError(
                 f"{found.path}: another version of the same name; give what is pulled a store of "
-                "its own"
+                "its own, and a new one if the learner's store was begun anew"
             )
         return self._is_intact(found)
 

@@ -180,19 +180,23 @@ class Store:
         Raises:
             GboptError: there is no store here, or as `read_labels`. Nothing was changed then.
         """
-        with self.existing_training_set() as training_set, training_set.together(lambda: False):
-            frames = training_set.frames()
-            found = read_labels(Path(labels), {frame.path.name: frame.size for frame in frames})
-            judged = [
-                (frame, with_labels(frame.masks, found.masks[frame.path.name]))
-                for frame in frames
-                if frame.path.name in found.masks
-            ]
-            training_set.judge(judged)
+        with self.existing_training_set() as training_set:
+            sizes = {frame.path.name: frame.size for frame in training_set.frames()}
+            found = read_labels(Path(labels), sizes)  # may take longer than a robot can wait
+            with training_set.together(lambda: False):
+                judged = [
+                    (frame, with_labels(frame.masks, found.masks[frame.path.name]))
+                    for frame in training_set.frames()
+                    if frame.path.name in found.masks
+                ]
+                training_set.judge(judged)
         masks = {(f.path, m.rle["counts"]): m.verdict for f, masks in judged for m in masks}
         counts = Counter(masks.values())
         return Reviewed(
-            len(found.masks), counts[Verdict.VERIFIED], counts[Verdict.REJECTED], found.unknown
+            len({frame.path for frame, _ in judged}),
+            counts[Verdict.VERIFIED],
+            counts[Verdict.REJECTED],
+            found.unknown,
         )
 
     def judge(self, image: str, counts: str, verdict: Verdict) -> Verdict:

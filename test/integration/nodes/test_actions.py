@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from gbopt_ros.action import Segment, Train
 from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.msg import SelectedMasks, TrainingProgress
+from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.messages import stamp_ns
@@ -61,7 +63,7 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def weights(small_networks: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_random_weights(tmp_path_factory.mktemp("weights"))
 
 
@@ -142,6 +144,37 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     graph.nodes["selector"].trigger_deactivate()
     status, result = caller.result(waiting)
     assert status == GoalStatus.STATUS_ABORTED and "not active any more" in result.message
+    graph.nodes["selector"].trigger_activate()
+    status, result = caller.call(frames=1, timeout=0.1)  # the masks of before are too old to grasp
+    assert (status, list(result.masks)) == (GoalStatus.STATUS_ABORTED, [])
+
+
+def test_an_action_follows_the_remap_rule_of_its_name(ros_domain_id: int) -> None:
+    context = rclpy.Context()
+    arguments = ["test", "--ros-args", "-r", "arm:~/segment:=/left/masks"]
+    rclpy.init(args=arguments, context=context, domain_id=ros_domain_id)
+    node = rclpy.create_node("arm", context=context)
+    action = NodeAction(node, Segment, "~/segment", lambda goal: None)
+    names = [name for name, _ in node.get_service_names_and_types()]
+    assert "/left/masks/_action/send_goal" in names
+    action.destroy()
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_a_goal_that_is_cancelled_while_it_is_answered_is_answered_all_the_same() -> None:
+    calls: list[Any] = []
+
+    def execute(conclude: Any) -> None:
+        calls.append(conclude)
+        if len(calls) == 1:
+            raise RuntimeError("Failed to update goal state: goal_handle attempted invalid")
+
+    goal = SimpleNamespace(execute=execute, is_cancel_requested=True, canceled=lambda: None)
+    action: Any = NodeAction.__new__(NodeAction)
+    action._type = Train
+    action.finish(goal, success=False, message="too late", version="")
+    assert len(calls) == 2 and calls[1](goal) == Train.Result(message="too late")
 
 
 def test_train_gives_feedback_and_its_version_and_can_be_cancelled(
@@ -186,3 +219,9 @@ def test_train_gives_feedback_and_its_version_and_can_be_cancelled(
     assert (status, result.message) == (
         GoalStatus.STATUS_CANCELED, "training was stopped: it was cancelled"
     )  # fmt: skip
+
+    answers: list[Any] = []  # of a goal whose training did not begin
+    goal = SimpleNamespace(execute=answers.append, is_cancel_requested=False, abort=lambda: None)
+    learner._goal = goal
+    learner.trigger_deactivate()
+    assert [answer(goal) for answer in answers] == [Train.Result(message="learner was deactivated")]

@@ -141,9 +141,12 @@ class Camera:
         """The masks of the image; waits until the node has worked on them."""
         health = self.node.health
         names = ("done", "frames not located", "failures")
-        before = sum(map(health.counted, names))
+        before, located = sum(map(health.counted, names)), health.counted("done")
+        clouds = len(self.clouds)
         self.masks.publish(masks_message(self.stamp, *masks, tracks=tracks))
         self.graph.wait(lambda: sum(map(health.counted, names)) > before, "the masks to be used")
+        if health.counted("done") > located:
+            self.graph.wait(lambda: len(self.clouds) > clouds, "the points, which come later")
         self.stamp += SECOND // 10
 
 

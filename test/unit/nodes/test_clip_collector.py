@@ -99,3 +99,15 @@ def test_frames_that_count_from_0_again_begin_a_new_session() -> None:
     assert stored.indices == [([7], True), ([0], False)]
     first, second = stored
     assert first.session != second.session
+
+
+def test_status_of_an_old_clip_ends_no_clip_of_a_new_session() -> None:
+    stored = Stored(8)
+    stored.send_masks(0, 7)
+    stored.send_status(1, 1)  # of a frame whose masks never come
+    assert stored.indices == []
+    for clip, index in ((0, 0), (1, 1), (1, 2)):
+        stored.send_masks(clip, index)
+    assert stored.indices == [([7], True)]
+    stored.send_status(1, 2)
+    assert stored.indices[1:] == [([0], True), ([1, 2], True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.labelled_store import SIZE, make_store, masks
 from gbopt_ros.learning.data.verdicts import Verdict
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.structures import GboptError
+from gbopt_ros.web import review
 from gbopt_ros.web.review import TOKEN_HEADER, review_app
 from gbopt_ros.web.session import ReviewSession
 
@@ -59,6 +61,17 @@ def test_questions_show_the_least_sure_of_each_clip_or_the_newest(client: Any) -
     }  # fmt: skip
     assert first[0]["share"] == pytest.approx(masks(1)[1].mean())
     assert [q["frame"] for q in questions(client, "newest")] == [2, 2, 1, 1, 0, 0]
+
+
+def test_questions_go_on_behind_those_that_were_skipped(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "_BATCH", 2)
+    all_of_them = [q["id"] for q in client.get("/questions?skipped=4").json["questions"]]
+    assert len(set(all_of_them)) == 6
+    for skipped, count in (("", 2), ("0", 2), ("3", 5), ("-1", 2), ("many", 2)):
+        found = client.get(f"/questions?skipped={skipped}").json["questions"]
+        assert [q["id"] for q in found] == all_of_them[:count]
 
 
 def test_verdicts_are_written_at_once_and_undone_one_by_one(client: Any, store: Store) -> None:
@@ -107,8 +120,9 @@ def test_a_mask_that_is_gone_is_told_and_changes_nothing(client: Any, store: Sto
     ("host", "status"),
     [
         ("localhost:8610", 200), ("127.0.0.1:8610", 200), ("[::1]:8610", 200), ("127.0.0.1", 200),
-        ("evil.example", 400), ("evil.example:8610", 400), ("localhost.evil.example", 400),
-        ("127.0.0.1.evil.example:80", 400), ("", 400),
+        (f"{socket.gethostname()}:8610", 200), (f"{socket.gethostname()}.local:8610", 200),
+        ("evil.local", 400), ("evil.example", 400), ("evil.example:8610", 400),
+        ("localhost.evil.example", 400), ("127.0.0.1.evil.example:80", 400), ("", 400),
     ],
 )  # fmt: skip
 def test_requests_for_another_host_are_refused(client: Any, host: str, status: int) -> None:
@@ -123,7 +137,10 @@ def test_changes_without_the_token_of_the_page_are_refused(
 ) -> None:
     (first, *_) = questions(client)
     assert client.post("/verdict", json=told(first, "keep"), headers=headers).status_code == 403
-    assert client.post("/undo", headers=headers).status_code == 403
+    answer = client.post("/undo", headers=headers)
+    assert (answer.status_code, answer.json) == (
+        403, {"error": "expected the token of the page; load it again"}
+    )  # fmt: skip
     assert verdicts(store) == [[0, 0]] * 3
 
 

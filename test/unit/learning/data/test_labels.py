@@ -16,8 +16,9 @@ import pytest
 from gbopt_ros.cli.main import main
 from gbopt_ros.io.datasets.coco import load_coco_dir
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.learning.data.labels import read_labels
+from gbopt_ros.learning.data.labels import Labels, read_labels
 from gbopt_ros.learning.data.verdicts import StoredMask, Verdict
+from gbopt_ros.learning.store import store as stores
 from gbopt_ros.learning.store.store import Reviewed, Store
 from gbopt_ros.masks import decode, encode, encode_all
 from gbopt_ros.structures import GboptError
@@ -155,6 +156,23 @@ def test_labels_of_a_tool_replace_the_masks_of_the_images_that_they_cover(
     # The second label covers half of the mask that was there: it is the same thing, changed.
     assert same(first, (drawn, 1), (blobs(0)[0], 1))
     assert same(second, *((mask, 0) for mask in blobs(1)))
+
+
+def test_labels_are_read_while_a_robot_writes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading may take longer than the learner can wait for the catalogue."""
+    store.export(tmp_path / "out")
+
+    def read(*arguments: Any) -> Labels:
+        with store.training_set() as training_set:
+            training_set._database.execute("PRAGMA busy_timeout=0")
+            training_set._database.execute("DELETE FROM frames WHERE frame_index = 0")
+        return read_labels(*arguments)
+
+    monkeypatch.setattr(stores, "read_labels", read)
+    assert store.import_labels(tmp_path / "out") == Reviewed(1, 2, 0)
+    assert [[v for _, v in frame] for frame in frames_of(store)] == [[1, 1], [1, 1]]
 
 
 def test_removed_masks_are_rejected(store: Store, tmp_path: Path) -> None:

@@ -836,7 +836,24 @@ def test_a_later_replay_of_another_size_leaves_a_judged_frame(
         )  # fmt: skip
         assert training_set.add([small]) == 0
         assert training_set.frames() == before
-    assert "frame 0 of cups has another size now" in caplog.text
+    assert "frame 0 of cups has another size or stamp now" in caplog.text
+
+
+def test_another_recording_of_the_same_name_gets_no_verdicts(
+    folder: Path, frames_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, 0), selected(frames_dir, 1)])
+        judge(training_set, 0, Verdict.VERIFIED, Verdict.NONE)
+        before = training_set.frames()
+        others = [
+            replace(selected(frames_dir, i, value=200 + i), stamp_ns=10**18 + i) for i in (0, 1)
+        ]
+        assert training_set.add(others) == 1
+        judged, replaced = training_set.frames()
+    assert judged == before[0]
+    assert replaced.stamp_ns == 10**18 + 1
+    assert "frame 0 of cups has another size or stamp now" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["oldest", "balanced"])
