@@ -51,7 +51,7 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: setup
-	@for name in networks selection live_graph; do \
+	@for name in stages networks selection live_graph; do \
 	  echo "== $$name"; $(VENV)/bin/python -m benchmarks.$$name --quick || exit 1; \
 	done
 

@@ -5,10 +5,10 @@
     python -m benchmarks.stages --against ../before          # another checkout, in the same run
 
 The stages of `gbopt replay`, one after the other in one thread: decoding, the bundled networks,
-motion, the selection without and with its flow of composites, outlines, and writing. With
---against the checkouts take turns, each in a process of its own, so that a machine that slows down
-slows both. Values are medians of the rounds, with half the range between the quartiles as noise.
-Writes OUT/stages.json and .md.
+motion, the selection, the flow of its composites, outlines, and writing. Times are CPU times: what
+other processes take does not count. With --against the checkouts take turns, each in a process of
+its own, so that a machine that slows down slows both. Values are medians of the rounds, with half
+the range between the quartiles as noise. Writes OUT/stages.json and .md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _HERE = Path(__file__).resolve().parents[1]
 
 def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float]:
     """Milliseconds a frame of every stage, in this process and with the package it imports."""
+    time.perf_counter = time.process_time  # the clock of `Pipeline.seconds`
+    import cv2
     import torch
 
     from gbopt_ros.config import Config
@@ -42,6 +44,7 @@ def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float
     from gbopt_ros.pipeline import Pipeline
 
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     pipeline = Pipeline(Config())
     start = time.perf_counter()
     clip = next(pipeline.clips(open_source(source, resize=size)))
