@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ import tqdm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Before a test imports NumPy and torch: both read these once. Tests beside others get a core each.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+# Before a test imports NumPy, torch and OpenCV, which read these once. Tests beside others get a
+# core each: OpenCV's threads wait for each other at every step of a flow, for long on a busy core.
+for _variable in (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM",
+):  # fmt: skip
     os.environ[_variable] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
 # Set by pytest for every test, by torch when it first touches CUDA or steps an optimiser, by OpenCV
@@ -38,6 +42,22 @@ def real_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real recordings at {path}; set GBOPT_REAL_DIR to their folder")
     return path
+
+
+@pytest.fixture(scope="module")
+def small_networks() -> Iterator[None]:
+    """The slim networks look at 64-pixel images as they are, and at few regions of them."""
+    from gbopt_ros.models import background_fpn, mask_rcnn
+
+    proposals = mask_rcnn.ARCHITECTURES["slim18-fpn"]
+    little = replace(proposals, short_side=64, long_side=128, train_proposals=32, test_proposals=32)
+    background = background_fpn.ARCHITECTURES["slim18-semantic-fpn"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mask_rcnn.ARCHITECTURES, "slim18-fpn", little)
+        patch.setitem(
+            background_fpn.ARCHITECTURES, "slim18-semantic-fpn", replace(background, short_side=64)
+        )
+        yield
 
 
 @pytest.fixture

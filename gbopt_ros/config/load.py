@@ -121,11 +121,11 @@ def profile_path(path: Path | str) -> Path:
 
 
 def _merged(config: Any, changes: DictConfig, reading: str) -> Any:
-    """The configuration with the changes. Raises GboptError if they have an old name."""
+    """The configuration, changed in place. Raises GboptError if the changes have an old name."""
     answer = advice(_names(changes))
     if answer:
         raise GboptError(f"{reading}: {answer}")
-    return OmegaConf.merge(config, changes)
+    return OmegaConf.unsafe_merge(config, changes)
 
 
 def _names(changes: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T", bool, int, float, str)
@@ -96,7 +98,7 @@ class ConfigSection:
     """
 
     def __post_init__(self) -> None:
-        types = get_type_hints(type(self))
+        types = _types(type(self))
         for nested in fields(self):
             section, value = types[nested.name], getattr(self, nested.name)
             if "doc" not in nested.metadata and not isinstance(value, section):
@@ -121,9 +123,12 @@ class ConfigSection:
         """Raise ValueError if two settings contradict each other."""
 
 
+_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
 def settings(section: type[Any]) -> tuple[Setting, ...]:
     """The settings of a section in their order, those of nested sections included."""
-    types = get_type_hints(section)
+    types = _types(section)
     found: list[Setting] = []
     for known in fields(section):
         default: Any = known.default

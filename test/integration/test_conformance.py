@@ -379,7 +379,7 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @flow_backends
-@pytest.mark.parametrize("size", [(FLOW_SIDE, 136), (8, 8), (1, 1), (3, 130)])
+@pytest.mark.parametrize("size", [(FLOW_SIDE, 136), (1, 1), (3, 130)])
 def test_flow_is_valid(make: MakeFlow, device: torch.device, size: tuple[int, int]) -> None:
     first, second = picture(*size), picture(*size, seed=1)
     network = make(FlowConfig(), device)

@@ -158,7 +158,10 @@ def test_run_demo_reports_both_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """The report and `results.json` tell of both rounds, and the last version is in service."""
     monkeypatch.setattr(demo_data, "QUICK_STILLS", 2)
     monkeypatch.setattr(demo_data, "QUICK_SECONDS", 0.15)  # 2 frames
-    small = ("clip.length=2", "learning.iterations=1", "learning.batch_size=2")
+    small = (
+        "clip.length=2", "learning.iterations=1", "learning.batch_size=2",
+        "proposal.short_side=120", "background.short_side=120",
+    )  # fmt: skip
     # Of two validation images none can exclude a loss.
     config = demo_config(True, 0, (*small, "learning.gate_worst=100", "learning.gate_margin=100"))
     results = run_demo(tmp_path, config, quick=True)

@@ -19,6 +19,7 @@ from gbopt_ros.learning.store.store import Store
 from gbopt_ros.masks import decode
 from gbopt_ros.models.weights import BACKGROUND, PROPOSALS, sha256_of
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 FRAMES = 4
 
 

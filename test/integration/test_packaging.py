@@ -354,10 +354,9 @@ def test_main_accepts_a_closed_output(unbuffered: str) -> None:
 # Doctor
 
 
-def test_doctor_reports_and_succeeds() -> None:
-    shown = run_gbopt("doctor", "--json")
-    assert shown.returncode == 0, shown.stderr
-    report = json.loads(shown.stdout)
+def test_doctor_reports_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
     assert report["ok"]
     findings = {finding["name"]: finding for finding in report["findings"]}
     assert {"Python", "NumPy", "torch", "device", "ROS 2", "seed proposals"} <= findings.keys()

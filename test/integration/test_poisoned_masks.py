@@ -84,8 +84,8 @@ def test_agreement_of_parts_finds_a_bad_recording_among_many(
     images = [*chosen * bad, *shuffled, *chosen * (29 - bad)]
     parts = checked_parts(names)
     assert [len(part) for part in parts] == [IMAGES] * 30
-    # Every tenth of the good ones, to save time: the parent proposes all of their masks again.
-    checked = [part for number, part in enumerate(parts) if number == bad or number % 10 == 5]
+    # One of the good ones, to save time: the parent proposes all of their masks again.
+    checked = [part for number, part in enumerate(parts) if number in (bad, 15)]
     agreement, part = agreement_of_parts(parent, Stills(images), checked, config)
     assert {names[index] for index in part} == {f"day-{bad:02d}"}
     assert not check_masks(agreement, config.learning).passed

@@ -31,8 +31,6 @@ def replayed(source: Path, out: Path, *extra: str) -> dict:
     ("name", "storage"),
     [
         ("cups.mp4", "mcap"),
-        ("blocks.mp4", "sqlite3"),
-        ("ycbv-0001", "mcap"),
         ("davis-bear", "sqlite3"),
     ],
 )

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gbopt_ros.bulk.shards import ShardWorker
 from gbopt_ros.bulk.workers import Event
+from support.networks import save_random_weights
 
 CLIP = 3
 
 
 def save_networks(folder: Path) -> list[str]:
     """Random networks, and the options of a replay with them that takes little time."""
-    from support.networks import save_random_weights  # no torch in the processes of `Doubler`
-
     paths = save_random_weights(folder)
     settings = (
         "device=cpu", f"background.weights={paths['background']}", f"clip.length={CLIP}",
@@ -92,21 +89,6 @@ class InlineWorkers:
         return events
 
     def close(self) -> None: ...
-
-
-class Doubler:
-    """A worker that doubles numbers, and is killed by a negative one."""
-
-    def __init__(self, dies: bool = False) -> None:
-        if dies:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def ready(self) -> None: ...
-
-    def do(self, task: int) -> int:
-        if task < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return 2 * task
 
 
 def children(process: int) -> Iterator[int]:

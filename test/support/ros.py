@@ -22,10 +22,13 @@ from gbopt_ros.structures import Frame
 
 PATIENCE_S = 120.0  # five processes that start at once on a busy machine take almost a minute
 TOPIC = "camera/image_raw"
-# A slow machine must not look like a silent camera or a dead network.
-SETTINGS = {
-    "clip.length": 4, "selection.k": 4, "idle_timeout_s": 600.0, "stall_timeout_s": PATIENCE_S
+# Of the pipeline: little to compute.
+PIPELINE = {
+    "clip.length": 4, "selection.k": 4, "proposal.short_side": 64, "background.short_side": 64,
+    "proposal.max_proposals": 8,
 }  # fmt: skip
+# A slow machine must not look like a silent camera or a dead network.
+SETTINGS = PIPELINE | {"idle_timeout_s": 600.0, "stall_timeout_s": PATIENCE_S}
 
 
 def ros_arguments(weights: dict[str, Path] | None, **parameters: Any) -> list[str]:

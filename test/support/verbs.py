@@ -41,7 +41,7 @@ _FAST = (
 )  # fmt: skip
 _BRIEF = (
     "device=cpu", "learning.iterations=1", "learning.batch_size=1", "learning.gate_agreement=0",
-    "learning.cross_clip_confidence=false",
+    "learning.cross_clip_confidence=false", "proposal.short_side=64",
 )  # fmt: skip
 
 

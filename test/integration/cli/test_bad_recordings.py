@@ -49,7 +49,7 @@ needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason=f"this system 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def networks_are_loaded_once() -> Iterator[None]:
+def networks_are_loaded_once(small_networks: None) -> Iterator[None]:
     """Loading takes longer than running on a few small images."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("load_proposal_network", "load_background_network"):
@@ -82,7 +82,8 @@ def replay(source: Path, out: Path, weights: dict[str, Path], *extra: str, lengt
         [
             "replay", str(source), "--out", str(out), "--weights", str(weights[PROPOSALS]),
             "--set", f"background.weights={weights[BACKGROUND]}",
-            "--set", f"clip.length={length}", "--set", "selection.k=3", *extra,
+            "--set", f"clip.length={length}", "--set", "selection.k=3",
+            "--set", "proposal.max_proposals=8", *extra,
         ]
     )  # fmt: skip
 

@@ -35,7 +35,9 @@ def gbopt(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def test_run_and_play_give_masks_and_fill_the_store(ros_domain_id: int, tmp_path: Path) -> None:
+def test_run_and_play_give_masks_and_fill_the_store(
+    ros_domain_id: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = save_random_weights(tmp_path)
     bag = tmp_path / "disc"
     write_rosbag(disc_frames(6), bag, topic="/other/topic")
@@ -50,11 +52,9 @@ def test_run_and_play_give_masks_and_fill_the_store(ros_domain_id: int, tmp_path
     try:
         with Graph(ros_domain_id) as observing:
             masks = observing.observe(SelectedMasks, "/robot1/selector/output/masks")
-            player = gbopt(
-                "play", bag, "--to", "robot_camera", "--namespace", "robot1", "--lockstep"
-            )
-            said, _ = player.communicate(timeout=60)
-            assert player.returncode == 0
+            play = ["--to", "robot_camera", "--namespace", "robot1", "--lockstep"]
+            assert main(["play", str(bag), *play]) == 0
+            said = capsys.readouterr().out
             assert said == "6 frames published on robot_camera, 0 undecodable ones skipped\n"
             observing.wait(lambda: len(masks) == 6, "the masks")
             observing.wait((store / "training").is_dir, "the learner beside the graph")
@@ -122,12 +122,13 @@ def test_run_tells_that_the_learner_died(ros_domain_id: int, tmp_path: Path) -> 
     assert log.endswith("the learner ended while the other nodes ran on; the log above says why\n")
 
 
-def test_run_that_cannot_start_ends_the_learner_quietly(ros_domain_id: int, tmp_path: Path) -> None:
+def test_run_that_cannot_start_ends_the_learner_quietly(
+    ros_domain_id: int, in_process: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The learner still imports its modules then."""
     arguments = ["--set", "proposal.weights=none", "--ros-args", "-p", f"store:={tmp_path}"]
-    graph = gbopt("run", *arguments)
-    _, log = graph.communicate(timeout=60)
-    assert graph.returncode == 1
+    assert main(["run", *arguments]) == 1
+    log = capfd.readouterr().err
     assert "none: no such weights file" in log
     assert log.endswith("gbopt: error: the nodes did not start; the log above says why\n")
     assert "Traceback" not in log

@@ -32,7 +32,7 @@ FRAMES = 6
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def weights(small_networks: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_random_weights(tmp_path_factory.mktemp("weights"))
 
 

@@ -27,7 +27,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.networks import save_random_weights
 from support.recordings import disc_frames
-from support.ros import PATIENCE_S, TOPIC, Graph, counts_by_stamp, ros_arguments
+from support.ros import PATIENCE_S, PIPELINE, TOPIC, Graph, counts_by_stamp, ros_arguments
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.resources import find_resource
@@ -67,8 +67,7 @@ def offline(
         [
             f"proposal.weights={weights['proposals']}",
             f"background.weights={weights['background']}",
-            "clip.length=4",
-            "selection.k=4",
+            *(f"{name}={value}" for name, value in PIPELINE.items()),
             *overrides,
         ],
     )

@@ -46,6 +46,7 @@ from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
 from gbopt_ros.structures import Frame
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 SUCCESS = TransitionCallbackReturn.SUCCESS
 # To observe them with LINK_QOS, which misses nothing of what follows in a hurry.
 UPDATE, PROGRESS = "/learner/output/model_update", "/learner/output/progress"

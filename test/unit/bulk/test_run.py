@@ -29,7 +29,7 @@ OVERLAP = "--set=clip.overlap=1"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def networks_are_loaded_once() -> Iterator[None]:
+def networks_are_loaded_once(small_networks: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("load_proposal_network", "load_background_network"):
             patch.setattr(pipeline, name, lru_cache(getattr(pipeline, name)))

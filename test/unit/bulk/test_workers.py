@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from support.bulk import Doubler
+from support.doubler import Doubler
 
 from gbopt_ros.bulk.workers import Event, ProcessWorkers
 from gbopt_ros.structures import GboptError

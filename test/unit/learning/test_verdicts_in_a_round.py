@@ -17,6 +17,7 @@ from gbopt_ros.learning.store.store import Store
 from gbopt_ros.masks import encode
 from gbopt_ros.models.weights import PROPOSALS
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 SIDE = 64
 
 

@@ -35,6 +35,8 @@ from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import Calibration, GboptError, Selection
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Path:

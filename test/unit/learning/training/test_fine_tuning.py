@@ -256,7 +256,7 @@ def test_fine_tune_refuses_a_broken_parent() -> None:
 def test_pretrain_background_learns_the_squares() -> None:
     settings = PretrainConfig(
         background_iterations=25, batch_size=2, learning_rate=3e-3, warmup=2, ema_decay=0.5,
-        augment=PLAIN,
+        augment=PLAIN, background_architecture="slim18-semantic-fpn",
     )  # fmt: skip
     network, log = pretrain_background(Squares(), settings, CPU)
     assert not network.training
@@ -265,7 +265,9 @@ def test_pretrain_background_learns_the_squares() -> None:
 
 
 def test_pretrain_proposals_is_decided_by_the_seed() -> None:
-    settings = PretrainConfig(iterations=1, batch_size=1, warmup=1, augment=PLAIN)
+    settings = PretrainConfig(
+        iterations=1, batch_size=1, warmup=1, augment=PLAIN, proposal_architecture="slim18-fpn"
+    )
     network, log = pretrain_proposals(Squares(), settings, CPU)
     assert not network.training
     assert len(log.total) == 1

@@ -7,18 +7,14 @@ import math
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from support.networks import CPU, write_bomb
+from support.pretraining import SIZES, SMALL, make_coco
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -51,10 +47,10 @@ from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import read_weights
 from gbopt_ros.structures import GboptError, LabelledImage
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 PLAIN = AugmentConfig(
     scale_min=1.0, scale_max=1.0, copy_paste=0.0, flip=0.0, colour=0.0, blur=0.0, noise=0.0
 )
-SIZES = ((48, 64), (64, 48), (40, 40))
 
 
 class Numbered:
@@ -78,6 +74,7 @@ class Numbered:
 def config(**changes: object) -> PretrainConfig:
     values = {
         "iterations": 3, "background_iterations": 3, "batch_size": 2, "warmup": 1, "augment": PLAIN,
+        "proposal_architecture": "slim18-fpn", "background_architecture": "slim18-semantic-fpn",
     }  # fmt: skip
     return PretrainConfig(**(values | changes))
 
@@ -329,7 +326,9 @@ def test_pretrain_proposals_trains_on_several_image_sizes(monkeypatch: pytest.Mo
         "_train",
         lambda network, *_, **__: (network, seen.append(network.transform.min_size)),
     )
-    network, _ = pretrain_proposals(Numbered(3), config(min_scale=0.5), CPU)
+    network, _ = pretrain_proposals(
+        Numbered(3), config(min_scale=0.5, proposal_architecture="lite0-fpn"), CPU
+    )
     assert seen == [(160, 192, 224, 256, 288, 320)]
     assert network.transform.min_size == (320,)
 
@@ -397,8 +396,7 @@ class Stop(Exception):
     """Ends a training in the middle, as a lost process would."""
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("network", ["proposals", "background"])
+@pytest.mark.parametrize(("network", "optimizer"), [("proposals", "sgd"), ("background", "adamw")])
 def test_pretraining_resumed_equals_uninterrupted_to_the_last_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, optimizer: str
 ) -> None:
@@ -468,33 +466,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """Three images in COCO's own layout: a polygon, and a crowd as uncompressed run lengths."""
-    folder = tmp_path / "coco"
-    (folder / "annotations").mkdir(parents=True)
-    (folder / "train2017").mkdir()
-    images, annotations = [], []
-    for i, (height, width) in enumerate(SIZES):
-        picture = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
-        cv2.imwrite(str(folder / "train2017" / f"{i}.jpg"), picture)
-        images.append({"id": i, "file_name": f"{i}.jpg", "height": height, "width": width})
-        square = [[10, 5, 30, 5, 30, 25, 10, 25]]
-        crowd = {"size": [height, width], "counts": [0, 4 * height, (width - 4) * height]}
-        for kind, segmentation in enumerate((square, crowd)):
-            annotations.append(
-                {"id": 2 * i + kind, "image_id": i, "category_id": 18 + kind, "iscrowd": kind,
-                 "segmentation": segmentation, "bbox": [0, 0, 1, 1], "area": 400}
-            )  # fmt: skip
-    content = {"images": images, "annotations": annotations, "categories": []}
-    path = folder / "annotations" / "instances_train2017.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return folder
-
-
-SMALL = [
-    "--set", "pretrain.proposal_architecture=slim18-fpn",
-    "--set", "pretrain.background_architecture=slim18-semantic-fpn",
-    "--set", "pretrain.batch_size=2", "--set", "pretrain.num_workers=0",
-]  # fmt: skip
+    return make_coco(tmp_path / "coco")
 
 
 def test_pretrain_command_on_coco(
@@ -542,74 +514,9 @@ def test_pretrain_command_mixes_coco_with_the_masks_of_a_replay(
     assert rles == labelled.rles_by_image[last.id][:1]
 
 
-def curves_of(folder: Path) -> list[float]:
-    return json.loads((folder / "background.json").read_text())["losses"]["total"]
-
-
-def weights_of(folder: Path) -> bytes:
-    return (folder / "background.safetensors").read_bytes()
-
-
-# Threads that wait for each other on a busy machine take minutes for these few steps.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # its sums come in any order, and NCCL wants one a process
-
-
-def background_command(coco: Path, out: Path, iterations: int) -> list[str]:
-    return [
-        "pretrain", "--coco", str(coco), "--out", str(out), "--only", "background", *SMALL,
-        "--set", f"pretrain.background_iterations={iterations}",
-        "--set", "pretrain.checkpoint_every=1",
-    ]  # fmt: skip
-
-
-def test_pretrain_command_resumes_after_kill_with_the_same_weights(
-    coco: Path, tmp_path: Path
-) -> None:
-    iterations = 6
-    command = background_command(coco, tmp_path / "killed", iterations)
-    checkpoint = tmp_path / "killed" / "background.checkpoint"
-    environment = os.environ | ONE_THREAD | NO_GPU
-    with subprocess.Popen(
-        [sys.executable, "-m", "gbopt_ros.cli", *command], stderr=subprocess.DEVNULL,
-        env=environment,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 120
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert checkpoint.exists()
-    assert not (tmp_path / "killed" / "background.safetensors").exists()
-    runs = [background_command(coco, tmp_path / name, iterations) for name in ("killed", "whole")]
-    code = f"from gbopt_ros.cli.main import main\nfor run in {runs}: assert main(run) == 0"
-    # Not here: with other settings of its threads, torch's sums differ in their last bits.
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL
-    )
-    assert len(curves_of(tmp_path / "whole")) == iterations
-    assert curves_of(tmp_path / "killed") == curves_of(tmp_path / "whole")
-    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
-
-
 def test_pretrain_command_refuses_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(GboptError, match=r"more processes than the 1 GPUs.*--nproc-per-node"):
         _join_processes("cuda")
-
-
-def test_pretrain_command_on_two_processes(coco: Path, tmp_path: Path) -> None:
-    """By torchrun, over gloo."""
-    environment = os.environ | ONE_THREAD | NO_GPU
-    torchrun = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "gbopt_ros.cli",
-    ]  # fmt: skip
-    command = [*background_command(coco, tmp_path / "two", 3), "--set", "pretrain.batch_size=4"]
-    done = subprocess.run([*torchrun, *command], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(curves_of(tmp_path / "two")) == 3
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
-        "background.json", "background.safetensors",
-    ]  # fmt: skip
