@@ -14,6 +14,9 @@ IMAGES_OF_CLIP = 8
 MAX_CHUNK_BYTES = 1 << 30
 """Bytes of a chunk of an MCAP file, or of a message, when it is no longer compressed."""
 
+FREE_BYTES = 1 << 30
+"""Bytes that unpacking the files of a bag leaves free on the disk."""
+
 MAX_JSON_BYTES = 1 << 30
 """Bytes of a JSON file; in memory it takes up to 20 times as many."""
 

@@ -8,7 +8,9 @@ an incomplete SQLite file, and report the damage after the last message.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -24,7 +26,7 @@ from rosbags.rosbag2.storage_mcap import DECOMPRESSORS, McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys import Stores, get_typestore
 
-from gbopt_ros.io.limits import MAX_CHUNK_BYTES
+from gbopt_ros.io.limits import FREE_BYTES, MAX_CHUNK_BYTES
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -177,12 +179,34 @@ def _check_sqlite(path: Path) -> None:
         raise ReaderError(f"cut off: {expected} bytes expected, {size} found")
 
 
+def _check_room(packed: Collection[Path]) -> None:
+    """Raise `ReaderError` where files that are compressed as a whole would fill the disk.
+
+    The library unpacks them into the temporary folder. How large they are is told by unpacking
+    them: what their headers say may be wrong.
+    """
+    if not packed:
+        return
+    folder = tempfile.gettempdir()
+    room = left = max(0, shutil.disk_usage(folder).free - FREE_BYTES)
+    for path in packed:
+        with zstd.open(path, "rb") as file:
+            while left >= 0 and (block := file.read(1 << 20)):
+                left -= len(block)
+        if left < 0:
+            raise ReaderError(
+                f"unpacked, it takes more than the {room} bytes that {folder} has room for; unpack "
+                "it elsewhere with `zstd -d`, or set TMPDIR"
+            )
+
+
 class Folder(DirectoryReader):
     """A rosbag2 folder with metadata.yaml."""
 
     STORAGE_PLUGINS: Mapping[str, type] = {"mcap": Mcap, "sqlite3": Sqlite3}
 
     def open(self) -> None:
+        _check_room(sorted(Path(str(self.path)).glob("*.zstd")))
         super().open()
         if not all(
             isinstance(c.topic, str) and isinstance(c.msgtype, str) and isinstance(c.msgcount, int)

@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from support.recordings import (
     write_messages,
 )
 
+from gbopt_ros.io.limits import FREE_BYTES
 from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.io.sources import open_source, rosbag_storage
 from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
@@ -322,6 +324,30 @@ def test_rosbag_source_reads_zstd_compressed_bags(
     if mode in (CompressionMode.FILE, CompressionMode.MESSAGE):
         with pytest.raises(GboptError, match=r"compressed with zstd; open the bag's folder"):
             list(open_source(storage_file(bag)))
+
+
+@STORAGES
+def test_rosbag_source_unpacks_no_more_than_the_disk_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    """A file of zeros shrinks to nearly nothing."""
+    frames = [
+        Frame(np.zeros((256, 512, 3), np.uint8), 1 + i * 10**8, i, "camera") for i in range(3)
+    ]
+    messages = [(f.stamp_ns, image_message(f.image, "rgb8", f.stamp_ns)) for f in frames]
+    bag = write_messages(
+        tmp_path / "bag", {TOPIC: (IMAGE_TYPE, messages)},
+        storage=storage, compression=CompressionMode.FILE,
+    )  # fmt: skip
+    assert storage_file(bag).stat().st_size < 20_000
+    for free, fits in ((3 * 256 * 512 * 3, False), (10**7, True)):
+        usage = SimpleNamespace(free=FREE_BYTES + free)
+        monkeypatch.setattr(rosbag_storage.shutil, "disk_usage", lambda _, usage=usage: usage)
+        if fits:
+            assert_same_frames(open_source(bag), frames)
+        else:
+            with pytest.raises(GboptError, match=f"more than the {free} bytes"):
+                open_source(bag)
 
 
 # ------------------------------------------------------------------------------------------ damage
