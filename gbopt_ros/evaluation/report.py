@@ -180,7 +180,7 @@ def _table(table: MetricsTable) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in METRICS)
     rows = [
         f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{value:.1f}</td>" for value in metrics.to_dict().values())
+        + "".join(f"<td>{metrics.to_dict()[column]:.1f}</td>" for column in METRICS)
         + "</tr>"
         for name, metrics in table.rows.items()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,10 +46,11 @@ def content() -> ReportContent:
     curve = PrecisionRecallCurve(
         np.array([0.9, 0.5, 0.1]), np.array([0.8, 0.5, 0.25]), np.array([0.1, 0.3, 0.6]), 40
     )
+    with_sizes = replace(BEFORE, AP_M=20.0)  # the table has no column for it
     return ReportContent(
         title="Unseen <objects> & more",
         summary=("AP rose from 21.9 to 26.1.",),
-        tables=(MetricsTable("Unseen", {"before": BEFORE, "after": AFTER}, "64 stills"),),
+        tables=(MetricsTable("Unseen", {"before": with_sizes, "after": AFTER}, "64 stills"),),
         clips=(ClipStrip("Clip 0", (StripFrame("frame 7", picture(0), picture(1)),)),),
         stills=(StillTriplet("still 3", picture(2), picture(3), picture(4)),),
         comparison=ThresholdComparison(
@@ -147,6 +149,12 @@ def test_write_report_shows_the_change_with_its_sign(full_page: str):
         "+4.2", "+7.7", "0.0", "&minus;1.0", "0.0", "+1.5"
     ]  # fmt: skip
     assert changes.count('class="up"') == 3 and changes.count('class="down"') == 1
+
+
+def test_write_report_has_a_heading_for_every_cell(full_page: str):
+    for table in re.findall(r"<table>.*?</table>", full_page, re.DOTALL):
+        rows = re.findall(r"<tr.*?</tr>", table)
+        assert len({len(re.findall("<t[dh]", row)) for row in rows}) == 1, table
 
 
 def test_write_report_embeds_the_given_pictures(full_page: str):
