@@ -21,6 +21,7 @@ OUT/teacher.
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import json
 import logging
@@ -201,4 +202,6 @@ def _join_processes(device_name: str) -> tuple[torch.device, int]:
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Threads of the group that outlive the interpreter abort the process, after all was saved.
+    atexit.register(torch.distributed.destroy_process_group)
     return device, torch.distributed.get_rank()

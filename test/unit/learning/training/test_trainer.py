@@ -215,6 +215,7 @@ train(
     torch.optim.SGD(network.parameters(), lr=0.1), iterations=5, warmup=2, on_step=lambda *_: None,
 )
 torch.save(network.state_dict(), f"{sys.argv[1]}.{rank}")
+distributed.destroy_process_group()  # its threads may abort the end of the interpreter
 """
 
 
