@@ -206,7 +206,7 @@ class ClipBufferNode(PipelineNode):
     def _watch_camera(self, now: float) -> None:
         silent = now - self._last_frame
         if silent <= self.settings.idle_timeout_s:
-            self.health.recover("camera")
+            self.health.recover("silence")
             return
         if now < self._next_look:
             return
@@ -215,7 +215,7 @@ class ClipBufferNode(PipelineNode):
         kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
         cause = silence(self, self.resolve_topic_name(self._camera), kind)
         complaint = f"{since} on {self._camera_in_words()}: {cause}"
-        self.health.fail(complaint, "camera")
+        self.health.fail(complaint, "silence")
         self.get_logger().warning(complaint, throttle_duration_sec=30.0)
 
     def _watch_drops(self, now: float) -> None:
