@@ -117,7 +117,9 @@ EXTRAS = {
         "scikit-learn>=1.4,<2",  # Gaussian mixtures of FST
         "scipy>=1.11,<2",  # one-to-one assignment in the benchmarks' baselines
         "playwright>=1.45,<2",  # drives the browser of the machine over the page of `gbopt review`
-        "supervision>=0.30,<1",  # another reader and writer of exported masks
+        # Another reader and writer of exported masks. Those of annotation tools hold NumPy and
+        # OpenCV back, and have an environment of their own: test/support/annotation_tools.
+        "supervision>=0.30,<1",
     ],
 }
 

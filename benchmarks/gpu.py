@@ -1,6 +1,6 @@
 """All that a machine with one NVIDIA GPU can tell, in at most 8 minutes, as a page with tables.
 
-    python -m benchmarks.gpu --out docs/gpu.md           # also writes docs/gpu.json
+    python -m benchmarks.gpu --out docs/gpu.md           # JSON: docs/lab-notebook-data/gpu.json
     python -m benchmarks.gpu --parts onnx                # some parts
     python -m benchmarks.gpu --device cpu --quick        # a trial on any machine
 
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def kept_parts(args: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any]:
-    """The parts in the JSON beside the page, if they are of the same machine and setup."""
-    path = args.out.with_suffix(".json")
+    """The parts in the JSON of the page, if they are of the same machine and setup."""
+    path = json_of(args.out)
     if args.again or not path.exists():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
@@ -112,9 +112,15 @@ def kept_parts(args: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any
     return {}
 
 
+def json_of(page: Path) -> Path:
+    """The JSON of a page: in `lab-notebook-data` where that is beside the page, else beside it."""
+    raw = page.parent / "lab-notebook-data"
+    return (raw if raw.is_dir() else page.parent) / page.with_suffix(".json").name
+
+
 def write(out: Path, results: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out.with_suffix(".json"), json.dumps(results, indent=2) + "\n")
+    write_text(json_of(out), json.dumps(results, indent=2) + "\n")
     write_text(out, page(results))
 
 

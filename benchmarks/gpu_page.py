@@ -22,8 +22,8 @@ QUANTITIES = (
 INTRODUCTION = """# On a GPU
 
 `python -m benchmarks.gpu --out docs/gpu.md` writes this page on a machine with one NVIDIA GPU, in
-at most 8 minutes, and `docs/gpu.json` beside it. A part that fails is listed with its reason, and
-the others go on. The same command then measures only what is missing.
+at most 8 minutes, and `docs/lab-notebook-data/gpu.json`. A part that fails is listed with its
+reason, and the others go on. The same command then measures only what is missing.
 """
 
 NOTHING = """

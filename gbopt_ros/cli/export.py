@@ -1,8 +1,8 @@
 """Export images and masks for an annotation tool, as a COCO or a YOLO dataset.
 
 The masks are those of a store's training set or of an output of `gbopt replay`. Change them in a
-tool that reads COCO (CVAT, Label Studio, FiftyOne, ...) or YOLO, and `gbopt import` takes them
-back. Keep the names of the images: labels find their image by them.
+tool that reads COCO (CVAT, Datumaro, FiftyOne, ...) or YOLO, and `gbopt import` takes them back.
+Keep the names of the images: labels find their image by them. FiftyOne has a format of its own.
 """
 
 from __future__ import annotations

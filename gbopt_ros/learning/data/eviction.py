@@ -55,6 +55,11 @@ class Eviction:
             sum(gone.values()),
             ", ".join(f"{count} of {name}" for name, count in gone.items()),
         )
+        if self._counts()[0] == 0:
+            log.warning(
+                "frames that a person looked at fill the training set: no other frame stays, and "
+                "nothing new is learnt; raise learning.max_bytes"
+            )
 
     def _drop_oldest(self) -> None:
         """Remove the oldest clip."""
@@ -97,10 +102,15 @@ class Eviction:
 
     def _expendable(self) -> tuple[str, bool]:
         """The frames that leave first, as a condition; and whether these are all that there are."""
+        unjudged, count = self._counts()
+        return (_UNJUDGED, unjudged == count) if unjudged else ("1", True)
+
+    def _counts(self) -> tuple[int, int]:
+        """The number of frames without a verdict, and of all."""
         ((unjudged, count),) = self._query(
             f"SELECT count(*) FILTER (WHERE {_UNJUDGED}), count(*) FROM frames"
         )
-        return (_UNJUDGED, unjudged == count) if unjudged else ("1", True)
+        return unjudged, count
 
     def _held(self) -> dict[str, int]:
         """The number of frames of each recording."""

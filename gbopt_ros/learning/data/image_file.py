@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from gbopt_ros.io.files import sha256_of
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.io.sources.images import UndecodableImage, decode_image
-from gbopt_ros.masks import areas, check_rles, is_consistent
+from gbopt_ros.masks import areas, check_rles, decode, is_consistent
 from gbopt_ros.structures import GboptError, Rle
 
 DIGEST_DIGITS = 32  # of the SHA-256 that an image file is named by
+_MAX_DIFFERENCE = 16.0  # mean, in grey levels of 255; JPEG of quality 50 changes up to 11
 
 
 class ImageFile(NamedTuple):
@@ -74,6 +76,29 @@ def check_labels(path: Path, size: tuple[int, int], rles: Sequence[Rle]) -> None
         raise GboptError(f"{path}: {error}; label the image as it was exported") from error
     if not areas(rles).all():
         raise GboptError(f"{path}: mask {int(areas(rles).argmin())} has no pixel; remove it")
+
+
+def shows_the_same(path: Path, content: bytes, rles: Sequence[Rle]) -> bool:
+    """Whether an image file of a training set and another one show the same, encoded differently.
+
+    They do where neither the images nor their parts under any mask differ much. A file that is
+    gone or damaged might have shown anything.
+
+    Args:
+        path: the file of the training set.
+        content: the other file, of the same size in pixels.
+        rles: masks in it.
+    """
+    try:
+        before = decode_image(np.fromfile(path, np.uint8))
+    except (OSError, UndecodableImage):
+        return True
+    after = decode_image(np.frombuffer(content, np.uint8))
+    if before.shape != after.shape:
+        return True
+    difference = cv2.absdiff(before, after).mean(axis=2)
+    parts = [difference, *(difference[decode(rle)] for rle in rles)]
+    return max(float(part.mean()) for part in parts) <= _MAX_DIFFERENCE
 
 
 def is_intact(path: Path, size: int) -> bool:

@@ -8,6 +8,7 @@ wherever the image was exported from. No file that labels name is opened.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,9 +33,33 @@ from gbopt_ros.learning.data.image_file import DIGEST_DIGITS, digest_of
 from gbopt_ros.learning.data.verdicts import FRAME_FACTS, StoredFrame, Verdict, stored_masks
 from gbopt_ros.structures import GboptError, Rle
 
-FORMATS = ("coco", "yolo")
+log = logging.getLogger(__name__)
+
+FORMATS = ("coco", "yolo", "fiftyone")
 _DIGEST = re.compile(rf"(?=([0-9a-f]{{{DIGEST_DIGITS}}}))")
 _MasksOf = Callable[[tuple[int, int]], tuple[Rle, ...]]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where an export has its parts, and what tools want of its entries.
+
+    Attributes:
+        images: folder of the images.
+        labels: COCO file.
+        confidence: key of the confidence.
+        crowd: `iscrowd` of every mask.
+    """
+
+    images: str = IMAGES_NAME
+    labels: str = ANNOTATIONS_NAME
+    confidence: str = "confidence"
+    crowd: int = 0
+
+
+# FiftyOne has a `confidence` of its own, the score. It writes masks back as polygons, two pixels
+# off, unless they are crowds.
+_FIFTYONE = _Layout("data", "labels.json", "selection_confidence", 1)
 
 
 @dataclass(frozen=True)
@@ -64,26 +89,37 @@ def replay_frames(folder: Path) -> list[StoredFrame]:
     ]
 
 
-def _content(path: Path) -> bytes:
+def _content(frame: StoredFrame, has_left: Callable[[StoredFrame], bool]) -> bytes | None:
+    """The image file of a frame; None if both are gone."""
     try:
-        return path.read_bytes()
+        return frame.path.read_bytes()
     except OSError as error:
-        raise GboptError(f"{path}: cannot be read: {error.strerror}") from error
+        if isinstance(error, FileNotFoundError) and has_left(frame):
+            return None
+        raise GboptError(f"{frame.path}: cannot be read: {error.strerror}") from error
 
 
-def export_labels(frames: Iterable[StoredFrame], out: Path, layout: str) -> Exported:
+def export_labels(
+    frames: Iterable[StoredFrame],
+    out: Path,
+    layout: str,
+    has_left: Callable[[StoredFrame], bool] = lambda frame: False,
+) -> Exported:
     """Write images and their masks as a COCO or a YOLO dataset, the whole folder or nothing.
 
     `out` gets `images/` and `annotations.json`, a COCO file whose entries also have `score`,
     `confidence`, `verified` and, where it is known, `track_id`; entries of images have `recording`,
     `clip_id`, `frame_index`, `stamp_ns` and `model_version`. YOLO has no place for these: it gets
     `labels/` and `data.yaml` beside them. Equal images are written once, with the masks of the
-    frame that was added last. Rejected masks stay behind.
+    frame that was added last. Rejected masks stay behind. FiftyOne gets `data/` and `labels.json`,
+    in which the confidence is called `selection_confidence`.
 
     Args:
         frames: of a training set, or of `replay_frames`.
         out: must not exist, or be an empty folder.
         layout: one of `FORMATS`.
+        has_left: whether a frame has left the training set since `frames` was read, and took its
+            image along. Such frames are left out, with a warning.
 
     Raises:
         GboptError: there is no frame, an image cannot be read, or `out` cannot be written.
@@ -92,28 +128,37 @@ def export_labels(frames: Iterable[StoredFrame], out: Path, layout: str) -> Expo
     ordered = sorted(newest, key=lambda frame: (frame.recording, frame.frame_index))
     if not ordered:
         raise GboptError(f"{out}: there is no frame to export")
+    names_of = _FIFTYONE if layout == "fiftyone" else _Layout()
     with replacing_folder(out) as folder:
-        images = folder / IMAGES_NAME
+        images = folder / names_of.images
         images.mkdir(parents=True)
         names: dict[str, str] = {}  # by digest
         last: dict[str, StoredFrame] = {}
+        gone: list[StoredFrame] = []
         for frame in ordered:
-            content = _content(frame.path)
+            content = _content(frame, has_left)
+            if content is None:
+                gone.append(frame)
+                continue
             digest = digest_of(content)
             if digest not in names:
                 names[digest] = f"{len(names):06d}-{digest}{frame.path.suffix}"
                 (images / names[digest]).write_bytes(content)
             if digest not in last or frame.id > last[digest].id:
                 last[digest] = frame
+        if not last:
+            raise GboptError(f"{out}: all frames left the training set meanwhile; export again")
         written = {names[digest]: frame for digest, frame in last.items()}
-        text = json.dumps(_coco(written), separators=(",", ":"))
-        (folder / ANNOTATIONS_NAME).write_text(text, encoding="utf-8")
+        text = json.dumps(_coco(written, names_of), separators=(",", ":"))
+        (folder / names_of.labels).write_text(text, encoding="utf-8")
         if layout == "yolo":
             _write_yolo(folder, written)
+    if gone:
+        log.warning("%d frames left the training set meanwhile and are left out", len(gone))
     return Exported(len(written), sum(len(frame.selected) for frame in written.values()))
 
 
-def _coco(frames: Mapping[str, StoredFrame]) -> dict[str, object]:
+def _coco(frames: Mapping[str, StoredFrame], layout: _Layout) -> dict[str, object]:
     """The COCO dictionary of frames by the names of their images."""
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
@@ -123,13 +168,13 @@ def _coco(frames: Mapping[str, StoredFrame]) -> dict[str, object]:
         entry |= {"height": height, "width": width}
         images.append(entry | {fact: getattr(frame, fact) for fact in FRAME_FACTS})
         for mask in frame.selected:
-            track = {} if mask.track_id is None else {"track_id": mask.track_id}
+            facts = {"score": mask.score, layout.confidence: mask.confidence}
+            facts["verified"] = mask.verdict == Verdict.VERIFIED
+            if mask.track_id is not None:
+                facts["track_id"] = mask.track_id
             annotations.append(
-                coco_annotation(
-                    len(annotations) + 1, number, mask.rle, score=mask.score,
-                    confidence=mask.confidence, verified=mask.verdict == Verdict.VERIFIED, **track,
-                )
-            )  # fmt: skip
+                coco_annotation(len(annotations) + 1, number, mask.rle, layout.crowd, **facts)
+            )
     info = {"description": "masks of gbopt_ros"}
     return {
         "info": info, "licenses": [], "images": images, "annotations": annotations,
@@ -195,9 +240,23 @@ def read_labels(path: Path, sizes: Mapping[str, tuple[int, int]]) -> Labels:
 
 def _of_coco(path: Path) -> Iterator[tuple[str, _MasksOf]]:
     """The images of a COCO dataset, and their masks once their size is known."""
-    coco = load_coco(path / ANNOTATIONS_NAME if path.is_dir() else path)
+    coco = load_coco(_coco_file(path) if path.is_dir() else path)
     for image in coco.images:
         yield image.file_name, partial(_coco_masks, coco, image)
+
+
+def _coco_file(folder: Path) -> Path:
+    """The COCO file of a folder of ours, or of a tool: each has a name of its own for it."""
+    if (ours := folder / ANNOTATIONS_NAME).is_file():
+        return ours
+    found = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise GboptError(
+            f"{folder}: expected {ANNOTATIONS_NAME}, or one other .json file; there are: {names}; "
+            "name the file itself"
+        )
+    return found[0]
 
 
 def _coco_masks(coco: CocoDataset, image: CocoImage, size: tuple[int, int]) -> tuple[Rle, ...]:

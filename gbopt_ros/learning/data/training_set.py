@@ -29,7 +29,13 @@ from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning.data.catalogue import NEWER_COLUMNS, SCHEMA, stored_frame
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
 from gbopt_ros.learning.data.eviction import Eviction
-from gbopt_ros.learning.data.image_file import ImageFile, check_labels, checked_image, is_intact
+from gbopt_ros.learning.data.image_file import (
+    ImageFile,
+    check_labels,
+    checked_image,
+    is_intact,
+    shows_the_same,
+)
 from gbopt_ros.learning.data.verdicts import (
     FRAME_FACTS,
     StoredFrame,
@@ -314,14 +320,10 @@ class TrainingSet:
             (image.name, frame.recording, frame.frame_index),
         )
         held = [other for other in there if other.is_judged]
-        if any(
-            other.size != tuple(frame.size)
-            or (other.path.name != image.name and other.stamp_ns != frame.stamp_ns)
-            for other in held
-        ):
+        if not all(_is_the_same(other, frame, image) for other in held):
             log.warning(
-                "frame %d of %s has another size or stamp now: the one with masks that a person "
-                "verified or rejected stays", frame.frame_index, frame.recording,
+                "frame %d of %s has another size, stamp or image now: the one with masks that a "
+                "person verified or rejected stays", frame.frame_index, frame.recording,
             )  # fmt: skip
             return None
         masks = (mask for other in held for mask in other.masks if mask.verdict != Verdict.NONE)
@@ -428,6 +430,17 @@ class TrainingSet:
             raise GboptError(message + _IN_WORDS.get(reason, reason)) from cause
         except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
             raise GboptError(f"{self._folder}: training set catalogue {what}: damaged") from error
+
+
+def _is_the_same(judged: StoredFrame, frame: SelectedFrame, image: ImageFile) -> bool:
+    """Whether a frame shows what a judged one of its name shows, or one with an equal image.
+
+    Names and stamps alone do not tell: videos begin at 0 and may have one name in two folders.
+    """
+    if judged.size != tuple(frame.size) or judged.path.name == image.name:
+        return judged.size == tuple(frame.size)
+    rles = [mask.rle for mask in judged.masks if mask.verdict != Verdict.NONE]
+    return judged.stamp_ns == frame.stamp_ns and shows_the_same(judged.path, image.content, rles)
 
 
 def drop_images(folder: Path, recordings: Iterable[str]) -> None:

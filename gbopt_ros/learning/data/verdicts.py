@@ -7,13 +7,14 @@ selected again in the same image. Of the rest of an image nothing is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning.data.outlines import outline_forms
 from gbopt_ros.structures import Rle
 
 SAME_MASK = 0.5
@@ -120,19 +121,60 @@ def with_verdicts(
 def with_labels(masks: Sequence[StoredMask], labels: Sequence[Rle]) -> tuple[StoredMask, ...]:
     """The masks of an image once a person has labelled it whole.
 
-    A label that equals a stored mask verifies it; any other one is a new, verified mask. Stored
-    masks that are the same thing as no label are rejected, and so stay rejected ones.
+    A label that equals a stored mask, or its outline (`outline_forms`), verifies the stored mask.
+    Any other one is a new, verified mask; it keeps the track of the stored mask that is the same
+    thing. Stored masks that are the same thing as no label are rejected, and so stay rejected ones.
+
+    Args:
+        labels: one without a pixel was erased, and does not count.
     """
-    stored = {mask.rle["counts"]: mask for mask in masks}
-    labelled = {rle["counts"]: StoredMask(rle, 1.0, 1.0) for rle in labels}
-    verified = (
-        replace(stored.get(counts, drawn), verdict=Verdict.VERIFIED)
-        for counts, drawn in labelled.items()
-    )
-    same = mask_ops.iou_matrix([mask.rle for mask in masks], labels).max(axis=1, initial=0.0)
+    drawn = {rle["counts"]: rle for rle in labels if mask_ops.areas([rle])[0]}
+    unchanged = _unchanged(masks, drawn)
+    others = [mask for number, mask in enumerate(masks) if number not in unchanged]
+    tracks = dict(zip(drawn, _tracks(list(drawn.values()), others), strict=True))
+    verified = {
+        counts: StoredMask(rle, 1.0, 1.0, Verdict.VERIFIED, tracks[counts])
+        for counts, rle in drawn.items()
+    }
+    for number, (first, *rest) in unchanged.items():
+        verified[first] = replace(masks[number], verdict=Verdict.VERIFIED)
+        for part in rest:
+            del verified[part]
+    overlap = mask_ops.iou_matrix([mask.rle for mask in others], labels).max(axis=1, initial=0.0)
     rejected = (
         replace(mask, verdict=Verdict.REJECTED)
-        for mask, overlap in zip(masks, same, strict=True)
-        if overlap < SAME_MASK
+        for mask, most in zip(others, overlap, strict=True)
+        if most < SAME_MASK
     )
-    return *verified, *rejected
+    return *verified.values(), *rejected
+
+
+def _unchanged(masks: Sequence[StoredMask], labels: Iterable[str]) -> dict[int, list[str]]:
+    """The labels that stand for each mask, by its index; those of no two masks are the same.
+
+    Args:
+        labels: run lengths.
+    """
+    left, found = set(labels), dict[int, list[str]]()
+    for forms_of in (lambda rle: [(rle,)], outline_forms):  # the masks themselves go first
+        for number, mask in enumerate(masks):
+            if number not in found and left:
+                forms = ([part["counts"] for part in form] for form in forms_of(mask.rle))
+                if form := next((form for form in forms if left.issuperset(form)), None):
+                    found[number] = form
+                    left.difference_update(form)
+    return found
+
+
+def _tracks(labels: Sequence[Rle], masks: Sequence[StoredMask]) -> list[int | None]:
+    """The track of each label: that of the mask with which it is best matched, both ways."""
+    overlap = mask_ops.iou_matrix(labels, [mask.rle for mask in masks])
+    if not overlap.size:
+        return [None] * len(labels)
+    best = overlap.argmax(axis=1)
+    return [
+        masks[i].track_id
+        if overlap[number, i] >= SAME_MASK and overlap[:, i].argmax() == number
+        else None
+        for number, i in enumerate(best)
+    ]

@@ -19,9 +19,9 @@ from gbopt_ros.io.files import (
 )
 from gbopt_ros.io.selection_format import SelectionWriter, read_selection
 from gbopt_ros.learning.data.imported_masks import imported_frames, is_labelled, labelled_frames
-from gbopt_ros.learning.data.labels import Exported, export_labels, read_labels
+from gbopt_ros.learning.data.labels import Exported, Labels, export_labels, read_labels
 from gbopt_ros.learning.data.training_set import TrainingSet, drop_images
-from gbopt_ros.learning.data.verdicts import Verdict, with_labels
+from gbopt_ros.learning.data.verdicts import StoredFrame, StoredMask, Verdict, with_labels
 from gbopt_ros.learning.round import Learnt, learn
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.training.trainer import OnStep
@@ -161,11 +161,18 @@ class Store:
     def export(self, out: str | Path, layout: str = "coco") -> Exported:
         """Write images and masks for an annotation tool; arguments and errors as `export_labels`.
 
+        A robot may learn meanwhile: frames that leave the training set before their image was read
+        are left out.
+
         Raises:
             GboptError: there is no store here.
         """
         with self.existing_training_set() as training_set:
-            return export_labels(training_set.frames(), Path(out), layout)
+
+            def has_left(frame: StoredFrame) -> bool:
+                return frame.id not in {held.id for held in training_set.frames(frame.path.name)}
+
+            return export_labels(training_set.frames(), Path(out), layout, has_left)
 
     def import_labels(self, labels: str | Path) -> Reviewed:
         """Take over what a person says about images of the training set, all of it or nothing.
@@ -181,14 +188,19 @@ class Store:
             GboptError: there is no store here, or as `read_labels`. Nothing was changed then.
         """
         with self.existing_training_set() as training_set:
-            sizes = {frame.path.name: frame.size for frame in training_set.frames()}
-            found = read_labels(Path(labels), sizes)  # may take longer than a robot can wait
+            before = training_set.frames()
+            found = read_labels(Path(labels), {frame.path.name: frame.size for frame in before})
+            # A robot cannot wait that long for the catalogue: only what it changed meanwhile is
+            # compared again.
+            ready = {frame.id: (frame, _labelled(frame, found)) for frame in before}
             with training_set.together(lambda: False):
-                judged = [
-                    (frame, with_labels(frame.masks, found.masks[frame.path.name]))
-                    for frame in training_set.frames()
-                    if frame.path.name in found.masks
-                ]
+                judged = []
+                for frame in training_set.frames():
+                    known, labelled = ready.get(frame.id, (None, None))
+                    if known != frame:
+                        labelled = _labelled(frame, found)
+                    if labelled is not None:
+                        judged.append((frame, labelled))
                 training_set.judge(judged)
         masks = {(f.path, m.rle["counts"]): m.verdict for f, masks in judged for m in masks}
         counts = Counter(masks.values())
@@ -317,6 +329,12 @@ class Store:
             with suppress(GboptError):  # the next addition does it, too
                 training_set.collect_garbage()  # images that were kept for this training
         return learnt
+
+
+def _labelled(frame: StoredFrame, labels: Labels) -> tuple[StoredMask, ...] | None:
+    """The masks of a frame once its labels are taken over; None if it has none."""
+    of_image = labels.masks.get(frame.path.name)
+    return None if of_image is None else with_labels(frame.masks, of_image)
 
 
 def _dataset(given: CocoDataset | str | Path | None) -> CocoDataset | None:

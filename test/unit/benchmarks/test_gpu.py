@@ -153,8 +153,10 @@ def test_page_of_a_gpu() -> None:
 
 
 def test_page_in_the_documentation_is_that_of_its_json() -> None:
-    results = json.loads((ROOT / "docs/gpu.json").read_text("utf-8"))
-    assert (ROOT / "docs/gpu.md").read_text("utf-8") == page(results)
+    written = ROOT / "docs/gpu.md"
+    assert gpu.json_of(written) == ROOT / "docs/lab-notebook-data/gpu.json"
+    results = json.loads(gpu.json_of(written).read_text("utf-8"))
+    assert written.read_text("utf-8") == page(results)
     assert results["parts"].keys() == gpu.PARTS.keys()
     assert results["setup"] == SETUP
 

@@ -52,6 +52,8 @@ def test_run_learns_from_the_beginning_alone(
         "learning.iterations=1",
         "learning.batch_size=2",
         "motion.baseline_s=0.1",
+        "proposal.short_side=64",
+        "background.short_side=64",
         "device=cpu",
     ]
     names = ["before", "threshold", "ours", "truth"]

@@ -17,7 +17,8 @@ from gbopt_ros.cli.main import main
 from gbopt_ros.io.datasets.coco import load_coco_dir
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning.data.labels import Labels, read_labels
-from gbopt_ros.learning.data.verdicts import StoredMask, Verdict
+from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.data.verdicts import StoredFrame, StoredMask, Verdict
 from gbopt_ros.learning.store import store as stores
 from gbopt_ros.learning.store.store import Reviewed, Store
 from gbopt_ros.masks import decode, encode, encode_all
@@ -99,6 +100,59 @@ def test_export_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_export_leaves_out_what_leaves_the_set_meanwhile(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = TrainingSet.frames
+
+    def evicting(count: int) -> Callable[..., list[StoredFrame]]:
+        """`frames`, after which the first frames and their images leave the set."""
+
+        def frames(training_set: TrainingSet, image: str | None = None) -> list[StoredFrame]:
+            held = read(training_set, image)
+            if image is None:
+                with TrainingSet(store.root / "training", 0) as robots:
+                    robots._database.execute("DELETE FROM frames WHERE frame_index < ?", (count,))
+                    robots.collect_garbage()
+            return held
+
+        return frames
+
+    monkeypatch.setattr(TrainingSet, "frames", evicting(1))
+    assert store.export(tmp_path / "out").images == 1
+    (image,) = coco_of(tmp_path / "out")["images"]
+    assert [image["file_name"]] == os.listdir(tmp_path / "out" / "images")
+    assert "1 frames left the training set meanwhile" in caplog.text
+    monkeypatch.setattr(TrainingSet, "frames", evicting(9))
+    with pytest.raises(GboptError, match="all frames left the training set meanwhile"):
+        store.export(tmp_path / "later")
+    assert not (tmp_path / "later").exists()
+
+
+def test_export_for_fiftyone_calls_things_as_it_wants_them(store: Store, tmp_path: Path) -> None:
+    assert store.export(tmp_path / "out", "fiftyone") == store.export(tmp_path / "coco")
+    content = json.loads((tmp_path / "out" / "labels.json").read_text())
+    usual = coco_of(tmp_path / "coco")
+    for annotation in usual["annotations"]:
+        annotation |= {"selection_confidence": annotation.pop("confidence"), "iscrowd": 1}
+    assert content == usual
+    assert {image["file_name"] for image in content["images"]} == set(
+        os.listdir(tmp_path / "out" / "data")
+    )
+    assert store.import_labels(tmp_path / "out") == Reviewed(2, 4, 0)
+
+
+def test_the_folder_of_a_tool_has_one_coco_file(store: Store, tmp_path: Path) -> None:
+    store.export(tmp_path / "out")
+    folder = tmp_path / "out" / "annotations"
+    folder.mkdir()
+    (tmp_path / "out" / "annotations.json").rename(folder / "instances_default.json")
+    assert store.import_labels(tmp_path / "out") == Reviewed(2, 4, 0)
+    (tmp_path / "out" / "more.json").write_text("{}")
+    with pytest.raises(GboptError, match=r"there are: instances_default\.json, more\.json; name"):
+        store.import_labels(tmp_path / "out")
+
+
 @pytest.mark.parametrize("layout", ["coco", "yolo"])
 def test_an_unchanged_export_verifies_every_mask(store: Store, tmp_path: Path, layout: str) -> None:
     store.export(tmp_path / "out", layout)
@@ -161,18 +215,25 @@ def test_labels_of_a_tool_replace_the_masks_of_the_images_that_they_cover(
 def test_labels_are_read_while_a_robot_writes(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading may take longer than the learner can wait for the catalogue."""
+    """Reading may take longer than the learner can wait; a frame leaves and a mask comes."""
     store.export(tmp_path / "out")
+    late = np.zeros(SIZE, bool)
+    late[:, 28:] = True
 
     def read(*arguments: Any) -> Labels:
         with store.training_set() as training_set:
             training_set._database.execute("PRAGMA busy_timeout=0")
             training_set._database.execute("DELETE FROM frames WHERE frame_index = 0")
+            training_set._database.execute(
+                "INSERT INTO instances (frame, counts, score, confidence) "
+                "SELECT id, ?, 0.5, 0.5 FROM frames WHERE frame_index = 2",
+                (encode(late)["counts"],),
+            )
         return read_labels(*arguments)
 
     monkeypatch.setattr(stores, "read_labels", read)
-    assert store.import_labels(tmp_path / "out") == Reviewed(1, 2, 0)
-    assert [[v for _, v in frame] for frame in frames_of(store)] == [[1, 1], [1, 1]]
+    assert store.import_labels(tmp_path / "out") == Reviewed(1, 2, 1)
+    assert [[v for _, v in frame] for frame in frames_of(store)] == [[1, 1], [1, 1, -1]]
 
 
 def test_removed_masks_are_rejected(store: Store, tmp_path: Path) -> None:
@@ -199,10 +260,6 @@ def _twice(content: dict[str, Any]) -> None:
     content["images"].append({**content["images"][1], "id": 99})
 
 
-def _empty(content: dict[str, Any]) -> None:
-    content["annotations"][3]["segmentation"] = {"size": [*SIZE], "counts": [24 * 32]}
-
-
 def _malformed(content: dict[str, Any]) -> None:
     content["annotations"][3]["segmentation"]["counts"] = "zz"
 
@@ -221,7 +278,6 @@ def _renamed(content: dict[str, Any]) -> None:
     [
         (_scaled, "48x64 .height x width., expected 24x32"),
         (_twice, "two entries for"),
-        (_empty, "mask 1 has no pixel"),
         (_malformed, "bad segmentation"),
         (_box_alone, "expected a polygon of three points"),
         (_renamed, "none of its 2 images is in the training set"),

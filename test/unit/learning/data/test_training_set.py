@@ -807,7 +807,7 @@ def test_a_later_replay_drops_no_verdict(folder: Path, frames_dir: Path, change:
     if change == "name":
         later = replace(later, recording="again")
     elif change == "image":  # encoded by another release
-        later = replace(later, image_path=selected(frames_dir, 0, value=77).image_path)
+        later = replace(later, image_path=selected(frames_dir, 0, value=7).image_path)
     elif change == "no mask":
         later = replace(later, rles=(), scores=(), confidences=())
     with TrainingSet(folder, PLENTY) as training_set:
@@ -836,7 +836,7 @@ def test_a_later_replay_of_another_size_leaves_a_judged_frame(
         )  # fmt: skip
         assert training_set.add([small]) == 0
         assert training_set.frames() == before
-    assert "frame 0 of cups has another size or stamp now" in caplog.text
+    assert "frame 0 of cups has another size, stamp or image now" in caplog.text
 
 
 def test_another_recording_of_the_same_name_gets_no_verdicts(
@@ -853,7 +853,49 @@ def test_another_recording_of_the_same_name_gets_no_verdicts(
         judged, replaced = training_set.frames()
     assert judged == before[0]
     assert replaced.stamp_ns == 10**18 + 1
-    assert "frame 0 of cups has another size or stamp now" in caplog.text
+    assert "frame 0 of cups has another size, stamp or image now" in caplog.text
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_another_video_with_equal_stamps_gets_no_verdicts(
+    folder: Path, frames_dir: Path, elsewhere: bool
+) -> None:
+    """All of it is another one, or an object in front of the same wall has moved."""
+    pixels = np.full((*SIZE, 3), 90, np.uint8)
+    first, second = (frames_dir / name for name in ("first.bmp", "second.bmp"))
+    pixels[masks(1)[0]] = 160
+    cv2.imwrite(str(first), pixels)
+    cv2.imwrite(str(second), np.roll(pixels, 6, axis=1) if elsewhere else 255 - pixels)
+    frame = replace(selected(frames_dir, 0), image_path=first)
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([frame])
+        judge(training_set, 0, Verdict.REJECTED, Verdict.NONE)
+        before = training_set.frames()
+        other = replace(frame, image_path=second, model_version="v0002")
+        assert training_set.add([other]) == 0
+        assert training_set.frames() == before
+        assert training_set.add([replace(other, recording="b/cups")]) == 1
+        assert [each.is_judged for each in training_set.frames()] == [False, True]
+        before[0].path.write_bytes(b"damaged")  # so that nobody can tell
+        assert training_set.add([other]) == 1
+        (frame_now,) = training_set.frames()
+    assert frame_now.path != before[0].path and frame_now.is_judged
+
+
+def test_a_set_full_of_judged_frames_says_that_nothing_new_is_learnt(
+    folder: Path, frames_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = selected(frames_dir, 0).image_path.stat().st_size
+    with TrainingSet(folder, 2 * size, "oldest") as training_set:
+        training_set.add([selected(frames_dir, i) for i in range(2)])
+        judge(training_set, 0, Verdict.VERIFIED, Verdict.NONE)
+        training_set.add([selected(frames_dir, 2, clip=1)])
+        assert "nothing new is learnt" not in caplog.text  # an older frame made room
+        judge(training_set, 2, Verdict.NONE, Verdict.VERIFIED)
+        training_set.add([selected(frames_dir, 3, clip=2, recording="hall")])
+        assert [frame.frame_index for frame in training_set.frames()] == [0, 2]
+        assert training_set.evicted == {"cups": 1, "hall": 1}
+    assert caplog.text.count("nothing new is learnt; raise learning.max_bytes") == 1
 
 
 @pytest.mark.parametrize("policy", ["oldest", "balanced"])

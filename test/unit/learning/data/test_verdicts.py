@@ -36,11 +36,48 @@ def test_with_labels_verifies_replaces_draws_and_rejects() -> None:
     after = with_labels(before, [same.rle, changed, drawn, drawn])
     assert after == (
         replace(same, verdict=Verdict.VERIFIED),
-        StoredMask(changed, 1.0, 1.0, Verdict.VERIFIED),
+        StoredMask(changed, 1.0, 1.0, Verdict.VERIFIED, moved.track_id),
         StoredMask(drawn, 1.0, 1.0, Verdict.VERIFIED),
         replace(gone, verdict=Verdict.REJECTED),
         before[3],
     )
+
+
+def test_with_labels_takes_what_was_erased_as_removed() -> None:
+    first, second = mask(0, 4), mask(5, 10)
+    empty = encode(np.zeros(SIZE, bool))
+    after = with_labels((first, second), [empty, second.rle])
+    assert after == (
+        replace(second, verdict=Verdict.VERIFIED),
+        replace(first, verdict=Verdict.REJECTED),
+    )
+
+
+def test_with_labels_keeps_masks_that_came_back_as_their_outlines() -> None:
+    """A frame, what fills it, and a mask in two parts: no outline stands for two masks."""
+    filled = np.zeros((20, 40), bool)
+    filled[2:12, 2:14] = True
+    ring = filled.copy()
+    ring[4:10, 4:12] = False
+    parts = np.zeros((20, 40), bool)
+    parts[3:9, 20:26] = parts[11:17, 28:36] = True
+    stored = [
+        StoredMask(encode(pixels), 0.6, 0.3, track_id=n)
+        for n, pixels in enumerate((ring, parts, filled))
+    ]
+    outline, changed = filled.copy(), parts.copy()
+    outline[11], outline[:, 13] = False, False
+    one, other = np.zeros((2, 20, 40), bool)
+    one[3:8, 20:25] = other[11:16, 28:35] = True
+    labels = [encode(pixels) for pixels in (other, outline, one)]
+    verified = [replace(each, verdict=Verdict.VERIFIED) for each in stored]
+    assert with_labels(stored, labels) == (verified[1], verified[0])
+    assert with_labels(stored, [encode(one | other), labels[1], stored[2].rle]) == (
+        verified[1], verified[0], verified[2],
+    )  # fmt: skip
+    changed[3:9, 24:26] = False
+    after = with_labels(stored[1:2], [encode(changed)])
+    assert after == (StoredMask(encode(changed), 1.0, 1.0, Verdict.VERIFIED, 1),)
 
 
 def test_with_labels_takes_a_rejected_mask_back_and_rejects_all_without_a_label() -> None:
