@@ -15,11 +15,13 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
 
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
 from gbopt_ros.nodes.base import RESULT_QOS
-from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
 from gbopt_ros.nodes.wiring import CAMERA
+from gbopt_ros.structures import Frame
 
 TOPIC = "camera/image_raw"
 COMPOSED = ("composed",)
@@ -70,22 +72,26 @@ def resident_bytes(pid: int) -> int:
 class Observer:
     """Records the masks, clips and statuses that the graph publishes, while it spins.
 
+    Args:
+        namespace: of the graph.
+
     Attributes:
         masks: run lengths of each frame.
         versions: model version of each frame, in the order of arrival.
         clips, statuses: messages, in the order of arrival.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "") -> None:
         self.context = rclpy.Context()
         rclpy.init(args=[], context=self.context)
-        self.node = rclpy.create_node("observer", context=self.context)
+        self.node = rclpy.create_node("observer", context=self.context, namespace=namespace)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.masks: Masks = {}
         self.versions: list[str] = []
         self.clips: list[Any] = []
         self.statuses: list[Any] = []
+        self._camera: Any = None
         subscribe = self.node.create_subscription
         subscribe(ClipFrames, "clip_buffer/output/clips", self.clips.append, RESULT_QOS)
         subscribe(ClipStatus, "selector/output/status", self.statuses.append, RESULT_QOS)
@@ -104,11 +110,30 @@ class Observer:
         self.node.destroy_node()
         self.context.try_shutdown()
 
+    def send(self, frame: Frame) -> None:
+        """Publish a frame as the camera of the graph."""
+        if self._camera is None:
+            self._camera = self.node.create_publisher(Image, TOPIC, 10)
+        header = make_header(frame.stamp_ns, frame.frame_id)
+        self._camera.publish(encode_image(Stamped(header, frame.image)))
+
     def wait_for_graph(self) -> None:
         """Wait until the selector is there and has found this observer."""
         topic = "selector/output/masks"
         self.spin_until(lambda: self.node.count_publishers(topic) > 0, 120)
         self.spin_for(2.0)
+
+    def call(self, service_type: Any, name: str, **request: Any) -> Any:
+        """The answer of a service; None if there is none within 60 s."""
+        client = self.node.create_client(service_type, name)
+        try:
+            self.spin_until(client.service_is_ready, 60)
+            self.spin_for(0.5)  # a server answers only clients that it has found
+            answer = client.call_async(service_type.Request(**request))
+            self.spin_until(answer.done, 60)
+            return answer.result()
+        finally:
+            self.node.destroy_client(client)
 
     def spin_until(self, condition: Callable[[], bool], patience_s: float) -> None:
         """Receive messages until the condition holds, `patience_s` seconds at most."""

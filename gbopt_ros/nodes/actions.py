@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.executors import ShutdownException, TimeoutException
 
 from gbopt_ros.structures import GboptError
 
@@ -28,7 +30,8 @@ class NodeAction:
     def __init__(
         self, node: Any, action_type: Any, name: str, start: Callable[[Any], None]
     ) -> None:
-        self._type, self._start = action_type, start
+        self._node, self._type, self._start = node, action_type, start
+        self._finished: list[Any] = []  # goals that the executor has still to answer
         self._server = ActionServer(
             node,
             action_type,
@@ -40,7 +43,17 @@ class NodeAction:
         )
 
     def destroy(self) -> None:
-        """Take the action from the network."""
+        """Take the action from the network, after the results of the goals that are finished.
+
+        To be called on the thread of the executor, or when it does not spin any more.
+        """
+        executor = self._node.executor
+        if self._finished and executor is not None:
+            for _ in range(2):  # a task concludes the goal and leaves one that sends the result
+                with suppress(ShutdownException, TimeoutException):
+                    while True:
+                        task, *_ = executor.wait_for_ready_callbacks(0.0, [])  # of no node
+                        task()
         self._server.destroy()
 
     def finish(self, goal: Any, **result: Any) -> None:
@@ -49,6 +62,7 @@ class NodeAction:
         Args:
             result: the fields of the result, among them `success`.
         """
+        self._finished.append(goal)
         conclude = partial(self._conclude, result=result)
         try:
             goal.execute(conclude)
@@ -62,6 +76,7 @@ class NodeAction:
             self.finish(goal, success=False, message=str(error))
 
     def _conclude(self, goal: Any, result: dict[str, Any]) -> Any:
+        self._finished.remove(goal)
         if result["success"]:
             goal.succeed()
         elif goal.is_cancel_requested:

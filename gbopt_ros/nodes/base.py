@@ -158,8 +158,12 @@ class PipelineNode(LifecycleNode):
 
     def subscription(
         self, message_type: Any, name: str, qos: QoSProfile, callback: Callable[[Any], None]
-    ) -> None:
-        """Subscribe to messages; as `input`, but on the executor, and exceptions are logged."""
+    ) -> QoSProfile:
+        """Subscribe to messages; as `input`, but on the executor, and exceptions are logged.
+
+        Returns:
+            The QoS in force, which parameters may have changed.
+        """
 
         def guarded(message: Any) -> None:
             if self.active:
@@ -169,6 +173,7 @@ class PipelineNode(LifecycleNode):
             name, qos, partial(self.create_subscription, message_type, self.topic(name), guarded)
         )
         self._entities.append(lambda: self.destroy_subscription(subscription))
+        return subscription.qos_profile
 
     def with_qos_overrides(self, name: str, qos: QoSProfile, create: Callable[..., T]) -> T:
         """A publisher or subscription whose QoS follows the parameters `qos_overrides.TOPIC...`.
@@ -193,11 +198,11 @@ class PipelineNode(LifecycleNode):
                 if not self.active:
                     raise GboptError(f"{self.get_name()} is not active")
                 response.message, response.success = callback(request, response), True
-                self.health.recover(name)
+                self.health.recover(_raised_by(name))
             except GboptError as error:
                 response.message, response.success = str(error), False
             except Exception as error:
-                self.report(error, name)
+                self._report(error, name)
                 response.message, response.success = f"{type(error).__name__}: {error}", False
             return response
 
@@ -209,7 +214,7 @@ class PipelineNode(LifecycleNode):
 
         def when_active() -> None:
             if self.active:
-                self._attempt(callback, callback.__name__)
+                self._attempt(callback, f"timer {callback.__name__}")
 
         timer = self.create_timer(period_s, when_active, clock=self._wall)
         self._entities.append(lambda: self.destroy_timer(timer))
@@ -222,28 +227,28 @@ class PipelineNode(LifecycleNode):
 
         def handled(item: T) -> None:
             handle(item)
-            self.health.recover(name)
+            self.health.recover(_raised_by(f"worker {name}"))
 
         def failed(error: Exception) -> None:
-            self.report(error, name)
+            self._report(error, f"worker {name}")
 
         worker = Worker(f"{self.get_name()} {name}", handled, failed, **options)
         self._workers[name] = worker
         return worker
 
-    def _attempt(self, action: Callable[[], object], subject: str) -> None:
+    def _attempt(self, action: Callable[[], object], name: str) -> None:
         """Call `action`; the diagnostics show its error as that of a worker."""
         try:
             action()
         except Exception as error:
-            self.report(error, subject)
+            self._report(error, name)
         else:
-            self.health.recover(subject)
+            self.health.recover(_raised_by(name))
 
-    def report(self, error: Exception, subject: str = "work") -> None:
+    def _report(self, error: Exception, name: str) -> None:
         """Log an error that the node survives, and show it on the diagnostics."""
         self.health.count("failures")
-        self.health.fail(str(error), subject, ALARM_S)
+        self.health.fail(str(error), _raised_by(name), ALARM_S)
         self.get_logger().error(in_words(error), throttle_duration_sec=1.0)
 
     def _answering(self, callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -350,6 +355,8 @@ class PipelineNode(LifecycleNode):
 
     def _on_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
         values = {parameter.name: parameter.value for parameter in changes}
+        if "" in values:  # rclpy would declare it
+            return SetParametersResult(successful=False, reason="expected a name, got none")
         try:
             config = parameters.with_values(self.config, values)
             settings = parameters.with_values(self.settings, values)
@@ -405,6 +412,14 @@ class FrameNode(PipelineNode):
         image, arrival = item
         self.process(image)
         self.health.done(time.monotonic() - arrival)
+
+
+def _raised_by(name: str) -> str:
+    """The subject of the alarm that a worker, timer, topic or service raised an exception.
+
+    A success of the same name ends it, and no alarm that a node tells itself.
+    """
+    return f"exception of {name}"
 
 
 def in_words(error: Exception) -> str:

@@ -80,7 +80,9 @@ class ClipBufferNode(PipelineNode):
         self._partial_clips = self.output("~/output/partial_clip", CLIPS, LINK_QOS)
         self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
         message_type, self._decode = _DECODERS[self.settings.image_transport]
-        self.subscription(message_type, self._camera, _CAMERA_QOS, self._on_image)
+        self._camera_qos = self.subscription(
+            message_type, self._camera, _CAMERA_QOS, self._on_image
+        )
         self.service(Trigger, "~/flush", self._on_flush)
         self.timer(_WATCH_PERIOD_S, self._watch)
 
@@ -92,7 +94,7 @@ class ClipBufferNode(PipelineNode):
         self._drops = deque([(self._last_frame, 0, 0)])
         self._in_flight.clear()
         self._is_heard = self.bus is not None  # within a process all nodes are there from the start
-        self._heard_at = time.monotonic()  # frames that came before wait from then on
+        self._hear()
         self._clip_ends: set[int] = set()  # stamps of the last frames of clips, in flight
         self._last_done = time.monotonic()
         self._last_done_sent = 0.0  # when the newest finished frame was sent
@@ -130,7 +132,7 @@ class ClipBufferNode(PipelineNode):
 
     def _camera_in_words(self) -> str:
         kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
-        return topic_in_words(self.resolve_topic_name(self._camera), kind, _CAMERA_QOS)
+        return topic_in_words(self.resolve_topic_name(self._camera), kind, self._camera_qos)
 
     def _make_cutter(self, first_id: int) -> ClipCutter:
         clip = self._cut_by
@@ -230,6 +232,10 @@ class ClipBufferNode(PipelineNode):
         else:
             self.health.recover("drops")
 
+    def _hear(self) -> None:
+        """Note the time from which on frames are sent: those that came before wait from then on."""
+        self._heard_at, self._heard_ns = time.monotonic(), time.time_ns()
+
     def _look_for_consumers(self) -> None:
         """Send frames from now on if all consumers have subscribed; they may leave later."""
         wanted, topic = self.settings.consumers, self._images.topic
@@ -239,7 +245,7 @@ class ClipBufferNode(PipelineNode):
         missing = [name for name in names if name not in there]
         # A subscription is known a little before it is matched.
         if not missing and self._images.subscriptions >= len(names):
-            self._heard_at = time.monotonic()
+            self._hear()
             self._is_heard = True
             self.health.recover("consumers")
             self._arrivals.poke()
@@ -252,12 +258,13 @@ class ClipBufferNode(PipelineNode):
             )
 
     def _handle(self, arrival: _Arrival) -> None:
+        received_ns = max(arrival.received_ns, self._heard_ns)
         if self._cut_by != self.config.clip:  # a parameter was changed
-            self._publish_clips(self._cutter.flush(), arrival.received_ns)
+            self._publish_clips(self._cutter.flush(), received_ns)
             self._cut_by = self.config.clip
             self._cutter = self._make_cutter(first_id=self._cutter.next_id)
         if arrival.message is None:
-            self._publish_clips(self._cutter.flush(arrival.end), arrival.received_ns)
+            self._publish_clips(self._cutter.flush(arrival.end), received_ns)
             return
         start = time.monotonic()
         waited = start - max(arrival.received, self._heard_at)
@@ -272,7 +279,7 @@ class ClipBufferNode(PipelineNode):
         repeats, dropped = self._cutter.dropped, self._arrivals.dropped + self._stale
         clips = self._cutter.push(frame)
         # A clip is announced before its last frame is sent, see `SelectorNode`.
-        self._publish_clips(clips, arrival.received_ns)
+        self._publish_clips(clips, received_ns)
         if self._cutter.dropped > repeats:
             self.health.count("dropped")
             self.health.count("repeated stamps")
@@ -295,7 +302,7 @@ class ClipBufferNode(PipelineNode):
         self._dropped_before = dropped
         growing = self._cutter.partial
         if growing is not None:
-            self._partial_clips.publish(self._message(growing, arrival.received_ns))
+            self._partial_clips.publish(self._message(growing, received_ns))
         with self._lock:
             self._in_flight[frame.stamp_ns] = time.monotonic()
         self._images.publish(Stamped(arrival.message.header, frame.image))

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from gbopt_ros.io.files import unwritable
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.io.sources.images import encode_image
+from gbopt_ros.learning.store.lock import LEARNER, StoreLock
 from gbopt_ros.learning.store.model_store import ModelVersion
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.student import is_compared, student_config
@@ -60,6 +62,10 @@ class LearnerNode(PipelineNode):
 
     def configure(self) -> None:
         self._store = Store(Path(self.settings.store).expanduser())
+        alone = ExitStack()
+        self._entities.append(alone.close)
+        lock = StoreLock(self._store.root, LEARNER)
+        alone.enter_context(lock.held(f"the learner {self.get_fully_qualified_name()}"))
         student = student_config(self.config)
         if student.proposal.weights:
             path = proposal_weights(student)

@@ -68,7 +68,9 @@ class Objects3dNode(PipelineNode):
         self._pairs = make_synchroniser(2, _SYNCHRONISED, self._frames.add_depth)
         self.input("~/input/image", IMAGE, LINK_QOS, self._frames.add_image)
         self.subscription(SelectedMasks, "~/input/masks", RESULT_QOS, self._on_masks)
-        self.subscription(ImageMessage, "~/input/depth", _CAMERA_QOS, self._on_depth)
+        self._depth_qos = self.subscription(
+            ImageMessage, "~/input/depth", _CAMERA_QOS, self._on_depth
+        )
         self.subscription(CameraInfo, self._info_topic, _CAMERA_QOS, partial(self._pairs.add, 1))
 
     def activate(self) -> None:
@@ -112,7 +114,7 @@ class Objects3dNode(PipelineNode):
         return f"{self._depth_topic.rpartition('/')[0]}/camera_info"
 
     def _depth_in_words(self) -> str:
-        return topic_in_words(self._depth_topic, IMAGE_TYPE, _CAMERA_QOS)
+        return topic_in_words(self._depth_topic, IMAGE_TYPE, self._depth_qos)
 
     def _on_depth(self, message: Any) -> None:
         self._depth_count += 1

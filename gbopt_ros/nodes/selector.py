@@ -172,7 +172,7 @@ class SelectorNode(PipelineNode):
     def _on_lost(self, message: Any) -> None:
         """Count a clip that is not selected, and let its frames go."""
         self.health.count("clips lost")
-        self.health.warn(f"clip {message.clip_id} was given up", seconds=ALARM_S)
+        self.health.warn(f"clip {message.clip_id} was given up", "lost clip", ALARM_S)
         self._publish_done(message.header)
 
     def _why_no_masks(self, last_ns: int) -> str:

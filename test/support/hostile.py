@@ -36,12 +36,12 @@ _RESERVED = ("parameter_events", "rosout", "diagnostics", "clock")
 
 def load(kind: str) -> Any:
     """The class of a name such as `std_msgs/msg/Header` or `std_msgs/Header`."""
-    package, *_, name = kind.split("/")
-    for group in ("msg", "srv", "action"):
-        found = getattr(import_module(f"{package}.{group}"), name, None)
-        if found is not None:
-            return found
-    raise AssertionError(f"no {kind}")
+    package, *group, name = kind.split("/")
+    module = f"{package}.{group[0] if group else 'msg'}"
+    action, _, part = name.partition("_")
+    if part:  # a service of an action, or a message in it
+        module = f"{package}.action._{action.lower()}"
+    return getattr(import_module(module), name)
 
 
 class Stranger:
@@ -55,6 +55,7 @@ class Stranger:
     def __init__(self, node: Any, stamps: Sequence[int], seed: int = 0) -> None:
         self._node, self._stamps, self._rng = node, stamps, random.Random(seed)
         self._publishers: dict[str, Any] = {}
+        self._clients: dict[str, Any] = {}
 
     def topics(self) -> dict[str, str]:
         """The type of every topic that a node of the graph subscribes to."""
@@ -64,6 +65,29 @@ class Stranger:
             if readers & {*NODES} and not topic.endswith(_RESERVED):
                 found[topic] = kinds[0]
         return found
+
+    def services(self) -> dict[str, str]:
+        """The type of every service of the nodes of the graph, those of actions too."""
+        found = {}
+        for name, namespace in self._node.get_node_names_and_namespaces():
+            if name in NODES:
+                offered = self._node.get_service_names_and_types_by_node(name, namespace)
+                found |= {service: kinds[0] for service, kinds in offered}
+        return found
+
+    def call_all(self) -> list[Any]:
+        """A request to every service; returns the futures of the answers."""
+        return [self.call(service, kind) for service, kind in self.services().items()]
+
+    def call(self, service: str, kind: str) -> Any:
+        """A request with any value, but a transition only if it is out of turn."""
+        service_type = load(kind)
+        if service not in self._clients:
+            self._clients[service] = self._node.create_client(service_type, service)
+        request = self.message(service_type.Request)
+        if service_type is ChangeState:
+            request.transition.id = self._rng.choice(_OUT_OF_TURN)
+        return self._clients[service].call_async(request)
 
     def send_for(self, seconds: float) -> int:
         """Messages to every topic, by turns; returns how many."""
@@ -126,15 +150,17 @@ def forbidden_requests(call: Any, name: str) -> None:
     transitions = [Transition(id=number) for number in _OUT_OF_TURN]
     for transition in (*transitions, Transition(label="nonsense")):
         assert not call(ChangeState, f"{name}/change_state", transition=transition).success
-    names = call(ListParameters, f"{name}/list_parameters").result.names
+    names = [*call(ListParameters, f"{name}/list_parameters").result.names, "no", ""]
     wrong = [
         ParameterValue(type=ParameterType.PARAMETER_BYTE_ARRAY, byte_array_value=[b"\0"]),
         ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=["a"]),
         ParameterValue(type=ParameterType.PARAMETER_NOT_SET),
     ]
-    parameters = [Parameter(name=each, value=value) for each in (*names, "no") for value in wrong]
+    parameters = [Parameter(name=each, value=value) for each in names for value in wrong]
     results = call(SetParameters, f"{name}/set_parameters", parameters=parameters).results
-    assert len(results) == len(parameters) and not any(result.successful for result in results)
+    answered = zip(parameters, results, strict=True)
+    taken = [parameter for parameter, result in answered if result.successful]
+    assert not taken, taken
     # A type that does not exist ends the request, not the node.
     unknown = [Parameter(name="device", value=ParameterValue(type=200))]
     assert call(SetParameters, f"{name}/set_parameters", parameters=unknown).results == []

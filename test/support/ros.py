@@ -49,6 +49,9 @@ def ros_arguments(weights: dict[str, Path] | None, **parameters: Any) -> list[st
 class Graph:
     """Nodes, an observer that records topics, and the thread that spins them.
 
+    Args:
+        namespace: of the observer.
+
     Attributes:
         seen: messages by topic, in the order of their arrival.
     """
@@ -58,13 +61,14 @@ class Graph:
         domain: int,
         make: Callable[[rclpy.Context], Iterable[PipelineNode]] = lambda context: (),
         arguments: Sequence[str] = (),
+        namespace: str = "",
     ) -> None:
         self.context = rclpy.Context()
         rclpy.init(args=["test", *arguments], context=self.context, domain_id=domain)
         self.executor = SteadyExecutor(context=self.context)
         self.nodes = {node.get_name(): node for node in make(self.context)}
         self.observer = rclpy.create_node(
-            "observer", context=self.context, use_global_arguments=False
+            "observer", context=self.context, namespace=namespace, use_global_arguments=False
         )
         self.seen: defaultdict[str, list[Any]] = defaultdict(list)
         for node in (*self.nodes.values(), self.observer):
@@ -83,13 +87,19 @@ class Graph:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+        self.observer.destroy_node()
+        self.executor.shutdown()
+        self.context.try_shutdown()
+
+    def end(self) -> None:
+        """End the nodes as a signal does, and the thread that spins."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._thread.join()
         for node in self.nodes.values():
             node.close()
-        self.observer.destroy_node()
-        self.executor.shutdown()
-        self.context.try_shutdown()
 
     def start(self) -> None:
         """Configure and activate all nodes, in their order."""

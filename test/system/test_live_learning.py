@@ -38,15 +38,6 @@ class LearningObserver(Observer):
         subscribe(ModelUpdate, "learner/output/model_update", self.updates.append, LATCHED_QOS)
         subscribe(TrainingProgress, "learner/output/progress", self.progress.append, LATCHED_QOS)
 
-    def call(self, name: str) -> Any:
-        """The answer of a Trigger service."""
-        client = self.node.create_client(Trigger, name)
-        self.spin_until(client.service_is_ready, 30)
-        self.spin_for(0.5)  # a server answers only clients that it has found
-        answer = client.call_async(Trigger.Request())
-        self.spin_until(answer.done, 30)
-        return answer.result()
-
 
 def test_learner_swaps_and_rolls_back_while_frames_go_on(
     tmp_path: Path, ros_domain_id: int
@@ -72,7 +63,7 @@ def test_learner_swaps_and_rolls_back_while_frames_go_on(
         observer.spin_until(lambda: bool(observer.progress), 60)
         play(playing, FRAMES)
         observer.spin_until(lambda: len(observer.versions) >= sent, 30)
-        start, answer = time.monotonic(), observer.call("learner/train")
+        start, answer = time.monotonic(), observer.call(Trigger, "learner/train")
         assert answer.success, answer.message
         while not observer.updates and time.monotonic() - start < PATIENCE_S:
             play(playing, 12)
@@ -82,7 +73,7 @@ def test_learner_swaps_and_rolls_back_while_frames_go_on(
         assert observer.updates, observer.progress[-1].message
         for _ in range(2):  # the old network serves until the new one is loaded
             play(playing, 12)
-        answer = observer.call("learner/rollback")
+        answer = observer.call(Trigger, "learner/rollback")
         assert answer.success, answer.message
         for _ in range(2):
             play(playing, 12)

@@ -16,7 +16,8 @@ from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.locks import try_lock, unlock
 from gbopt_ros.structures import GboptError
 
-_NAME = "lock"
+LEARNER = "learner.lock"
+"""Name of the lock that a learner node has for as long as it is configured."""
 _TRIES, _PAUSE_S = 5, 0.05
 
 
@@ -27,10 +28,11 @@ class StoreLock:
 
     Args:
         root: folder of the store; made when the lock is first taken.
+        name: of the file; locks of other names are other rights.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root, self._path = root, root / _NAME
+    def __init__(self, root: Path, name: str = "lock") -> None:
+        self._root, self._path = root, root / name
         self._owner: int | None = None  # thread
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,8 @@ rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as whee
 pytest.importorskip("gbopt_ros.action", reason="the messages are not built")
 
 from action_msgs.msg import GoalStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from support.networks import save_random_weights
 from support.recordings import disc_frames
@@ -26,6 +30,7 @@ from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.structures import Frame
 
 
@@ -172,9 +177,54 @@ def test_a_goal_that_is_cancelled_while_it_is_answered_is_answered_all_the_same(
 
     goal = SimpleNamespace(execute=execute, is_cancel_requested=True, canceled=lambda: None)
     action: Any = NodeAction.__new__(NodeAction)
-    action._type = Train
+    action._type, action._finished = Train, []
     action.finish(goal, success=False, message="too late", version="")
     assert len(calls) == 2 and calls[1](goal) == Train.Result(message="too late")
+
+
+@pytest.mark.parametrize("how", ["close", "shutdown"])
+def test_open_goals_are_aborted_when_their_nodes_end(
+    ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As by Ctrl-C, after which no executor spins, and by the transition."""
+
+    def make(context: rclpy.Context) -> list[Any]:
+        return [LearnerNode(context=context), SelectorNode(context=context)]
+
+    arguments = ros_arguments(None, store=tmp_path)
+    with Graph(ros_domain_id) as client, Graph(ros_domain_id, make, arguments) as graph:
+        graph.start()
+        learner = graph.nodes["learner"]
+        learner._masks_stored = 1
+
+        def trains(config: Any, on_step: Any, **_: Any) -> None:
+            while True:
+                on_step(1, 0.0)
+                time.sleep(0.01)
+
+        monkeypatch.setattr(learner._store, "learn", trains)
+        segment = Caller(client, Segment, "/selector/segment")
+        train = Caller(client, Train, "/learner/train")
+        goals = segment.send(frames=1, timeout=600.0), train.send()
+        results = [goal.get_result_async() for goal in goals]
+        actions = learner._train_action, graph.nodes["selector"]._segment._action
+        futures = [action._server._result_futures.values() for action in actions]
+        asked = list(itertools.chain.from_iterable(futures))
+        client.wait(lambda: all(future._callbacks for future in asked), "both to be asked for")
+        client.wait(lambda: len(train.feedback) > 0, "the training to run")
+        if how == "shutdown":
+            for name in graph.nodes:
+                request = {"transition": Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN)}
+                assert client.call(ChangeState, f"/{name}/change_state", **request).success
+        else:
+            graph.end()
+        client.wait(lambda: all(result.done() for result in results), "the results")
+        answers = [result.result() for result in results]
+        assert [answer.status for answer in answers] == [GoalStatus.STATUS_ABORTED] * 2
+        assert [answer.result.message for answer in answers] == [
+            "masks of 0 of 1 frames: selector is not active any more",
+            "training was stopped: the node was deactivated",
+        ]
 
 
 def test_train_gives_feedback_and_its_version_and_can_be_cancelled(

@@ -593,29 +593,6 @@ def test_clip_buffer_skips_and_counts_an_image_that_cannot_be_decoded(graph: Gra
     assert buffer.health.counted("failures") == 0
 
 
-def test_compose_two_robots_in_one_domain(ros_domain_id: int, weights: dict[str, Path]) -> None:
-    arguments = ros_arguments(weights)
-
-    def robot(name: str) -> Graph:
-        return Graph(
-            ros_domain_id,
-            lambda context: compose(context=context),
-            [*arguments, "-r", f"__ns:=/{name}"],
-        )
-
-    with robot("left") as left, robot("right") as right:
-        left.start()
-        right.start()
-        masks = {
-            name: left.observe(SelectedMasks, f"/{name}/selector/output/masks")
-            for name in ("left", "right")
-        }
-        play(left, disc_frames(4), namespace="left")
-        left.wait(lambda: len(masks["left"]) == 4, "the masks of the left robot")
-        assert masks["right"] == []
-        assert right.nodes["clip_buffer"].facts()["received"] == 0
-
-
 def test_diagnostics_of_every_node(graph: Graph) -> None:
     seen = graph.observe(DiagnosticArray, "/diagnostics")
     play(graph, disc_frames(4))

@@ -593,10 +593,14 @@ def test_clip_buffer_waits_for_its_consumers(ros_domain_id: int) -> None:
         told = "frames wait: /clip_buffer/output/image is not subscribed by observer"
         made.wait(lambda: node.health.status("", "", {}).message == told, "the complaint")
         assert node.facts()["in flight"] == 0
+        before = time.time_ns()
         images = made.observe(ImageMessage, "/clip_buffer/output/image", LINK_QOS)
         made.wait(lambda: images, "the frame")
         assert stamp_ns(images[0].header.stamp) == frame.stamp_ns
         made.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
+        clips = made.observe(ClipFrames, "/clip_buffer/output/partial_clip", LINK_QOS)
+        made.wait(lambda: clips, "the clip")
+        assert stamp_ns(clips[0].received) > before  # the wait is not the age of the clip
 
 
 def test_done_reaches_the_clip_buffer_of_another_process(graph: Graph) -> None:
@@ -640,6 +644,10 @@ def test_diagnostics_tell_a_failed_frame_until_the_next_one_succeeds(
     graph.send(frames[1])
     graph.wait(lambda: node.health.counted("done") == 1, "the next frame")
     graph.wait(lambda: node.health.status("", "active", {}).message == "active", "the recovery")
+    node.health.warn("an alarm of the node itself", "image")  # the name of its worker
+    graph.send(disc_frames(3)[2])
+    graph.wait(lambda: node.health.counted("done") == 2 and node._frames.idle, "another frame")
+    assert node.health.status("", "active", {}).message == "an alarm of the node itself"
 
 
 @pytest.mark.parametrize(

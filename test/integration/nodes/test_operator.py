@@ -84,12 +84,18 @@ def test_silent_camera_is_an_error_that_names_the_likely_cause(
 
 
 @pytest.mark.parametrize("given", [TOPIC, f"{TOPIC}/compressed"])
-def test_compressed_transport_takes_the_base_topic(ros_domain_id: int, given: str) -> None:
+def test_compressed_transport_takes_the_base_topic_and_the_qos_in_force_is_told(
+    ros_domain_id: int, given: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--ros-args", "-r", f"clip_buffer:~/input/image:={given}"]
     arguments += ["-p", "image_transport:=compressed"]
+    for policy in ("reliability:=reliable", "depth:=2"):
+        arguments += ["-p", f"qos_overrides./{TOPIC}/compressed.subscription.{policy}"]
     with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as graph:
         graph.start()
         assert graph.nodes["clip_buffer"].count_subscribers(f"/{TOPIC}/compressed") == 1
+    camera = f"/{TOPIC}/compressed (sensor_msgs/msg/CompressedImage, reliable, depth 2)"
+    assert f"active: camera {camera}, device cpu" in capfd.readouterr().err
 
 
 def test_burst_waits_and_is_not_dropped(ros_domain_id: int) -> None:
