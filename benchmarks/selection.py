@@ -28,6 +28,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -40,10 +41,11 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, SelectionConfig, load_config
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
-from gbopt_ros.perception.flow import high_detail_flow, make_flow
+from gbopt_ros.perception.flow import high_detail_flow
 from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.selection import FixedLagSelector, best_combinations, select_clip
+from gbopt_ros.selection import FixedLagSelector, best_combinations, lattice, select_clip
+from gbopt_ros.selection.atoms import atoms_of_rles
 from gbopt_ros.selection.combinations import combinations_of_atoms
 from gbopt_ros.selection.lattice import Lattice
 from gbopt_ros.selection.path import lazy_shortest_path, node_min_marginals
@@ -173,7 +175,7 @@ def _stage1(
 ) -> list[Combination]:
     """Stage 1 from the masks' run lengths, as the pipeline calls it."""
     return combinations_of_atoms(
-        mask_ops.atoms_of_rles(proposals.rles, proposals.size),
+        atoms_of_rles(proposals.rles, proposals.size),
         background,
         settings.k,
         tolerance,
@@ -339,7 +341,7 @@ def _stage1_of(
     rles: Sequence[Rle], background: Background, k: int, tolerance: float
 ) -> list[Combination]:
     size = background.shape[0], background.shape[1]
-    decomposed = mask_ops.atoms_of_rles(rles, size)
+    decomposed = atoms_of_rles(rles, size)
     return combinations_of_atoms(decomposed, background, k, tolerance, epsilon=1e-3)
 
 
@@ -427,19 +429,16 @@ def lag(clips: Sequence[Recorded], config: Config) -> dict[str, Any]:
 def share(source: Path, config: Config, frames: int) -> dict[str, Any]:
     """The share of the selection in the whole time; synthetic flow counts as network time."""
     pipeline = Pipeline(config)
-    # Only the method is exchanged: the flow of high detail, for motion, follows from the class.
-    network = TimedFlow(make_flow(config.flow, config.device))
-    pipeline.flow_network.flow = network.flow
+    network = TimedFlow(lattice.low_detail_flow(pipeline.flow_network))
     for _ in pipeline.run(itertools.islice(open_source(source), 2)):
         pass
     pipeline.seconds.clear()
-    network.seconds = 0.0
     clips = list(pipeline.clips(itertools.islice(open_source(source), frames)))
     all_cues = [pipeline.perceive(clip) for clip in clips]
-    measured = network.seconds
-    for clip, cues in zip(clips, all_cues, strict=True):
-        pipeline.select(clip, cues)
-    synthetic = network.seconds - measured
+    with mock.patch.object(lattice, "low_detail_flow", lambda _: network):
+        for clip, cues in zip(clips, all_cues, strict=True):
+            pipeline.select(clip, cues)
+    synthetic = network.seconds
     seconds = {name: round(value, 2) for name, value in pipeline.seconds.items()}
     own = ("motion", "selection", "outlines")
     networks = sum(v for name, v in pipeline.seconds.items() if name not in own) + synthetic

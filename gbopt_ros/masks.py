@@ -1,4 +1,4 @@
-"""Operations on masks: run-length encoding, boxes, overlaps, and the decomposition into atoms.
+"""Operations on masks: run-length encoding, boxes, overlaps.
 
 Only this module calls pycocotools' masks, which crash or take all memory on values that no image
 has. Masks from a file or a message come in through `checked_rle` or `check_rles`.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +18,9 @@ from pycocotools import mask as coco_mask
 
 from gbopt_ros.structures import BoolMask, Rle
 
-T = TypeVar("T", bound=np.generic)
-
 _MAX_PIXELS = 1 << 30  # of a mask; its lengths and areas are then far below 2^32
 _MAX_COORDINATE = 1e6  # pixels
 _MAX_OUTLINE = 1 << 22  # pixels; pycocotools keeps 5 points of each in memory
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, of Fibonacci hashing
 _AREAS_AT_ONCE = 255  # under NumPy 2, pycocotools fails on the areas of more masks
 
 
@@ -42,6 +38,48 @@ def encode_all(masks: NDArray[np.bool_]) -> tuple[Rle, ...]:
     for column_major, mask in zip(columns_first, masks, strict=True):
         cv2.transpose(np.ascontiguousarray(mask, np.uint8), column_major)  # far faster than NumPy
     return tuple(_rle(encoded) for encoded in coco_mask.encode(columns_first.transpose(2, 1, 0)))
+
+
+def encode_labels(labels: NDArray[np.integer], n: int) -> tuple[Rle, ...]:
+    """COCO run-length encodings of n masks that share no pixel.
+
+    Args:
+        labels: (H, W), i + 1 where mask i is, else 0.
+    """
+    height, width = labels.shape
+    flat = np.asarray(cv2.transpose(labels.astype(np.int16))).ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])[: len(flat)])
+    lengths = np.diff(starts, append=len(flat))
+    return encode_runs(starts, lengths, flat[starts].astype(np.int64) - 1, n, (height, width))
+
+
+def encode_runs(
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    n: int,
+    size: tuple[int, int],
+) -> tuple[Rle, ...]:
+    """COCO run-length encodings of n masks, from runs of the image flattened column by column.
+
+    Args:
+        starts, lengths: (R,) pixels; the runs are in order and do not overlap.
+        owners: (R,) the mask of each run; runs with other numbers than 0 to n - 1 are of none.
+        size: (height, width).
+    """
+    encoded: list[dict[str, list[int]]] = []
+    for mask in range(n):
+        mine = np.flatnonzero(owners == mask)
+        edges = np.zeros(2 * len(mine) + 2, np.int64)
+        edges[1:-1:2] = starts[mine]
+        edges[2:-1:2] = edges[1:-1:2] + lengths[mine]
+        edges[-1] = size[0] * size[1]
+        apart = edges[2:-2:2] != edges[3:-1:2]
+        if not apart.all():  # runs that touch are one
+            edges = edges[np.concatenate([[True, True], np.repeat(apart, 2), [True, True]])]
+        runs = (edges[1:] - edges[:-1]).tolist()
+        encoded.append({"size": [*size], "counts": runs if runs[-1] else runs[:-1]})
+    return tuple(map(_rle, coco_mask.frPyObjects(encoded, *size))) if encoded else ()
 
 
 def _rle(encoded: Any) -> Rle:
@@ -111,7 +149,7 @@ def check_rles(rles: Sequence[Rle], size: tuple[int, int]) -> None:
             raise ValueError(
                 f"mask {number}: size {list(rle['size'])}, expected {list(size)} (height, width)"
             )
-    _runs_that_fill(rles, size)
+    runs_that_fill(rles, size)
 
 
 def is_consistent(rle: Rle) -> bool:
@@ -133,10 +171,17 @@ def check_size(size: tuple[int, int]) -> None:
         )
 
 
-def _runs_that_fill(
+def runs_that_fill(
     rles: Sequence[Rle], size: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`_run_lengths` of masks of one size. Raises ValueError if one does not fill it."""
+    """The lengths of the runs of N masks of one size, column by column, background first.
+
+    Returns:
+        (R,) the runs, mask after mask, and (N,) the number of runs of each mask.
+
+    Raises:
+        ValueError: a mask does not fill the size; the message names the first.
+    """
     check_size(size)
     runs, sizes = _run_lengths([rle["counts"] for rle in rles])
     starts = np.cumsum(sizes) - sizes
@@ -241,152 +286,6 @@ def overlap_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.fl
     of_second = coco_mask.iou(list(second), list(first), [1] * len(first))
     overlap: NDArray[np.float64] = np.maximum(of_first, np.transpose(of_second))
     return overlap
-
-
-@dataclass(frozen=True)
-class Atoms:
-    """Disjoint sub-masks: all pixels of an atom are covered by exactly the same masks (App. B.1).
-
-    Atoms are stored as runs of consecutive pixels of the flattened image. Pixels that no mask
-    covers are in no run.
-
-    Attributes:
-        size: (height, width).
-        order: "C" if the image is flattened by rows, "F" if by columns, as in COCO's encoding.
-        starts, lengths: (R,) int64, pixels.
-        labels: (R,) int64, atom of each run.
-        membership: (N, A) bool, mask i is the union of the atoms of row i.
-        areas: (A,) int64, pixels.
-    """
-
-    size: tuple[int, int]
-    order: Literal["C", "F"]
-    starts: NDArray[np.int64] = field(repr=False)
-    lengths: NDArray[np.int64] = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
-    membership: NDArray[np.bool_] = field(repr=False)
-    areas: NDArray[np.int64] = field(repr=False)
-
-    def covered(self, image: NDArray[T]) -> NDArray[T]:
-        """(P,) values of an (H, W) image at the covered pixels, run after run."""
-        offsets = np.cumsum(self.lengths) - self.lengths
-        pixels = np.repeat(self.starts - offsets, self.lengths) + np.arange(self.lengths.sum())
-        if self.order == "F":  # transposes the few pixels, not the whole image
-            height, width = (np.uint32(side) for side in self.size)
-            columns = pixels.astype(np.uint32) // height
-            pixels = (pixels.astype(np.uint32) - columns * height) * width + columns
-        values: NDArray[T] = image.ravel()[pixels]
-        return values
-
-    def sums(self, covered: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(A,) float64, sum over each atom of the (P,) values that `covered` gave."""
-        offsets = np.cumsum(self.lengths) - self.lengths
-        runs = np.add.reduceat(covered, offsets, dtype=np.float64) if len(offsets) else covered
-        summed = np.zeros(len(self.areas))
-        summed += np.bincount(self.labels, weights=runs, minlength=len(summed))
-        return summed
-
-    def labels_at(self, size: tuple[int, int]) -> NDArray[np.int32]:
-        """(h, w) int32, the atom at each pixel of a smaller image; A where there is none.
-
-        Args:
-            size: (h, w); each pixel shows the middle of what it covers.
-        """
-        rows, columns = (
-            ((np.arange(small) + 0.5) * (full / small)).astype(np.intp)
-            for small, full in zip(size, self.size, strict=True)
-        )
-        labels = np.full(2 * len(self.labels) + 1, len(self.areas), np.int32)
-        labels[1::2] = self.labels
-        edges = np.column_stack([self.starts, self.starts + self.lengths]).ravel()
-        gaps = np.diff(edges, prepend=0, append=self.size[0] * self.size[1])
-        painted = np.repeat(labels, gaps)
-        if self.order == "C":
-            return painted.reshape(self.size)[rows[:, None], columns]
-        return np.ascontiguousarray(painted.reshape(self.size[::-1])[columns[:, None], rows].T)
-
-    def intersections(self) -> NDArray[np.int64]:
-        """(N, N) int64, number of pixels that each pair of masks shares; areas on the diagonal."""
-        member = self.membership.astype(np.float64)  # whole numbers, far below 2^53
-        shared: NDArray[np.int64] = ((member * self.areas) @ member.T).astype(np.int64)
-        return shared
-
-
-def atoms(masks: NDArray[np.bool_]) -> Atoms:
-    """Decompose (N, H, W) bool masks into atoms."""
-    n, height, width = masks.shape
-    stride = height * width + 1
-    flat = np.zeros(n * stride + 1, bool)  # a False before each mask and one after the last
-    flat[:-1].reshape(n, stride)[:, 1:] = masks.reshape(n, stride - 1)
-    owners, boundaries = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), stride)
-    return _sweep(owners, boundaries, n, (height, width), "C")
-
-
-def atoms_of_rles(rles: Sequence[Rle], size: tuple[int, int]) -> Atoms:
-    """Decompose encoded masks into atoms without decoding them.
-
-    Raises:
-        ValueError: counts are no run-length encoding of a mask of this size.
-    """
-    n, area = len(rles), size[0] * size[1]
-    runs, sizes = _runs_that_fill(rles, size)
-    owners = np.repeat(np.arange(n), sizes)
-    position = np.arange(len(runs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    boundaries = np.cumsum(runs) - owners * area
-    paired = position < np.repeat(sizes // 2 * 2, sizes)  # a foreground run has two boundaries
-    return _sweep(owners[paired], boundaries[paired], n, size, "F")
-
-
-def _sweep(
-    owners: NDArray[np.int64],
-    boundaries: NDArray[np.int64],
-    n: int,
-    size: tuple[int, int],
-    order: Literal["C", "F"],
-) -> Atoms:
-    """Atoms from the pixels at which each mask begins or ends.
-
-    Each run between two boundaries has a code with one bit for each mask. Crossing a boundary flips
-    the bit of its mask. Runs with the same code are one atom.
-    """
-    ascending = np.argsort(boundaries, kind="stable")
-    positions, owners = boundaries[ascending], owners[ascending]
-    flips = np.zeros((len(positions), max(1, -(-n // 64))), np.uint64)
-    bits = np.uint64(1) << (owners % 64).astype(np.uint64)
-    flips[np.arange(len(positions)), owners // 64] = bits
-    codes = np.bitwise_xor.accumulate(flips, axis=0)
-    last = np.append(positions[1:] != positions[:-1], True)[: len(positions)]
-    positions, codes = positions[last], codes[last]
-    covered = np.flatnonzero(codes.any(axis=1))  # never the last position: all masks end there
-    starts = positions[covered]
-    lengths = positions[covered + 1] - starts
-    of_atom, labels = _distinct_rows(codes[covered])  # (A, words)
-    membership = np.zeros((n, len(of_atom)), bool)
-    for i in range(n):
-        membership[i] = of_atom[:, i // 64] >> np.uint64(i % 64) & np.uint64(1)
-    areas = np.zeros(len(of_atom), np.int64)
-    np.add.at(areas, labels, lengths)
-    return Atoms(size, order, starts, lengths, labels, membership, areas)
-
-
-def _distinct_rows(
-    codes: NDArray[np.uint64],
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The distinct rows of (R, words), and the (R,) number of each row among them."""
-    # A sum that wraps around differs for different rows, but for about one pair in 2^64: sorting
-    # it is ten times faster than sorting rows.
-    factors = _ODD ** np.arange(1, codes.shape[1] + 1, dtype=np.uint64)
-    for keys in (codes @ factors, _sortable(codes)):
-        _, first, labels = np.unique(keys, return_index=True, return_inverse=True)
-        if np.array_equal(codes[first][labels], codes):
-            break
-    return codes[first], labels
-
-
-def _sortable(codes: NDArray[np.uint64]) -> NDArray[np.generic]:
-    """(R,) one value a row of (R, words)."""
-    rows = np.ascontiguousarray(codes)
-    return rows.view([("", rows.dtype)] * rows.shape[1])[:, 0]
 
 
 def union(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:

@@ -34,7 +34,7 @@ def clip_with_motion(
     Args:
         frames: T frames of one size.
         backgrounds: T arrays (H, W), the network's probability that a pixel belongs to no object.
-        flow_network: called for at most two pairs of a frame.
+        flow_network: called for at most two pairs a frame, mostly one.
 
     Returns:
         T arrays (H, W) float32; those of the network where `weight` is 0.
@@ -50,36 +50,50 @@ def clip_with_motion(
     return [_combined(background, found.get(t), config) for t, background in enumerate(backgrounds)]
 
 
-def last_with_motion(
+def frame_with_motion(
     frames: Sequence[Frame],
+    t: int,
     background: NDArray[np.float32],
     flow_network: FlowNetwork,
     config: MotionConfig,
 ) -> NDArray[np.float32]:
-    """The background probability of the last of some frames, which is compared with earlier ones.
+    """The background probability of one frame of a clip, which is compared with another of them.
 
     Args:
-        frames: the clip up to the frame that `background` belongs to.
+        frames: those of the clip that have come.
+        t: index of the frame that `background` (H, W) belongs to.
     """
     if config.weight == 0:
         return background
-    last = len(frames) - 1
-    found = motion_between(frames, {last: background}, flow_network, config.baseline_s)
-    return _combined(background, found.get(last), config)
+    found = motion_between(frames, {t: background}, flow_network, config.baseline_s)
+    return _combined(background, found.get(t), config)
 
 
-def partners(frames: Sequence[Frame], t: int, baseline_s: float) -> list[int]:
-    """Indices of the frames that frame `t` is compared with.
+def has_partner(frames: Sequence[Frame], t: int, baseline_s: float) -> bool:
+    """Whether frame t has one of `partners` among the frames that have come."""
+    ends = (abs(frames[end].stamp_ns - frames[t].stamp_ns) / 1e9 for end in (0, -1))
+    return max(ends) >= baseline_s / 2
 
-    Before it and after it, the frame whose distance is closest to the baseline, if it is at least
-    half of the baseline.
+
+def partners(frames: Sequence[Frame], baseline_s: float) -> dict[int, int]:
+    """The frame that each frame is compared with, by their indices.
+
+    It is a frame whose distance is closest to the baseline, if that is at least half of it. Two
+    frames are each other's partners where they can be: one pair of flows then serves both.
     """
-    found = []
-    for sign in (-1, 1):
-        ways = [sign * (other.stamp_ns - frames[t].stamp_ns) / 1e9 for other in frames]
-        far = [(abs(way - baseline_s), o) for o, way in enumerate(ways) if way >= baseline_s / 2]
+    found: dict[int, int] = {}
+    for t, frame in enumerate(frames):
+        if t in found:
+            continue
+        ways = [abs(other.stamp_ns - frame.stamp_ns) / 1e9 for other in frames]
+        far = [
+            (abs(way - baseline_s), other in found, other < t, other)
+            for other, way in enumerate(ways)
+            if way >= baseline_s / 2
+        ]
         if far:
-            found.append(min(far)[1])
+            found[t] = min(far)[-1]
+            found.setdefault(found[t], t)
     return found
 
 
@@ -91,8 +105,6 @@ def motion_between(
 ) -> dict[int, NDArray[np.float32]]:
     """Evidence of objects from motion, for some frames of a clip.
 
-    If a frame has two `partners`, the larger residual counts at each pixel.
-
     Args:
         frames: frames in order, of one size.
         backgrounds: (H, W), probability that a pixel belongs to no object, by the index of the
@@ -101,26 +113,25 @@ def motion_between(
 
     Returns:
         (h, w) float32, log-odds of an object, by the same indices, with a shorter side of at most
-        160 pixels; frames without a partner are left out.
+        160 pixels; frames without one of `partners` are left out.
     """
-    others = {t: partners(frames, t, baseline_s) for t in backgrounds}
-    asked = sorted(t for t, found in others.items() if found)
+    others = partners(frames, baseline_s)
+    asked = sorted(t for t in backgrounds if t in others)
     flows: dict[tuple[int, int], NDArray[np.float32]] = {}
     evidence = {}
     for start in range(0, len(asked), _BLOCK):
-        block = asked[start : start + _BLOCK]
-        pairs = dict.fromkeys(p for t in block for o in others[t] for p in ((t, o), (o, t)))
+        block = [(t, others[t]) for t in asked[start : start + _BLOCK]]
+        pairs = dict.fromkeys(pair for t, o in block for pair in ((t, o), (o, t)))
         missing = [pair for pair in pairs if pair not in flows]
         images = {t: _smaller(frames[t].image) for pair in missing for t in pair}
         first, second = ([images[pair[end]] for pair in missing] for end in (0, 1))
-        found = flow_network.flow(first, second)
+        found = flow_network.flow(first, second) if missing else ()
         flows.update(zip(missing, map(_coarser, found), strict=True))
-        for t in block:
-            background = resized(backgrounds[t], flows[t, others[t][0]].shape)
-            residuals = [plane_residual(flows[t, o], flows[o, t], background) for o in others[t]]
-            evidence[t] = motion_evidence(np.fmax.reduce(residuals))
+        for t, o in block:
+            background = resized(backgrounds[t], flows[t, o].shape)
+            evidence[t] = motion_evidence(plane_residual(flows[t, o], flows[o, t], background))
         # Later blocks need only pairs that reach beyond this one.
-        flows = {pair: flow for pair, flow in flows.items() if max(pair) > block[-1]}
+        flows = {pair: flow for pair, flow in flows.items() if max(pair) > block[-1][0]}
     return evidence
 
 
@@ -132,8 +143,8 @@ def add_evidence(
     Where there is evidence, the probability is limited to 0.001 to 0.999 first.
     """
     sure = np.clip(background.astype(np.float32), _SURE, 1 - _SURE)
-    log_odds = np.log1p(-sure) - np.log(sure) + evidence.astype(np.float32)
-    return np.where(evidence == 0, background, 1 / (1 + np.exp(log_odds))).astype(np.float32)
+    of_object = (1 - sure) * np.exp(evidence.astype(np.float32))  # Bayes' rule
+    return np.where(evidence == 0, background, sure / (sure + of_object)).astype(np.float32)
 
 
 def resized(values: NDArray[np.floating], size: tuple[int, ...]) -> NDArray[np.float32]:

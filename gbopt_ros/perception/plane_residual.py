@@ -6,6 +6,8 @@ an object. Objects that stand on the table, or that somebody moves, depart from 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +55,7 @@ def plane_residual(
     """
     height, width = background.shape
     side = min(height, width)
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    here = np.stack([columns, rows], axis=-1)
+    here = _places(height, width)
     there = here + flow.astype(np.float32)
     returned = cv2.remap(
         back.astype(np.float32), there, None, cv2.INTER_LINEAR,
@@ -72,9 +73,10 @@ def plane_residual(
     )
     if homography is None or inliers.mean() < _INLIERS:
         return unknown
-    low, high = (edge(here[fitted][inliers[:, 0] > 0], axis=0) for edge in (np.min, np.max))
-    near = (here >= low - _GRID) & (here <= high + _GRID)
-    known &= near[:1, :, 0] & near[:, :1, 1]
+    x, y, w, h = cv2.boundingRect(here[fitted][inliers[:, 0] > 0])
+    near = np.zeros_like(known)
+    near[max(0, y - _GRID) : y + h + _GRID, max(0, x - _GRID) : x + w + _GRID] = True
+    known &= near
     with_surroundings = cv2.perspectiveTransform(here.reshape(-1, 1, 2), homography)
     residual = cv2.magnitude(*cv2.split(there - with_surroundings.reshape(there.shape)))
     residual *= 1000 / side
@@ -82,6 +84,13 @@ def plane_residual(
     if not moves or np.percentile(residual[known], _PERCENTILE) < _LEAST:
         known &= residual > _NEUTRAL
     return np.where(known, residual, np.nan).astype(np.float32)
+
+
+@lru_cache(maxsize=2)  # sizes; it is only read
+def _places(height: int, width: int) -> NDArray[np.float32]:
+    """(H, W, 2) float32, x and y of every pixel."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    return np.stack([columns, rows], axis=-1)
 
 
 def motion_evidence(residual: NDArray[np.floating]) -> NDArray[np.float32]:

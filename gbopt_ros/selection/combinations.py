@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbopt_ros.config import SelectionConfig
-from gbopt_ros.masks import Atoms, atoms
+from gbopt_ros.selection.atoms import Atoms, atoms
 from gbopt_ros.selection.independent_sets import Scored, best_independent_sets, scored_order
 from gbopt_ros.selection.objective import background_evidence, empty_background_loss, on_grid
 from gbopt_ros.structures import Combination

@@ -56,6 +56,7 @@ class FixedLagSelector:
         proposals: Proposals,
         background: NDArray[np.floating],
         flow: NDArray[np.floating] | None,
+        ahead: int = 0,
     ) -> tuple[FrameSelection, ...]:
         """Take the next frame.
 
@@ -64,6 +65,7 @@ class FixedLagSelector:
             proposals: the candidates of the frame.
             background: (H, W), probability that a pixel belongs to no object.
             flow: (H, W, 2), pixels (x, y), from the frame before; None for the first frame only.
+            ahead: number of frames for which it has waited already.
 
         Returns:
             The frames that are decided now, in order, with energies and margins of the path that
@@ -80,8 +82,9 @@ class FixedLagSelector:
         self._lattice.append(frame, proposals, background, flow)
         found = self._solve()
         decided = self._agreed(found)
-        if self._lag is not None and len(layers) - self._lag > max(decided, self._decided):
-            decided = len(layers) - self._lag
+        due = 0 if self._lag is None else len(layers) - max(0, self._lag - ahead)
+        if due > max(decided, self._decided):
+            decided = due
             self._forced = True
             self.lower_bound = -np.inf
         return self._emit(found, decided)

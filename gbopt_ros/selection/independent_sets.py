@@ -122,9 +122,13 @@ class _Problem:
         is_joint = (membership & _covered_by_compatible(membership, conflict)).any(axis=0)
         own = membership @ np.where(is_joint, 0.0, evidence) + prior
         # Atoms of the same masks, which differed in masks that are not among these, are one.
-        joint, same = np.unique(membership[:, is_joint], axis=1, return_inverse=True)
-        joint_evidence = np.zeros(joint.shape[1])
-        np.add.at(joint_evidence, same.ravel(), evidence[is_joint])
+        summed: dict[int, float] = {}
+        for masks, value in zip(
+            _bit_sets(membership[:, is_joint].T), evidence[is_joint].tolist(), strict=True
+        ):
+            summed[masks] = summed.get(masks, 0.0) + value
+        joint = _as_rows([*summed], len(own)).T
+        joint_evidence = np.array([*summed.values()])
         return cls(own.tolist(), joint, joint_evidence, _bit_sets(joint), _bit_sets(conflict))
 
     def added(self, mask: int, covered: int) -> float:
@@ -386,7 +390,7 @@ def _bit_sets(rows: NDArray[np.bool_]) -> list[int]:
 
 def _as_rows(bit_sets: Sequence[int], n: int) -> NDArray[np.bool_]:
     """(R, n) bool; the inverse of `_bit_sets`."""
-    size = -(-n // 8)
+    size = max(1, -(-n // 8))  # bytes
     packed = np.frombuffer(b"".join(b.to_bytes(size, "little") for b in bit_sets), np.uint8)
     rows = np.unpackbits(packed.reshape(-1, size), axis=1, count=n, bitorder="little")
     return rows.astype(bool)

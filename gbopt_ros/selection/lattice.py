@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import SelectionConfig
+from gbopt_ros.perception.flow import low_detail_flow
+from gbopt_ros.selection.atoms import Atoms, atoms_of_rles
 from gbopt_ros.selection.combinations import combinations_of_atoms
 from gbopt_ros.selection.objective import (
     inside_flow_loss,
@@ -49,7 +51,8 @@ class Layer:
         frame: image and stamp.
         proposals: the candidates.
         combinations: K_t of them, cheapest first.
-        unions: RLE of the foreground of each.
+        atoms: of the candidates.
+        unions: RLE of the foreground of each combination.
         scores: (N,) float64, scores of the candidates after score propagation.
         image: (h, w, 3) uint8, RGB, at the size of the composites.
         labels: (h, w) int32, the atom of the candidates at each pixel of `image`; A: none.
@@ -59,6 +62,7 @@ class Layer:
     frame: Frame
     proposals: Proposals
     combinations: list[Combination]
+    atoms: Atoms = field(repr=False)
     unions: list[Rle] = field(repr=False)
     scores: NDArray[np.float64] = field(repr=False)
     image: Image = field(repr=False)
@@ -100,7 +104,7 @@ def make_layer(
         raise ValueError(
             f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
         )
-    decomposed = mask_ops.atoms_of_rles(proposals.rles, proposals.size)
+    decomposed = atoms_of_rles(proposals.rles, proposals.size)
     scores = proposals.scores.astype(np.float64)
     propagates = config.score_weight and config.score_propagation  # else no energy has scores
     if propagates and before is not None and flow is not None:
@@ -129,7 +133,9 @@ def make_layer(
         row[:-1] = decomposed.membership[indices].any(axis=0)
     image = at_composite_size(frame.image, config.composite_side)
     labels = decomposed.labels_at(image.shape[:2])
-    return Layer(frame, proposals, combinations, unions, scores, image, labels, selected)
+    return Layer(
+        frame, proposals, combinations, decomposed, unions, scores, image, labels, selected
+    )
 
 
 class Lattice:
@@ -149,7 +155,11 @@ class Lattice:
     """
 
     def __init__(self, flow_network: FlowNetwork, config: SelectionConfig) -> None:
-        self._flow_network, self._config = flow_network, config
+        self._config = config
+        # Composites that are shrunk show little detail that a flow could find.
+        self._flow_network = (
+            low_detail_flow(flow_network) if config.composite_side else flow_network
+        )
         self.layers: list[Layer] = []
         self.nodes: list[Costs] = []
         self.bounds: list[Costs] = []
@@ -160,7 +170,7 @@ class Lattice:
         self._regularization: list[Costs] = []
         self._outside: list[Costs] = []
         self._photograph: Image | None = None
-        self._composites: OrderedDict[tuple[int, int], Image] = OrderedDict()
+        self._composites: OrderedDict[tuple[int, int], tuple[Image, BoolMask]] = OrderedDict()
 
     def append(
         self,
@@ -275,15 +285,16 @@ class Lattice:
         costs: list[float] = []
         for start in range(0, len(edges), _PAIRS_PER_BATCH):
             batch = edges[start : start + _PAIRS_PER_BATCH]
+            first = [self._composite(t, k) for t, k, _ in batch]
+            second = [self._composite(t + 1, m) for t, _, m in batch]
             synthetic = self._flow_network.flow(
-                [self._composite(t, k) for t, k, _ in batch],
-                [self._composite(t + 1, m) for t, _, m in batch],
+                [image for image, _ in first], [image for image, _ in second]
             )
+            scale = self.layers[0].frame.size[0] / len(self.layers[0].image)
+            synthetic = synthetic * np.float32(scale)  # pixels of the frame
             self.flow_runs += len(batch)
-            for (t, k, m), flow in zip(batch, synthetic, strict=True):
-                layer = self.layers[t]
-                pixels = flow * np.float32(layer.frame.size[0] / len(layer.image))  # of the frame
-                inside = inside_flow_loss(layer.foreground(k), self._flows[t], pixels)
+            for (t, k, m), (_, foreground), flow in zip(batch, first, synthetic, strict=True):
+                inside = inside_flow_loss(foreground, self._flows[t], flow)
                 costs.append(
                     float(self._outside[t][k])
                     + self._config.lambda_flow * inside
@@ -291,14 +302,16 @@ class Lattice:
                 )
         return costs
 
-    def _composite(self, t: int, k: int) -> Image:
+    def _composite(self, t: int, k: int) -> tuple[Image, BoolMask]:
+        """The masks of a combination on the photograph, and their pixels."""
         layer = self.layers[t]
         key = id(layer), k
-        image = self._composites.pop(key, None)
-        if image is None:
+        made = self._composites.pop(key, None)
+        if made is None:
             assert self._photograph is not None
-            image = composite(layer.image, layer.foreground(k), self._photograph)
-        self._composites[key] = image
+            foreground = layer.foreground(k)
+            made = composite(layer.image, foreground, self._photograph), foreground
+        self._composites[key] = made
         if len(self._composites) > _CACHED_COMPOSITES:
             self._composites.popitem(last=False)
-        return image
+        return made

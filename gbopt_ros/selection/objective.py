@@ -94,7 +94,9 @@ def inside_flow_loss(
     foreground: BoolMask, flow: NDArray[np.floating], synthetic: NDArray[np.floating]
 ) -> float:
     """The part of L_F on the masks of frame t, where F'_t = g(I'_t, I'_t+1) (App. C)."""
-    return _residual_sum(flow, np.asarray(synthetic, np.float32), foreground) / foreground.size
+    there = np.ascontiguousarray(foreground).view(np.uint8)
+    found, other = np.asarray(flow, np.float32), np.asarray(synthetic, np.float32)
+    return float(cv2.norm(found, other, cv2.NORM_L1, there)) / foreground.size
 
 
 def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float:
@@ -102,18 +104,10 @@ def outside_flow_loss(foreground: BoolMask, flow: NDArray[np.floating]) -> float
 
     It depends on Delta_t alone and needs no flow network, so it bounds L_F from below.
     """
-    outside = ~foreground
-    mean = cv2.mean(np.asarray(flow, np.float32), outside.view(np.uint8))[:2]
-    constant = np.full(flow.shape, mean, np.float32)
-    return _residual_sum(flow, constant, outside) / foreground.size
-
-
-def _residual_sum(
-    flow: NDArray[np.floating], synthetic: NDArray[np.float32], where: BoolMask
-) -> float:
-    """The sum of |F_t(x) - F'_t(x)|_1 over some pixels."""
-    there = np.ascontiguousarray(where).view(np.uint8)
-    return float(cv2.norm(np.asarray(flow, np.float32), synthetic, cv2.NORM_L1, there))
+    outside = np.ascontiguousarray(~foreground).view(np.uint8)
+    values = np.asarray(flow, np.float32)
+    residual = cv2.absdiff(values, cv2.mean(values, outside))
+    return float(cv2.norm(residual, cv2.NORM_L1, outside)) / foreground.size
 
 
 def regularization_losses(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:

@@ -51,17 +51,11 @@ def shortest_path(nodes: Sequence[Costs], edges: Sequence[Costs]) -> tuple[tuple
         T combination indices (of equally cheap paths the one that prefers lower indices from
         the last frame on backwards), and the cost.
     """
-    backward: list[NDArray[np.intp]] = []
-    best = nodes[0]
-    for edge, node in zip(edges, nodes[1:], strict=True):
-        through = best[:, None] + edge  # (K_t, K_t+1)
-        came_from = through.argmin(axis=0)
-        backward.append(came_from)
-        best = through[came_from, np.arange(len(node))] + node
-    path = [int(best.argmin())]
-    for came_from in reversed(backward):
-        path.append(int(came_from[path[-1]]))
-    return tuple(reversed(path)), float(best.min())
+    forward = _forward(nodes, edges)
+    path = [int(forward[-1].argmin())]
+    for before, edge in zip(reversed(forward[:-1]), reversed(edges), strict=True):
+        path.append(int((before + edge[:, path[-1]]).argmin()))
+    return tuple(reversed(path)), float(forward[-1].min())
 
 
 def lazy_shortest_path(
@@ -99,82 +93,102 @@ def lazy_shortest_path(
     Raises:
         ValueError: a cost is not finite.
     """
-    edges = [edge.copy() for edge in edges]
-    evaluated = [flag.copy() for flag in evaluated]
+    lattice = _Padded(nodes, bounds, edges, evaluated)
     runs = 0
     while True:
-        path, least = shortest_path(nodes, edges)
-        missing = _missing(path, evaluated)
+        path, least = shortest_path(lattice.nodes, [*lattice.edges])
+        missing = _missing(path, lattice.evaluated)
         if not missing:
-            return PathResult(path, least, least, tuple(edges), tuple(evaluated))
-        raises = [edge - bound for edge, bound in zip(edges, bounds, strict=True)]
-        expected = _expected(edges, raises, evaluated)
-        hoped, cost = shortest_path(nodes, expected)
-        batch = _missing(hoped, evaluated)
-        batch = batch or _rivals(nodes, edges, expected, evaluated, cost) or missing[::2]
+            return lattice.result(path, least, least)
+        expected = lattice.expected()
+        hoped, cost = shortest_path(lattice.nodes, expected)
+        batch = _missing(hoped, lattice.evaluated)
+        batch = batch or lattice.rivals(expected, cost) or missing[::2]
         if budget or max_gap:
-            sure = [np.where(e, c, np.inf) for c, e in zip(edges, evaluated, strict=True)]
-            known_path, known = shortest_path(nodes, sure)
+            sure = np.where(lattice.evaluated, lattice.edges, np.inf)
+            known_path, known = shortest_path(lattice.nodes, [*sure])
             if known - least <= max_gap or (budget and runs >= budget and np.isfinite(known)):
-                return PathResult(known_path, known, least, tuple(edges), tuple(evaluated))
+                return lattice.result(known_path, known, least)
             if budget and np.isfinite(known):
                 batch = batch[: budget - runs]
         runs += len(batch)
         for (t, k, m), cost in zip(batch, evaluate(batch), strict=True):
             if not np.isfinite(cost):
                 raise ValueError(f"edge {k} -> {m} of frame {t}: cost is not finite ({cost})")
-            edges[t][k, m] = max(cost, bounds[t][k, m])
-            evaluated[t][k, m] = True
+            lattice.edges[t, k, m] = max(cost, bounds[t][k, m])
+            lattice.evaluated[t, k, m] = True
 
 
-def _missing(path: Sequence[int], evaluated: Sequence[NDArray[np.bool_]]) -> list[Edge]:
+def _missing(path: tuple[int, ...], evaluated: NDArray[np.bool_]) -> list[Edge]:
     """The unknown edges of a path."""
     steps = enumerate(pairwise(path))
-    return [(t, k, m) for t, (k, m) in steps if not evaluated[t][k, m]]
+    return [(t, k, m) for t, (k, m) in steps if not evaluated[t, k, m]]
 
 
-def _typical(raises: Sequence[Costs]) -> float:
-    """Mean excess of the costs that exceed their bounds; 0 where none does."""
-    known = np.concatenate([raised[raised > 0] for raised in raises])
-    return float(known.mean()) if len(known) else 0.0
+class _Padded:
+    """A lattice with as many nodes in every layer, so that one operation serves all layers.
 
+    Nodes and edges that do not exist cost inf and count as known.
 
-def _expected(
-    edges: Sequence[Costs], raises: Sequence[Costs], evaluated: Sequence[NDArray[np.bool_]]
-) -> list[Costs]:
-    """The expected cost of every edge: known, or the bound and most of the expected excess.
-
-    The expected excess is the mean over the known edges from the same node or, where there are
-    none, over all known edges. A part is left out, in favour of unknown edges.
+    Attributes:
+        nodes: T arrays (K,) float64.
+        edges: (T - 1, K, K) float64, the cost where it is known, else its bound.
+        evaluated: (T - 1, K, K) bool.
     """
-    optimism = 0.6
-    typical = _typical(raises)
-    expected = []
-    for edge, raised, known in zip(edges, raises, evaluated, strict=True):
-        count = known.sum(axis=1)
-        mean = np.where(count > 0, raised.sum(axis=1) / np.maximum(count, 1), typical)
-        expected.append(np.where(known, edge, edge + optimism * mean[:, None]))
-    return expected
 
+    def __init__(
+        self,
+        nodes: Sequence[Costs],
+        bounds: Sequence[Costs],
+        edges: Sequence[Costs],
+        evaluated: Sequence[NDArray[np.bool_]],
+    ) -> None:
+        t, k = len(nodes), max(map(len, nodes))
+        self.nodes, self.edges = [*np.full((t, k), np.inf)], np.full((t - 1, k, k), np.inf)
+        self.evaluated = np.ones((t - 1, k, k), bool)
+        self._exists, self._bounds = ~self.evaluated, np.zeros((t - 1, k, k))
+        self._shapes = [edge.shape for edge in edges]
+        for padded, values in zip(self.nodes, nodes, strict=True):
+            padded[: len(values)] = values
+        for i, (first, second) in enumerate(self._shapes):
+            place = i, slice(first), slice(second)
+            self._exists[place], self._bounds[place] = True, bounds[i]
+            self.edges[place], self.evaluated[place] = edges[i], evaluated[i]
 
-def _rivals(
-    nodes: Sequence[Costs],
-    edges: Sequence[Costs],
-    expected: Sequence[Costs],
-    evaluated: Sequence[NDArray[np.bool_]],
-    least: float,
-) -> list[Edge]:
-    """The unknown edges whose bounds allow a path cheaper than `least`, best first.
+    def expected(self) -> list[Costs]:
+        """The expected cost of every edge: known, or the bound and most of the expected excess.
 
-    All other edges of the path have their expected costs.
-    """
-    before, after = _forward(nodes, expected), _backward(nodes, expected)
-    rivals = []
-    for t, (edge, known) in enumerate(zip(edges, evaluated, strict=True)):
-        through = before[t][:, None] + edge + (nodes[t + 1] + after[t + 1])  # (K_t, K_t+1)
-        allow = np.argwhere(~known & (through < least))
-        rivals += [(float(through[k, m]), (t, int(k), int(m))) for k, m in allow]
-    return [edge for _, edge in sorted(rivals)]
+        The expected excess is the mean over the known edges from the same node or, where there are
+        none, over all known edges. A part is left out, in favour of unknown edges.
+
+        Returns:
+            T - 1 arrays (K, K).
+        """
+        optimism = 0.6
+        excess = np.where(self._exists, self.edges - self._bounds, 0.0)
+        raised = excess[excess > 0]
+        typical = raised.mean() if len(raised) else 0.0
+        count = (self.evaluated & self._exists).sum(axis=2)  # (T - 1, K)
+        mean = np.where(count > 0, excess.sum(axis=2) / np.maximum(count, 1), typical)
+        return [*np.where(self.evaluated, self.edges, self.edges + optimism * mean[:, :, None])]
+
+    def rivals(self, expected: Sequence[Costs], least: float) -> list[Edge]:
+        """The unknown edges whose bounds allow a path cheaper than `least`, best first.
+
+        All other edges of the path have their expected costs.
+        """
+        before = np.array(_forward(self.nodes, expected))
+        after = np.array(self.nodes) + np.array(_backward(self.nodes, expected))
+        through = before[:-1, :, None] + self.edges + after[1:, None, :]  # (T - 1, K, K)
+        allow = np.argwhere(~self.evaluated & (through < least))
+        best_first = np.argsort(through[tuple(allow.T)], kind="stable")
+        return [(t, k, m) for t, k, m in allow[best_first].tolist()]
+
+    def result(self, path: tuple[int, ...], energy: float, lower_bound: float) -> PathResult:
+        parts = [(i, slice(first), slice(second)) for i, (first, second) in enumerate(self._shapes)]
+        edges = tuple(self.edges[part].copy() for part in parts)
+        evaluated = tuple(self.evaluated[part].copy() for part in parts)
+        return PathResult(path, energy, lower_bound, edges, evaluated)
 
 
 def node_min_marginals(nodes: Sequence[Costs], edges: Sequence[Costs]) -> list[Costs]:

@@ -6,18 +6,18 @@ outputs of the networks on it (`Cues`). Neither needs torch or ROS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from gbopt_ros.config import Config
 from gbopt_ros.perception.flow import high_detail_flow
-from gbopt_ros.perception.motion import clip_with_motion, last_with_motion
+from gbopt_ros.perception.motion import clip_with_motion, frame_with_motion, has_partner
 from gbopt_ros.selection.fixed_lag import FixedLagSelector
 from gbopt_ros.selection.outlines import redraw_outlines, with_outlines
 from gbopt_ros.selection.synthesis import background_photograph
 from gbopt_ros.selection.two_stage import select_clip
-from gbopt_ros.structures import Clip, Cues, FlowNetwork, FrameSelection, Selection
+from gbopt_ros.structures import Clip, Cues, FlowNetwork, Frame, FrameSelection, Selection
 
 Timed = Callable[[str], AbstractContextManager[object]]
 """Takes the name of a step and gives a context that measures it."""
@@ -84,8 +84,8 @@ class StreamSelector:
     """Selects the masks of a clip while it grows, each frame at most `selection.lag` frames later.
 
     The masks do not depend on how many frames come at a time: a whole clip gives the same masks as
-    its frames one by one. Motion is taken from earlier frames of the clip only; `ClipSelector`
-    takes it from later frames too.
+    its frames one by one. Motion is taken from the frames that have come; the first ones of a clip
+    wait for later ones, as long as the lag allows. `ClipSelector` takes it from all frames.
 
     Args:
         flow_network: g, for the composites and for motion.
@@ -125,25 +125,47 @@ class StreamSelector:
         if clip.clip_id != self._clip_id or stamps[:seen] != self._stamps:
             self._begun_with = config = self.config
             self._selector = FixedLagSelector(self._flow_network, config.selection, self._lag)
-            self._decided, seen = [], 0
+            self._decided, self._added, seen = [], 0, 0
         config = self._begun_with
         self._clip_id = -1  # if an error ends this call, the next one takes the clip afresh
         new: list[FrameSelection] = []
-        for t in range(seen, len(clip)):
-            with self._timed("motion"):
-                background = last_with_motion(
-                    clip.frames[: t + 1], cues.backgrounds[t], self._detailed_flow, config.motion
-                )
-            with self._timed("selection"):
-                flow = cues.flows[t - 1] if t else None
-                new += self._selector.add(clip.frames[t], cues.proposals[t], background, flow)
+        for come in range(seen + 1, len(clip) + 1):
+            new += self._add(clip.frames[:come], cues, self._lag)
         if is_whole:
+            new += self._add(clip.frames, cues, 0)
             with self._timed("selection"):
                 new += self._selector.finish()
         with self._timed("outlines"):
             new = [redraw_outlines(frame, config.outline) for frame in new]
         self._decided += new
         self._clip_id, self._stamps = clip.clip_id, stamps
+        return new
+
+    def _add(self, frames: Sequence[Frame], cues: Cues, patience: int) -> list[FrameSelection]:
+        """Take the frames before the first one that waits for another to compare its motion with.
+
+        Args:
+            frames: those of the clip that have come.
+            patience: number of frames for which a frame waits at most.
+
+        Returns:
+            The frames that are decided now, before their outlines are drawn.
+        """
+        motion, new = self._begun_with.motion, list[FrameSelection]()
+        for t in range(self._added, len(frames)):
+            waits = motion.weight and not has_partner(frames, t, motion.baseline_s)
+            if waits and len(frames) - t <= patience:
+                break
+            with self._timed("motion"):
+                background = frame_with_motion(
+                    frames, t, cues.backgrounds[t], self._detailed_flow, motion
+                )
+            with self._timed("selection"):
+                flow = cues.flows[t - 1] if t else None
+                new += self._selector.add(
+                    frames[t], cues.proposals[t], background, flow, len(frames) - t - 1
+                )
+            self._added = t + 1
         return new
 
     def finish(self, model_version: str = "") -> Selection:

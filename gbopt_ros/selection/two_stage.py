@@ -77,12 +77,12 @@ def _frame_selection(
     kept = layer.combinations[found.path[t]].indices
     rles = tuple(proposals.rles[i] for i in kept)
     union, *areas = mask_ops.areas([layer.unions[found.path[t]], *rles])
-    if union < sum(areas):  # they share pixels
-        masks = mask_ops.decode_all(rles, proposals.size)
-        exclusive = mask_ops.make_exclusive(masks, proposals.scores[list(kept)])
-        visible = np.asarray(exclusive.any(axis=(1, 2)))  # better masks may take all pixels of one
+    if union < sum(areas):  # they share pixels, which go to the mask with the highest score
+        order = sorted(kept, key=lambda i: (-proposals.scores[i], i))
+        exclusive = dict(zip(order, layer.atoms.exclusive(order), strict=True))
+        visible = mask_ops.areas([exclusive[i] for i in kept]) > 0
         kept = tuple(i for i, seen in zip(kept, visible, strict=True) if seen)
-        rles = mask_ops.encode_all(exclusive[visible])
+        rles = tuple(exclusive[i] for i in kept)
     scores = proposals.scores[list(kept)].astype(np.float32)
     margin = np.array([margins[i] for i in kept], np.float64)
     return FrameSelection(

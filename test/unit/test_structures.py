@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gbopt_ros.config import SelectionConfig
-from gbopt_ros.masks import atoms, encode_all
+from gbopt_ros.masks import encode_all
+from gbopt_ros.selection.atoms import atoms
 from gbopt_ros.selection.lattice import make_layer
 from gbopt_ros.selection.path import PathResult
 from gbopt_ros.structures import (

@@ -10,7 +10,7 @@ from support.textures import moved, texture
 
 from gbopt_ros.config import FlowConfig
 from gbopt_ros.models.raft import RaftFlow
-from gbopt_ros.perception.flow import DisFlow, high_detail_flow, make_flow
+from gbopt_ros.perception.flow import DisFlow, high_detail_flow, low_detail_flow, make_flow
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(3, -2), (-4, 0), (0, 5)])
@@ -36,16 +36,16 @@ def test_dis_flow_does_not_carry_state_between_pairs() -> None:
     np.testing.assert_array_equal(together[0], together[2])
 
 
-@pytest.mark.parametrize("high_detail", [False, True])
+@pytest.mark.parametrize("detail", ["low", "normal", "high"])
 @pytest.mark.parametrize("size", [(32, 40), (48, 36), (64, 80), (60, 88), (96, 96), (100, 130)])
-def test_dis_flow_depends_on_the_pair_alone(size: tuple[int, int], high_detail: bool) -> None:
+def test_dis_flow_depends_on_the_pair_alone(size: tuple[int, int], detail: str) -> None:
     pairs = [(texture(*size, seed=n), texture(*size, seed=n + 9)) for n in range(4)]
-    network = DisFlow(high_detail)
+    network = DisFlow(detail)
     first = [network.flow([a], [b]) for a, b in pairs]
     for n in np.random.default_rng(0).permutation(12) % 4:  # shuffled, after other pairs
         a, b = pairs[n]
         np.testing.assert_array_equal(network.flow([a], [b]), first[n])
-        np.testing.assert_array_equal(DisFlow(high_detail).flow([a], [b]), first[n])
+        np.testing.assert_array_equal(DisFlow(detail).flow([a], [b]), first[n])
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,16 @@ def test_dis_flow_gives_every_thread_the_same_flow() -> None:
             np.testing.assert_array_equal(job.result(), expected)
 
 
-def test_high_detail_flow_is_finer_only_where_there_is_a_finer_one() -> None:
+def test_high_and_low_detail_flow_differ_only_where_there_are_such_networks() -> None:
     class Other(RaftFlow):
         def __init__(self) -> None:
             pass
 
     other = Other()
-    assert high_detail_flow(other) is other
+    assert high_detail_flow(other) is low_detail_flow(other) is other
     first, second = moved(64, 96, 3, -2)
-    found, plain = (f.flow([first], [second]) for f in (high_detail_flow(DisFlow()), DisFlow()))
-    assert np.median(np.linalg.norm(found[0] - [3, -2], axis=2)) < 0.3
-    assert (found != plain).any()
+    plain = DisFlow().flow([first], [second])
+    for other_detail in (high_detail_flow, low_detail_flow):
+        found = other_detail(DisFlow()).flow([first], [second])
+        assert np.median(np.linalg.norm(found[0] - [3, -2], axis=2)) < 0.3
+        assert (found != plain).any()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.fakes import Growing, make_clip, numbered
 from support.scenes import doubtful, print_and_thing
@@ -15,7 +17,8 @@ from gbopt_ros.perception.flow import DisFlow, high_detail_flow
 from gbopt_ros.perception.motion import (
     add_evidence,
     clip_with_motion,
-    last_with_motion,
+    frame_with_motion,
+    has_partner,
     motion_between,
     partners,
 )
@@ -43,7 +46,7 @@ def test_motion_without_weight_computes_nothing() -> None:
     flow, backgrounds = Growing(), [np.full((48, 64), 0.3, np.float32)] * 12
     frames = make_clip(numbered(12)).frames
     assert clip_with_motion(frames, backgrounds, flow, NONE) == backgrounds
-    assert last_with_motion(frames, backgrounds[0], flow, NONE) is backgrounds[0]
+    assert frame_with_motion(frames, 0, backgrounds[0], flow, NONE) is backgrounds[0]
     assert flow.pairs == []
 
 
@@ -68,8 +71,8 @@ def test_clip_with_motion_compares_a_pair_of_frames_once() -> None:
     assert len(flow.pairs) == len(set(flow.pairs))
     pairs = {(a, b) for a, b in flow.pairs if a < b}
     assert {(b, a) for a, b in flow.pairs if a > b} == pairs
-    half_a_second = {(a, a + 5) for a in range(15)}
-    assert pairs == half_a_second | {(0, 3), (0, 4), (15, 19), (16, 19)}  # where nothing is nearer
+    # Half a second apart, and each frame in one pair.
+    assert pairs == {(a, a + 5) for a in (*range(5), *range(10, 15))}
 
 
 def test_clip_with_motion_keeps_the_background_without_a_partner() -> None:
@@ -86,7 +89,7 @@ def test_motion_between_compares_a_long_clip_in_blocks() -> None:
     found = motion_between(frames, dict(enumerate(backgrounds)), flow, 0.5)
     assert list(found) == list(range(60))
     assert len(flow.pairs) == len(set(flow.pairs))
-    assert max(flow.batches) <= 4 * 16 < sum(flow.batches)
+    assert max(flow.batches) <= 2 * 16 < sum(flow.batches)
     for t in (0, 15, 16, 20, 37, 59):
         (alone,) = motion_between(frames, {t: backgrounds[t]}, Growing(), 0.5).values()
         np.testing.assert_array_equal(found[t], alone)
@@ -95,26 +98,36 @@ def test_motion_between_compares_a_long_clip_in_blocks() -> None:
 def test_motion_between_gives_the_evidence_of_the_plane_residual() -> None:
     """A quarter of the image moves 5 pixels more than the rest, half a second away."""
     frames = make_clip(numbered(12)).frames
-    found = motion_between(frames, {6: np.ones((48, 64), np.float32)}, Growing(), 0.5)[6]
+    found = motion_between(frames, {1: np.ones((48, 64), np.float32)}, Growing(), 0.5)[1]
     expected = motion_evidence(np.array([[1000 * 5 / 48]]))[0, 0]
     assert found[24, 20] == pytest.approx(expected, abs=0.01)
     assert found[24, 20] > 0 > found[24, 50]
 
 
-def test_partners_are_the_closest_to_the_baseline_before_and_after() -> None:
+def test_partners_are_closest_to_the_baseline_and_each_others_where_they_can_be() -> None:
     frames = make_clip(numbered(12)).frames  # 10 frames a second
-    assert partners(frames, 6, 0.5) == [1, 11]
-    assert partners(frames, 2, 0.5) == [7]
-    assert partners(frames, 3, 0.5) == [0, 8]  # 0.3 seconds are more than half of it
-    assert partners(frames[:3], 1, 0.5) == []
+    first = {0: 5, 1: 6, 2: 7, 3: 8, 4: 9}
+    of_frame = {**first, **{b: a for a, b in first.items()}, 10: 5, 11: 6}
+    assert partners(frames, 0.5) == of_frame
+    assert partners(frames[:4], 0.5) == {0: 3, 3: 0}  # 0.3 seconds are more than half of it
+    assert partners(frames[:3], 0.5) == {}
 
 
-def test_last_with_motion_compares_with_earlier_frames_only() -> None:
+def test_frame_with_motion_compares_with_a_frame_that_has_come() -> None:
     frames, flow = make_clip(numbered(12)).frames, Growing()
     background = np.full((48, 64), 0.9, np.float32)
-    found = last_with_motion(frames[:7], background, flow, MotionConfig(weight=1.0))
-    assert set(flow.pairs) == {(6, 1), (1, 6)}
-    assert found[24, 28] < 0.9 < found[24, 50]
+    for t, other in ((6, 1), (0, 5)):
+        found = frame_with_motion(frames[:7], t, background, flow, MotionConfig(weight=1.0))
+        assert set(flow.pairs) == {(t, other), (other, t)}
+        assert found[24, 16:32].min() < 0.9 < found[24, 50]
+        flow.pairs.clear()
+
+
+@given(count=st.integers(1, 12), baseline_s=st.floats(0.05, 1.5))
+def test_has_partner_says_whether_there_is_one(count: int, baseline_s: float) -> None:
+    frames = make_clip(numbered(12)).frames[:count]
+    found = {t for t in range(count) if has_partner(frames, t, baseline_s)}
+    assert found == partners(frames, baseline_s).keys()
 
 
 def test_clip_with_motion_refuses_backgrounds_that_do_not_fit() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 import pytest
@@ -96,18 +94,18 @@ def test_redraw_outlines_bounds_the_time_of_a_long_thin_mask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     areas = []
-    filtered = outlines._filtered
+    apply = outlines.apply_guided_filter
 
-    def measured(image: NDArray[np.uint8], *rest: Any) -> NDArray[np.bool_]:
-        areas.append(image.shape[0] * image.shape[1])
-        return filtered(image, *rest)
+    def measured(fitted: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        areas.append((fitted[..., 0].size, image[..., 0].size))
+        return apply(fitted, image)
 
-    monkeypatch.setattr(outlines, "_filtered", measured)
+    monkeypatch.setattr(outlines, "apply_guided_filter", measured)
     image, _ = scene(1080, 1920, (960, 540, 300))
     lines = np.zeros((1, 1080, 1920), np.uint8)
     cv2.line(lines[0], (0, 0), (1919, 1079), 1, 24)
     redrawn(image, lines > 0)
-    assert areas and max(areas) <= 300**2
+    assert len(areas) == 1 and areas[0] < (100**2, 200**2)
 
 
 def test_redraw_outlines_makes_boxes_tight_and_keeps_all_else() -> None:

@@ -210,7 +210,7 @@ def test_stream_selector_uses_a_new_config_for_the_next_clip(clip: Clip, cues: C
 
 
 def test_selectors_leave_out_a_print_by_its_motion() -> None:
-    """A stream has nothing to compare its first frames with; `ClipSelector` looks ahead too."""
+    """The first frames of a stream wait for one to compare with, if the lag is long enough."""
     clip = Clip(0, tuple(print_and_thing(11)))
     cues = cues_of(clip, DoubtfulNetworks())
 
@@ -229,6 +229,7 @@ def test_selectors_leave_out_a_print_by_its_motion() -> None:
     stream = selected(lag=2, weight=1.0)
     assert stream[0] == both
     assert stream[6:] == [thing] * 5
+    assert selected(lag=5, weight=1.0) == [thing] * 11
 
 
 # ------------------------------------------------------------------------- the lag, the confidence
