@@ -58,7 +58,7 @@ from gbopt_ros.io.resources import find_resource
 from gbopt_ros.pipeline import FRAME_PERIOD_NS
 from gbopt_ros.structures import GboptError, Proposals, Rle
 
-ROWS = ("threshold", *OTHERS, "ours", "gt")
+ROWS = ("threshold", "distillation", *OTHERS, "ours", "gt")
 COLUMNS = ("AP", "AP50", "union J", "J", "F", "seconds")
 
 
@@ -148,8 +148,8 @@ def masks_of(
         selected, seconds = maker.selections(recordings)
         return selected, selected, seconds
     chosen, _ = maker.chosen(method)
-    if method == "threshold":
-        return maker.candidates(), chosen, None
+    if method in ("threshold", "distillation"):
+        return maker.candidates(ensemble=method == "distillation"), chosen, None
     if method == "gt":
         return chosen, chosen, None
     scored, seconds = maker.scored(method, recordings)

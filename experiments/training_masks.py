@@ -183,9 +183,9 @@ class MaskMaker:
             seconds += sum(value for stage, value in spent.items() if stage != "proposals")
         return found, seconds
 
-    def candidates(self) -> Masks:
-        """The proposals that selection chooses from, of every frame."""
-        return self._shared.proposals(self._train)
+    def candidates(self, ensemble: bool = False) -> Masks:
+        """The proposals of every frame: those of one view, or averaged over six views."""
+        return self._shared.proposals(self._train, ensemble=ensemble)
 
     # The methods. Each gives the masks of every frame and what was chosen on the way.
 
