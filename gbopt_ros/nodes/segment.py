@@ -16,6 +16,7 @@ from gbopt_ros.nodes.messages import stamp_ns
 from gbopt_ros.structures import GboptError
 
 MOST_FRAMES = 200  # a goal may ask for; as many are remembered
+_MOST_GOALS = 32  # that may wait at once: each holds masks
 
 
 @dataclass(eq=False)
@@ -105,6 +106,8 @@ class SegmentAction:
         since = self._node.get_clock().now().nanoseconds if wanted.from_now else -math.inf
         goal = _Goal(handle, wanted.frames, since, time.monotonic() + wanted.timeout)
         with self._lock:
+            if len(self._goals) >= _MOST_GOALS:
+                raise GboptError(f"{_MOST_GOALS} goals wait already: cancel one, or come later")
             if not wanted.from_now:
                 goal.masks += list(self._newest)[-goal.count :]
             self._goals.append(goal)

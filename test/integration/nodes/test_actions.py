@@ -145,9 +145,11 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     assert [stamp_ns(m.header.stamp) for m in result.masks] == [f.stamp_ns for f in frames]
     graph.wait(lambda: len(caller.feedback) == 4, "the feedback, on a topic of its own")
     assert [told.received for told in caller.feedback] == [1, 2, 3, 4]
-    waiting = caller.send(frames=1, from_now=True, timeout=60.0)
+    waiting = [caller.send(frames=1, from_now=True, timeout=1e9) for _ in range(32)]
+    status, result = caller.call(frames=1, from_now=True, timeout=1e9)
+    assert status == GoalStatus.STATUS_ABORTED and "32 goals wait already" in result.message
     graph.nodes["selector"].trigger_deactivate()
-    status, result = caller.result(waiting)
+    status, result = caller.result(waiting[0])
     assert status == GoalStatus.STATUS_ABORTED and "not active any more" in result.message
     graph.nodes["selector"].trigger_activate()
     status, result = caller.call(frames=1, timeout=0.1)  # the masks of before are too old to grasp
