@@ -118,7 +118,7 @@ def test_run_tells_that_the_learner_died(ros_domain_id: int, tmp_path: Path) -> 
     graph.send_signal(signal.SIGINT)
     _, log = graph.communicate(timeout=30)
     assert graph.returncode == 1
-    assert "training set cannot be written" in "".join(said)
+    assert f"{tmp_path / 'store'}: cannot be written: File exists" in "".join(said)
     assert log.endswith("the learner ended while the other nodes ran on; the log above says why\n")
 
 

@@ -129,7 +129,7 @@ def test_segment_gives_the_last_masks_or_says_why_not(graph: Graph) -> None:
 
 def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph) -> None:
     caller = Caller(graph, Segment, "/selector/segment")
-    goal = caller.send(frames=4, from_now=True, timeout=60.0)
+    goal = caller.send(frames=8, from_now=True, timeout=60.0)
     old = caller.send(frames=1, from_now=True, timeout=60.0)
     graph.feed(disc_frames(4))  # taken long ago
     graph.wait(lambda: len(graph.nodes["selector"]._segment._newest) == 4, "the masks")
@@ -138,13 +138,15 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     assert (status, result.success) == (GoalStatus.STATUS_CANCELED, False)
     assert result.message == "masks of 0 of 1 frames: the goal was cancelled"
     assert not caller.feedback
-    frames = later(disc_frames(4), graph)
-    graph.feed(frames)
+    frames = later(disc_frames(8), graph)
+    graph.feed(frames[:4])
+    # Once rclpy knows that a goal is done, it drops the feedback that is still to come.
+    graph.wait(lambda: len(caller.feedback) == 4, "the feedback of the first clip")
+    assert [told.received for told in caller.feedback] == [1, 2, 3, 4]
+    graph.feed(frames[4:])
     status, result = caller.result(goal)
     assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
     assert [stamp_ns(m.header.stamp) for m in result.masks] == [f.stamp_ns for f in frames]
-    graph.wait(lambda: len(caller.feedback) == 4, "the feedback, on a topic of its own")
-    assert [told.received for told in caller.feedback] == [1, 2, 3, 4]
     waiting = [caller.send(frames=1, from_now=True, timeout=1e9) for _ in range(32)]
     status, result = caller.call(frames=1, from_now=True, timeout=1e9)
     assert status == GoalStatus.STATUS_ABORTED and "32 goals wait already" in result.message
