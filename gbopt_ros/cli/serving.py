@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 from gbopt_ros.structures import GboptError
@@ -60,14 +59,8 @@ def serve_app(app: Flask, args: argparse.Namespace, risk: str) -> None:
             log.warning("%s is no loopback address: %s; there is no password", args.host, risk)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         shown = f"[{args.host}]" if ":" in args.host else args.host
-        # In a thread: an interrupt that comes while this one handles a request may be lost.
-        serving = threading.Thread(target=server.serve_forever, name="server", daemon=True)
-        serving.start()
         print(f"http://{shown}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
-        try:
-            serving.join()
-        except KeyboardInterrupt:
-            server.shutdown()
+        server.serve_forever()
 
 
 def _is_loopback(host: str) -> bool:
