@@ -8,8 +8,7 @@
 
 # The base is ros:jazzy-ros-base because `ros2 launch` has no wheel on PyPI: python:3.11-slim with
 # the ROS wheels would run `make demo` and `gbopt run`, but no launch file. The wheels are also for
-# x86_64 alone. The price is Python 3.12, for which PyBullet has no wheel: the demo learns from the
-# bundled recording instead of a rendered environment.
+# x86_64 alone. The price is Python 3.12, for which PyBullet has no wheel: no `gbopt world`.
 FROM ros:jazzy-ros-base AS base
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /opt/gbopt_ros

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.structures import Proposals
 
-SAME_MASK = 0.5
+SAME_MASK = 0.9  # a near twin, which rounding may bring over non-maximum suppression, is another
 """Minimum IoU of two masks whose scores are compared."""
 
 

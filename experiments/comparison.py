@@ -3,15 +3,15 @@
     python -m experiments.comparison --out learning --jobs 2
     python -m experiments.comparison --out learning --jobs 2 --world-seed 7 --kinds duck,mug,teddy
     python -m experiments.comparison --out learning --jobs 2 --world-seed 9 --clips 128
-    python -m experiments.comparison --out learning --jobs 2 --environment 101
-    python -m experiments.comparison --out learning --jobs 2 --environment 101 --rounds 2
+    python -m experiments.comparison --out learning --jobs 2 --rounds 2 --environment 104
 
-Every method starts from the seed network and takes the same number of steps on batches of the same
-size; the control fills its batches with rehearsal data alone. With --rounds every method learns in
-that number of rounds, each but the first from masks that the network of the round before selects.
-Two rounds are what `gbopt demo` does, which has a gate as well. Results are cached in OUT/cache by
-their inputs: a run that is started again goes on where it stopped. Writes OUT/NAME.json, .md and
-.svg, NAME from the world, the split, the rounds and a hash of the settings.
+The recording is the demo's environment, another environment, or another world, where no object
+recurs. Every method starts from the seed network and takes the same number of steps on batches of
+the same size; the control fills its batches with rehearsal data alone. With --rounds every method
+learns in that number of rounds, each but the first from masks that the network of the round before
+selects. Two rounds are what `gbopt demo` does, which has a gate as well. Results are cached in
+OUT/cache by their inputs: a run that is started again goes on where it stopped. Writes
+OUT/NAME.json, .md and .svg, NAME from the world, the split, the rounds and a hash of the settings.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from experiments.command_line import (
 )
 from experiments.tabletop import (
     CLIPS,
+    ENVIRONMENT_SEED,
     STILLS,
     Stills,
     Tabletop,
-    bundled,
     environment,
     few,
     rendered,
@@ -73,9 +73,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--limits", action="store_true", help="ours with its errors corrected by ground truth too"
     )
     parser.add_argument("--ablation", action="store_true", help="the methods of Table 4 as well")
-    parser.add_argument("--world-seed", type=int, help="another world, rendered where missing")
+    parser.add_argument("--world-seed", type=int, help="a world, rendered where missing")
     parser.add_argument(
-        "--environment", type=int, metavar="SEED", help="a fixed environment with recurring objects"
+        "--environment",
+        type=int,
+        metavar="SEED",
+        help="a fixed environment with recurring objects "
+        f"(default: {ENVIRONMENT_SEED}, that of the demo)",
     )
     parser.add_argument("--kinds", default="", help="comma-separated unseen kinds of that world")
     parser.add_argument(
@@ -85,16 +89,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--rehearsal", type=positive, default=STILLS["rehearsal"], help="its labelled stills"
     )
     parser.add_argument(
-        "--on", choices=["test", "val"], default="test", help="unseen stills; tune on val"
+        "--on", choices=["test", "val"], default="test", help="its unseen stills; tune on val"
     )
     parser.add_argument("--quick", action="store_true", help="a smoke test of all methods")
     args = parser.parse_args(arguments)
     args.kinds = tuple(name.strip() for name in args.kinds.split(",") if name.strip())
     size = args.clips, args.rehearsal
-    if args.world_seed is None and (args.kinds or size != (CLIPS, STILLS["rehearsal"])):
-        parser.error("--kinds, --clips and --rehearsal are of another world: give --world-seed too")
-    if args.environment is not None and (args.world_seed is not None or args.on != "test"):
-        parser.error("--environment: a world of its own, with test stills alone")
+    own = args.kinds or args.on != "test" or size != (CLIPS, STILLS["rehearsal"])
+    if args.world_seed is None and own:
+        parser.error("--kinds, --clips, --rehearsal and --on are of a world: give --world-seed too")
+    if args.world_seed is not None and args.environment is not None:
+        parser.error("--environment and --world-seed: give one of the two")
+    if args.world_seed is None and args.environment is None:
+        args.environment = ENVIRONMENT_SEED
     more = [*(LIMITS if args.limits else ()), *(ABLATION if args.ablation else ())]
     args.methods = list(dict.fromkeys([*args.methods, *more]))
     if args.quick:
@@ -167,8 +174,6 @@ def data(args: argparse.Namespace) -> Tabletop:
     choose = not set(CHOOSING).isdisjoint(args.methods)
     if args.environment is not None:
         return environment(args.out, args.environment, choose)
-    if args.world_seed is None:
-        return bundled(args.out, args.on, choose)
     size = args.clips, args.rehearsal
     return rendered(args.out, args.world_seed, args.kinds, args.on, choose, *size)
 
@@ -195,7 +200,7 @@ def plan(
 
 def result_path(args: argparse.Namespace, config: Config) -> Path:
     """Where the tables go, without suffix."""
-    world = "bundled" if args.world_seed is None else f"world-{args.world_seed}"
+    world = f"world-{args.world_seed}"
     if args.environment is not None:
         world = f"environment-{args.environment}"
     settings = digest([config, args.kinds, args.clips, args.rehearsal, args.quick])[:6]

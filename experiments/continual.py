@@ -41,7 +41,15 @@ from tqdm import tqdm
 from experiments import tabletop
 from experiments.cache import digest, digest_of_stills
 from experiments.command_line import config_of, cores, make_parser, run_facts, start
-from experiments.tabletop import Recording, first, generate_missing, recording_of, render
+from experiments.tabletop import (
+    ENVIRONMENT_SPLITS,
+    Recording,
+    environment_config,
+    first,
+    generate_missing,
+    recording_of,
+    render,
+)
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
@@ -53,7 +61,6 @@ from gbopt_ros.learning.store.store import Store
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.load import background_weights, proposal_weights
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.simulation.dataset import ENVIRONMENT_SPLITS, environment_config
 from gbopt_ros.simulation.environment import ENVIRONMENT_OBJECTS
 from gbopt_ros.simulation.objects import UNSEEN
 

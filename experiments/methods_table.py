@@ -43,7 +43,7 @@ from experiments.command_line import (
 )
 from experiments.real_video import Beginning
 from experiments.recordings import FrameKey, Masks, Recording
-from experiments.tabletop import BUNDLED_SEED, environment, validation_recording
+from experiments.tabletop import demo_validation, environment
 from experiments.training_masks import CHOOSING, OTHERS, MaskMaker, label_of
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, TrackConfig
@@ -99,9 +99,7 @@ def run(args: argparse.Namespace) -> None:
     if len({recording.name for recording in recordings}) < len(recordings):
         raise GboptError("two recordings have the same name: rename the folder of one")
     choose = not set(CHOOSING).isdisjoint(args.methods)
-    validation = (
-        validation_recording(args.out / f"world-{BUNDLED_SEED}", BUNDLED_SEED) if choose else None
-    )
+    validation = demo_validation(args.out) if choose else None
     rehearsal = load_coco_dir(find_resource("demo/rehearsal"))
     maker = MaskMaker(recordings, validation, rehearsal, config, cache_of(args.out))
     rows: dict[str, Row] = {}

@@ -39,7 +39,7 @@ from experiments.command_line import (
 )
 from experiments.comparison import compare
 from experiments.methods.mask_file import instances
-from experiments.tabletop import BUNDLED_SEED, Stills, validation_recording
+from experiments.tabletop import Stills, demo_validation
 from experiments.training import Result
 from experiments.training_masks import CHOOSING, COMPARED, OTHERS, TrainingMasks, label_of
 from gbopt_ros.config import Config
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     )
     validation = None
     if not set(CHOOSING).isdisjoint(args.methods):
-        validation = validation_recording(args.out / f"world-{BUNDLED_SEED}", BUNDLED_SEED)
+        validation = demo_validation(args.out)
     beginnings = [Beginning(folder) for folder in args.sequences]
     if len({beginning.name for beginning in beginnings}) < len(beginnings):
         raise GboptError("two sequences have the same name: rename the folder of one")

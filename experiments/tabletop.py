@@ -14,18 +14,14 @@ from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.base import Source
-from gbopt_ros.simulation.dataset import (
-    ENVIRONMENT_SPLITS,
-    RECORDING_NAME,
-    WorldConfig,
-    environment_config,
-    generate,
-)
+from gbopt_ros.simulation.dataset import RECORDING_NAME, WorldConfig, generate
 from gbopt_ros.structures import Rle
 
-BUNDLED_SEED = 0  # of the world that the demo data comes from
+ENVIRONMENT_SEED = 101  # of the environment that comes with the demo
+ENVIRONMENT_SPLITS = ("unseen-train", "unseen-test")
 STILLS = {"unseen-test": 110, "unseen-val": 110, "seen-val": 100, "rehearsal": 95}
 CLIPS, FRAMES, QUALITY = 24, 10, 80
+_SEEN_SEED = 0  # of the world that the demo's images of seen classes come from
 _VALIDATION_CLIPS = 12
 _VALIDATION_SEED = 1000  # added to the world's seed for the recording that thresholds come from
 
@@ -98,22 +94,6 @@ class Tabletop(Stills):
     validation: Recording | None
 
 
-def bundled(out: Path, on: On, choose: bool) -> Tabletop:
-    """The demo's data; what does not come with it is rendered below `out`."""
-    folder = out / f"world-{BUNDLED_SEED}"
-    if on == "val":
-        render(folder, ["unseen-val"], BUNDLED_SEED)
-    unseen = folder / "unseen-val" if on == "val" else find_resource("demo/unseen-test")
-    return Tabletop(
-        load_coco_dir(unseen),
-        load_coco_dir(find_resource("demo/seen-test")),
-        load_coco_dir(find_resource("demo/rehearsal")),
-        "bundled",
-        Recording(find_resource("demo/recording"), find_resource("demo/recording.json")),
-        validation_recording(folder, BUNDLED_SEED) if choose else None,
-    )
-
-
 def rendered(
     out: Path,
     seed: int,
@@ -123,7 +103,7 @@ def rendered(
     clips: int = CLIPS,
     rehearsal: int = STILLS["rehearsal"],
 ) -> Tabletop:
-    """Another world, by default as large as the bundled one; what is missing is rendered.
+    """A world where no object recurs, with seen data of its own; what is missing is rendered.
 
     Args:
         clips: number of scenes in the recording that masks are selected in.
@@ -151,16 +131,26 @@ def environment(out: Path, seed: int, choose: bool) -> Tabletop:
     Seen data is the demo's. Thresholds are chosen in other scenes, not in the environment.
     """
     folder = out / f"environment-{seed}"
-    generate_missing(folder, ENVIRONMENT_SPLITS, environment_config(seed, cores()))
-    chosen_on = out / f"world-{BUNDLED_SEED}"
+    if seed == ENVIRONMENT_SEED:
+        recording = find_resource("demo/recording")
+        train = Recording(recording, recording.with_suffix(".json"))
+        unseen = find_resource("demo/unseen-test")
+    else:
+        generate_missing(folder, ENVIRONMENT_SPLITS, environment_config(seed, cores()))
+        train, unseen = recording_of(folder), folder / "unseen-test"
     return Tabletop(
-        load_coco_dir(folder / "unseen-test"),
+        load_coco_dir(unseen),
         load_coco_dir(find_resource("demo/seen-test")),
         load_coco_dir(find_resource("demo/rehearsal")),
         folder.name,
-        recording_of(folder),
-        validation_recording(chosen_on, BUNDLED_SEED) if choose else None,
+        train,
+        demo_validation(out) if choose else None,
     )
+
+
+def environment_config(seed: int, jobs: int) -> WorldConfig:
+    """The size of the demo's environment."""
+    return WorldConfig(seed, jobs, 100, CLIPS, FRAMES, QUALITY, environment=True)
 
 
 def few() -> Tabletop:
@@ -192,6 +182,11 @@ def recording_of(folder: Path) -> Recording:
     """The recording that `render` wrote into a folder."""
     split = folder / "unseen-train"
     return Recording(split / RECORDING_NAME, split / "annotations.json")
+
+
+def demo_validation(out: Path) -> Recording:
+    """The recording that thresholds for the demo's network are chosen on; rendered below `out`."""
+    return validation_recording(out / f"world-{_SEEN_SEED}", _SEEN_SEED)
 
 
 def validation_recording(folder: Path, seed: int, kinds: tuple[str, ...] = ()) -> Recording:

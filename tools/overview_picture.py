@@ -17,7 +17,7 @@ from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import Image
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "overview.jpg"
-CLIPS = (4, 6, 18, 20)  # a column for the middle frame of each
+CLIPS = (2, 6, 14, 20)  # a column for the middle frame of each
 GAP = 4  # pixels between two pictures
 
 

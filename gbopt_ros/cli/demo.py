@@ -1,8 +1,8 @@
 """Learn unseen objects from a recording, with a report before and after.
 
 With SOURCE the recording is your own: it has no ground truth, so the report shows what the network
-selects in it before and after, and what is new. Without SOURCE the recording is rendered, or comes
-with the package, and the gain is measured.
+selects in it before and after, and what is new. Without SOURCE the recording comes with the
+package, with labels that are not learnt from, and the gain is measured.
 """
 
 from __future__ import annotations
@@ -32,15 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="result folder; that of an earlier demo is replaced (default: %(default)s)",
     )
     parser.add_argument("--quick", action="store_true", help="use a small part of the data")
-    parser.add_argument(
-        "--recording",
-        choices=["auto", "environment", "bundled"],
-        default="auto",
-        help="without SOURCE. environment: a simulated environment with recurring objects, "
-        "rendered (extra sim); bundled: the bundled recording, with new objects in every clip; "
-        "auto: environment, but bundled with --quick or without the simulator "
-        "(default: %(default)s)",
-    )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the learning (default: %(default)s)"
     )
@@ -76,9 +67,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_on_own(args: argparse.Namespace, config: Config) -> None:
-    if args.recording != "auto":
-        raise GboptError("--recording chooses a recording without SOURCE: give one of the two")
-
     from gbopt_ros.demo.own_recording import FRAMES, QUICK_FRAMES, OwnRecording
     from gbopt_ros.demo.own_report import describe_outcome
     from gbopt_ros.demo.own_run import run_on_recording
@@ -98,19 +86,10 @@ def _run_on_labelled(args: argparse.Namespace, config: Config) -> None:
     _refuse_options_of_source(args)
 
     from gbopt_ros.demo.report import describe_rounds, format_change
-    from gbopt_ros.demo.run import ENVIRONMENT_SEED, run_demo
+    from gbopt_ros.demo.run import run_demo
     from gbopt_ros.evaluation.coco_metrics import METRICS
-    from gbopt_ros.simulation.simulator import has_pybullet
 
-    recording = args.recording
-    if recording == "auto":
-        recording = "environment" if has_pybullet() and not args.quick else "bundled"
-        if recording == "bundled" and not args.quick:
-            print(
-                "no simulator (extra sim): using the bundled recording, without recurring objects"
-            )
-    environment = ENVIRONMENT_SEED if recording == "environment" else None
-    results = run_demo(args.out, config, quick=args.quick, environment=environment)
+    results = run_demo(args.out, config, quick=args.quick)
     print(f"\n{'':16}" + "".join(f"{name:>8}" for name in METRICS))
     for split in ("unseen", "seen"):
         for when in ("before", "after"):

@@ -306,7 +306,7 @@ NEEDS_ROS = (
 OPTIONAL = (
     Check(
         "pybullet", partial(find_module_apart, "pybullet", "pybullet"),
-        "no `gbopt world`; the demo learns from the bundled recording", "pip install pybullet",
+        "no `gbopt world`", "pip install pybullet",
     ),
     Check(
         "timm", partial(find_module_apart, "timm", "timm"),

@@ -9,12 +9,11 @@ from gbopt_ros.config import Config
 from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.evaluation.results import CocoResult
-from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME, CocoDataset, load_coco, load_coco_dir
+from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import Source, open_source
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.perception.load import read_proposals
-from gbopt_ros.simulation.dataset import RECORDING_NAME
 from gbopt_ros.structures import ProposalNetwork
 
 QUICK_STILLS = 30
@@ -79,40 +78,31 @@ class DemoData(SeenData):
     """The recording of the demo, its labels, and labelled images of seen and unseen classes.
 
     Attributes:
-        name: "environment" or "bundled".
         recording: rosbag2 of unseen objects, learnt from without labels.
         end: seconds of the recording to use, None for all.
         recording_truth: its labels, for the report alone.
         unseen: stills that the networks are measured on, too.
     """
 
-    name: str
     recording: Path
     end: float | None
     recording_truth: CocoDataset
     unseen: CocoDataset
 
     @classmethod
-    def load(cls, quick: bool, environment: Path | None) -> DemoData:
-        """The seen data are always the bundled ones.
+    def load(cls, quick: bool) -> DemoData:
+        """The data that come with the package.
 
         Args:
             quick: only a part of the recording and of the stills.
-            environment: folder of a rendered environment; None takes the bundled recording.
         """
-        if environment is None:
-            recording = find_resource("demo/recording")
-            labels, unseen = recording.with_suffix(".json"), find_resource("demo/unseen-test")
-        else:
-            recording = environment / "unseen-train" / RECORDING_NAME
-            labels, unseen = recording.with_name(ANNOTATIONS_NAME), environment / "unseen-test"
+        recording = find_resource("demo/recording")
         return cls(
             **vars(SeenData.bundled(quick)),
-            name="bundled" if environment is None else "environment",
             recording=recording,
             end=QUICK_SECONDS if quick else None,
-            recording_truth=load_coco(labels),
-            unseen=_few(load_coco_dir(unseen), quick),
+            recording_truth=load_coco(recording.with_suffix(".json")),
+            unseen=_few(load_coco_dir(find_resource("demo/unseen-test")), quick),
         )
 
     def open(self) -> Source:

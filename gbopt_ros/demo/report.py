@@ -11,10 +11,6 @@ from gbopt_ros.demo.rounds import ROUNDS, Round
 from gbopt_ros.evaluation.report_content import MetricsTable, ReportContent, StillTriplet
 from gbopt_ros.io.overlay import draw_masks
 
-_RECORDINGS = {
-    "environment": "a simulated environment with recurring objects",
-    "bundled": "the bundled recording, with new objects in every clip",
-}
 _STILLS = 6
 _SHOWN_SCORE = 0.5  # minimum score of detections on the stills
 
@@ -33,8 +29,8 @@ def demo_report(
         title="What was learnt from a recording without labels",
         summary=(
             f"Masks were selected and learnt from {counts['frames']} frames of video without "
-            f"labels ({_RECORDINGS[data.name]}), in {len(rounds)} of {ROUNDS} rounds. On still "
-            "images of objects of unseen classes, mask AP went from "
+            f"labels, in {len(rounds)} of {ROUNDS} rounds. On still images of the same objects of "
+            "unseen classes in other places and other light, mask AP went from "
             f"{before.unseen.AP:.1f} to {after.unseen.AP:.1f} "
             f"({format_change(changes['unseen'])}); on seen classes it changed by "
             f"{format_change(changes['seen'])}. ± is the standard error over the stills.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -21,11 +20,8 @@ from gbopt_ros.io.files import write_text
 from gbopt_ros.io.selection_format import peak_memory, versions
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.perception.load import proposal_weights
-from gbopt_ros.simulation.dataset import ENVIRONMENT_SPLITS, environment_config, generate
-from gbopt_ros.simulation.simulator import require_pybullet
 from gbopt_ros.structures import GboptError
 
-ENVIRONMENT_SEED = 101  # the environment that the demo learns in
 _MARK = ".gbopt-demo"  # an empty file in the output folder of a demo
 _OUTPUTS = re.compile(r"environment|replay-\d+|store|overlay\.mp4|report\.html|results\.json")
 _QUICK = ("learning.iterations=15",)
@@ -47,34 +43,22 @@ def demo_config(
     return replace(config, proposal=replace(config.proposal, weights=weights))
 
 
-def run_demo(
-    out: Path, config: Config, *, quick: bool = False, environment: int | None = None
-) -> dict[str, Any]:
+def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any]:
     """Run the demo and write `report.html`, `overlay.mp4`, `results.json`, replays and the store.
 
     Args:
         out: output folder; that of an earlier demo is replaced.
         config: from `demo_config`.
         quick: use a part of the data; shows that everything works, its numbers mean little.
-        environment: seed of the environment to render; None takes the bundled recording.
 
     Returns:
         The content of `results.json`.
 
     Raises:
-        GboptError: `out` holds something else or cannot be written, the simulator is missing, or no
-            mask is selected.
+        GboptError: `out` holds something else or cannot be written, or no mask is selected.
     """
-    if environment is not None:
-        require_pybullet()  # before an earlier demo is replaced
     prepare(out)
-    clock, rendered = Clock(), None
-    if environment is not None:
-        rendered = out / "environment"
-        with clock.step("render an environment"):
-            world = environment_config(environment, os.cpu_count() or 1)
-            generate(rendered, ENVIRONMENT_SPLITS, world)
-    data = DemoData.load(quick, rendered)
+    clock, data = Clock(), DemoData.load(quick)
     with clock.step("evaluate the seed network"):
         before = evaluate_on(data, proposal_weights(config), config)
     rounds = learn_in_rounds(out, config, data, clock)
@@ -84,7 +68,7 @@ def run_demo(
     learnt = Store(out / "store").models.current()
     with clock.step("evaluate the new network"):
         after = evaluate_on(data, learnt.path, config) if learnt is not None else before
-    results = _results(config, data, before, after, rounds, clock, environment)
+    results = _results(config, data, before, after, rounds, clock)
     write_report(out / "report.html", demo_report(config, data, before, after, rounds, results))
     write_text(out / "results.json", json.dumps(results, indent=2))
     return results
@@ -116,7 +100,6 @@ def _results(
     after: Evaluation,
     rounds: Sequence[Round],
     clock: Clock,
-    environment: int | None,
 ) -> dict[str, Any]:
     changes = {
         "unseen": paired_difference(data.unseen, before.unseen_results, after.unseen_results),
@@ -134,8 +117,6 @@ def _results(
             "unseen_stills": len(data.unseen),
             "seen_stills": len(data.seen),
         },
-        "recording": data.name,
-        "environment": environment,
     }
 
 

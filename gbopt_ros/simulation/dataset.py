@@ -116,19 +116,6 @@ class WorldConfig:
         unseen_kinds(self.kinds)
 
 
-ENVIRONMENT_SPLITS = ("unseen-train", "unseen-test")
-
-
-def environment_config(seed: int, jobs: int) -> WorldConfig:
-    """The environment of the demo and the experiments, for `ENVIRONMENT_SPLITS`.
-
-    It has as much video as the bundled recording, and 100 stills.
-    """
-    return WorldConfig(
-        seed, jobs, 100, clips=24, frames_per_clip=10, jpeg_quality=80, environment=True
-    )
-
-
 def generate(out: Path, splits: Sequence[str], config: WorldConfig) -> None:
     """Write `out/<split>` for each split; the folder of a split appears when it is complete.
 

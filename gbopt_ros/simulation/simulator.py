@@ -15,14 +15,9 @@ from gbopt_ros.simulation.textures import Texture
 from gbopt_ros.structures import GboptError
 
 
-def has_pybullet() -> bool:
-    """Whether the extra `sim` is installed."""
-    return find_spec("pybullet") is not None and find_spec("pybullet_data") is not None
-
-
 def require_pybullet() -> None:
     """Raises GboptError where the extra `sim` is not installed."""
-    if not has_pybullet():
+    if find_spec("pybullet") is None or find_spec("pybullet_data") is None:
         raise GboptError("the Tabletop world needs pybullet: pip install 'gbopt_ros[sim]'")
 
 

@@ -20,10 +20,8 @@ from gbopt_ros.demo import run as demo_run
 from gbopt_ros.demo.data import DemoData
 from gbopt_ros.demo.report import describe_rounds, join_losses
 from gbopt_ros.demo.rounds import Clock, Replayed, learn_in_rounds
-from gbopt_ros.demo.run import ENVIRONMENT_SEED, demo_config, prepare, run_demo
+from gbopt_ros.demo.run import demo_config, run_demo
 from gbopt_ros.evaluation.coco_metrics import METRICS
-from gbopt_ros.io.datasets.coco import load_coco
-from gbopt_ros.io.resources import find_resource
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.round import Learnt, config_of_round
 from gbopt_ros.learning.store import store as store_module
@@ -34,13 +32,6 @@ from gbopt_ros.masks import encode_all
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.load import proposal_weights
-from gbopt_ros.simulation import simulator
-from gbopt_ros.simulation.dataset import (
-    ENVIRONMENT_SPLITS,
-    RECORDING_NAME,
-    SPLITS,
-    environment_config,
-)
 from gbopt_ros.structures import Proposals, Rle
 
 RESULTS = {
@@ -63,37 +54,23 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("options", "has_simulator", "environment"),
-    [
-        ([], True, ENVIRONMENT_SEED),
-        ([], False, None),
-        (["--quick"], True, None),
-        (["--quick", "--recording=environment"], True, ENVIRONMENT_SEED),
-        (["--recording=bundled"], True, None),
-        (["--recording=environment"], False, ENVIRONMENT_SEED),  # which ends with what to install
-    ],
-)
-def test_demo_verb_chooses_the_recording(
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_demo_verb_tells_what_came_out(
     options: list[str],
-    has_simulator: bool,
-    environment: int | None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     asked: list[Any] = []
 
-    def run(out: Path, config: object, *, quick: bool, environment: int | None) -> dict[str, Any]:
-        asked.append((out, quick, environment))
+    def run(out: Path, config: object, *, quick: bool) -> dict[str, Any]:
+        asked.append((out, quick))
         return RESULTS
 
     monkeypatch.setattr(demo_run, "run_demo", run)
-    monkeypatch.setattr(simulator, "has_pybullet", lambda: has_simulator)
     assert main(["demo", "--out", str(tmp_path), *options]) == 0
-    assert asked == [(tmp_path, "--quick" in options, environment)]
+    assert asked == [(tmp_path, "--quick" in options)]
     told = capsys.readouterr().out
-    assert ("no simulator" in told) == (not options and not has_simulator)
     assert "unseen +1.0 ± 0.5" in told
     assert "Round 1: 50 masks selected, 40 learnt; precision 60.0 % at a recall of 50.0 %" in told
     assert "Round 2: 50 masks selected; precision" in told
@@ -110,7 +87,7 @@ def test_learn_in_rounds_selects_with_the_network_of_the_round_before(
     """
     config = demo_config(False, seed=7)
     network, info = load_mask_rcnn(proposal_weights(config))
-    data = DemoData.load(True, None)
+    data = DemoData.load(True)
     first = data.recording_truth.images[0]
     true = data.recording_truth.rles_by_image[first.id]
     nothing = Proposals((first.height, first.width), (), np.zeros(0), np.zeros((0, 4)))
@@ -204,7 +181,7 @@ def test_demo_learn_replaces_the_masks_of_an_earlier_round(
         learnt.append([(int(cv2.imread(str(e.path))[0, 0, 0]), e.rles) for e in entries])
 
     monkeypatch.setattr(store_module, "learn", fake_learn)
-    data, config = DemoData.load(True, None), demo_config(True, seed=0)
+    data, config = DemoData.load(True), demo_config(True, seed=0)
     store = Store(tmp_path / "store")
     for number, annotated in ((1, {1: first, 2: first}), (2, {1: other})):
         folder = tmp_path / f"replay-{number}"
@@ -217,39 +194,17 @@ def test_demo_learn_replaces_the_masks_of_an_earlier_round(
     assert learnt == [[(1, (first,)), (2, (first,))], [(1, (other,))]]
 
 
-def test_run_demo_without_simulator_keeps_an_earlier_demo(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr(simulator, "has_pybullet", lambda: False)
-    prepare(tmp_path)
-    (tmp_path / "results.json").write_text("of the demo before")
-    assert main(["demo", "--out", str(tmp_path), "--recording", "environment"]) == 1
-    assert "pip install 'gbopt_ros[sim]'" in capsys.readouterr().err
-    assert (tmp_path / "results.json").exists()
-
-
-def test_demo_data_takes_the_bundled_seen_data_for_an_environment_too(tmp_path: Path) -> None:
-    environment = tmp_path / "environment"
-    (environment / "unseen-train").mkdir(parents=True)
-    for name, resource in (
-        (f"unseen-train/{RECORDING_NAME}", "demo/recording"),
-        ("unseen-train/annotations.json", "demo/recording.json"),
-        ("unseen-test", "demo/unseen-test"),
-    ):
-        (environment / name).symlink_to(find_resource(resource))
-    bundled, rendered = DemoData.load(True, None), DemoData.load(False, environment)
-    assert (bundled.name, rendered.name) == ("bundled", "environment")
-    assert rendered.recording == environment / "unseen-train" / RECORDING_NAME
-    assert rendered.unseen.image_dir.is_relative_to(environment)
-    assert len(rendered.unseen.images) == 110
-    assert len(bundled.unseen.images) == len(bundled.seen.images) == 30
-    assert rendered.rehearsal.image_dir == bundled.rehearsal.image_dir
-    assert rendered.recording_truth.rles_by_image == bundled.recording_truth.rles_by_image
-
-
-def test_environment_config_has_as_many_frames_as_the_bundled_recording() -> None:
-    config = environment_config(ENVIRONMENT_SEED, jobs=3)
-    assert config.environment and config.jobs == 3 and config.seed == ENVIRONMENT_SEED
-    frames = load_coco(find_resource("demo/recording.json")).images
-    assert config.clips * config.frames_per_clip == len(frames)
-    assert not any(SPLITS[name].seen for name in ENVIRONMENT_SPLITS)
+def test_demo_data_is_the_whole_bundled_environment_or_a_part_of_it() -> None:
+    """24 clips of 10 frames, each with an instance; the stills are of the same objects."""
+    whole, quick = DemoData.load(False), DemoData.load(True)
+    assert len(whole.recording_truth.images) == sum(1 for _ in whole.open()) == 240
+    assert all(whole.recording_truth.rles_by_image.values())
+    assert (len(whole.unseen), len(whole.seen)) == (100, 100)
+    assert (len(quick.unseen), len(quick.seen)) == (30, 30)
+    assert sum(1 for _ in quick.open()) == 50
+    assert quick.rehearsal == whole.rehearsal
+    shown = [
+        {name for names in dataset.names_by_image.values() for name in names}
+        for dataset in (whole.recording_truth, whole.unseen)
+    ]
+    assert shown[0] == shown[1] and len(shown[0]) == 8

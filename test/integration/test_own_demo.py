@@ -188,18 +188,16 @@ def not_a_video(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("record", "extra", "words"),
+    ("record", "words"),
     [
-        (missing, [], "nowhere.mp4: no such file or folder"),
-        (without_images, [], "empty: no image in this folder"),
-        (undecodable, [], "none of 3 images can be decoded"),
-        (not_a_video, [], "noise.mp4: not a readable video"),
-        (missing, ["--recording", "bundled"], "--recording chooses a recording without SOURCE"),
+        (missing, "nowhere.mp4: no such file or folder"),
+        (without_images, "empty: no image in this folder"),
+        (undecodable, "none of 3 images can be decoded"),
+        (not_a_video, "noise.mp4: not a readable video"),
     ],
 )
 def test_demo_refuses_a_bad_recording_and_keeps_an_earlier_demo(
     record: Any,
-    extra: list[str],
     words: str,
     weights: dict[str, Path],
     tmp_path: Path,
@@ -209,7 +207,7 @@ def test_demo_refuses_a_bad_recording_and_keeps_an_earlier_demo(
     out.mkdir()
     for name in (".gbopt-demo", "report.html"):
         (out / name).write_text("of the demo before")
-    assert demo(record(tmp_path), out, weights, *extra) == 1
+    assert demo(record(tmp_path), out, weights) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("gbopt: error: ") and words in error
     assert (out / "report.html").read_text() == "of the demo before"

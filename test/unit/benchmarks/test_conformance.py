@@ -29,12 +29,12 @@ def proposals(widths: list[int], scores: list[float]) -> Proposals:
 
 
 def test_compare_proposals_matches_masks_one_to_one_and_compares_their_scores() -> None:
-    """IoU 1, 6 / 8 and 2 / 8; the third pair is not the same mask, so its scores do not count."""
-    found = proposals([8, 6, 2], [0.9, 0.5, 0.4])
-    expected = proposals([8, 8, 8], [0.875, 0.48, 0.1])
+    """IoU 1, 1, 6 / 8 and 2 / 8; scores count of pairs that are the same mask, the first two."""
+    found = proposals([8, 8, 6, 2], [0.9, 0.5, 0.45, 0.4])
+    expected = proposals([8, 8, 8, 8], [0.875, 0.48, 0.2, 0.1])
     difference = compare_proposals([found], [expected], WITHIN)
     assert difference.values == pytest.approx(
-        {"masks": 3, "mean IoU": 2 / 3, "same masks": 2 / 3, "largest score difference": 0.025}
+        {"masks": 4, "mean IoU": 3 / 4, "same masks": 1 / 2, "largest score difference": 0.025}
     )
     assert difference.passed
     assert not compare_proposals([found], [expected], HALF).passed

@@ -45,7 +45,7 @@ def test_run_learns_from_the_beginning_alone(
     sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, data = real_video.load_coco_dir, few()
-    monkeypatch.setattr(real_video, "validation_recording", lambda *_: data.validation)
+    monkeypatch.setattr(real_video, "demo_validation", lambda *_: data.validation)
     monkeypatch.setattr(real_video, "load_coco_dir", lambda path: first(load(path), 1))
     out = tmp_path / "out"
     settings = [
