@@ -1,17 +1,23 @@
-"""The tables of a training set's catalogue, and their rows as masks and frames."""
+"""The catalogue of a training set in SQLite: its tables, and their rows as masks and frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gbopt_ros.io.datasets.coco import image_size
+from gbopt_ros.io.files import is_full
 from gbopt_ros.io.json_file import Fields
 from gbopt_ros.learning.data.verdicts import StoredFrame, StoredMask, Verdict
 from gbopt_ros.masks import check_rles
 from gbopt_ros.structures import GboptError, Rle
 
-SCHEMA = """
+CATALOGUE_NAME = "catalogue.sqlite"
+_TIMEOUT_S = 60.0  # waiting time for the transaction of another process
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY,
     recording TEXT NOT NULL,
@@ -40,12 +46,139 @@ CREATE TABLE IF NOT EXISTS evictions (
 CREATE INDEX IF NOT EXISTS instances_of_frame ON instances (frame);
 CREATE INDEX IF NOT EXISTS frames_of_image ON frames (file_name);
 """
-NEWER_COLUMNS = (
+_NEWER_COLUMNS = (
     ("frames", "model_version", "TEXT NOT NULL DEFAULT ''"),
     ("instances", "verdict", "INTEGER NOT NULL DEFAULT 0"),
     ("instances", "track_id", "INTEGER"),
 )
 """Table, name and kind of the columns that sets of older releases do not have."""
+_IN_WORDS = {
+    "database or disk is full": "the disk is full",
+    "database is locked": "it is locked by another process that writes it; try again",
+    "attempt to write a readonly database": "it is read-only; choose a store that can be written",
+    "unable to open database file": "it cannot be opened or made; choose a store that can be "
+    "written",
+}
+"""What SQLite says, and what that means here."""
+
+
+class Catalogue:
+    """The SQLite file of a training set (WAL).
+
+    Args:
+        folder: of the training set, which exists.
+
+    Raises:
+        GboptError: the file cannot be opened or made, or is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with self._errors("is unusable"):
+            self._database = sqlite3.connect(
+                folder / CATALOGUE_NAME, timeout=_TIMEOUT_S, isolation_level=None
+            )
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA foreign_keys=ON")
+                self._database.executescript(_SCHEMA)
+                self._add_missing_columns()
+            except Exception:
+                self._database.close()
+                raise
+
+    def close(self) -> None:
+        self._database.close()
+
+    def query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows as they are.
+
+        Raises:
+            GboptError: as all that reads or writes here, where SQLite or the disk fails.
+        """
+        with self._errors():
+            return self._database.execute(query, values).fetchall()
+
+    def rows(self, query: str, values: tuple[object, ...] = ()) -> list[Fields]:
+        """Rows by the names of their columns; SQLite holds any type in any column."""
+        with self._errors():
+            found = self._database.execute(query, values)
+            names = [column[0] for column in found.description]
+            where = f"{self._folder}: training set catalogue"
+            return [Fields(dict(zip(names, row, strict=True)), where) for row in found]
+
+    def execute(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        """Run a statement that changes rows."""
+        with self._errors():
+            return self._database.execute(statement, values)
+
+    def executemany(self, statement: str, values: Iterable[tuple[object, ...]]) -> None:
+        """Run a statement once for each row of values."""
+        with self._errors():
+            self._database.executemany(statement, values)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._database.in_transaction
+
+    @contextmanager
+    def transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        """A transaction, or the one that is under way; exceptions roll it back.
+
+        Args:
+            kind: SQLite's kind. "IMMEDIATE" holds the write lock from the start, which protects
+                image files too. "DEFERRED" reads one state of the set without waiting, whatever
+                another process writes meanwhile.
+        """
+        if self._database.in_transaction:
+            yield
+            return
+        with self._errors():
+            self._database.execute(f"BEGIN {kind}")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:  # on some errors SQLite has ended it
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def _add_missing_columns(self) -> None:
+        if not self._missing_columns():
+            return
+        with self.transaction():
+            for table, name, kind in self._missing_columns():  # another process may be faster
+                self._database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+
+    def _missing_columns(self) -> list[tuple[str, str, str]]:
+        found = {
+            (table, name)
+            for table in ("frames", "instances")
+            for _, name, *_ in self._database.execute(f"PRAGMA table_info({table})").fetchall()
+        }
+        return [column for column in _NEWER_COLUMNS if column[:2] not in found]
+
+    @contextmanager
+    def _errors(self, what: str = "failed") -> Iterator[None]:
+        """Turn errors of the disk and of SQLite into GboptError."""
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
+        except sqlite3.Error as error:
+            reason, cause = str(error), error
+            if reason == "disk I/O error" and is_full(self._folder):
+                reason = "database or disk is full"
+                cause = sqlite3.OperationalError(reason)
+            message = f"{self._folder}: training set catalogue {what}: "
+            raise GboptError(message + _IN_WORDS.get(reason, reason)) from cause
+        except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
+            raise GboptError(f"{self._folder}: training set catalogue {what}: damaged") from error
+
+
+def unwritable(folder: Path, error: OSError) -> GboptError:
+    """What is told where the disk does not take a training set."""
+    return GboptError(f"{folder}: training set cannot be written ({error})")
 
 
 def stored_frame(row: Fields, instances: Sequence[Fields], images: Path) -> StoredFrame:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
-from typing import Any
 
+from gbopt_ros.learning.data.catalogue import Catalogue
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
@@ -17,16 +16,13 @@ class Eviction:
     """Thins out a training set until its images keep a size limit.
 
     Args:
-        database: the catalogue.
         max_bytes: maximum size of the image files; 0: no limit.
         policy: "oldest" removes the oldest clips, "balanced" halves the longest ones.
         name: of the training set, for messages.
     """
 
-    def __init__(
-        self, database: sqlite3.Connection, max_bytes: int, policy: str, name: str
-    ) -> None:
-        self._database, self._max_bytes, self._name = database, max_bytes, name
+    def __init__(self, catalogue: Catalogue, max_bytes: int, policy: str, name: str) -> None:
+        self._catalogue, self._max_bytes, self._name = catalogue, max_bytes, name
         self._thin_out = {"oldest": self._drop_oldest, "balanced": self._halve_longest}[policy]
 
     def run(self) -> None:
@@ -44,7 +40,7 @@ class Eviction:
         gone = {
             name: n - after.get(name, 0) for name, n in before.items() if n > after.get(name, 0)
         }
-        self._database.executemany(
+        self._catalogue.executemany(
             "INSERT INTO evictions (recording, frames) VALUES (?, ?) "
             "ON CONFLICT (recording) DO UPDATE SET frames = frames + excluded.frames",
             list(gone.items()),
@@ -64,13 +60,13 @@ class Eviction:
     def _drop_oldest(self) -> None:
         """Remove the oldest clip."""
         expendable, are_all = self._expendable()
-        clips = self._query(
+        clips = self._catalogue.query(
             f"SELECT recording, clip_id FROM frames WHERE {expendable} "
             "GROUP BY recording, clip_id ORDER BY min(id) LIMIT 2"
         )
         if len(clips) == 1 and are_all:
             raise self._too_small("clip")
-        self._query(
+        self._catalogue.query(
             f"DELETE FROM frames WHERE recording = ? AND clip_id = ? AND {expendable}", clips[0]
         )
 
@@ -82,21 +78,21 @@ class Eviction:
         """
         expendable, are_all = self._expendable()
         for group in ("recording, clip_id", "recording"):
-            *key, count = self._query(
+            *key, count = self._catalogue.query(
                 f"SELECT {group}, count(*) FROM frames WHERE {expendable} GROUP BY {group} "
                 "ORDER BY count(*) DESC, min(id) LIMIT 1"
             )[0]
             if count > 1:
                 columns = (f"{column} = ?" for column in group.split(", "))
                 where = " AND ".join((expendable, *columns))
-                frames = self._query(
+                frames = self._catalogue.query(
                     f"SELECT id FROM frames WHERE {where} ORDER BY frame_index", tuple(key)
                 )
-                self._database.executemany("DELETE FROM frames WHERE id = ?", frames[1::2])
+                self._catalogue.executemany("DELETE FROM frames WHERE id = ?", frames[1::2])
                 return
         if are_all and sum(self._held().values()) == 1:
             raise self._too_small("frame")
-        self._query(
+        self._catalogue.query(
             f"DELETE FROM frames WHERE id = (SELECT min(id) FROM frames WHERE {expendable})"
         )
 
@@ -107,23 +103,22 @@ class Eviction:
 
     def _counts(self) -> tuple[int, int]:
         """The number of frames without a verdict, and of all."""
-        ((unjudged, count),) = self._query(
+        ((unjudged, count),) = self._catalogue.query(
             f"SELECT count(*) FILTER (WHERE {_UNJUDGED}), count(*) FROM frames"
         )
         return unjudged, count
 
     def _held(self) -> dict[str, int]:
         """The number of frames of each recording."""
-        return dict(self._query("SELECT recording, count(*) FROM frames GROUP BY recording"))
+        return dict(
+            self._catalogue.query("SELECT recording, count(*) FROM frames GROUP BY recording")
+        )
 
     def _bytes(self) -> int:
-        return int(self._query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
+        return int(self._catalogue.query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
 
     def _too_small(self, what: str) -> GboptError:
         return GboptError(
             f"{self._name}: one {what} alone takes {self._bytes()} bytes, the training set "
             f"may hold {self._max_bytes}; raise learning.max_bytes"
         )
-
-    def _query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        return self._database.execute(query, values).fetchall()

@@ -19,14 +19,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.io.datasets.coco import CocoImage, write_coco
-from gbopt_ros.io.files import collect_leftovers, is_full, make_parents, replacing
+from gbopt_ros.io.files import collect_leftovers, make_parents, replacing
 from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.learning.data.catalogue import NEWER_COLUMNS, SCHEMA, stored_frame
+from gbopt_ros.learning.data.catalogue import CATALOGUE_NAME, Catalogue, stored_frame, unwritable
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
 from gbopt_ros.learning.data.eviction import Eviction
 from gbopt_ros.learning.data.image_file import (
@@ -48,16 +47,7 @@ from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
-_CATALOGUE, _IMAGES = "catalogue.sqlite", "images"
-_TIMEOUT_S = 60.0  # waiting time for the transaction of another process
-_IN_WORDS = {
-    "database or disk is full": "the disk is full",
-    "database is locked": "it is locked by another process that writes it; try again",
-    "attempt to write a readonly database": "it is read-only; choose a store that can be written",
-    "unable to open database file": "it cannot be opened or made; choose a store that can be "
-    "written",
-}
-"""What SQLite says, and what that means here."""
+_IMAGES = "images"
 _WITH_MASKS = "EXISTS (SELECT 1 FROM instances WHERE frame = frames.id AND verdict >= 0)"
 
 
@@ -75,24 +65,16 @@ class TrainingSet:
 
     def __init__(self, folder: Path, max_bytes: int, policy: str = LearningConfig.policy) -> None:
         self._folder, self._images = folder, folder / _IMAGES
-        with self._errors("is unusable"):
+        try:
             make_parents(self._images / "any")
             collect_leftovers(self._images)
-            self._database = sqlite3.connect(
-                folder / _CATALOGUE, timeout=_TIMEOUT_S, isolation_level=None
-            )
-            try:
-                self._database.execute("PRAGMA journal_mode=WAL")
-                self._database.execute("PRAGMA foreign_keys=ON")
-                self._database.executescript(SCHEMA)
-                self._add_missing_columns()
-            except Exception:
-                self._database.close()
-                raise
-        self._eviction = Eviction(self._database, max_bytes, policy, str(folder))
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        self._catalogue = Catalogue(folder)
+        self._eviction = Eviction(self._catalogue, max_bytes, policy, str(folder))
 
     def close(self) -> None:
-        self._database.close()
+        self._catalogue.close()
 
     def __enter__(self) -> TrainingSet:
         return self
@@ -102,17 +84,17 @@ class TrainingSet:
 
     def __len__(self) -> int:
         """Number of frames."""
-        return int(self._query("SELECT count(*) FROM frames")[0][0])
+        return int(self._catalogue.query("SELECT count(*) FROM frames")[0][0])
 
     @property
     def instance_count(self) -> int:
         """Number of masks, without rejected ones."""
-        return int(self._query("SELECT count(*) FROM instances WHERE verdict >= 0")[0][0])
+        return int(self._catalogue.query("SELECT count(*) FROM instances WHERE verdict >= 0")[0][0])
 
     @property
     def bytes(self) -> int:
         """Size of all images, bytes."""
-        return int(self._query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
+        return int(self._catalogue.query("SELECT coalesce(sum(bytes), 0) FROM frames")[0][0])
 
     @contextmanager
     def together(self, may_collect: Callable[[], bool] = lambda: True) -> Iterator[None]:
@@ -126,11 +108,11 @@ class TrainingSet:
         Raises:
             GboptError: the set cannot be written.
         """
-        if self._database.in_transaction:
+        if self._catalogue.in_transaction:
             yield
             return
         try:
-            with self._transaction():
+            with self._catalogue.transaction():
                 yield
         except Exception:
             if may_collect():  # images without a frame take space on a full disk
@@ -166,12 +148,12 @@ class TrainingSet:
                 judged = self._judged(frame, image)
                 if judged is None:
                     continue
-                self._database.execute(
+                self._catalogue.execute(
                     "DELETE FROM frames WHERE recording = ? AND frame_index = ?",
                     (frame.recording, frame.frame_index),
                 )
                 # Not in the same recording: where nothing moves, its frames are equal.
-                replaced += self._database.execute(
+                replaced += self._catalogue.execute(
                     "DELETE FROM frames WHERE file_name = ? AND recording != ?",
                     (image.name, frame.recording),
                 ).rowcount
@@ -193,10 +175,10 @@ class TrainingSet:
         Raises:
             GboptError: a mask does not fit its frame or is empty, or the set cannot be written.
         """
-        with self._transaction():
+        with self._catalogue.transaction():
             for frame, masks in verdicts:
                 check_labels(frame.path, frame.size, [mask.rle for mask in masks])
-                self._database.execute("DELETE FROM instances WHERE frame = ?", (frame.id,))
+                self._catalogue.execute("DELETE FROM instances WHERE frame = ?", (frame.id,))
                 self._insert_masks(frame.id, masks)
 
     def unjudged(self, order: str, count: int) -> list[tuple[str, str]]:
@@ -209,7 +191,7 @@ class TrainingSet:
         """
         ranks = "row_number() OVER (PARTITION BY recording, clip_id ORDER BY confidence)"
         by = {"unsure": f"{ranks}, confidence", "newest": "frames.id DESC, confidence"}[order]
-        masks = self._query(
+        masks = self._catalogue.query(
             "SELECT file_name, counts FROM instances JOIN frames ON frames.id = frame "
             f"WHERE verdict = 0 ORDER BY {by} LIMIT ?",
             (count,),
@@ -218,7 +200,7 @@ class TrainingSet:
 
     def verdicts(self) -> dict[Verdict, int]:
         """The number of masks by what a person said about them."""
-        rows = self._query("SELECT verdict, count(*) FROM instances GROUP BY verdict")
+        rows = self._catalogue.query("SELECT verdict, count(*) FROM instances GROUP BY verdict")
         return {verdict: dict(rows).get(int(verdict), 0) for verdict in Verdict}
 
     def remove(self, recording: str) -> int:
@@ -228,11 +210,13 @@ class TrainingSet:
             GboptError: there is no such recording; the message lists those that there are.
         """
         with self.together():
-            removed = self._database.execute(
+            removed = self._catalogue.execute(
                 "DELETE FROM frames WHERE recording = ?", (recording,)
             ).rowcount
             if not removed:
-                held = self._query("SELECT DISTINCT recording FROM frames ORDER BY recording")
+                held = self._catalogue.query(
+                    "SELECT DISTINCT recording FROM frames ORDER BY recording"
+                )
                 names = ", ".join(name for (name,) in held) or "none"
                 raise GboptError(f"{self._folder}: no recording {recording!r}; there are: {names}")
         return removed
@@ -261,13 +245,13 @@ class TrainingSet:
         Args:
             image: name of an image file.
         """
-        with self._transaction("DEFERRED"):
+        with self._catalogue.transaction("DEFERRED"):
             return self._read() if image is None else self._read("file_name = ?", (image,))
 
     def _read(self, where: str = "1", values: tuple[object, ...] = ()) -> list[StoredFrame]:
         """As `frames`, in a transaction that is under way."""
         instances: dict[int, list[Fields]] = defaultdict(list)
-        for row in self._rows(
+        for row in self._catalogue.rows(
             f"SELECT * FROM instances WHERE frame IN (SELECT id FROM frames WHERE {where}) "
             "ORDER BY rowid", values,
         ):  # fmt: skip
@@ -275,7 +259,7 @@ class TrainingSet:
         query = f"SELECT * FROM frames WHERE {where} ORDER BY recording, frame_index"
         return [
             stored_frame(row, instances[row.integer("id")], self._images)
-            for row in self._rows(query, values)
+            for row in self._catalogue.rows(query, values)
         ]
 
     def newest_clips(self, count: int) -> list[tuple[str, int]]:
@@ -284,7 +268,7 @@ class TrainingSet:
         The clip that was added last comes first. Stamps would not tell: the clock of a robot may
         show the same time at every start.
         """
-        return self._query(
+        return self._catalogue.query(
             f"SELECT recording, clip_id FROM frames WHERE {_WITH_MASKS} "
             "GROUP BY recording, clip_id HAVING count(*) > 1 ORDER BY max(id) DESC LIMIT ?",
             (count,),
@@ -306,8 +290,8 @@ class TrainingSet:
 
     def collect_garbage(self) -> None:
         """Remove image files that belong to no frame."""
-        with self._transaction():  # waits for a process that is adding images
-            named = {row[0] for row in self._query("SELECT file_name FROM frames")}
+        with self._catalogue.transaction():  # waits for a process that is adding images
+            named = {row[0] for row in self._catalogue.query("SELECT file_name FROM frames")}
             for path in self._images.iterdir():
                 if path.name not in named and path.is_file():
                     path.unlink(missing_ok=True)
@@ -334,7 +318,7 @@ class TrainingSet:
         if not is_intact(target, len(image.content)):
             with replacing(target) as aside:
                 aside.write_bytes(image.content)
-        cursor = self._database.execute(
+        cursor = self._catalogue.execute(
             "INSERT INTO frames (recording, clip_id, frame_index, stamp_ns, file_name, height, "
             "width, bytes, model_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -351,7 +335,7 @@ class TrainingSet:
         self._insert_masks(int(cursor.lastrowid or 0), masks)
 
     def _insert_masks(self, frame: int, masks: Sequence[StoredMask]) -> None:
-        self._database.executemany(
+        self._catalogue.executemany(
             "INSERT INTO instances (frame, counts, score, confidence, verdict, track_id) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             [
@@ -360,76 +344,12 @@ class TrainingSet:
             ],
         )
 
-    def _add_missing_columns(self) -> None:
-        if not self._missing_columns():
-            return
-        with self._transaction():
-            for table, name, kind in self._missing_columns():  # another process may be faster
-                self._database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-
-    def _missing_columns(self) -> list[tuple[str, str, str]]:
-        found = {
-            (table, name)
-            for table in ("frames", "instances")
-            for _, name, *_ in self._database.execute(f"PRAGMA table_info({table})").fetchall()
-        }
-        return [column for column in NEWER_COLUMNS if column[:2] not in found]
-
     @property
     def evicted(self) -> dict[str, int]:
         """How many frames have left the full set so far, by recording."""
-        return dict(self._query("SELECT recording, frames FROM evictions ORDER BY recording"))
-
-    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Fields]:
-        """Rows by the names of their columns; SQLite holds any type in any column."""
-        with self._errors():
-            found = self._database.execute(query, values)
-            names = [column[0] for column in found.description]
-            where = f"{self._folder}: training set catalogue"
-            return [Fields(dict(zip(names, row, strict=True)), where) for row in found]
-
-    def _query(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._errors():
-            return self._database.execute(query, values).fetchall()
-
-    @contextmanager
-    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        """A transaction, or the one that is under way; exceptions roll it back.
-
-        Args:
-            kind: SQLite's kind. "IMMEDIATE" holds the write lock from the start, which protects
-                image files too. "DEFERRED" reads one state of the set without waiting, whatever
-                another process writes meanwhile.
-        """
-        if self._database.in_transaction:
-            yield
-            return
-        with self._errors():
-            self._database.execute(f"BEGIN {kind}")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:  # on some errors SQLite has ended it
-                    self._database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _errors(self, what: str = "failed") -> Iterator[None]:
-        """Turn errors of the disk and of SQLite into GboptError."""
-        try:
-            yield
-        except OSError as error:
-            raise GboptError(f"{self._folder}: training set cannot be written ({error})") from error
-        except sqlite3.Error as error:
-            reason, cause = str(error), error
-            if reason == "disk I/O error" and is_full(self._folder):
-                reason = "database or disk is full"
-                cause = sqlite3.OperationalError(reason)
-            message = f"{self._folder}: training set catalogue {what}: "
-            raise GboptError(message + _IN_WORDS.get(reason, reason)) from cause
-        except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
-            raise GboptError(f"{self._folder}: training set catalogue {what}: damaged") from error
+        return dict(
+            self._catalogue.query("SELECT recording, frames FROM evictions ORDER BY recording")
+        )
 
 
 def _is_the_same(judged: StoredFrame, frame: SelectedFrame, image: ImageFile) -> bool:
@@ -455,7 +375,7 @@ def drop_images(folder: Path, recordings: Iterable[str]) -> None:
     gone, images = set(recordings), folder / _IMAGES
     query = "SELECT file_name, recording FROM frames"
     try:
-        database = sqlite3.connect(folder / _CATALOGUE, isolation_level=None)
+        database = sqlite3.connect(folder / CATALOGUE_NAME, isolation_level=None)
         try:
             database.execute("PRAGMA locking_mode=EXCLUSIVE")  # else it needs a file for sharing
             rows = database.execute(query).fetchall()

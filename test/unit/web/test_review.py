@@ -185,7 +185,7 @@ def test_verdicts_and_undo_in_a_session_go_to_all_frames_with_the_image(tmp_path
     with store.training_set() as training_set:
         (first, *_) = training_set.frames()
         (again,) = training_set._read("frame_index = 0")
-        training_set._database.execute(
+        training_set._catalogue.execute(
             "INSERT INTO frames SELECT 99, recording, clip_id, 99, stamp_ns, file_name, height, "
             "width, bytes, model_version FROM frames WHERE id = ?", (again.id,),
         )  # fmt: skip

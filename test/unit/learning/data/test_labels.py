@@ -112,7 +112,7 @@ def test_export_leaves_out_what_leaves_the_set_meanwhile(
             held = read(training_set, image)
             if image is None:
                 with TrainingSet(store.root / "training", 0) as robots:
-                    robots._database.execute("DELETE FROM frames WHERE frame_index < ?", (count,))
+                    robots._catalogue.execute("DELETE FROM frames WHERE frame_index < ?", (count,))
                     robots.collect_garbage()
             return held
 
@@ -222,9 +222,9 @@ def test_labels_are_read_while_a_robot_writes(
 
     def read(*arguments: Any) -> Labels:
         with store.training_set() as training_set:
-            training_set._database.execute("PRAGMA busy_timeout=0")
-            training_set._database.execute("DELETE FROM frames WHERE frame_index = 0")
-            training_set._database.execute(
+            training_set._catalogue.execute("PRAGMA busy_timeout=0")
+            training_set._catalogue.execute("DELETE FROM frames WHERE frame_index = 0")
+            training_set._catalogue.execute(
                 "INSERT INTO instances (frame, counts, score, confidence) "
                 "SELECT id, ?, 0.5, 0.5 FROM frames WHERE frame_index = 2",
                 (encode(late)["counts"],),

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from gbopt_ros.io.datasets.coco import load_coco
 from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning.data.catalogue import Catalogue
 from gbopt_ros.learning.data.training_set import TrainingSet, drop_images
 from gbopt_ros.learning.data.verdicts import Verdict
 from gbopt_ros.masks import boxes_xyxy, decode_all, encode_all
@@ -269,7 +270,7 @@ def test_labelled_images_are_consistent_while_another_writes(
         with TrainingSet(folder, PLENTY) as writer:
             writer.add([selected(frames_dir, 2, instances=3, value=99)], may_collect=lambda: False)
 
-    def disturbed(self: TrainingSet, query: str, values: Any = ()) -> Any:
+    def disturbed(self: Catalogue, query: str, values: Any = ()) -> Any:
         if not writers and "FROM frames WHERE" in query.replace("SELECT id FROM frames", ""):
             writers.append(threading.Thread(target=replace_last))
             writers[0].start()
@@ -278,8 +279,8 @@ def test_labelled_images_are_consistent_while_another_writes(
 
     with TrainingSet(folder, PLENTY) as training_set:
         training_set.add([selected(frames_dir, i, instances=1) for i in range(3)])
-        original = TrainingSet._rows
-        monkeypatch.setattr(TrainingSet, "_rows", disturbed)
+        original = Catalogue.rows
+        monkeypatch.setattr(Catalogue, "rows", disturbed)
         dataset = training_set.labelled_images()
         writers[0].join()
         found = [(int(dataset[i].image[0, 0, 0]), len(dataset[i].rles)) for i in range(3)]
@@ -516,7 +517,7 @@ def test_add_from_a_failing_source_changes_nothing(folder: Path, frames_dir: Pat
 def test_collect_garbage_waits_for_another_writer(folder: Path, frames_dir: Path) -> None:
     """Images that another process has written but not committed yet are no garbage."""
     with TrainingSet(folder, PLENTY) as first, TrainingSet(folder, PLENTY) as second:
-        second._database.execute("PRAGMA busy_timeout=10")  # milliseconds
+        second._catalogue.execute("PRAGMA busy_timeout=10")  # milliseconds
 
         def watched() -> Iterator[SelectedFrame]:
             yield selected(frames_dir, 0)

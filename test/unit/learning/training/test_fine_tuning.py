@@ -16,6 +16,7 @@ from gbopt_ros.learning.data.loader import Batch
 from gbopt_ros.learning.training.fine_tuning import _parts, fine_tune
 from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
 from gbopt_ros.masks import encode_all
+from gbopt_ros.models.background_fpn import ARCHITECTURES
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError, LabelledImage
@@ -253,10 +254,13 @@ def test_fine_tune_refuses_a_broken_parent() -> None:
 # ------------------------------------------------------------------------------------ pretraining
 
 
-def test_pretrain_background_learns_the_squares() -> None:
+def test_pretrain_background_learns_the_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "slim18-semantic-fpn"
+    looks_at_little = replace(ARCHITECTURES[name], short_side=SIDE)
+    monkeypatch.setitem(ARCHITECTURES, name, looks_at_little)
     settings = PretrainConfig(
         background_iterations=25, batch_size=2, learning_rate=3e-3, warmup=2, ema_decay=0.5,
-        augment=PLAIN, background_architecture="slim18-semantic-fpn",
+        augment=PLAIN, background_architecture=name,
     )  # fmt: skip
     network, log = pretrain_background(Squares(), settings, CPU)
     assert not network.training

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from support.networks import sgd
+from support.two_ranks import train_on_two_processes
 from torch import Tensor, nn
 
 from gbopt_ros.config import LearningConfig, PretrainConfig
@@ -197,52 +195,21 @@ def test_build_optimizer_decays_weight_matrices_alone(kind: str) -> None:
         assert all(group.get("momentum", 0.7) == 0.7 for group in groups)
 
 
-TWO_PROCESSES = """
-import sys
-import torch
-from torch import distributed, nn
-from gbopt_ros.learning.training.trainer import train
-
-rank = int(sys.argv[2])
-distributed.init_process_group("gloo", f"file://{sys.argv[1]}.meet", rank=rank, world_size=2)
-torch.manual_seed(rank)  # the first weights of the first process count
-network = nn.Linear(3, 1)
-inputs, targets = torch.load(sys.argv[1])
-share = slice(4 * rank, 4 * rank + 4)
-train(
-    network, iter([[None]] * 5),
-    lambda model, _: {"l1": (model(inputs[share]) - targets[share]).abs().mean()},
-    torch.optim.SGD(network.parameters(), lr=0.1), iterations=5, warmup=2, on_step=lambda *_: None,
-)
-torch.save(network.state_dict(), f"{sys.argv[1]}.{rank}")
-distributed.destroy_process_group()  # its threads may abort the end of the interpreter
-"""
-
-
 def test_train_on_two_processes_gives_the_weights_of_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
     inputs, targets = torch.randn(8, 3), torch.randn(8, 1)
     torch.save((inputs, targets), tmp_path / "data")
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, tmp_path / "two.py", tmp_path / "data", str(rank)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for rank in (0, 1)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    found = train_on_two_processes(tmp_path / "data")
 
     def losses_of(model: nn.Module, _: str) -> dict[str, Tensor]:
         return {"l1": (model(inputs) - targets).abs().mean()}
 
     optimizer = sgd(network.parameters(), lr=0.1)
     train(network, no_batches(), losses_of, optimizer, iterations=5, warmup=2)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"data.{rank}")
+    for weights in found:
         for name, value in network.state_dict().items():  # bfloat16, where the CPU has it
-            torch.testing.assert_close(found[name], value, atol=2e-3, rtol=0)
+            torch.testing.assert_close(weights[name], value, atol=2e-3, rtol=0)
 
 
 def test_training_log_append_and_total() -> None:
