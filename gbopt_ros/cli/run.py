@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     exit_on_signals()
 
     from gbopt_ros.nodes import composed
-    from gbopt_ros.nodes.wiring import CAMERA, DEPTH, remapping
+    from gbopt_ros.nodes.wiring import CAMERA, DEPTH, enclave, remapping
 
     stop_on_signals()
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="gbopt-") as profile:
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
         if not args.no_learner:
             learner = _Learner([*common, *args.ros_args])
         try:
-            status = composed.main(["--ros-args", *common, *camera, *args.ros_args])
+            own = [*enclave("composed"), *common, *camera]
+            status = composed.main(["--ros-args", *own, *args.ros_args])
         finally:
             if learner is not None:
                 learner.end()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from gbopt_ros.nodes.wiring import NODES
+from gbopt_ros.nodes.wiring import NODES, enclave
 from gbopt_ros.process import exit_on_signals, leave
 
 PROGRAMS = ("composed", *NODES)
@@ -24,7 +24,8 @@ def run(name: str, arguments: Sequence[str]) -> NoReturn:
         arguments: command line, as for any ROS node.
     """
     exit_on_signals()
-    leave(import_module(f"gbopt_ros.nodes.{name}").main([name, *arguments]))
+    command_line = [name, "--ros-args", *enclave(name), "--", *arguments]
+    leave(import_module(f"gbopt_ros.nodes.{name}").main(command_line))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import numpy as np
 from sensor_msgs.msg import Image as ImageMessage
 
 from gbopt_ros.io.limits import MAX_PIXELS
-from gbopt_ros.io.sources.images import UndecodableImage, check_pixels, image_from_message
+from gbopt_ros.io.sources.images import check_pixels, image_from_message
 from gbopt_ros.structures import Image
 
-# Encodings of which cv_bridge makes the same pixels, bit for bit; it scales 16 bits otherwise.
-_BY_CV_BRIDGE = {"rgb8", "bgr8", "rgba8", "bgra8", "mono8"}
+# Bytes of a pixel in the encodings of which cv_bridge makes the same pixels, bit for bit; it scales
+# 16 bits otherwise.
+_BY_CV_BRIDGE = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 
 def library(name: str) -> Any:
@@ -45,16 +46,18 @@ def cv_bridge() -> Any:
 
 def colour_image(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     """As `image_from_message`, by cv_bridge where it works."""
-    bridge = cv_bridge()
-    has_pixels = message.height > 0 and message.width > 0
-    if bridge is None or message.encoding not in _BY_CV_BRIDGE or not has_pixels:
+    bridge, pixel_bytes = cv_bridge(), _BY_CV_BRIDGE.get(message.encoding)
+    if bridge is None or pixel_bytes is None or not _is_whole(message, pixel_bytes):
         return image_from_message(message, max_pixels)
     check_pixels(message.width, message.height, max_pixels)
-    try:
-        converted = bridge.imgmsg_to_cv2(message, "rgb8")
-    except Exception as error:  # of its own or of NumPy: the data do not fit the size
-        raise UndecodableImage(
-            f"{message.width}x{message.height} {message.encoding} image with step {message.step} "
-            f"and {len(message.data)} bytes of data cannot be converted ({error})"
-        ) from error
-    return np.require(converted, np.uint8, ["C", "W", "O"])
+    return np.require(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8, ["C", "W", "O"])
+
+
+def _is_whole(message: Any, pixel_bytes: int) -> bool:
+    """Whether cv_bridge reads a message right.
+
+    It takes rows that are too short for narrower ones, and padding for whole pixels.
+    """
+    height, step = message.height, message.step
+    fits = height > 0 and 0 < message.width * pixel_bytes <= step
+    return fits and step % pixel_bytes == 0 and height * step <= len(message.data)

@@ -11,6 +11,7 @@ from typing import Any
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
@@ -69,7 +70,13 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
     nodes: list[Any] = []
     executor = SteadyExecutor()
     try:
-        nodes += make_nodes()
+        try:
+            nodes += make_nodes()
+        except rclpy_implementation.RCLError as error:
+            raise GboptError(
+                f"ROS makes no node: {error}. With ROS_SECURITY_ENABLE, the middleware needs DDS "
+                "security, and the keystore must allow the node on this ROS_DOMAIN_ID"
+            ) from error
         for node in nodes:
             executor.add_node(node)
             if not stop.is_set() and not node.start():

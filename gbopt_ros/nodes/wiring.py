@@ -47,6 +47,14 @@ def remapping(end: tuple[str, str], topic: str) -> list[str]:
     return ["-r", f"{end[0]}:{end[1]}:={topic}"]
 
 
+def enclave(program: str) -> list[str]:
+    """Arguments of a ROS program that put it in its enclave of the SROS2 policy.
+
+    Only the enclave of the learner may announce a network. A later `--enclave` wins.
+    """
+    return ["--enclave", f"/gbopt_ros/{'learner' if program == 'learner' else 'perception'}"]
+
+
 def remaps_depth(arguments: Sequence[str]) -> bool:
     """Whether the arguments of a program have a depth topic."""
     return any(argument.startswith(f"{DEPTH[0]}:{DEPTH[1]}:=") for argument in arguments)

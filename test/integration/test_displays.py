@@ -36,7 +36,8 @@ def topics(content: Any) -> set[str]:
 def published() -> set[str]:
     """The topics of the SROS2 policy, which a test compares with the running nodes."""
     policy = ET.parse(find_resource("config/sros2_policy.xml")).getroot()
-    return {f"/{topic.text}" for topic in policy.findall(".//topics[@publish='ALLOW']/topic")}
+    listed = policy.findall(".//topics[@publish='ALLOW']/topic")
+    return {f"/{topic.text}".replace("//", "/") for topic in listed}
 
 
 def read(name: str) -> Any:

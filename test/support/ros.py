@@ -22,6 +22,13 @@ from gbopt_ros.structures import Frame
 
 PATIENCE_S = 120.0  # five processes that start at once on a busy machine take almost a minute
 TOPIC = "camera/image_raw"
+SOMETIMES = {
+    *(f"/selector/output/{name}" for name in ("detections", "label_info", "vision_info")),
+    "/objects_3d/output/detections", f"/{TOPIC}",
+    f"/{TOPIC}/compressed", "/clock", "/tf", "/tf_static",
+}  # fmt: skip
+"""Topics of the SROS2 policy that a node has where vision_msgs is installed, where images are
+compressed, or with a simulated clock or a frame."""
 # Of the pipeline: little to compute.
 PIPELINE = {
     "clip.length": 4, "selection.k": 4, "proposal.short_side": 64, "background.short_side": 64,

@@ -20,7 +20,7 @@ from lifecycle_msgs.srv import GetState
 from support.hostile import Stranger, forbidden_requests
 from support.networks import save_random_weights
 from support.recordings import disc_frames
-from support.ros import TOPIC, Graph, ros_arguments
+from support.ros import SOMETIMES, Graph, ros_arguments
 
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.msg import SelectedMasks
@@ -31,14 +31,6 @@ from gbopt_ros.nodes.objects_3d import Objects3dNode
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.wiring import DEPTH, remapping
 from gbopt_ros.srv import SetTarget
-
-# Where vision_msgs is installed; where images are compressed; with a simulated clock or a frame.
-SOMETIMES = {
-    *(f"/selector/output/{name}" for name in ("detections", "label_info", "vision_info")),
-    "/objects_3d/output/detections", f"/{TOPIC}",
-    f"/{TOPIC}/compressed", "/clock", "/tf", "/tf_static",
-}  # fmt: skip
-
 
 # What an action server has: an `execute` right of the policy.
 OF_ACTIONS = {
@@ -59,7 +51,8 @@ def is_the_policy(observer: Any, node: str) -> bool:
     ):
         listing = getattr(observer, f"get_{kind}_names_and_types_by_node")(node, "/")
         found = {name for name, _ in listing}
-        allowed = {f"/{e.text}" for e in profile.findall(f"./{group}[@{right}='ALLOW']/*")}
+        listed = profile.findall(f"./{group}[@{right}='ALLOW']/*")
+        allowed = {f"/{each.text}".replace("//", "/") for each in listed}
         actions = {f"/{e.text}/_action" for e in profile.findall("./actions[@execute='ALLOW']/*")}
         allowed |= {f"{action}/{part}" for action in actions for part in OF_ACTIONS.get(kind, ())}
         assert found <= allowed, (node, kind)

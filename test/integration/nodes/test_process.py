@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +67,21 @@ def test_signal_ends_an_active_node_quietly(ros_domain_id: int) -> None:
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=20)
         assert (process.returncode, log) == (0, "")
+
+
+def test_node_that_dds_security_refuses_says_so_without_a_traceback(
+    tmp_path: Path, ros_domain_id: int
+) -> None:
+    """An empty enclave where the policy has that of the node, or a middleware without security."""
+    (tmp_path / "enclaves/gbopt_ros/perception").mkdir(parents=True)
+    security = {"ENABLE": "true", "STRATEGY": "Enforce", "KEYSTORE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gbopt_ros.nodes", "flow"], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {f"ROS_SECURITY_{name}": value for name, value in security.items()},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "[FATAL]" in done.stderr and "ROS makes no node: error creating node" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_callback_that_raises_is_logged_and_the_nodes_go_on(

@@ -37,7 +37,7 @@ def image_message(encoding: str, channels: int, padding: int = 0) -> Any:
 @pytest.mark.parametrize(
     ("encoding", "order"), [("rgb8", [0, 1, 2]), ("bgra8", [2, 1, 0]), ("mono8", [0, 0, 0])]
 )
-@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("padding", [0, 1, 3])
 def test_colour_image_has_the_pixels_of_the_message(
     decode: Any, encoding: str, order: list[int], padding: int
 ) -> None:
@@ -55,9 +55,32 @@ def test_colour_image_refuses_data_that_do_not_fit(decode: Any) -> None:
     message.height = 6
     with pytest.raises(UndecodableImage, match="7x6 rgb8 image"):
         decode(message)
+    message.height, message.step = 5, 18
+    with pytest.raises(UndecodableImage, match="7x5 rgb8 image with step 18"):
+        decode(message)
     message.height = 2**31
     with pytest.raises(UndecodableImage, match="pixels are more than"):
         decode(message)
+
+
+@pytest.mark.parametrize(("width", "step"), [(7, 22), (8, 21)])
+def test_colour_image_does_not_ask_cv_bridge_where_it_reads_wrong_pixels(
+    monkeypatch: pytest.MonkeyPatch, width: int, step: int
+) -> None:
+    """It shears rows with padding of a part of a pixel, and narrows an image of short rows."""
+
+    class Bridge:
+        def imgmsg_to_cv2(self, message: Any, encoding: str) -> None:
+            pytest.fail("it is asked")
+
+    monkeypatch.setattr(ros_libraries, "cv_bridge", Bridge)
+    message = image_message("rgb8", 3, padding=step - 21)
+    message.width = width
+    if step < 3 * width:
+        with pytest.raises(UndecodableImage, match="8x5 rgb8 image with step 21"):
+            colour_image(message)
+    else:
+        np.testing.assert_array_equal(colour_image(message), image_from_message(message))
 
 
 @pytest.mark.parametrize("error", [ImportError, AttributeError("_ARRAY_API not found"), None])
