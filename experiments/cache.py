@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gbopt_ros.io.datasets.coco import CocoDataset
-from gbopt_ros.io.files import write_text
+from gbopt_ros.io.files import sha256_of, write_text
 from gbopt_ros.learning.data.datasets import InstanceDataset
 
 
@@ -34,6 +35,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value)
+
+
+def digest_of_weights(path: Path) -> str:
+    """SHA-256 of a file, computed once until it changes: every row of a table asks for it."""
+    about = path.stat()
+    return _digest_of(path.resolve(), about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_of(path)
 
 
 def digest_of_files(*paths: Path) -> str:

@@ -29,7 +29,7 @@ from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 from experiments import methods
-from experiments.cache import cache_of
+from experiments.cache import cache_of, digest_of_weights
 from experiments.command_line import config_of, make_parser, run_facts, start
 from experiments.methods_table import linked_scores
 from experiments.paper_data import (
@@ -59,7 +59,7 @@ from gbopt_ros.learning.training.pretraining import pretrain_proposals
 from gbopt_ros.models.catalogue import CATALOGUE, published
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights, sha256_of
+from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
 from gbopt_ros.perception.load import proposal_weights, read_proposals
 
 matplotlib.use("Agg")
@@ -107,7 +107,7 @@ class Benchmark:
         path = self._network(row, lambda: self._data.unseen_train)
         section = evaluation_config(self._config).proposal
         inputs = {
-            "network": sha256_of(path),
+            "network": digest_of_weights(path),
             "stills": judged.digest,
             "evaluation": asdict(section) | {"weights": ""},
         }
@@ -159,7 +159,7 @@ class Benchmark:
         inputs = {
             "masks": masks.digest,
             "coco": coco.digest if coco else "",
-            "parent": "" if row.retrain else sha256_of(proposal_weights(self._config)),
+            "parent": "" if row.retrain else digest_of_weights(proposal_weights(self._config)),
             "settings": self._config.pretrain if row.retrain else self._config.learning,
         }
         path = self._cache.path("network", inputs, ".safetensors")

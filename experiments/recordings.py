@@ -12,14 +12,13 @@ from typing import Any, Protocol
 import cv2
 from tqdm import tqdm
 
-from experiments.cache import Cache
+from experiments.cache import Cache, digest_of_weights
 from experiments.methods.run import from_json, to_json
 from experiments.test_time_augmentation import SCALES, EnsembleProposals
 from gbopt_ros.config import Config
 from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.selection_format import SelectionWriter
 from gbopt_ros.models.catalogue import find_weights
-from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.load import background_weights, load_proposal_network, proposal_weights
 from gbopt_ros.pipeline import Pipeline
 from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
@@ -169,9 +168,13 @@ class CachedRecordings:
 def networks_of(config: Config, *sections: str) -> dict[str, Any]:
     """All that the results of networks depend on, by default of all three."""
     weights = {
-        "proposal": lambda: sha256_of(proposal_weights(config)),
-        "background": lambda: ",".join(sha256_of(path) for path in background_weights(config)),
-        "flow": lambda: sha256_of(find_weights(config.flow.weights)) if config.flow.weights else "",
+        "proposal": lambda: digest_of_weights(proposal_weights(config)),
+        "background": lambda: ",".join(
+            digest_of_weights(path) for path in background_weights(config)
+        ),
+        "flow": lambda: (
+            digest_of_weights(find_weights(config.flow.weights)) if config.flow.weights else ""
+        ),
     }
     return {
         "clip": config.clip,

@@ -47,13 +47,13 @@ def real_dir() -> Path:
 @pytest.fixture(scope="module")
 def small_networks() -> Iterator[None]:
     """The slim networks look at 64-pixel images as they are, and at few regions of them."""
+    from support.networks import little_slim
+
     from gbopt_ros.models import background_fpn, mask_rcnn
 
-    proposals = mask_rcnn.ARCHITECTURES["slim18-fpn"]
-    little = replace(proposals, short_side=64, long_side=128, train_proposals=32, test_proposals=32)
     background = background_fpn.ARCHITECTURES["slim18-semantic-fpn"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mask_rcnn.ARCHITECTURES, "slim18-fpn", little)
+        patch.setitem(mask_rcnn.ARCHITECTURES, "slim18-fpn", little_slim())
         patch.setitem(
             background_fpn.ARCHITECTURES, "slim18-semantic-fpn", replace(background, short_side=64)
         )

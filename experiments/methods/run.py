@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cache import Cache
+from experiments.cache import Cache, digest_of_weights
 from experiments.methods.contract import Inputs, Method
 from gbopt_ros.config import Config
 from gbopt_ros.learning.student import student_config
 from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.perception.flow import make_flow
 from gbopt_ros.perception.load import load_background_network, proposal_weights
 from gbopt_ros.perception.proposals import MaskRcnnProposals
@@ -60,7 +59,7 @@ class MethodRunner:
             "clip": clip.clip_id,
             "proposals": [to_json(found) for found in proposals],
             "networks": self._networks,
-            "network": sha256_of(proposal_weights(student_config(self._config))),
+            "network": digest_of_weights(proposal_weights(student_config(self._config))),
         }
 
         def make() -> dict[str, Any]:

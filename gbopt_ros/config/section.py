@@ -123,11 +123,12 @@ class ConfigSection:
         """Raise ValueError if two settings contradict each other."""
 
 
-_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
-
-
 def settings(section: type[Any]) -> tuple[Setting, ...]:
     """The settings of a section in their order, those of nested sections included."""
+    return _settings(section)
+
+
+def _collect(section: type[Any]) -> tuple[Setting, ...]:
     types = _types(section)
     found: list[Setting] = []
     for known in fields(section):
@@ -138,3 +139,8 @@ def settings(section: type[Any]) -> tuple[Setting, ...]:
             nested = settings(types[known.name])
             found += [replace(inner, name=f"{known.name}.{inner.name}") for inner in nested]
     return tuple(found)
+
+
+# Every instance of a section asks for them.
+_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+_settings: Callable[[Any], tuple[Setting, ...]] = cache(_collect)

@@ -20,6 +20,7 @@ from torchvision.ops import boxes as box_ops
 from gbopt_ros.models.mask_rcnn import TORCHVISION_V2, build_mask_rcnn
 from gbopt_ros.models.weights import (
     PROPOSALS,
+    NoRandomValues,
     WeightsInfo,
     load_into,
     read_state_dict,
@@ -133,7 +134,8 @@ def load_torchvision(path: Path) -> tuple[MaskRCNN, WeightsInfo] | None:
     architecture = next((a for a, name in _BOX_HEADS.items() if name in tensors), None)
     if architecture is None or _CLASS_SCORES not in tensors or _MASK_LOGITS not in tensors:
         return None
-    network = build_mask_rcnn(architecture, classes=len(tensors[_CLASS_SCORES]))
+    with NoRandomValues():
+        network = build_mask_rcnn(architecture, classes=len(tensors[_CLASS_SCORES]))
     tensors = {_current_name(name): value for name, value in tensors.items()}
     if not any(name.endswith(_COUNT) for name in tensors):
         _thaw(tensors, network, frozen=architecture != TORCHVISION_V2)

@@ -16,7 +16,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from gbopt_ros.config import FlowConfig
 from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.models.device import download, half_precision, upload
-from gbopt_ros.models.weights import load_into, read_state_dict
+from gbopt_ros.models.weights import NoRandomValues, load_into, read_state_dict
 from gbopt_ros.structures import GboptError, Image
 
 _RAFT = {"raft_large": raft_large, "raft_small": raft_small}
@@ -139,7 +139,8 @@ def load_raft(path: Path, backend: str) -> RAFT:
     tensors = read_state_dict(path, "RAFT")
     names = tuple(_RAFT) if backend == "auto" else (backend,)
     for name in names:
-        network = _RAFT[name](weights=None)
+        with NoRandomValues():
+            network = _RAFT[name](weights=None)
         if network.state_dict().keys() == tensors.keys():
             load_into(network, tensors, path)
             return network

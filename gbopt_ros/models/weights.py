@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gbopt_ros.io.files import replacing
 from gbopt_ros.io.files import sha256_of as sha256_of  # those who read weights look for it here
@@ -240,6 +241,21 @@ def read_state_dict(path: Path, what: str) -> dict[str, Tensor]:
     return _in_float32(tensors)
 
 
+class NoRandomValues(TorchFunctionMode):
+    """Within it a network is built several times faster, with arbitrary values: for `load_into`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _RANDOM:
+            return func(*args, **(kwargs or {}))
+        return args[0] if args else kwargs["tensor"]
+
+
+# What the initialisers of torch draw with, and those of them that a mode is asked for first.
+_RANDOM = {
+    Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_
+}  # fmt: skip
+
+
 def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a network.
 
@@ -276,7 +292,8 @@ def load_network(path: Path, kind: str, build: Callable[[str], M]) -> tuple[M, W
     """
     info, tensors = read_weights(path, kind)
     try:
-        network = build(info.architecture)
+        with NoRandomValues():
+            network = build(info.architecture)
     except GboptError as error:
         raise GboptError(f"{path}: {error}") from error
     load_into(network, tensors, path)

@@ -26,7 +26,7 @@ from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS
 from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_ns
 from gbopt_ros.structures import Frame, GboptError
 
-_SETTLE_S = 0.5  # in this time the last messages of the nodes arrive
+_SETTLE_S = 0.5  # in this time what is on its way arrives
 
 
 class Player:
@@ -39,6 +39,7 @@ class Player:
         finish: at the end, end the last clip and wait for its masks. In lockstep it always does.
         subscribed: topics that need a subscriber before the first frame is published.
         patience_s: maximum time to wait for a subscriber or for a frame to be done, seconds.
+        linger_s: time after the last masks, in which other subscribers get them too, seconds.
         options: for rclpy's node, such as `context` and `namespace`.
     """
 
@@ -50,12 +51,13 @@ class Player:
         finish: bool = False,
         subscribed: Sequence[str] = (),
         patience_s: float = 60.0,
+        linger_s: float = 0.5,
         **options: Any,
     ) -> None:
         self._node: Node = rclpy.create_node("player", **options)
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
-        self._patience_s = patience_s
+        self._patience_s, self._linger_s = patience_s, linger_s
         self._lockstep, self._finishes = lockstep, lockstep or finish
         for name in subscribed:
             validate_topic_name(name)
@@ -131,14 +133,14 @@ class Player:
                 self._spin_for(_SETTLE_S)  # the call below must not overtake the last image
             # Without lockstep some frames may be dropped, but never the last one.
             self._finish(sent if self._lockstep else {last_ns})
-            self._spin_for(_SETTLE_S)  # other subscribers get the last masks too
+            self._spin_for(self._linger_s)
         return count
 
     def _finish(self, sent: set[int]) -> None:
         """End the last clip and wait until the masks of all clips with these frames are out."""
         if not self._flush.wait_for_service(self._patience_s):
             raise GboptError("no service clip_buffer/flush: do the nodes run?")
-        self._flush.call_async(Trigger.Request())
+        answer = self._flush.call_async(Trigger.Request())
 
         def is_over() -> bool:
             clips = {number for number, stamps in self._clips.items() if stamps & sent}
@@ -146,6 +148,8 @@ class Player:
             return sent <= told and clips <= self._selected
 
         self._wait(is_over, "the nodes did not finish the last clip")
+        # A service waits for a client that leaves before its answer; the answer itself may be lost.
+        self._spin_for(_SETTLE_S, answer.done)
 
     def _on_done(self, header: Any) -> None:
         self._done.add(stamp_ns(header.stamp))
@@ -159,9 +163,9 @@ class Player:
     def _has_subscriber(self, topic: str) -> bool:
         return bool(self._node.count_subscribers(topic) > 0)
 
-    def _spin_for(self, seconds: float) -> None:
+    def _spin_for(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 and not is_over():
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
     def _wait(self, condition: Callable[[], bool], complaint: str) -> None:

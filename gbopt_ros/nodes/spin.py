@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import rclpy
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidHandle, ParameterException
 from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
@@ -33,6 +33,8 @@ class SteadyExecutor(SingleThreadedExecutor):
         try:
             ready: Any = self.wait_for_ready_callbacks(timeout_sec, None)
         except (TimeoutException, ShutdownException):
+            return
+        except InvalidHandle:  # another thread has destroyed an entity that it was to wait for
             return
         handler, entity, node = ready
         handler()

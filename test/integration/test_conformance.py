@@ -169,6 +169,12 @@ def configured(make: MakeProposals, device: torch.device, **changes: float) -> P
     return make(ProposalConfig(**({"max_proposals": 8} | changes)), device)
 
 
+@cache
+def shared(make: MakeProposals, device: torch.device) -> ProposalNetwork:
+    """The same without changes; one for all tests, for making a large network takes long."""
+    return configured(make, device)
+
+
 def assert_valid(found: Proposals, image: Image, limit: int) -> None:
     """What any set of proposals of an image fulfils."""
     height, width = image.shape[:2]
@@ -217,7 +223,7 @@ def assert_same(a: Proposals, b: Proposals, device: torch.device) -> None:
 def test_proposals_are_valid(make: MakeProposals, device: torch.device) -> None:
     """Images of three sizes in one call, one of them narrow."""
     images = [picture(), picture(48, 80, 1), picture(90, 40, 2)]
-    network = configured(make, device)
+    network = shared(make, device)
     found = network.propose(images)
     assert len(found) == 3
     for proposals, image in zip(found, images, strict=True):
@@ -228,7 +234,7 @@ def test_proposals_are_valid(make: MakeProposals, device: torch.device) -> None:
 
 @proposal_backends
 def test_proposals_are_deterministic(make: MakeProposals, device: torch.device) -> None:
-    network = configured(make, device)
+    network = shared(make, device)
     (first,), (again,) = network.propose([picture()]), network.propose([picture()])
     (anew,) = configured(make, device).propose([picture()])
     assert len(first)
@@ -242,7 +248,7 @@ def test_proposals_of_an_image_of_nothing(
     make: MakeProposals, device: torch.device, level: int
 ) -> None:
     image = constant(level)
-    (found,) = configured(make, device).propose([image])
+    (found,) = shared(make, device).propose([image])
     assert_valid(found, image, limit=8)
 
 
@@ -252,7 +258,7 @@ def test_proposals_of_a_tiny_image(
     make: MakeProposals, device: torch.device, size: tuple[int, int]
 ) -> None:
     image = picture(*size)
-    (found,) = configured(make, device).propose([image])
+    (found,) = shared(make, device).propose([image])
     assert_valid(found, image, limit=8)
 
 
@@ -261,7 +267,7 @@ def test_proposals_of_a_tiny_image(
 def test_proposals_of_views_and_read_only_images(make: MakeProposals, device: torch.device) -> None:
     image = picture()
     views = [image[:, ::-1], image[::2, ::2], image.transpose(1, 0, 2)]
-    network = configured(make, device)
+    network = shared(make, device)
     for view in views:
         before = view.copy()
         (of_view,), (of_copy,) = network.propose([view]), network.propose([before.copy()])
@@ -283,7 +289,7 @@ def test_proposals_of_a_batch_are_those_of_single_images(
 
 @proposal_backends
 def test_proposals_are_the_n_best(make: MakeProposals, device: torch.device) -> None:
-    (many,) = configured(make, device).propose([picture()])
+    (many,) = shared(make, device).propose([picture()])
     assert len(many) > 3
     for n in (1, 3):
         (few,) = configured(make, device, max_proposals=n).propose([picture()])
@@ -295,7 +301,7 @@ def test_proposals_are_the_n_best(make: MakeProposals, device: torch.device) -> 
 @proposal_backends
 def test_proposals_above_the_threshold(make: MakeProposals, device: torch.device) -> None:
     """A threshold takes away the tail and changes nothing before it."""
-    (every,) = configured(make, device).propose([picture()])
+    (every,) = shared(make, device).propose([picture()])
     middle = len(every) // 2
     threshold = float(every.scores[middle - 1 : middle + 1].mean())
     kept = int((every.scores > threshold).sum())
@@ -326,7 +332,7 @@ def test_proposals_in_half_precision(make: MakeProposals, gpu: torch.device) -> 
 
 @proposal_backends
 def test_proposals_have_a_version(make: MakeProposals, device: torch.device) -> None:
-    network = configured(make, device)
+    network = shared(make, device)
     version = network.version
     assert isinstance(version, str)
     assert version.strip() == version != ""

@@ -89,7 +89,7 @@ def test_batches_hold_every_object_from_min_pixels_on(
 
 def test_pretrain_proposals_and_background_on_real_images(dataset: CocoDataset) -> None:
     settings = PretrainConfig(
-        iterations=2, background_iterations=3, batch_size=3, warmup=1, optimizer="sgd",
+        iterations=2, background_iterations=2, batch_size=2, warmup=1, optimizer="sgd",
         learning_rate=0.01, ema_decay=0.0, min_scale=0.8, augment=PLAIN,
     )  # fmt: skip
     instances = CocoInstances(dataset)

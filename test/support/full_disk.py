@@ -18,6 +18,8 @@ import pytest
 
 from gbopt_ros.cli.main import main
 from gbopt_ros.learning.store.store import Store
+from gbopt_ros.models import mask_rcnn
+from support.networks import little_slim
 from support.verbs import Bench, hidden, make_store
 
 SIZE, ROOM = 96 << 20, (10, 25)  # bytes of the disk; powers of two that are left on it
@@ -117,5 +119,6 @@ def _frames(store: Path) -> int:
 
 
 if __name__ == "__main__":
+    mask_rcnn.ARCHITECTURES["slim18-fpn"] = little_slim()
     folder, tries, seed, *paths = sys.argv[1:]
     print(json.dumps(report(Path(folder), Bench(*map(Path, paths)), int(tries), int(seed))))

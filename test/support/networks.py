@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 
+from gbopt_ros.models import mask_rcnn
 from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import BACKGROUND, PROPOSALS, WeightsInfo, save_weights
@@ -24,9 +28,27 @@ torch.set_num_threads(1)  # on images of this size threads cost more than they s
 
 
 def tiny_mask_rcnn(seed: int = 0) -> MaskRCNN:
-    """A random `slim18-fpn` that does not enlarge 64-pixel images and looks at few regions."""
+    """A random `slim18-fpn` that does not enlarge 64-pixel images and looks at few regions.
+
+    It leaves torch's random numbers where building it would.
+    """
+    network, state = _slim(seed)
+    torch.set_rng_state(state)
+    return look_at_little(copy.deepcopy(network))
+
+
+@cache
+def _slim(seed: int) -> tuple[MaskRCNN, torch.Tensor]:
+    """A random `slim18-fpn`, and the state of the random numbers behind it."""
     torch.manual_seed(seed)
-    return look_at_little(build_mask_rcnn("slim18-fpn"))
+    return build_mask_rcnn("slim18-fpn"), torch.get_rng_state()
+
+
+@cache
+def _slim_background() -> tuple[nn.Module, torch.Tensor]:
+    """A random `slim18-semantic-fpn` that is built after `_slim(0)`, and the state behind it."""
+    torch.set_rng_state(_slim(0)[1])
+    return build_background("slim18-semantic-fpn"), torch.get_rng_state()
 
 
 def look_at_little(network: MaskRCNN) -> MaskRCNN:
@@ -38,20 +60,26 @@ def look_at_little(network: MaskRCNN) -> MaskRCNN:
     return network.eval()
 
 
+def little_slim() -> mask_rcnn.MaskRcnnArchitecture:
+    """`slim18-fpn` looking at 64-pixel images as they are and at few regions of them.
+
+    In place of the architecture itself, for networks that the code under test builds.
+    """
+    slim = mask_rcnn.ARCHITECTURES["slim18-fpn"]
+    return replace(slim, short_side=SIDE, long_side=2 * SIDE, train_proposals=32, test_proposals=32)
+
+
 def save_random_weights(folder: Path) -> dict[str, Path]:
     """Networks with random weights: at threshold 0 they propose something everywhere."""
-    torch.manual_seed(0)
-    paths = {kind: folder / f"{kind}.safetensors" for kind in (PROPOSALS, BACKGROUND)}
-    save_weights(
-        paths[PROPOSALS],
-        build_mask_rcnn("slim18-fpn"),
-        WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
-    )
-    save_weights(
-        paths[BACKGROUND],
-        build_background("slim18-semantic-fpn"),
-        WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "random"),
-    )
+    proposals, (background, state) = _slim(0)[0], _slim_background()
+    infos = {
+        PROPOSALS: WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
+        BACKGROUND: WeightsInfo(BACKGROUND, "slim18-semantic-fpn", "random"),
+    }
+    paths = {kind: folder / f"{kind}.safetensors" for kind in infos}
+    save_weights(paths[PROPOSALS], proposals, infos[PROPOSALS])
+    save_weights(paths[BACKGROUND], background, infos[BACKGROUND])
+    torch.set_rng_state(state)
     return paths
 
 

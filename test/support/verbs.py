@@ -1,12 +1,8 @@
-"""Commands of the package in processes that can be killed, on a recording and networks of a minute.
-
-The processes are forked from one that has imported everything, so that a hundred take little.
-"""
+"""Commands of the package in processes that can be killed, on a recording and little networks."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
@@ -22,18 +18,15 @@ import torch
 from gbopt_ros.cli.main import main
 from gbopt_ros.io import files
 from gbopt_ros.learning.store.store import Store
-from gbopt_ros.models import catalogue
+from gbopt_ros.models import catalogue, mask_rcnn
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS
-from support.networks import save_random_weights
+from support.forks import FORKS
+from support.networks import little_slim, save_random_weights
 from support.recordings import disc_frames, write_images
 
 FRAMES, CLIP = 6, 2
 PATIENCE_S = 120.0
-_IMPORTED = (  # before the fork; only what is installed can be named here
-    "gbopt_ros.cli.bag", "gbopt_ros.cli.learn", "gbopt_ros.cli.models", "gbopt_ros.cli.replay",
-    "gbopt_ros.learning.store.store", "gbopt_ros.pipeline", "torch.utils.data.dataloader",
-)  # fmt: skip
 _FAST = (
     "device=cpu", f"clip.length={CLIP}", "motion.weight=0", "selection.lambda_flow=0",
     "selection.k=2", "outline.method=network", "proposal.max_proposals=4",
@@ -110,6 +103,7 @@ def run_verb(
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    mask_rcnn.ARCHITECTURES["slim18-fpn"] = little_slim()
     os.environ["XDG_CACHE_HOME"] = str(cache)
     entry = catalogue.Published(
         "raft_small", published.as_uri(), files.sha256_of(published)[:8], "MIT (x/y)"
@@ -158,8 +152,6 @@ class Runner:
     def __init__(self, folder: Path, bench: Bench) -> None:
         self._folder, self._bench = folder, bench
         self.cache = folder / "cache"
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*_IMPORTED])
         self._count = 0
 
     @contextlib.contextmanager
@@ -170,7 +162,7 @@ class Runner:
         self._count += 1
         log = self._folder / f"{self._count}.log"
         given = (arguments, log, self.cache, self._bench.published, dies_at)
-        process = self._context.Process(target=run_verb, args=given)
+        process = FORKS.Process(target=run_verb, args=given)
         process.start()
         try:
             yield process, log

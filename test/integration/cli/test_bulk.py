@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.bulk import children, masks_of, save_networks
+from support.forks import ForkedProgram
 from support.recordings import noise_frames
 
 from gbopt_ros.cli.main import main
@@ -29,11 +28,10 @@ def bulk(folder: Path, out: Path, options: list[str]) -> list[str]:
     return ["bulk", str(folder), f"--out={out}", "--workers=2", "--shard-frames=3", *options]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Callable[[], bool], process: ForkedProgram) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+        assert process.wait(0.02) is None and time.monotonic() < deadline
 
 
 @needs_proc
@@ -49,9 +47,8 @@ def test_bulk_that_was_killed_does_what_is_missing(
     def done() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in out.glob("frames/*/*/run.json")}
 
-    command = [sys.executable, "-m", "gbopt_ros.cli", *bulk(bags, out, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+    process = ForkedProgram("gbopt_ros.cli", bulk(bags, out, options))
+    try:
         wait_for(lambda: len(done()) >= 1, process)
         before = {*children(process.pid)}
         killed = min(before)
@@ -59,8 +56,8 @@ def test_bulk_that_was_killed_does_what_is_missing(
         wait_for(lambda: killed not in {*children(process.pid)}, process)
         wait_for(lambda: len(done()) >= 3, process)
         workers = [*children(process.pid)]
+    finally:
         process.kill()
-        process.wait()
     for worker in workers:  # they end with the command
         deadline = time.monotonic() + PATIENCE_S
         while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:

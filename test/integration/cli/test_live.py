@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
+from support.forks import ForkedProgram
 from support.networks import save_random_weights
 from support.recordings import disc_frames
 from support.ros import Graph
@@ -104,22 +105,24 @@ def test_run_tells_that_the_learner_died(ros_domain_id: int, tmp_path: Path) -> 
     """The other nodes run on; the exit status tells it too."""
     weights = save_random_weights(tmp_path)
     (tmp_path / "store").write_text("a file")
-    graph = gbopt(
+    log = tmp_path / "log"
+    arguments = [
         "run", "--set", f"proposal.weights={weights['proposals']}",
         "--set", f"background.weights={weights['background']}",
         "--ros-args", "-p", f"store:={tmp_path / 'store'}",
-    )  # fmt: skip
-    assert graph.stderr is not None
-    said = []
-    for line in graph.stderr:
-        said.append(line)
-        if "nothing is learnt any more" in line:
-            break
-    graph.send_signal(signal.SIGINT)
-    _, log = graph.communicate(timeout=30)
-    assert graph.returncode == 1
-    assert f"{tmp_path / 'store'}: cannot be written: File exists" in "".join(said)
-    assert log.endswith("the learner ended while the other nodes ran on; the log above says why\n")
+    ]  # fmt: skip
+    graph = ForkedProgram("gbopt_ros.cli", arguments, log)
+    try:
+        Graph.wait(
+            lambda: log.exists() and "nothing is learnt any more" in log.read_text(), "the learner"
+        )
+        graph.interrupt()
+        assert graph.wait(30) == 1
+    finally:
+        graph.kill()
+    said = log.read_text()
+    assert f"{tmp_path / 'store'}: cannot be written: File exists" in said
+    assert said.endswith("the learner ended while the other nodes ran on; the log above says why\n")
 
 
 def test_run_that_cannot_start_ends_the_learner_quietly(

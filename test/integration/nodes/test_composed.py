@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +21,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
+from support.forks import ForkedProgram
 from support.networks import save_random_weights
 from support.recordings import disc_frames
 from support.ros import PATIENCE_S, PIPELINE, TOPIC, Graph, counts_by_stamp, ros_arguments
@@ -88,8 +85,9 @@ def graph(request: pytest.FixtureRequest, ros_domain_id: int, weights: Any) -> I
         yield made
 
 
-def play(graph: Graph, frames: Sequence[Frame], **options: Any) -> None:
-    player = Player(TOPIC, lockstep=True, patience_s=PATIENCE_S, context=graph.context, **options)
+def play(graph: Graph, frames: Sequence[Frame], linger_s: float = 0.0) -> None:
+    options = {"patience_s": PATIENCE_S, "linger_s": linger_s}
+    player = Player(TOPIC, lockstep=True, context=graph.context, **options)
     try:
         assert player.play(frames) == len(frames)
     finally:
@@ -228,7 +226,7 @@ def test_separate_processes_equal_replay(
 
 
 class processes:
-    """Each node as a process of its own, as `ros2 run` starts them."""
+    """Each node as a process of its own."""
 
     NAMES = ("selector", "flow", "background", "proposal", "clip_buffer")
 
@@ -236,12 +234,10 @@ class processes:
         self, weights: dict[str, Path], names: Sequence[str] = NAMES, **parameters: Any
     ) -> None:
         self._names, self._arguments = names, ros_arguments(weights, **parameters)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, ForkedProgram] = {}
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-m", "gbopt_ros.nodes", name, *self._arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.running[name] = subprocess.Popen(command, env=environment)
+        self.running[name] = ForkedProgram("gbopt_ros.nodes", [name, *self._arguments])
 
     def __enter__(self) -> processes:
         for name in self._names:
@@ -250,7 +246,7 @@ class processes:
 
     def __exit__(self, *_: object) -> None:
         for process in self.running.values():
-            process.send_signal(signal.SIGINT)
+            process.interrupt()
         try:
             statuses = {name: process.wait(20) for name, process in self.running.items()}
         finally:
@@ -281,9 +277,7 @@ def test_selector_that_was_killed_comes_back(ros_domain_id: int, weights: dict[s
             observing.wait(step, "masks")
 
         send_until(lambda: masks)
-        selector = running.running["selector"]
-        selector.kill()
-        selector.wait()
+        running.running["selector"].kill()
         running.start("selector")
         masks.clear()
         send_until(lambda: len(masks) >= 8)
@@ -595,7 +589,7 @@ def test_clip_buffer_skips_and_counts_an_image_that_cannot_be_decoded(graph: Gra
 
 def test_diagnostics_of_every_node(graph: Graph) -> None:
     seen = graph.observe(DiagnosticArray, "/diagnostics")
-    play(graph, disc_frames(4))
+    play(graph, disc_frames(4), linger_s=0.5)  # diagnostics of before arrive
     names = {"clip_buffer", "proposal", "background", "flow", "selector"}
     seen.clear()
     graph.wait(lambda: {s.name for m in seen for s in m.status} == names, "all diagnostics")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +22,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 from support.detectron2_networks import needs_detectron2, tiny_detectron2, write_config
+from support.forks import ForkedProgram
 from support.networks import save_random_weights, tiny_mask_rcnn
 from support.onnx_networks import needs_onnx, save_bright_yolo
 from support.recordings import disc_frames
@@ -105,7 +102,7 @@ def play(graph: Graph, count: int) -> None:
 
 
 def play_frames(graph: Graph, frames: Sequence[Frame]) -> None:
-    player = Player(TOPIC, lockstep=True, context=graph.context)
+    player = Player(TOPIC, lockstep=True, linger_s=0.0, context=graph.context)
     try:
         player.play(frames)
     finally:
@@ -133,6 +130,7 @@ def test_learner_trains_swaps_and_rolls_back_while_frames_flow(
 
     play(graph, 8)
     graph.wait(lambda: learner.health.counted("clips stored") == 2, "the clips to be stored")
+    graph.wait(lambda: len(masks) == 8, "the masks")
     with Store(tmp_path / "store").training_set() as stored:
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
@@ -140,7 +138,7 @@ def test_learner_trains_swaps_and_rolls_back_while_frames_flow(
     assert reply.success
     sent = 8
     frames = islice(looped(disc_frames(8), 0), 8, None)
-    player = Player(TOPIC, lockstep=True, context=graph.context)
+    player = Player(TOPIC, lockstep=True, linger_s=0.0, context=graph.context)
     try:
         while not updates or proposal.facts()["model version"] != "v0001":
             sent += player.play(list(islice(frames, 4)))
@@ -447,12 +445,10 @@ def test_learner_killed_in_training_starts_again(
 
     with ExitStack() as started:
 
-        def start(iterations: int) -> subprocess.Popen[bytes]:
+        def start(iterations: int) -> ForkedProgram:
             changes = {"train_every_clips": 1, "learning.iterations": iterations}
             arguments = ros_arguments(weights, **learning(store, **changes))
-            command = [sys.executable, "-m", "gbopt_ros.nodes", "learner", *arguments]
-            process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            started.callback(process.wait)
+            process = ForkedProgram("gbopt_ros.nodes", ["learner", *arguments])
             started.callback(process.kill)
             return process
 
@@ -480,7 +476,6 @@ def test_learner_killed_in_training_starts_again(
         play_until_it_trains(10_000)
         made.wait(lambda: any(p.iteration for p in progress), "the first step")
         first.kill()
-        first.wait()
         assert Store(store).models.current() is None
         with Store(store).training_set() as stored:
             kept = stored.instance_count
@@ -489,6 +484,6 @@ def test_learner_killed_in_training_starts_again(
         second = start(iterations=2)
         play_until_it_trains(2)
         made.wait(lambda: len(updates) >= 1, "a version")
-        second.send_signal(signal.SIGINT)
+        second.interrupt()
         assert second.wait(20) == 0
     assert Store(store).models.current() is not None

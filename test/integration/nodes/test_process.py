@@ -16,6 +16,8 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
+from rclpy.event_handler import EventHandler
+from rclpy.exceptions import InvalidHandle
 from std_msgs.msg import Header
 from support.ros import Graph
 
@@ -82,6 +84,29 @@ def test_node_that_dds_security_refuses_says_so_without_a_traceback(
     assert done.returncode == 1
     assert "[FATAL]" in done.stderr and "ROS makes no node: error creating node" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_executor_goes_on_when_an_entity_is_destroyed_while_it_begins_to_wait(
+    ros_domain_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a node that another thread deactivates."""
+    destroyed = [InvalidHandle("cannot use Destroyable because destruction was requested")]
+    add_to_wait_set = EventHandler.add_to_wait_set
+
+    def once(handler: EventHandler, wait_set: Any) -> None:
+        if destroyed:
+            raise destroyed.pop()
+        add_to_wait_set(handler, wait_set)
+
+    with Graph(ros_domain_id) as graph:
+        got: list[Header] = []
+        graph.observer.create_subscription(Header, "anything", got.append, 10)
+        sender = graph.observer.create_publisher(Header, "anything", 10)
+        graph.wait(lambda: sender.get_subscription_count() == 1, "the subscription")
+        monkeypatch.setattr(EventHandler, "add_to_wait_set", once)
+        graph.wait(lambda: not destroyed, "the executor to wait again")
+        sender.publish(make_header(0, "good"))
+        graph.wait(lambda: len(got) == 1, "the message")
 
 
 def test_callback_that_raises_is_logged_and_the_nodes_go_on(

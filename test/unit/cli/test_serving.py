@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import signal
-import subprocess
-import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 pytest.importorskip("flask", reason="pip install 'gbopt_ros[review]'")
 
+from support.forks import ForkedProgram
 from support.labelled_store import make_store
 
 from gbopt_ros.cli import serving
@@ -24,20 +23,25 @@ from gbopt_ros.web.models import models_app
 from gbopt_ros.web.server import listen
 
 
-def test_a_page_is_served_to_this_machine_until_it_is_interrupted(tmp_path: Path) -> None:
+def test_a_page_is_served_to_this_machine_until_it_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_store(tmp_path)
-    command = [sys.executable, "-m", "gbopt_ros.cli", "review", "store", "--port", "0"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        told = server.stdout.readline()
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log"
+    server = ForkedProgram("gbopt_ros.cli", ["review", "store", "--port", "0"], log)
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and "\n" in (told := log.read_text())):
+            assert server.wait(0.02) is None and time.monotonic() < deadline
         assert told.startswith("http://127.0.0.1:") and told.endswith("/ (Ctrl-C ends it)\n")
         with urllib.request.urlopen(told.split()[0], timeout=30) as answer:
             assert b"<h1>Masks of store</h1>" in answer.read()
-        server.send_signal(signal.SIGINT)
-        _, log = server.communicate(timeout=30)
-    assert (server.returncode, log) == (0, "")
+        server.interrupt()
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+    assert log.read_text() == told
 
 
 def test_an_address_that_others_reach_is_warned_about(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,18 @@ import pytest
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from support.labelled import labelled
 
-from experiments.cache import Cache, digest, digest_of_dataset, digest_of_files, digest_of_stills
+from experiments import cache
+from experiments.cache import (
+    Cache,
+    digest,
+    digest_of_dataset,
+    digest_of_files,
+    digest_of_stills,
+    digest_of_weights,
+)
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
+from gbopt_ros.io.files import sha256_of
 
 
 def test_cache_makes_a_value_once(tmp_path: Path) -> None:
@@ -78,6 +88,23 @@ def test_digest_of_files_is_of_their_content(tmp_path: Path) -> None:
     assert digest_of_files(tmp_path / "a") == digest_of_files(tmp_path / "b")
     (tmp_path / "b" / "x").write_bytes(b"2")
     assert digest_of_files(tmp_path / "a") != digest_of_files(tmp_path / "b")
+
+
+def test_digest_of_weights_is_computed_again_when_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, computed = tmp_path / "weights", []
+
+    def counted(of: Path) -> str:
+        computed.append(of)
+        return sha256_of(of)
+
+    monkeypatch.setattr(cache, "sha256_of", counted)
+    for content in (b"one", b"three"):
+        path.write_bytes(content)
+        for _ in range(2):
+            assert digest_of_weights(path) == hashlib.sha256(content).hexdigest()
+    assert computed == [path, path]
 
 
 def test_digest_of_stills_is_of_labels_and_pixels() -> None:

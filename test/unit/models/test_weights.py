@@ -20,6 +20,7 @@ from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import (
     BACKGROUND,
     PROPOSALS,
+    NoRandomValues,
     WeightsInfo,
     load_into,
     read_weights,
@@ -203,6 +204,17 @@ def test_load_network_names_an_unknown_architecture(
         load(path)
     with pytest.raises(GboptError, match=r"vit-huge.*slim18"):
         build("vit-huge")
+
+
+@pytest.mark.parametrize("architecture", ["slim18-fpn", "resnet50-fpn-v2"])
+def test_no_random_values_draws_none_while_a_network_is_built(architecture: str) -> None:
+    before = torch.get_rng_state()
+    with NoRandomValues():
+        network = build_mask_rcnn(architecture)
+    assert torch.equal(torch.get_rng_state(), before)
+    build_mask_rcnn("slim18-fpn")  # again as usual
+    assert not torch.equal(torch.get_rng_state(), before)
+    assert network.backbone.body.bn1.weight.unique().tolist() == [1.0]  # constants are filled in
 
 
 @pytest.mark.parametrize(
