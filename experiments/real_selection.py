@@ -208,9 +208,7 @@ def choices(config: Config) -> dict[str, ablation.Variant]:
     without_scores = replace(config.selection, score_weight=0.0)
     return {
         **ablation.variants(without_scores),
-        "+ scores": ablation.complete(
-            replace(config.selection, score_weight=config.selection.score_weight or 1.0)
-        ),
+        "+ scores": ablation.complete(config.selection),
     }
 
 

@@ -395,11 +395,13 @@ def selection_of(method: str, config: SelectionConfig) -> SelectionConfig:
     The masks of `L_I` may overlap in the objective, but what is learnt is cut there, as a selector
     publishes masks; `experiments.ablation` judges them whole.
     """
-    alone = replace(config, lambda_flow=0.0, lambda_regularization=0.0)
+    terms = replace(config, score_weight=0.0)
+    alone = replace(terms, lambda_flow=0.0, lambda_regularization=0.0)
     return {
         "L_I": replace(alone, overlap_tolerance=1.0),
         "constraint": alone,
-        "L_F": replace(config, lambda_regularization=0.0),
+        "L_F": replace(terms, lambda_regularization=0.0),
+        "L_p": terms,
     }.get(method, config)
 
 

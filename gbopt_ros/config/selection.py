@@ -43,13 +43,13 @@ class SelectionConfig(ConfigSection):
         low=0.0,
     )
     score_weight: float = setting(
-        0.0,
+        1.0,
         "Weight of the network scores in the energy (paper: 0). A larger value favours masks with "
-        "high scores, and large ones: it suits a network that was trained on such scenes.",
+        "high scores more. Scores count only if the network has a calibration (`gbopt calibrate`).",
         low=0.0,
     )
     neutral_score: float = setting(
-        0.5,
+        0.8,
         "Network score that neither favours nor disfavours a mask. A larger value selects fewer "
         "masks.",
         above=0.0, below=1.0,

@@ -106,16 +106,14 @@ def make_layer(
         )
     decomposed = atoms_of_rles(proposals.rles, proposals.size)
     scores = proposals.scores.astype(np.float64)
-    propagates = config.score_weight and config.score_propagation  # else no energy has scores
-    if propagates and before is not None and flow is not None:
+    # Other networks may give an object that they were never taught a score near 0.
+    scores_count = proposals.calibration is not None and config.score_weight > 0
+    if scores_count and config.score_propagation and before is not None and flow is not None:
         iou = warped_iou(before.proposals, proposals, flow)
         scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
-    prior = score_prior(
-        scores,
-        decomposed.membership @ decomposed.areas,
-        config.neutral_score,
-        config.score_weight,
-    )
+    prior = None
+    if scores_count:
+        prior = score_prior(scores, proposals.size, config.neutral_score, config.score_weight)
     combinations = combinations_of_atoms(
         decomposed,
         background,

@@ -125,24 +125,21 @@ def regularization_losses(first: Sequence[Rle], second: Sequence[Rle]) -> NDArra
 
 
 def score_prior(
-    scores: NDArray[np.floating], areas: NDArray[np.integer], neutral_score: float, weight: float
+    scores: NDArray[np.floating], size: tuple[int, int], neutral_score: float, weight: float
 ) -> NDArray[np.float64]:
     """What selecting each mask adds to L_I, summed over the pixels, for its network score.
 
-    Not in the paper, which disregards the scores. Each pixel of a mask counts as evidence of an
-    object: weight * area * (logit(neutral) - logit(score)).
+    Not in the paper, which disregards the scores. L_I does not tell one mask of two objects from
+    two masks of one each. The prior does: every mask counts once, whatever its size. On the scale
+    of L_I, which is a mean, it adds weight * (neutral_score - score).
 
     Args:
         scores: (N,) in [0, 1].
-        areas: (N,) pixels.
+        size: (height, width) of the image.
         neutral_score: a mask with this score is neither favoured nor disfavoured.
         weight: 0 is the paper.
 
     Returns:
         (N,) float64, nats.
     """
-    s = np.clip(scores.astype(np.float64), 1e-3, 1 - 1e-3)
-    logit = np.log(s) - np.log1p(-s)
-    neutral = np.log(neutral_score) - np.log1p(-neutral_score)
-    prior: NDArray[np.float64] = weight * areas * (neutral - logit)
-    return prior
+    return weight * size[0] * size[1] * (neutral_score - np.asarray(scores, np.float64))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection import select_clip
 from gbopt_ros.selection.objective import flow_loss
 from gbopt_ros.selection.synthesis import background_photograph, composite
-from gbopt_ros.structures import Selection
+from gbopt_ros.structures import Calibration, Proposals, Selection
 from support.fakes import HashFlow, make_clip, make_proposals
 from support.oracles import all_combinations
 
 SIZE = (8, 9)
+CALIBRATION = Calibration(bias=-0.5, margin=0.1, score=0.8)
 
 
 def paper(**changes: float | bool) -> SelectionConfig:
@@ -38,10 +41,16 @@ def random_inputs(seed: int, t: int, n: int) -> tuple:
     return images, masks, backgrounds, flows
 
 
+def calibrated(masks: NDArray[np.bool_]) -> Proposals:
+    """`make_proposals` of a network with a calibration, whose scores count."""
+    return replace(make_proposals(masks), calibration=CALIBRATION)
+
+
 def run(inputs: tuple, config: SelectionConfig) -> tuple[Selection, HashFlow]:
+    """The selection from calibrated proposals."""
     images, masks, backgrounds, flows = inputs
     network = HashFlow()
-    proposals = [make_proposals(frame) for frame in masks]
+    proposals = [calibrated(frame) for frame in masks]
     return (
         select_clip(make_clip(list(images)), proposals, backgrounds, flows, network, config),
         network,
@@ -49,13 +58,19 @@ def run(inputs: tuple, config: SelectionConfig) -> tuple[Selection, HashFlow]:
 
 
 def brute_force(inputs: tuple, config: SelectionConfig) -> float:
-    """Energy of the best path over the K best combinations, straight from Eq. 2."""
+    """Energy of the best path over the K best combinations, straight from Eq. 2.
+
+    Scores are not propagated.
+    """
     images, masks, backgrounds, flows = inputs
     photograph = background_photograph(SIZE, config.seed)
-    layers = [
-        all_combinations(frame, background, config.overlap_tolerance, config.epsilon)[: config.k]
-        for frame, background in zip(masks, backgrounds, strict=True)
-    ]
+    layers = []
+    for frame, background in zip(masks, backgrounds, strict=True):
+        scores = calibrated(frame).scores.astype(np.float64)
+        prior = config.score_weight * (config.neutral_score - scores)
+        found = all_combinations(frame, background, config.overlap_tolerance, config.epsilon)
+        found = [(loss + prior[list(chosen)].sum(), chosen) for loss, chosen in found]
+        layers.append(sorted(found)[: config.k])
     best = np.inf
     for path in itertools.product(*layers):
         unions = [masks[t][list(c)].any(axis=0) for t, (_, c) in enumerate(path)]

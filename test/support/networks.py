@@ -69,8 +69,13 @@ def little_slim() -> mask_rcnn.MaskRcnnArchitecture:
     return replace(slim, short_side=SIDE, long_side=2 * SIDE, train_proposals=32, test_proposals=32)
 
 
-def save_random_weights(folder: Path) -> dict[str, Path]:
-    """Networks with random weights: at threshold 0 they propose something everywhere."""
+def save_random_weights(folder: Path, *, sees_foreground: bool = False) -> dict[str, Path]:
+    """Networks with random weights: at threshold 0 they propose something everywhere.
+
+    Args:
+        sees_foreground: whether the background network sees objects everywhere, so that masks are
+            selected whatever their scores.
+    """
     proposals, (background, state) = _slim(0)[0], _slim_background()
     infos = {
         PROPOSALS: WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
@@ -78,6 +83,9 @@ def save_random_weights(folder: Path) -> dict[str, Path]:
     }
     paths = {kind: folder / f"{kind}.safetensors" for kind in infos}
     save_weights(paths[PROPOSALS], proposals, infos[PROPOSALS])
+    if sees_foreground:
+        background = copy.deepcopy(background)
+        nn.init.constant_(background.predictor.bias, 20.0)
     save_weights(paths[BACKGROUND], background, infos[BACKGROUND])
     torch.set_rng_state(state)
     return paths

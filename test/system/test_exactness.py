@@ -18,6 +18,7 @@ def test_select_clip_finds_the_optimum_of_random_clips() -> None:
             k=k,
             overlap_tolerance=float(rng.choice([0.0, 0.05, 0.3])),
             lambda_flow=float(rng.choice([0.0, 0.1, 1.0])),
+            score_weight=float(rng.choice([0.0, 1.0])),
         )
         inputs = random_inputs(seed, t, n)
         selection, _ = run(inputs, config)

@@ -34,14 +34,14 @@ from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.store.teacher_gate import TeacherDecision
 from gbopt_ros.models.detection import load_mask_rcnn
-from gbopt_ros.models.weights import PROPOSALS, sha256_of
+from gbopt_ros.models.weights import PROPOSALS, sha256_of, write_calibration
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes import model_update
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
-from gbopt_ros.structures import Frame
+from gbopt_ros.structures import Calibration, Frame
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -63,15 +63,18 @@ def learning(store: Path, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def on_detectron2(weights: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+def on_detectron2(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """A detectron2 checkpoint as proposal network, and the parameters that go with it."""
     checkpoint = folder / "random.pth"
     torch.save(tiny_detectron2().state_dict(), checkpoint)
-    return weights | {PROPOSALS: checkpoint}, {
-        "proposal.detectron2_config": write_config(folder),
-        "selection.score_weight": 100.0,  # some of its faint masks must be selected
-        "selection.neutral_score": 0.001,
+    return some_masks(folder) | {PROPOSALS: checkpoint}, {
+        "proposal.detectron2_config": write_config(folder)
     }
+
+
+def some_masks(folder: Path) -> dict[str, Path]:
+    """Weights with which some masks are selected, however faint."""
+    return save_random_weights(folder, sees_foreground=True)
 
 
 def with_learner(domain: int, arguments: Sequence[str]) -> Graph:
@@ -88,9 +91,14 @@ def graph(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Graph]:
     parameters = learning(tmp_path / "store")
-    if getattr(request, "param", "torchvision") == "detectron2":
-        weights, more = on_detectron2(weights, tmp_path)
+    kind = getattr(request, "param", "torchvision")
+    if kind == "detectron2":
+        weights, more = on_detectron2(tmp_path)
         parameters |= more
+    if kind == "calibrated":  # any mask is probably an object
+        calibrated = tmp_path / "calibrated.safetensors"
+        write_calibration(weights[PROPOSALS], Calibration(0.0, 0.0, 0.0), calibrated)
+        weights = weights | {PROPOSALS: calibrated}
     arguments = ros_arguments(weights, **parameters)
     with with_learner(ros_domain_id, arguments) as made:
         made.start()
@@ -187,6 +195,7 @@ def test_learner_starts_a_new_session_after_a_clip_buffer_restart(
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
 
+@pytest.mark.parametrize("graph", ["calibrated"], indirect=True)
 def test_learner_stores_replayed_frames_once(graph: Graph, tmp_path: Path) -> None:
     """With the masks of the last session; not at all if that has none."""
     learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
@@ -194,11 +203,12 @@ def test_learner_stores_replayed_frames_once(graph: Graph, tmp_path: Path) -> No
     recordings: list[list[str]] = []
     for session in (1, 2, 3):
         if session == 3:  # so that no score is good enough
+            selector = graph.nodes["selector"]
             strict = [
                 Parameter("selection.score_weight", value=1e6),
                 Parameter("selection.neutral_score", value=0.999),
             ]
-            assert all(r.successful for r in graph.nodes["selector"].set_parameters(strict))
+            assert all(r.successful for r in selector.set_parameters(strict))
         frames = disc_frames(8)
         play_frames(graph, [replace(f, stamp_ns=f.stamp_ns + session * 10**11) for f in frames])
         graph.wait(
@@ -242,8 +252,7 @@ def test_learner_announces_a_student_once_it_proposes_as_well_as_its_teacher(
     teacher = save_bright_yolo(tmp_path / "yolo.onnx")
     cheap = {"learning.iterations": 1, "learning.batch_size": 1}
     parameters = learning(tmp_path / "store", **cheap, **{"learning.student": weights[PROPOSALS]})
-    some_masks = {"selection.score_weight": 100.0, "selection.neutral_score": 0.001}
-    arguments = ros_arguments(weights | {PROPOSALS: teacher}, **parameters, **some_masks)
+    arguments = ros_arguments(some_masks(tmp_path) | {PROPOSALS: teacher}, **parameters)
     with with_learner(ros_domain_id, arguments) as made:
         made.start()
         proposal, learner = made.nodes["proposal"], made.nodes["learner"]
@@ -307,18 +316,13 @@ def test_train_every_clips_starts_training(
 
 
 def test_learner_stores_frames_of_a_clip_that_never_ends(
-    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+    ros_domain_id: int, tmp_path: Path
 ) -> None:
     """When its buffer is full, and at deactivation."""
     arguments = ros_arguments(
-        weights,
+        some_masks(tmp_path),
         **learning(tmp_path / "store"),
-        **{
-            "clip.length": 60,
-            "selection.lag": 0,
-            "selection.score_weight": 100.0,  # some faint masks must be selected
-            "selection.neutral_score": 0.001,
-        },
+        **{"clip.length": 60, "selection.lag": 0},
     )
     with with_learner(ros_domain_id, arguments) as made:
         made.start()

@@ -57,16 +57,14 @@ def test_selection_of_gives_the_methods_of_table_4() -> None:
     limits = comparison.parse_arguments(["--methods", "right", "gt", "--limits"]).methods
     assert limits == ["right", "gt", "complete"]
     config = CONFIG.selection
+    terms = replace(config, score_weight=0.0)
     alone = training_masks.selection_of("L_I", config)
     assert (alone.lambda_flow, alone.lambda_regularization, alone.overlap_tolerance) == (0, 0, 1)
     constraint = training_masks.selection_of("constraint", config)
-    assert constraint == replace(config, lambda_flow=0.0, lambda_regularization=0.0)
-    assert training_masks.selection_of("L_F", config) == replace(config, lambda_regularization=0.0)
-    assert (
-        training_masks.selection_of("L_p", config)
-        == training_masks.selection_of("ours", config)
-        == config
-    )
+    assert constraint == replace(terms, lambda_flow=0.0, lambda_regularization=0.0)
+    assert training_masks.selection_of("L_F", config) == replace(terms, lambda_regularization=0.0)
+    assert training_masks.selection_of("L_p", config) == terms
+    assert training_masks.selection_of("ours", config) == config != terms
 
 
 def test_filter_by_confidence_leaves_out_the_unsure_but_never_most() -> None:

@@ -585,9 +585,8 @@ def test_replay_learn_replay_with_detectron2(tmp_path: Path) -> None:
     bag, store = tmp_path / "bag", tmp_path / "store"
     write_rosbag(disc_frames(2), bag, topic="/camera/image_raw")
     start = ["--set", f"proposal.detectron2_config={config}", "--weights", str(weights)]
-    background = f"background.weights={save_random_weights(tmp_path)[BACKGROUND]}"
-    common = ["--set", background, "--set", "selection.k=3"]  # and more for masks than for none:
-    common += ["--set", "selection.score_weight=100", "--set", "selection.neutral_score=0.001"]
+    networks = save_random_weights(tmp_path, sees_foreground=True)
+    common = ["--set", f"background.weights={networks[BACKGROUND]}", "--set", "selection.k=3"]
     assert main(["replay", str(bag), "--out", str(tmp_path / "first"), *start, *common]) == 0
     steps = ["learning.iterations=2", "learning.batch_size=1", "learning.warmup=0"]
     steps.append("learning.gate_agreement=0")  # what random weights propose, JPEG changes

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.clips import random_inputs, run
-from support.fakes import HashFlow, make_clip, make_proposals
+from support.clips import calibrated, random_inputs, run
+from support.fakes import HashFlow, make_clip
 
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection import FixedLagSelector
@@ -24,7 +24,7 @@ def stream(
     for frame, candidates, background, flow in zip(
         make_clip(list(images)).frames, masks, backgrounds, [None, *flows], strict=True
     ):
-        steps.append(list(selector.add(frame, make_proposals(candidates), background, flow)))
+        steps.append(list(selector.add(frame, calibrated(candidates), background, flow)))
     steps.append(list(selector.finish()))
     return steps, selector
 
@@ -100,7 +100,7 @@ def test_fixed_lag_selector_is_ready_for_another_clip_after_finish() -> None:
         for frame, candidates, background, flow in zip(
             make_clip(list(images)).frames, masks, backgrounds, [None, *flows], strict=True
         ):
-            frames += selector.add(frame, make_proposals(candidates), background, flow)
+            frames += selector.add(frame, calibrated(candidates), background, flow)
         frames += selector.finish()
         whole = run(inputs, config)[0]
         assert published(frames) == published(list(whole.frames))
@@ -113,22 +113,22 @@ def test_fixed_lag_selector_refuses_what_does_not_fit() -> None:
     frames = make_clip(list(images)).frames
     selector = FixedLagSelector(HashFlow(), SelectionConfig())
     with pytest.raises(ValueError, match="no flow"):
-        selector.add(frames[0], make_proposals(masks[0]), backgrounds[0], flows[0])
-    selector.add(frames[0], make_proposals(masks[0]), backgrounds[0], None)
+        selector.add(frames[0], calibrated(masks[0]), backgrounds[0], flows[0])
+    selector.add(frames[0], calibrated(masks[0]), backgrounds[0], None)
     with pytest.raises(ValueError, match="no flow"):
-        selector.add(frames[1], make_proposals(masks[1]), backgrounds[1], None)
+        selector.add(frames[1], calibrated(masks[1]), backgrounds[1], None)
     other = make_clip([np.zeros((4, 4, 3), np.uint8)]).frames[0]
     with pytest.raises(ValueError, match="of size"):
-        selector.add(other, make_proposals(masks[1]), backgrounds[1], flows[0])
+        selector.add(other, calibrated(masks[1]), backgrounds[1], flows[0])
     with pytest.raises(ValueError, match="background of size"):
-        selector.add(frames[1], make_proposals(masks[1]), np.full((8, 8), 0.1), flows[0])
+        selector.add(frames[1], calibrated(masks[1]), np.full((8, 8), 0.1), flows[0])
     with pytest.raises(ValueError, match="finite flow"):
-        selector.add(frames[1], make_proposals(masks[1]), backgrounds[1], flows[0][:-1])
+        selector.add(frames[1], calibrated(masks[1]), backgrounds[1], flows[0][:-1])
     damaged = flows[0].copy()
     damaged[2, 3] = np.nan
     selector = FixedLagSelector(HashFlow(), SelectionConfig())  # with nothing to synthesise
-    selector.add(frames[0], make_proposals(masks[0, :0]), backgrounds[0], None)
+    selector.add(frames[0], calibrated(masks[0, :0]), backgrounds[0], None)
     with pytest.raises(ValueError, match="finite"):
-        selector.add(frames[1], make_proposals(masks[1]), backgrounds[1], damaged)
+        selector.add(frames[1], calibrated(masks[1]), backgrounds[1], damaged)
     with pytest.raises(ValueError, match="lag"):
         FixedLagSelector(HashFlow(), SelectionConfig(), -1)

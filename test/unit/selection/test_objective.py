@@ -80,10 +80,7 @@ def test_regularization_losses_by_hand() -> None:
 
 
 def test_score_prior_by_hand() -> None:
-    prior = score_prior(np.array([0.5, 0.9, 0.1]), np.array([10, 10, 20]), 0.5, 2.0)
-    np.testing.assert_allclose(prior, [0, -2 * 10 * np.log(9), 2 * 20 * np.log(9)])
-    assert score_prior(np.array([0.3]), np.array([10]), 0.5, 0.0)[0] == 0
-
-
-def test_score_prior_of_a_certain_network_is_finite() -> None:
-    assert np.isfinite(score_prior(np.array([0.0, 1.0]), np.array([5, 5]), 0.5, 1.0)).all()
+    """On an image of 4x5 pixels, in nats summed over them."""
+    prior = score_prior(np.array([0.5, 0.9, 0.1]), (4, 5), 0.5, 2.0)
+    np.testing.assert_allclose(prior, [0, -2 * 20 * 0.4, 2 * 20 * 0.4])
+    assert score_prior(np.array([0.3]), (4, 5), 0.5, 0.0)[0] == 0

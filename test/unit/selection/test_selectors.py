@@ -36,7 +36,7 @@ FRAMES = 9
 
 def configured(lag: int = -1, motion: float = 1.0, outline: str = "guided") -> Config:
     return Config(
-        selection=SelectionConfig(lag=lag, k=4),
+        selection=SelectionConfig(lag=lag, k=4, neutral_score=0.1),  # scores of squares are low
         motion=MotionConfig(weight=motion, baseline_s=0.3),
         outline=OutlineConfig(method=outline),
     )

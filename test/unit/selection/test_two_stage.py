@@ -25,12 +25,13 @@ from gbopt_ros.structures import Image
     k=st.integers(1, 4),
     tolerance=st.sampled_from([0.0, 0.3]),
     exhaustive=st.booleans(),
+    scores=st.sampled_from([0.0, 1.0]),
 )
 def test_select_clip_energy_is_the_optimum(
-    seed: int, t: int, n: int, k: int, tolerance: float, exhaustive: bool
+    seed: int, t: int, n: int, k: int, tolerance: float, exhaustive: bool, scores: float
 ) -> None:
     inputs = random_inputs(seed, t, n)
-    config = paper(k=k, overlap_tolerance=tolerance, exhaustive=exhaustive)
+    config = paper(k=k, overlap_tolerance=tolerance, exhaustive=exhaustive, score_weight=scores)
     selection, network = run(inputs, config)
     assert selection.energy == pytest.approx(brute_force(inputs, config), abs=1e-6)
     assert selection.optimal
