@@ -66,8 +66,9 @@ ARGUMENTS = (
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
     DeclareLaunchArgument(
         "profile",
-        default_value="",
-        description="YAML file of settings, as for `gbopt replay --config`; see config/.",
+        default_value="robot",
+        description="YAML file of settings, as for `gbopt replay --config`, or robot or paper, "
+        "which come with the package. Empty: the settings of `gbopt replay`.",
     ),
     DeclareLaunchArgument(
         "params_file",

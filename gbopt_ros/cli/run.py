@@ -1,6 +1,6 @@
 """Run the ROS 2 nodes: all in one process, but the learner in a second one.
 
-Arguments after `--ros-args` go to every node, for example
+Without --config the profile is robot: masks come frame by frame. Arguments after `--ros-args` go to every node, for example
 `gbopt run --camera /camera/image_raw --ros-args -p clip.length:=15`.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.process import exit_on_signals, stop_on_signals
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
-    config = config_from_args(args)
+    config = config_from_args(args, Path("robot"))
     exit_on_signals()
 
     from gbopt_ros.nodes import composed

@@ -47,7 +47,7 @@ def test_run_and_play_give_masks_and_fill_the_store(
         "run", "--camera", "robot_camera", "--namespace", "robot1",
         "--set", f"proposal.weights={weights['proposals']}",
         "--set", f"background.weights={weights['background']}",
-        "--set", "clip.length=4",
+        "--set", "clip.length=4", "--set", "clip.overlap=1",
         "--ros-args", "-p", f"store:={store}",
     )  # fmt: skip
     try:
