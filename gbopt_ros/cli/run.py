@@ -1,7 +1,7 @@
 """Run the ROS 2 nodes: all in one process, but the learner in a second one.
 
-Without --config the profile is robot: masks come frame by frame. Arguments after `--ros-args` go to every node, for example
-`gbopt run --camera /camera/image_raw --ros-args -p clip.length:=15`.
+Without --config the profile is robot: masks come frame by frame. Arguments after `--ros-args` go to
+every node, for example `gbopt run --camera /camera/image_raw --ros-args -p clip.length:=15`.
 """
 
 from __future__ import annotations

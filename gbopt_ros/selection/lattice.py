@@ -109,7 +109,7 @@ def make_layer(
     # Other networks may give an object that they were never taught a score near 0.
     scores_count = proposals.calibration is not None and config.score_weight > 0
     if scores_count and config.score_propagation and before is not None and flow is not None:
-        iou = warped_iou(before.proposals, proposals, flow)
+        iou = warped_iou(before.atoms, decomposed, flow)
         scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
     prior = None
     if scores_count:

@@ -10,36 +10,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gbopt_ros import masks as mask_ops
-from gbopt_ros.structures import Proposals
+from gbopt_ros.selection.atoms import Atoms
 
 
-def warped_iou(
-    before: Proposals, after: Proposals, flow: NDArray[np.floating]
-) -> NDArray[np.float64]:
+def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArray[np.float64]:
     """IoU of the masks of one frame, moved by the flow, with the masks of the next.
 
     Every pixel moves to the nearest pixel that its flow points to, within the image.
 
     Args:
-        before: N candidates of frame t.
-        after: N' candidates of frame t + 1.
+        before: atoms of the N candidates of frame t.
+        after: atoms of the N' candidates of frame t + 1.
         flow: (H, W, 2), pixels (x, y), from frame t to t + 1.
 
     Returns:
         (N, N') float64.
     """
-    first = mask_ops.decode_all(before.rles, before.size)
-    second = mask_ops.decode_all(after.rles, after.size)
     height, width = before.size
-    rows, columns = np.nonzero(first.any(axis=0))
+    labels, targets = before.labels_at(before.size), after.labels_at(after.size)
+    rows, columns = np.nonzero(labels < len(before.areas))
     move = flow[rows, columns]
     to_column = np.clip(np.rint(columns + move[:, 0]), 0, width - 1).astype(np.intp)
     to_row = np.clip(np.rint(rows + move[:, 1]), 0, height - 1).astype(np.intp)
-    moved = first[:, rows, columns].astype(np.float32)  # (N, P)
-    target = second[:, to_row, to_column].astype(np.float32)  # (N', P)
-    shared = (moved @ target.T).astype(np.float64)  # (N, N')
-    areas = moved.sum(axis=1)[:, None] + mask_ops.areas(after.rles)[None, :]
+    shape = len(before.areas), len(after.areas) + 1  # the last column: pixels of no mask
+    pairs = labels[rows, columns] * np.intp(shape[1]) + targets[to_row, to_column]
+    moved = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)[:, :-1]
+    shared = before.membership @ moved.astype(np.float64) @ after.membership.T
+    areas = (before.membership @ before.areas)[:, None] + after.membership @ after.areas
     iou: NDArray[np.float64] = shared / np.maximum(areas - shared, 1.0)
     return np.minimum(iou, 1.0)  # pixels that the flow crowds together count more than once
 

@@ -8,15 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbopt_ros.masks import encode_all, iou_matrix
+from gbopt_ros.selection.atoms import Atoms, atoms_of_rles
 from gbopt_ros.selection.score_propagation import propagated_scores, warped_iou
-from gbopt_ros.structures import Proposals
 
 
-def proposals(masks: list[list[str]], scores: list[float]) -> Proposals:
-    stacked = np.array([[[c == "#" for c in row] for row in mask] for mask in masks], bool)
-    size = stacked.shape[1:] if masks else (3, 4)
-    boxes = np.zeros((len(masks), 4), np.float32)
-    return Proposals(size, encode_all(stacked), np.array(scores, np.float32), boxes)
+def atoms(*drawn: list[str]) -> Atoms:
+    masks = np.array([[[c == "#" for c in row] for row in mask] for mask in drawn], bool)
+    return atoms_of_rles(encode_all(masks), masks.shape[1:])
 
 
 LEFT = ["##..", "##..", "...."]
@@ -39,15 +37,12 @@ def flow(x: float, y: float) -> np.ndarray:
     ],
 )
 def test_warped_iou_by_hand(move: np.ndarray, expected: list[float]) -> None:
-    after = proposals([LEFT, MIDDLE, RIGHT], [0.9, 0.8, 0.7])
-    iou = warped_iou(proposals([LEFT], [0.5]), after, move)
+    iou = warped_iou(atoms(LEFT), atoms(LEFT, MIDDLE, RIGHT), move)
     np.testing.assert_allclose(iou, [expected])
 
 
 def test_warped_iou_of_pixels_that_crowd_at_the_border_is_at_most_one() -> None:
-    out = warped_iou(
-        proposals([LEFT], [0.5]), proposals([["...#", "...#", "...."]], [0.5]), flow(9, 0)
-    )
+    out = warped_iou(atoms(LEFT), atoms(["...#", "...#", "...."]), flow(9, 0))
     assert out.shape == (1, 1)
     assert 0 <= out[0, 0] <= 1
 
@@ -59,15 +54,7 @@ def test_warped_iou_without_motion_is_the_iou(seed: int, n: int, m: int) -> None
     first, second = (rng.random((count, 5, 6)) < 0.4 for count in (n, m))
     first[:, 0, 0] = second[:, 4, 5] = True
     rles = encode_all(first), encode_all(second)
-    before, after = (
-        Proposals(
-            (5, 6),
-            r,
-            np.linspace(1, 0.5, len(r)).astype(np.float32),
-            np.zeros((len(r), 4), np.float32),
-        )
-        for r in rles
-    )
+    before, after = (atoms_of_rles(each, (5, 6)) for each in rles)
     still = np.zeros((5, 6, 2), np.float32)
     np.testing.assert_allclose(warped_iou(before, after, still), iou_matrix(*rles), atol=1e-12)
 
