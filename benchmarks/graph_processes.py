@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -29,6 +29,7 @@ SEPARATE = ("selector", "flow", "background", "proposal", "clip_buffer")
 
 Masks = dict[int, list[str]]
 """Run lengths of the masks of a frame, by its stamp."""
+P = TypeVar("P", bound="Participant")
 
 
 @contextmanager
@@ -127,7 +128,7 @@ class Participant:
         self.executor.add_node(self.node)
         self._camera: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self: P) -> P:
         return self
 
     def __exit__(

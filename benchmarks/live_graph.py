@@ -2,6 +2,7 @@
 
     python -m benchmarks.live_graph             # the demo recording
     python -m benchmarks.live_graph my_bag
+    python -m benchmarks.live_graph --against ../before     # another checkout, in the same run
 
 Rows: life of the graph (seconds from its start until all nodes are active, share of a core and
 memory while no camera is there, seconds from Ctrl-C to its end); frames through `Pipeline.run`;
@@ -9,7 +10,7 @@ through the composed graph and through a process for each node. Both graphs run 
 at a time), then free (as fast as the graph takes frames): frames per second that came out, latency
 from the last frame of a clip to its masks, drops. Last, what one image costs between two nodes: by
 reference, and through the middleware. Compare the rows of one run with each other, not with those
-of another day.
+of another day. With --against there is only the table of `benchmarks.live_life`.
 """
 
 from __future__ import annotations
@@ -25,17 +26,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostic_msgs.msg import DiagnosticArray
 
 from benchmarks.graph_processes import (
     COMPOSED,
     SEPARATE,
     TOPIC,
     Observer,
-    cpu_seconds,
     graph_processes,
-    resident_bytes,
 )
+from benchmarks.live_life import compare, life
 from gbopt_ros.config import load_config
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.resources import find_resource
@@ -45,10 +44,9 @@ from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import IMAGE, MAP, Codec, Stamped, make_header
 from gbopt_ros.nodes.player import looped, player
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import Frame
+from gbopt_ros.structures import Frame, GboptError
 
 SPEED = 3.0  # of the free run, relative to the recording
-IDLE_S = 30.0
 
 
 def offline(profile: Path | None, frames: list[Frame]) -> dict[str, Any]:
@@ -62,36 +60,6 @@ def offline(profile: Path | None, frames: list[Frame]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     shares = {step: round(s / seconds, 3) for step, s in pipeline.seconds.items()}
     return {"frames/s": round(len(frames) / seconds, 2), "share of each step": shares}
-
-
-def life(modules: tuple[str, ...], nodes: int) -> dict[str, float]:
-    """Start, idle time and end of a graph with no camera.
-
-    Args:
-        nodes: number of nodes that the modules hold.
-    """
-    active: set[str] = set()
-
-    def on_diagnostics(message: Any) -> None:
-        for status in message.status:
-            if any(pair.key == "state" and pair.value == "active" for pair in status.values):
-                active.add(status.name)
-
-    with Observer() as observer:
-        observer.node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 50)
-        start = time.monotonic()
-        with graph_processes(modules) as processes:
-            observer.spin_until(lambda: len(active) == nodes, 120)
-            row = {"start s": round(time.monotonic() - start, 2)}
-            pids = [process.pid for process in processes]
-            before = sum(map(cpu_seconds, pids))
-            time.sleep(IDLE_S)
-            share = (sum(map(cpu_seconds, pids)) - before) / IDLE_S
-            row |= {"idle % of a core": round(100 * share, 2)}
-            row |= {"memory MB": round(sum(map(resident_bytes, pids)) / 1e6)}
-            end = time.monotonic()
-        row["end s"] = round(time.monotonic() - end, 2)
-    return row
 
 
 def live(modules: tuple[str, ...], profile: Path | None, frames: list[Frame]) -> dict[str, Any]:
@@ -162,18 +130,27 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML profile (default: none)")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--quick", action="store_true", help="a few frames")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measured in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="with --against")
+    parser.add_argument("--hz", type=float, default=5.0, help="of the camera with --against")
     args = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     source = open_source(args.source or find_resource("demo/recording"))
     frames = list(itertools.islice(source, 24 if args.quick else args.frames))
+    if args.against:
+        try:
+            print(compare(args.against, frames, args.rounds, args.hz, args.out))
+        except GboptError as error:
+            parser.error(str(error))
+        return
     # As many threads in each process as the composed graph uses, so that the rows are alike.
     threads = max(1, torch.get_num_threads() // 2)
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     vga = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     rows = {
-        "life, composed": life(COMPOSED, len(SEPARATE)),
-        "life, separate": life(SEPARATE, len(SEPARATE)),
+        "life, composed": life(COMPOSED),
+        "life, separate": life(SEPARATE),
         "offline": offline(args.config, frames),
         "composed": live(COMPOSED, args.config, frames),
         "separate": live(SEPARATE, args.config, frames),

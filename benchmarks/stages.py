@@ -109,17 +109,17 @@ def table(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> str:
         cells = []
         for size, name in columns:
             values = [sum(found[part] for part in parts) for found in rounds[size][name]]
-            cells.append(f"{statistics.median(values):.1f} ± {_half_range(values):.1f}")
+            cells.append(median_and_noise(values, 1))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _half_range(values: Sequence[float]) -> float:
-    """Half the range between the quartiles; 0 for one value."""
-    if len(values) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return (high - low) / 2
+def median_and_noise(values: Sequence[float], digits: int) -> str:
+    """The median, and half the range between the quartiles (0 for one value)."""
+    low = high = 0.0
+    if len(values) > 1:
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{statistics.median(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -68,7 +68,8 @@ ARGUMENTS = (
         "profile",
         default_value="robot",
         description="YAML file of settings, as for `gbopt replay --config`, or robot or paper, "
-        "which come with the package. Empty: the settings of `gbopt replay`.",
+        "which come with the package. Empty, which another launch file can give: the settings of "
+        "`gbopt replay`.",
     ),
     DeclareLaunchArgument(
         "params_file",

@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> None:
     path, device = proposal_weights(config), resolve_device(config.device)
     # Not `load_proposal_network`: it warns where there is no calibration yet.
     network = MaskRcnnProposals.from_file(path, config.proposal, device)
+    # With the calibration that is written, scores count: it is fitted on the masks of then.
+    network.calibration = Calibration(bias=0.0, margin=0.0, score=1.0)
     pipeline = Pipeline(config, proposal_network=network)
     masks = [
         _labelled(pipeline, source, truth)

@@ -15,9 +15,17 @@ SOURCE_HELP = "rosbag2 (folder, .mcap or .db3 file), video file, or folder of im
 
 
 def add_config_arguments(
-    parser: argparse.ArgumentParser, example: str = "selection.k=5", *, weights: bool = False
+    parser: argparse.ArgumentParser,
+    example: str = "selection.k=5",
+    *,
+    weights: bool = False,
+    profile: str = "none",
 ) -> None:
-    """Add --config and --set, and --weights if wanted; `config_from_args` reads them."""
+    """Add --config and --set, and --weights if wanted; `config_from_args` reads them.
+
+    Args:
+        profile: what the help says is taken without --config.
+    """
     if weights:
         parser.add_argument(
             "--weights",
@@ -29,7 +37,7 @@ def add_config_arguments(
         type=Path,
         metavar="YAML",
         help="profile with settings: a YAML file, or paper or robot, which come with the package "
-        "(default: none)",
+        f"(default: {profile})",
     )
     parser.add_argument(
         "--set",

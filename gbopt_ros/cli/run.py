@@ -21,6 +21,7 @@ from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
 
+_PROFILE = "robot"
 _PATIENCE_S = 10.0  # maximum time that the learner takes to end
 
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help="depth image topic, aligned to the colour image: publish where objects are in space",
     )
-    add_config_arguments(parser)
+    add_config_arguments(parser, profile=_PROFILE)
     parser.add_argument("--no-learner", action="store_true", help="select masks, learn nothing")
     parser.add_argument(
         "--namespace", default="", help="namespace of all nodes, such as robot1 (default: none)"
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
-    config = config_from_args(args, Path("robot"))
+    config = config_from_args(args, Path(_PROFILE))
     exit_on_signals()
 
     from gbopt_ros.nodes import composed

@@ -55,7 +55,8 @@ def load_proposals(path: Path, config: ProposalConfig, device: torch.device) -> 
     if network.calibration is None:
         remedy = "" if isinstance(network, OnnxProposals) else "; `gbopt calibrate` fits one"
         log.warning(
-            "%s: no calibration in this file, so confidences are network scores%s",
+            "%s: no calibration in this file, so confidences are network scores, which do not "
+            "count in the selection%s",
             path,
             remedy,
         )

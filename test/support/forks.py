@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -35,8 +36,9 @@ class ForkedProgram:
         self.pid: int = self._process.pid
 
     def interrupt(self) -> None:
-        """Send what Ctrl-C sends."""
-        os.kill(self.pid, signal.SIGINT)
+        """Send what Ctrl-C sends, unless it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
         """Kill it, if it has not ended; returns when it has."""

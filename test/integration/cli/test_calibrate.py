@@ -112,12 +112,16 @@ def test_calibrate_takes_a_recording_and_its_labels(
 
 def test_calibrate_writes_our_weights_of_a_network_of_torchvision_without_a_warning(
     labelled: Path,
+    calibrated: tuple[Path, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One that has no classes; the reading of its file is stood in for, such files are large."""
+    """One that has no classes; the reading of its file is stood in for, such files are large.
+
+    The calibration is that of the same network that had one before: scores count in both.
+    """
     network = load_mask_rcnn(SEED_WEIGHTS)[0]
     theirs, out = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
     theirs.write_bytes(b"")
@@ -128,7 +132,7 @@ def test_calibrate_writes_our_weights_of_a_network_of_torchvision_without_a_warn
         assert main(arguments) == 0
     assert "no calibration" not in capsys.readouterr().err + caplog.text
     again, described = load_mask_rcnn(out)
-    assert described.calibration is not None
+    assert described.calibration == read_weights(calibrated[0], PROPOSALS)[0].calibration
     assert replace(described, calibration=None) == info
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name

@@ -264,7 +264,8 @@ def test_load_proposals_of_onnx_warns_of_a_missing_calibration(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.message == (
-        f"{yolo}: no calibration in this file, so confidences are network scores"
+        f"{yolo}: no calibration in this file, so confidences are network scores, which do not "
+        "count in the selection"
     )
 
 
