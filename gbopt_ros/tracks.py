@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.structures import BoolMask, Rle
@@ -154,6 +153,9 @@ class TrackLinker:
 
     def _match(self, regions: Sequence[_Region], stamp_ns: int) -> dict[int, _Track]:
         """The tracks that masks continue, by the index of the mask."""
+        # Imported here: nodes start sooner, and a learner does without its 40 MB.
+        from scipy.optimize import linear_sum_assignment
+
         matched: dict[int, _Track] = {}
         for likeness in (_mask_ious, _box_ious):
             free = [i for i in range(len(regions)) if i not in matched]

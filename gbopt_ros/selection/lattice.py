@@ -108,9 +108,10 @@ def make_layer(
     scores = proposals.scores.astype(np.float64)
     # Other networks may give an object that they were never taught a score near 0.
     scores_count = proposals.calibration is not None and config.score_weight > 0
-    if scores_count and config.score_propagation and before is not None and flow is not None:
-        iou = warped_iou(before.atoms, decomposed, flow)
-        scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
+    follows = before if before is not None and before.proposals.calibration is not None else None
+    if scores_count and config.score_propagation and follows is not None and flow is not None:
+        iou = warped_iou(follows.atoms, decomposed, flow)
+        scores = propagated_scores(scores, follows.scores, iou, config.score_propagation)
     prior = None
     if scores_count:
         prior = score_prior(scores, proposals.size, config.neutral_score, config.score_weight)
