@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from support.recordings import disc_frames
 from support.ros import Graph
 
 from gbopt_ros.cli.main import main
+from gbopt_ros.config import load_config
 from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.msg import SelectedMasks
+from gbopt_ros.nodes import composed
 
 
 def gbopt(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -65,6 +67,24 @@ def test_run_and_play_give_masks_and_fill_the_store(
     assert graph.returncode == 0, log
     assert "Traceback" not in log
     assert ModelStore(store).current() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "lag"), [([], 8), (["--set", "selection.lag=2"], 2), (["--config", "paper"], -1)]
+)
+def test_run_takes_the_profile_robot_where_none_is_named(
+    options: list[str], lag: int, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lags: list[int] = []
+
+    def started(arguments: Sequence[str]) -> int:
+        (profile,) = (a.removeprefix("profile:=") for a in arguments if a.startswith("profile:="))
+        lags.append(load_config(Path(profile)).selection.lag)
+        return 0
+
+    monkeypatch.setattr(composed, "main", started)
+    assert main(["run", "--no-learner", *options]) == 0
+    assert lags == [lag]
 
 
 @pytest.mark.parametrize(

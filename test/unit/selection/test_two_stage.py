@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.clips import SIZE, brute_force, paper, random_inputs, run
+from support.clips import SIZE, brute_force, calibrated, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip, make_proposals
 
 from gbopt_ros import masks as mask_ops
@@ -44,6 +45,34 @@ def test_select_clip_energy_is_the_optimum(
         assert masks.sum(axis=0).max(initial=0) <= 1, "published masks overlap"
         assert (frame.margins >= 0).all()
         assert ((frame.confidences >= 0) & (frame.confidences <= 1)).all()
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5])
+def test_scores_count_only_where_the_network_has_a_calibration(memory: float) -> None:
+    """Nor are scores of a network without one followed into a frame of a network with one."""
+    images, masks, backgrounds, flows = random_inputs(2, 3, 4)
+
+    def energy(weight: float, known: Sequence[bool]) -> float:
+        proposals = [
+            calibrated(frame) if is_known else make_proposals(frame)
+            for frame, is_known in zip(masks, known, strict=True)
+        ]
+        config = paper(k=4, lambda_flow=0.0, score_weight=weight, score_propagation=memory)
+        clip = make_clip(list(images))
+        return select_clip(clip, proposals, backgrounds, flows, HashFlow(), config).energy
+
+    assert energy(1.0, [False] * 3) == energy(0.0, [False] * 3) == energy(0.0, [True] * 3)
+    assert energy(1.0, [True] * 3) != energy(0.0, [True] * 3)
+    first = (images[2:], masks[2:], backgrounds[2:], [])
+    config = paper(k=4, lambda_flow=0.0, lambda_regularization=0.0, score_propagation=memory)
+    alone = run(first, replace(config, score_weight=1.0))[0].frames[0]
+    mixed = [make_proposals(masks[1]), calibrated(masks[2])]
+    pair = select_clip(
+        make_clip(list(images[1:])), mixed, backgrounds[1:], flows[1:], HashFlow(),
+        replace(config, score_weight=1.0),
+    )  # fmt: skip
+    assert pair.frames[1].indices == alone.indices
+    assert pair.frames[1].energy.background == alone.energy.background
 
 
 @settings(max_examples=30, deadline=None)
