@@ -60,11 +60,19 @@ def test_warped_iou_without_motion_is_the_iou(seed: int, n: int, m: int) -> None
 
 
 def test_propagated_scores_by_hand() -> None:
-    iou = np.array([[0.5, 0.0], [0.25, 0.0]])
-    found = propagated_scores(np.array([0.6, 0.8]), np.array([0.4, 1.0]), iou, 0.5)
-    np.testing.assert_allclose(found, [0.5 * 0.6 + 0.5 * 0.25, 0.5 * 0.8])
-    nothing_before = propagated_scores(np.array([0.6]), np.zeros(0), np.zeros((0, 1)), 0.5)
-    np.testing.assert_allclose(nothing_before, [0.3])
+    iou = np.array([[0.9, 0.0], [0.5, 0.0]])
+    found = propagated_scores(np.array([0.8, 0.6]), np.array([0.4, 1.0]), iou, 0.5)
+    np.testing.assert_allclose(found, [0.5 * 0.8 + 0.5 * 0.5, 0.5 * 0.6])
+
+
+@pytest.mark.parametrize(
+    "iou", [[[0.78, 0.0], [0.3, 0.0]], [[0.0, 0.0], [0.0, 0.0]], np.zeros((0, 2))]
+)
+def test_scores_stay_where_the_frame_does_not_follow(iou: list[list[float]]) -> None:
+    """After a cut, or between photographs, no mask is found again: that is no sign against it."""
+    scores = np.array([0.8, 0.6], np.float32)  # the first falls just short: 0.78 * 0.8 / 1.4 < 0.45
+    found = propagated_scores(scores, np.full(len(iou), 0.9), np.asarray(iou), 0.5)
+    np.testing.assert_array_equal(found, scores.astype(np.float64))
 
 
 @settings(max_examples=50, deadline=None)
