@@ -42,7 +42,7 @@ def generate_launch_description() -> LaunchDescription:
             # The other arguments of `active_vision.launch.py` are passed on to it.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(str(nodes)),
-                launch_arguments={"camera": CAMERA}.items(),
+                launch_arguments={"camera": CAMERA, "transport": "raw"}.items(),
             ),
             OpaqueFunction(function=play),
         ]

@@ -181,6 +181,8 @@ def _export_background(
 def _store(action: str, folder: Path) -> None:
     from gbopt_ros.learning.store.store import Store
 
+    if not folder.is_dir():
+        raise GboptError(f"{folder}: no such folder; name the store, the --out of `gbopt learn`")
     versions = Store(folder).models
     if action == "rollback":
         versions.rollback()

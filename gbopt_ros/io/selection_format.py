@@ -336,7 +336,10 @@ def read_selection(folder: Path) -> Iterator[SelectedFrame]:
     """
     path = folder / SELECTION_NAME
     if not path.exists():
-        raise GboptError(f"{path}: not found; expected the output of `gbopt replay`")
+        raise GboptError(
+            f"{path}: not found; expected the output of `gbopt replay`. Of a recording, make it "
+            "with `gbopt replay RECORDING --out FOLDER`, and name FOLDER"
+        )
     try:
         content = Fields.read(path)
         recording = content.object("info").text("recording")

@@ -117,7 +117,8 @@ def read_weights(path: Path, network: str) -> tuple[WeightsInfo, dict[str, Tenso
     except (SafetensorError, OSError, ValueError) as error:
         raise GboptError(
             f"{path}: not a readable safetensors file ({error}); "
-            "pickled checkpoints are never loaded, copy the original file again"
+            "the file is damaged or was cut: copy it again. A checkpoint of torch must have a name "
+            "that ends with .pth"
         ) from error
     info = describe(metadata, path, network)
     if info is None:

@@ -235,8 +235,8 @@ class SelectorNode(PipelineNode):
         self._segment.add(message)
         if self._labels.get_subscription_count():
             self._labels.publish(label_image(header, frame.rles, frame.frame.size))
+        chosen = self._target.choose(frame, track_ids)  # always: a point is followed from now on
         if self._segmask.get_subscription_count():
-            chosen = self._target.choose(frame, track_ids)
             self._segmask.publish(segmask(header, chosen, frame.frame.size))
         if self._overlay.get_subscription_count():
             texts = [f"{confidence:.2f}" for confidence in frame.confidences]

@@ -72,3 +72,14 @@ def test_models_list_and_rollback_without_a_readable_pointer(
     assert main(["models", "rollback", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{store.get('v0002').path}\n"
     assert main(["models", "verify", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("action", ["list", "verify", "rollback", "card"])
+def test_models_of_a_folder_that_is_not_there(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`verify` of a mistyped path must not pass, and `rollback` must not make the folder."""
+    missing = tmp_path / "stroe"
+    assert main(["models", action, str(missing)]) == 1
+    assert str(missing) in capsys.readouterr().err
+    assert not missing.exists()
