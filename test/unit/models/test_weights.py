@@ -156,7 +156,7 @@ def test_read_weights_refuses_a_truncated_file(saved: Path, kept: int) -> None:
 def test_read_weights_never_opens_a_pickle(tmp_path: Path, as_checkpoint: bool) -> None:
     path, target = tmp_path / "weights.safetensors", tmp_path / "created"
     write_bomb(path, target, as_checkpoint=as_checkpoint)
-    with pytest.raises(GboptError, match="a name that ends with .pth"):
+    with pytest.raises(GboptError, match="a name that ends with"):
         read_weights(path, PROPOSALS)
     assert not target.exists()
     if not as_checkpoint:  # the test tests something: this file does create the folder
