@@ -65,9 +65,9 @@ def propagated_scores(
     Returns:
         (N',) float64, r.
     """
-    scores = scores.astype(np.float64)
-    if scores @ iou.max(axis=0, initial=0.0) < MIN_FOLLOWED * scores.sum():
-        return scores
+    own: NDArray[np.float64] = scores.astype(np.float64)
+    if own @ iou.max(axis=0, initial=0.0) < MIN_FOLLOWED * own.sum():
+        return own
     carried = (iou * scores_before[:, None]).max(axis=0, initial=0.0)
-    propagated: NDArray[np.float64] = (1 - share) * scores + share * carried
+    propagated: NDArray[np.float64] = (1 - share) * own + share * carried
     return propagated
