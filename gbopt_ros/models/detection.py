@@ -33,7 +33,7 @@ class DetectionNetwork(Protocol):
     evaluation mode it gives a dictionary of `boxes`, `scores`, `labels` and `masks` for each image.
 
     Attributes:
-        transform: resizes images; has `min_size` and `max_size`.
+        transform: a module that resizes images; has `min_size` and `max_size`.
         backbone: gives a feature pyramid, levels by name.
         roi_heads: has `score_thresh`, `nms_thresh` and `detections_per_img`.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -97,12 +97,10 @@ class AppearanceExtractor:
         """
         proposed: Sequence[Rle] = ()
         proposes = with_proposals and self._teacher is None
-        with _pyramid_of(self._network.backbone, ends_there=not proposes) as pyramid:
+        with _pyramid_of(self._network, ends_there=not proposes) as features:
             proposed = self._proposer.propose([image])[0].rles
         if with_proposals and self._teacher is not None:
             proposed = self._teacher.propose([image])[0].rles
-        scale = self._scale(image)
-        features = [_without_padding(*level, image, scale) for level in pyramid]
         overlap = mask_ops.iou_matrix(proposed, rles)
         return FrameAppearance(
             clip,
@@ -110,20 +108,6 @@ class AppearanceExtractor:
             _describe(image, features, proposed),
             overlap.max(axis=1, initial=0.0).astype(np.float32),
         )
-
-    def _scale(self, image: Image) -> float:
-        """Scale from the image to the network's input; 1 where `min_size` 0 keeps the size."""
-        transform = self._network.transform
-        short, long = sorted(image.shape[:2])
-        return min(transform.min_size[-1] / short, transform.max_size / long) or 1.0
-
-
-def _without_padding(
-    features: NDArray[np.float32], stride: float, image: Image, scale: float
-) -> NDArray[np.float32]:
-    """(C, h, w) features of the scaled image, without those of the padding."""
-    height, width = (max(1, round(pixels * scale / stride)) for pixels in image.shape[:2])
-    return features[:, :height, :width]
 
 
 def _describe(
@@ -186,27 +170,41 @@ class _BackboneDone(Exception):
 
 @contextmanager
 def _pyramid_of(
-    backbone: nn.Module, *, ends_there: bool
-) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
-    """A list that receives, of the next image, features (C, h, w) and stride of each level.
+    network: DetectionNetwork, *, ends_there: bool
+) -> Iterator[list[NDArray[np.float32]]]:
+    """A list that receives the features (C, h, w) of the next image, level by level.
+
+    Features of the padding are left out.
 
     Args:
         ends_there: leave the block after the backbone; the heads take as long again, or longer.
     """
-    levels: list[tuple[NDArray[np.float32], float]] = []
+    levels: list[NDArray[np.float32]] = []
+    sizes: list[tuple[int, int]] = []
 
-    def receive(_: nn.Module, inputs: tuple[Tensor], pyramid: dict[str, Tensor]) -> None:
+    def receive_size(_: nn.Module, __: tuple[Any, ...], resized: Any) -> None:
+        # torchvision's transform pads and says the sizes, detectron2's does not pad.
+        size = resized.shape[-2:] if isinstance(resized, Tensor) else resized[0].image_sizes[0]
+        sizes[:] = [tuple(size)]
+
+    def receive_levels(_: nn.Module, inputs: tuple[Tensor], pyramid: dict[str, Tensor]) -> None:
         outputs = list(pyramid.values())
-        levels[:] = [
-            (download(level[0].float()), inputs[0].shape[-1] / level.shape[-1])
-            for level in (outputs[min(number, len(outputs) - 1)] for number in _LEVELS)
-        ]
+        levels.clear()
+        for number in _LEVELS:
+            level = outputs[min(number, len(outputs) - 1)]
+            stride = inputs[0].shape[-1] / level.shape[-1]
+            height, width = (max(1, round(pixels / stride)) for pixels in sizes[0])
+            levels.append(download(level[0, :, :height, :width].float()))
         if ends_there:
             raise _BackboneDone
 
-    hook = backbone.register_forward_hook(receive)
+    hooks = (
+        network.transform.register_forward_hook(receive_size),
+        network.backbone.register_forward_hook(receive_levels),
+    )
     try:
         with suppress(_BackboneDone):
             yield levels
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

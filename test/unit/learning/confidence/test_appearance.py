@@ -12,6 +12,7 @@ from gbopt_ros.config import ProposalConfig
 from gbopt_ros.learning.confidence import appearance
 from gbopt_ros.learning.confidence.appearance import COLOURS, LEVELS, AppearanceExtractor
 from gbopt_ros.masks import encode_all, iou_matrix
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 
 CONFIG = ProposalConfig(max_proposals=4)
 
@@ -91,6 +92,22 @@ def test_extract_leaves_out_padding() -> None:
     np.testing.assert_allclose(coarse, pyramid["2"][0, :, :6].mean((1, 2)), atol=1e-5)
 
 
+def test_extract_describes_images_that_the_network_does_not_enlarge() -> None:
+    """`lite0-fpn` keeps a shorter side of 240 to 320 pixels; its input is padded to 256 x 320."""
+    network = build_mask_rcnn("lite0-fpn", 4).eval()
+    image = np.random.default_rng(4).integers(0, 256, (240, 320, 3), np.uint8)
+    lower = np.zeros((1, 240, 320), bool)
+    lower[0, 192:, 160:] = True
+    found = AppearanceExtractor(network, CONFIG, CPU).extract(0, image, encode_all(lower))
+    with torch.inference_mode():
+        images, _ = network.transform([torch.from_numpy(image).permute(2, 0, 1) / 255])
+        pyramid = network.backbone(images.tensors)
+    assert images.image_sizes == [(240, 320)] and pyramid["2"].shape[2:] == (16, 20)
+    fine, coarse = np.split(found.masks.inside[0, :-COLOURS], LEVELS)
+    np.testing.assert_allclose(fine, pyramid["1"][0, :, 24:30, 20:].mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(coarse, pyramid["2"][0, :, 12:15, 10:].mean((1, 2)), atol=1e-5)
+
+
 def test_extract_agreement_is_the_iou_with_selected_masks() -> None:
     network = tiny_mask_rcnn()
     extractor = AppearanceExtractor(network, CONFIG, CPU)
@@ -108,4 +125,4 @@ def test_extract_agreement_is_the_iou_with_selected_masks() -> None:
 def test_extract_leaves_no_hook_on_the_network() -> None:
     network = tiny_mask_rcnn()
     AppearanceExtractor(network, CONFIG, CPU).extract(0, picture(0), ())
-    assert not network.backbone._forward_hooks
+    assert not network.backbone._forward_hooks and not network.transform._forward_hooks
