@@ -16,6 +16,7 @@ from gbopt_ros.cli.options import (
     add_config_arguments,
     add_source_arguments,
     positive,
+    verified,
 )
 from gbopt_ros.config import Config
 from gbopt_ros.structures import GboptError
@@ -56,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from gbopt_ros.demo.run import demo_config
 
-    config = demo_config(args.quick, args.seed, args.set, profile=args.config, weights=args.weights)
+    config = verified(
+        demo_config(args.quick, args.seed, args.set, profile=args.config, weights=args.weights)
+    )
     if args.source is not None:
         _run_on_own(args, config)
     else:

@@ -89,9 +89,11 @@ def _labelled_images(gt: Path, images: Path | None) -> CocoDataset:
 def _measure_network(
     args: argparse.Namespace, gt: CocoDataset
 ) -> tuple[InstanceMetrics, list[CocoResult], str]:
+    from gbopt_ros.learning.store.model_store import verify_version
     from gbopt_ros.models.device import resolve_device
     from gbopt_ros.perception.load import read_proposals
 
+    verify_version(args.weights)
     config = _load_config(args.config, args.set)
     device = resolve_device(config.device)
     network = read_proposals(args.weights, config.proposal, device)

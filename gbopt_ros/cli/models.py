@@ -111,25 +111,22 @@ def _weights(subject: Path, version: str | None) -> Path:
     Raises:
         GboptError: there is no such version, it is damaged, or the file is ONNX already.
     """
-    from gbopt_ros.learning.store.model_store import ModelStore
+    from gbopt_ros.learning.store.model_store import verify_version
     from gbopt_ros.models.catalogue import find_weights
     from gbopt_ros.models.onnx import is_onnx
 
-    if not subject.is_dir():
-        path = find_weights(subject)
-        if is_onnx(path):
-            raise GboptError(f"{path}: an ONNX file already")
-        return path
-    found = _version(subject, version)
-    ModelStore(subject).verify(found)
-    return found.path
+    path = _version(subject, version).path if subject.is_dir() else find_weights(subject)
+    if is_onnx(path):
+        raise GboptError(f"{path}: an ONNX file already")
+    verify_version(path)
+    return path
 
 
 def _version(store: Path, name: str | None) -> ModelVersion:
     """A version of a store, by default the one in service. Raises GboptError if there is none."""
-    from gbopt_ros.learning.store.model_store import ModelStore
+    from gbopt_ros.learning.store.model_store import existing_store
 
-    versions = ModelStore(store)
+    versions = existing_store(store)
     found = versions.get(name) if name else versions.serving()
     if found is None:
         raise GboptError(
@@ -179,17 +176,15 @@ def _export_background(
 
 
 def _store(action: str, folder: Path) -> None:
-    from gbopt_ros.learning.store.store import Store
+    from gbopt_ros.learning.store.model_store import existing_store
 
-    if not folder.is_dir():
-        raise GboptError(f"{folder}: no such folder; name the store, the --out of `gbopt learn`")
-    versions = Store(folder).models
+    versions = existing_store(folder)
     if action == "rollback":
         versions.rollback()
         serving = versions.serving()
         print(serving.path if serving else "the network before the first version is in service")
         return
-    damaged = versions.damaged() if action == "verify" else versions.unreadable()
+    damaged = versions.damaged()
     current = serving = None
     with suppress(GboptError):  # told below
         current, serving = versions.current(), versions.serving()

@@ -55,13 +55,24 @@ def config_from_args(args: argparse.Namespace, profile: Path | None = None) -> C
         profile: takes the place of --config where that is not given.
 
     Raises:
-        GboptError: as `load_config`.
+        GboptError: as `load_config` and `verified`.
     """
     config = load_config(args.config or profile, args.set, option="--set")
     weights = getattr(args, "weights", None)
-    if not weights:
-        return config
-    return replace(config, proposal=replace(config.proposal, weights=str(weights)))
+    if weights:
+        config = replace(config, proposal=replace(config.proposal, weights=str(weights)))
+    return verified(config)
+
+
+def verified(config: Config) -> Config:
+    """The configuration; raises GboptError if it names a version of a store that was changed."""
+    named = [name for name in (config.proposal.weights, config.learning.student) if name]
+    if named:
+        from gbopt_ros.learning.store.model_store import verify_version
+
+        for name in named:
+            verify_version(Path(name))
+    return config
 
 
 def add_source_arguments(

@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from gbopt_ros.cli.serving import add_address_arguments, check_flask, serve_app
-from gbopt_ros.structures import GboptError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gbopt_ros.learning.store.model_store import ModelStore
+    from gbopt_ros.learning.store.model_store import existing_store
 
     check_flask()
     from gbopt_ros.web.models import models_app
 
-    if not args.store.is_dir():
-        raise GboptError(f"{args.store}: no store; `gbopt learn` makes one")
     serve_app(
-        models_app(ModelStore(args.store), args.host), args,
+        models_app(existing_store(args.store), args.host), args,
         "everybody who reaches it can copy the networks",
     )  # fmt: skip

@@ -64,6 +64,7 @@ from gbopt_ros.models.weights import (
 from gbopt_ros.structures import GboptError
 
 _CURRENT = "current.json"
+_VERSIONS, _TRAINING = "models", "training"  # folders of a store
 
 
 class ModelStore:
@@ -78,7 +79,7 @@ class ModelStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = StoreLock(root)
-        self.folder = root / "models"
+        self.folder = root / _VERSIONS
         collect_leftovers(self.folder)
 
     def versions(self) -> list[ModelVersion]:
@@ -86,17 +87,13 @@ class ModelStore:
         found = (self._get_intact(name) for name in self._names())
         return [version for version in found if version is not None]
 
-    def unreadable(self) -> dict[str, str]:
-        """What is wrong with each damaged manifest, by its version, and with `current.json`."""
-        return self._failures(self.get)
-
     def damaged(self) -> dict[str, str]:
-        """As `unreadable`, with versions whose weights are damaged; reads all weights."""
-        return self._failures(lambda name: self.verify(self.get(name)))
+        """What is wrong with each damaged version, by its name, and with `current.json`.
 
-    def _failures(self, check: Callable[[str], object]) -> dict[str, str]:
+        It reads the weights of all versions.
+        """
         checks: dict[str, Callable[[], object]]
-        checks = {name: partial(check, name) for name in self._names()}
+        checks = {name: partial(self._verify_name, name) for name in self._names()}
         checks[_CURRENT] = self.current  # which may name a version that is missing
         found: dict[str, str] = {}
         for name, run in checks.items():
@@ -105,6 +102,9 @@ class ModelStore:
             except GboptError as error:
                 found[name] = str(error)
         return found
+
+    def _verify_name(self, name: str) -> None:
+        self.verify(self.get(name))
 
     def first(self) -> ModelVersion:
         """The oldest version with an intact manifest.
@@ -220,7 +220,8 @@ class ModelStore:
                 return version
         return None
 
-    def verify(self, version: ModelVersion) -> None:
+    @staticmethod
+    def verify(version: ModelVersion) -> None:
         """Raises GboptError if the weights file is not the one that was published."""
         if not version.path.is_file():
             raise GboptError(f"{version.path}: weights of version {version.version} are missing")
@@ -441,6 +442,32 @@ def _describe(folder: Path, manifest: dict[str, Any]) -> None:
         (CARD_MARKDOWN, card_in_markdown(card)),
     ):
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def existing_store(root: Path) -> ModelStore:
+    """The versions of a store that is there; it has none until a round passes the gate.
+
+    Raises:
+        GboptError: the folder is missing, or is no store. Nothing was changed then.
+    """
+    if not any((root / name).is_dir() for name in (_VERSIONS, _TRAINING)):
+        raise GboptError(
+            f"{root}: no store, for it has no folder `{_VERSIONS}` or `{_TRAINING}`; name the "
+            "--out folder of `gbopt learn`, or the `store` of a learner node"
+        )
+    return ModelStore(root)
+
+
+def verify_version(path: Path) -> None:
+    """Check a weights file that is a version of a store; any other file passes.
+
+    Raises:
+        GboptError: the file is not the one that was published, or its manifest is damaged.
+    """
+    path = path.resolve()
+    is_version = path.name == WEIGHTS_NAME and number(path.parent.name) is not None
+    if is_version and (path.parent / MANIFEST_NAME).is_file():
+        ModelStore.verify(read_version(path.parent))
 
 
 def is_one_of(path: Path, digests: Set[str | None], detectron2_config: str = "") -> bool:

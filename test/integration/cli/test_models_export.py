@@ -105,6 +105,7 @@ def test_export_leaves_nothing_behind_where_the_networks_differ(
         ("empty", [], "no version of this store is in service"),
         ("empty", ["--version", "latest"], "expected a version such as v0001, got 'latest'"),
         ("empty", ["--version", "v0003"], "v0003"),
+        (".", [], "no store, for it has no folder `models` or `training`"),
         ("d2.safetensors", [], "a network of detectron2 cannot be exported here"),
         ("x.pth", ["--set", "proposal.detectron2_config=x.yaml"], "detectron2 cannot be exported"),
     ],
@@ -116,7 +117,7 @@ def test_export_says_what_is_wrong(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "models").mkdir(parents=True)
     save_weights(tmp_path / "d2.safetensors", Point(), WeightsInfo(PROPOSALS, DETECTRON2, "x"))
     assert export(tmp_path / subject, tmp_path / "out.onnx", *options) == 1
     assert error in capsys.readouterr().err

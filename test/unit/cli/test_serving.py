@@ -47,9 +47,10 @@ def test_a_page_is_served_to_this_machine_until_it_is_interrupted(
 def test_an_address_that_others_reach_is_warned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_store(tmp_path)  # which has no version yet
     monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", lambda self: None)
     for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
-        assert main(["serve-models", str(tmp_path), "--host", host, "--port", "0"]) == 0
+        assert main(["serve-models", str(tmp_path / "store"), "--host", host, "--port", "0"]) == 0
         told = capsys.readouterr().err
         assert ("everybody who reaches it can copy the networks" in told) is warned
 
@@ -79,7 +80,10 @@ def test_without_flask_the_verbs_say_how_to_get_it(
 
 
 def test_verbs_make_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
     for verb in ("review", "serve-models"):
-        assert main([verb, str(tmp_path / "none")]) == 1
-        assert "no store" in capsys.readouterr().err
-    assert not (tmp_path / "none").exists()
+        for wrong in (tmp_path / "none", photographs):
+            assert main([verb, str(wrong)]) == 1
+            assert f"{wrong}: no store" in capsys.readouterr().err
+    assert [*tmp_path.rglob("*")] == [photographs]

@@ -199,7 +199,6 @@ def test_rollback_skips_damaged_ancestors(store: ModelStore) -> None:
     (versions[1].path.parent / "manifest.json").write_text("{")
     assert store.rollback() == versions[0]
     assert list(store.damaged()) == ["v0002", "v0003"]
-    assert list(store.unreadable()) == ["v0002"]
     versions[0].path.write_bytes(b"damaged")
     assert store.rollback() is None  # to the network before the first version
     assert store.current() is None
@@ -359,7 +358,7 @@ def test_get_refuses_a_damaged_manifest(store: ModelStore, manifest: str) -> Non
         with pytest.raises(GboptError, match=r"manifest\.json"):
             use()
     assert store.versions() == []
-    assert list(store.unreadable()) == ["v0001", "current.json"]
+    assert list(store.damaged()) == ["v0001", "current.json"]
     assert store.current_name() == "v0001"
     store.check_origin(Path("any"))  # the learner starts, so that ~/rollback can be called
     assert store.rollback() is None
