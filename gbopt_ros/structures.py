@@ -232,7 +232,8 @@ class FrameSelection:
         boxes: (S, 4) float32, xyxy pixels, tight around `rles`.
         scores: (S,) float32, network scores.
         margins: (S,) float64, min-marginals: additional cost of the best path without the mask; a
-            lower bound where edges of that path were not evaluated.
+            lower bound where edges of that path were not evaluated, an estimate where all K
+            combinations hold the mask.
         confidences: (S,) float32 in [0, 1], probability that a mask shows an object.
         energy: the terms that the frame adds to the energy of the clip.
     """

@@ -60,6 +60,12 @@ class SelectionConfig(ConfigSection):
         "optical flow (paper: 0). A larger value smooths scores over more frames.",
         low=0.0, below=1.0,
     )  # fmt: skip
+    detect_cuts: bool = setting(
+        True,
+        "Whether a frame whose masks are not those of the previous frame, moved by the optical "
+        "flow, begins anew: scores are not propagated, and L_F and L_p do not count (paper: no). "
+        "This is so after a cut, and between single photographs.",
+    )
     epsilon: float = setting(
         1e-3,
         "Minimum distance of a background probability from 0 and 1. A smaller value lets a single "

@@ -26,7 +26,7 @@ from gbopt_ros.selection.path import (
     lazy_shortest_path,
     node_min_marginals,
 )
-from gbopt_ros.selection.score_propagation import propagated_scores, warped_iou
+from gbopt_ros.selection.score_propagation import is_cut, propagated_scores, warped_iou
 from gbopt_ros.selection.synthesis import at_composite_size, background_photograph, composite
 from gbopt_ros.structures import (
     BoolMask,
@@ -41,6 +41,7 @@ from gbopt_ros.structures import (
 
 _PAIRS_PER_BATCH = 32  # composites of one batch: 60 MB at 480x640
 _CACHED_COMPOSITES = 64
+_ROUNDING = 1e-3  # by which probabilities may miss [0, 1], as those in half precision do
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Layer:
         image: (h, w, 3) uint8, RGB, at the size of the composites.
         labels: (h, w) int32, the atom of the candidates at each pixel of `image`; A: none.
         selected: (K_t, A + 1) bool, the atoms of each combination; the last one is false.
+        after_cut: whether there is a cut between the frame before and this one.
     """
 
     frame: Frame
@@ -68,6 +70,7 @@ class Layer:
     image: Image = field(repr=False)
     labels: NDArray[np.int32] = field(repr=False)
     selected: NDArray[np.bool_] = field(repr=False)
+    after_cut: bool
 
     def __len__(self) -> int:
         return len(self.combinations)
@@ -93,13 +96,18 @@ def make_layer(
         flow: (H, W, 2), pixels, from that frame to this one.
 
     Raises:
-        ValueError: shapes do not fit, or the flow is not finite.
+        ValueError: shapes do not fit, the background is no probability, or the flow is not finite.
     """
     size = frame.size if before is None else before.frame.size
     shapes = ("image", frame.size), ("proposals", proposals.size), ("background", background.shape)
     for name, found in shapes:
         if tuple(found) != size:
             raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
+    if not (background.min() >= -_ROUNDING and background.max() <= 1 + _ROUNDING):  # nor not finite
+        raise ValueError(
+            f"frame {frame.index}: expected background probabilities, from 0 to 1; got "
+            f"{background.min():g} to {background.max():g}"
+        )
     if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
         raise ValueError(
             f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
@@ -108,10 +116,12 @@ def make_layer(
     scores = proposals.scores.astype(np.float64)
     # Other networks may give an object that they were never taught a score near 0.
     scores_count = proposals.calibration is not None and config.score_weight > 0
-    follows = before if before is not None and before.proposals.calibration is not None else None
-    if scores_count and config.score_propagation and follows is not None and flow is not None:
-        iou = warped_iou(follows.atoms, decomposed, flow)
-        scores = propagated_scores(scores, follows.scores, iou, config.score_propagation)
+    after_cut = False
+    if before is not None and flow is not None and (config.detect_cuts or scores_count):
+        iou = warped_iou(before.atoms, decomposed, flow)
+        after_cut = config.detect_cuts and is_cut(scores, iou)
+        if scores_count and before.proposals.calibration is not None and not after_cut:
+            scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
     prior = None
     if scores_count:
         prior = score_prior(scores, proposals.size, config.neutral_score, config.score_weight)
@@ -133,8 +143,9 @@ def make_layer(
     image = at_composite_size(frame.image, config.composite_side)
     labels = decomposed.labels_at(image.shape[:2])
     return Layer(
-        frame, proposals, combinations, decomposed, unions, scores, image, labels, selected
-    )
+        frame, proposals, combinations, decomposed, unions, scores, image, labels, selected,
+        after_cut,
+    )  # fmt: skip
 
 
 class Lattice:
@@ -186,7 +197,7 @@ class Lattice:
             flow: (H, W, 2), pixels, from the frame before; None for the first frame.
 
         Raises:
-            ValueError: shapes do not fit, or a flow is not finite.
+            ValueError: as `make_layer`.
         """
         config = self._config
         before = self.layers[-1] if self.layers else None
@@ -198,19 +209,22 @@ class Lattice:
             self._photograph = background_photograph(size, config.seed, config.photograph)
             return
         self._flows.append(at_composite_size(flow, config.composite_side))
-        outside = np.zeros(len(before))
-        if config.lambda_flow:
+        outside, regularization = np.zeros(len(before)), np.zeros((len(before), len(layer)))
+        # Across a cut neither the flow nor the area of the frame before says anything.
+        flow_counts = config.lambda_flow > 0 and not layer.after_cut
+        if flow_counts:
             foregrounds = map(before.foreground, range(len(before)))
             losses = [outside_flow_loss(foreground, self._flows[-1]) for foreground in foregrounds]
             outside = config.lambda_flow * np.array(losses)
-        regularization = regularization_losses(before.unions, layer.unions)
-        regularization *= config.lambda_regularization
+        if not layer.after_cut:
+            regularization = regularization_losses(before.unions, layer.unions)
+            regularization *= config.lambda_regularization
         self._outside.append(outside)
         self._regularization.append(regularization)
         bound = outside[:, None] + regularization
         # After an empty combination there is no flow to synthesise: the bound is the cost.
         empty = np.array([len(c.indices) == 0 for c in before.combinations])
-        known = np.broadcast_to(empty[:, None], bound.shape) | (config.lambda_flow == 0)
+        known = np.broadcast_to(empty[:, None], bound.shape) | (not flow_counts)
         self.bounds.append(bound)
         self.edges.append(bound.copy())
         self.evaluated.append(known)
@@ -261,8 +275,8 @@ class Lattice:
     def margins(self, found: PathResult) -> list[dict[int, float]]:
         """Per frame and selected candidate, the additional cost of the best path without it.
 
-        If all K combinations hold the candidate, the margin is a lower bound from L_I alone: any
-        other combination costs at least as much as the last of the K.
+        If all K combinations hold the candidate, the margin is estimated from L_I alone: any other
+        combination has at least the L_I of the last of the K.
         """
         through = node_min_marginals(self.nodes, found.edges)
         margins: list[dict[int, float]] = []

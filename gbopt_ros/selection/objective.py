@@ -40,17 +40,22 @@ def background_evidence(background: NDArray[np.floating], epsilon: float) -> NDA
     Returns:
         (...,) float64, nats, on a grid that makes sums exact.
     """
-    bg = background.astype(np.float32, copy=False)  # networks give float32, which is faster too
+    bg = _probabilities(background)
     limit = np.log((1 - epsilon) / epsilon)
     with np.errstate(divide="ignore"):
         evidence = np.log(bg / (1 - bg))
     return on_grid(np.clip(evidence.astype(np.float64), -limit, limit))
 
 
+def _probabilities(background: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(...,) float32 in [0, 1]; sums of a network's outputs may lie a rounding error beyond."""
+    return np.clip(background.astype(np.float32, copy=False), 0, 1)
+
+
 def empty_background_loss(background: NDArray[np.floating], epsilon: float) -> float:
     """L_I, summed over the pixels, of selecting nothing: Eq. 14 over the whole image."""
     with np.errstate(divide="ignore"):
-        logarithm = np.log(background.astype(np.float32, copy=False))
+        logarithm = np.log(_probabilities(background))
     clipped = np.clip(logarithm, np.log(epsilon), np.log1p(-epsilon), out=logarithm)
     return -float(clipped.sum(dtype=np.float64))
 

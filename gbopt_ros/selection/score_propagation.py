@@ -2,8 +2,8 @@
 
 Not in the paper, whose terms compare unions of masks. A network may score a false mask as high as
 an object. The object is proposed again in the next frame, where the flow points; the false mask
-often is not. Where the flow cannot follow, as after a cut or between single photographs, that says
-nothing about a mask, and every mask keeps the score of the network.
+often is not. After a cut, or between single photographs, no mask is found again: that says nothing
+about a mask, and every mask keeps the score of the network.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from gbopt_ros.selection.atoms import Atoms
 
-# Mean best IoU, weighted by score, below which a frame does not follow from the one before. Videos
-# have 0.65 to 0.9, single photographs of the same table 0.15 to 0.55.
-MIN_FOLLOWED = 0.45
+# Mean best IoU, weighted by score, below which there is a cut between two frames. Videos have 0.5
+# to 0.9, single photographs of the same table 0.15 to 0.55.
+_MIN_FOLLOWED = 0.45
 
 
 def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -46,6 +46,20 @@ def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArr
     return np.minimum(iou, 1.0)  # pixels that the flow crowds together count more than once
 
 
+def is_cut(scores: NDArray[np.floating], iou: NDArray[np.float64]) -> bool:
+    """Whether the masks of a frame are not those of the frame before, moved.
+
+    That is so if sum_i s_i max_j IoU_ji < 0.45 sum_i s_i: there is a cut in the video, the frames
+    are single photographs, or the camera moved too far.
+
+    Args:
+        scores: (N',) s, network scores.
+        iou: (N, N') of `warped_iou`.
+    """
+    followed = float(scores @ iou.max(axis=0, initial=0.0))
+    return followed < _MIN_FOLLOWED * float(scores.sum())
+
+
 def propagated_scores(
     scores: NDArray[np.floating],
     scores_before: NDArray[np.floating],
@@ -53,8 +67,6 @@ def propagated_scores(
     share: float,
 ) -> NDArray[np.float64]:
     """r_i = (1 - share) s_i + share max_j IoU_ji r'_j, r' being the r of the frame before.
-
-    r = s if the masks are not found again: sum_i s_i max_j IoU_ji < `MIN_FOLLOWED` sum_i s_i.
 
     Args:
         scores: (N',) s, network scores.
@@ -65,9 +77,6 @@ def propagated_scores(
     Returns:
         (N',) float64, r.
     """
-    own: NDArray[np.float64] = scores.astype(np.float64)
-    if own @ iou.max(axis=0, initial=0.0) < MIN_FOLLOWED * own.sum():
-        return own
     carried = (iou * scores_before[:, None]).max(axis=0, initial=0.0)
-    propagated: NDArray[np.float64] = (1 - share) * own + share * carried
+    propagated: NDArray[np.float64] = (1 - share) * scores.astype(np.float64) + share * carried
     return propagated

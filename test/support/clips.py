@@ -24,7 +24,7 @@ def paper(**changes: float | bool) -> SelectionConfig:
     """The paper's objective: no prior from scores, no shared pixel, all weights of the terms."""
     settings = {
         "k": 10, "overlap_tolerance": 0.0, "lambda_flow": 1.0, "score_weight": 0.0,
-        "score_propagation": 0.0,
+        "score_propagation": 0.0, "detect_cuts": False,
     }  # fmt: skip
     return SelectionConfig(**(settings | changes))
 

@@ -46,6 +46,16 @@ def test_background_evidence_adds_to_the_empty_background_loss(seed: int) -> Non
     assert total / 35 == pytest.approx(cross_entropy(foreground, background, EPSILON), abs=1e-6)
 
 
+def test_probabilities_that_miss_the_bounds_by_rounding_count_as_certain() -> None:
+    beyond, bounds = np.array([1 + 1e-6, -1e-6]), np.array([1.0, 0.0])
+    evidence = background_evidence(beyond, EPSILON)
+    np.testing.assert_array_equal(evidence, background_evidence(bounds, EPSILON))
+    np.testing.assert_allclose(evidence, np.array([1, -1]) * np.log((1 - EPSILON) / EPSILON))
+    lost = empty_background_loss(beyond, EPSILON)
+    assert lost == empty_background_loss(bounds, EPSILON)
+    assert lost == pytest.approx(-np.log(EPSILON) - np.log1p(-EPSILON))
+
+
 def test_background_evidence_sums_are_exact_in_any_order() -> None:
     rng = np.random.default_rng(0)
     evidence = background_evidence(rng.random((64, 64)), EPSILON).ravel()

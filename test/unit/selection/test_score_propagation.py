@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gbopt_ros.masks import encode_all, iou_matrix
 from gbopt_ros.selection.atoms import Atoms, atoms_of_rles
-from gbopt_ros.selection.score_propagation import propagated_scores, warped_iou
+from gbopt_ros.selection.score_propagation import is_cut, propagated_scores, warped_iou
 
 
 def atoms(*drawn: list[str]) -> Atoms:
@@ -66,13 +66,21 @@ def test_propagated_scores_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "iou", [[[0.78, 0.0], [0.3, 0.0]], [[0.0, 0.0], [0.0, 0.0]], np.zeros((0, 2))]
+    ("iou", "cut"),
+    [
+        ([[0.78, 0.0], [0.3, 0.0]], True),  # 0.78 * 0.8 / 1.4 < 0.45
+        ([[0.79, 0.0], [0.3, 0.0]], False),
+        ([[0.3, 0.0], [0.79, 0.0]], False),  # the best one counts
+        (np.zeros((2, 2)), True),
+        (np.zeros((0, 2)), True),
+    ],
 )
-def test_scores_stay_where_the_frame_does_not_follow(iou: list[list[float]]) -> None:
-    """After a cut, or between photographs, no mask is found again: that is no sign against it."""
-    scores = np.array([0.8, 0.6], np.float32)  # the first falls just short: 0.78 * 0.8 / 1.4 < 0.45
-    found = propagated_scores(scores, np.full(len(iou), 0.9), np.asarray(iou), 0.5)
-    np.testing.assert_array_equal(found, scores.astype(np.float64))
+def test_is_cut_by_hand(iou: list[list[float]], cut: bool) -> None:
+    assert is_cut(np.array([0.8, 0.6], np.float32), np.asarray(iou)) is cut
+
+
+def test_a_frame_without_masks_is_not_after_a_cut() -> None:
+    assert not is_cut(np.zeros(0, np.float32), np.zeros((3, 0)))
 
 
 @settings(max_examples=50, deadline=None)

@@ -102,6 +102,21 @@ def test_select_clip_exhaustive_margin_is_the_cost_of_doing_without_the_mask(see
             assert margin == pytest.approx(energy - selection.energy, abs=1e-6)
 
 
+def test_select_clip_margin_of_a_mask_that_all_combinations_hold_is_from_the_background() -> None:
+    """Two sure masks, two that hardly matter: none of 3 combinations leaves out a sure one."""
+    masks = np.zeros((1, 4, *SIZE), bool)
+    for i, column in enumerate((0, 2, 4, 6)):
+        masks[0, i, 0, column] = True
+    background = np.full(SIZE, 0.9)
+    background[0, [0, 2]], background[0, [4, 6]] = 0.01, 0.49
+    images = np.zeros((1, *SIZE, 3), np.uint8)
+    selection, _ = run((images, masks, [background], []), paper(k=3))
+    (frame,) = selection.frames
+    assert frame.indices == (0, 1, 2, 3)
+    odds = np.log(0.51 / 0.49) / np.prod(SIZE)  # what leaving out one of the others costs
+    np.testing.assert_allclose(frame.margins, [odds] * 4, rtol=1e-4)
+
+
 def test_select_clip_without_candidates() -> None:
     inputs = random_inputs(0, 3, 0)
     selection, network = run(inputs, paper())
@@ -144,6 +159,38 @@ def test_select_clip_keeps_a_mask_through_a_bad_frame_by_consistency() -> None:
     assert [len(f) for f in run(inputs, paper(lambda_flow=0.0))[0].frames] == [1, 1, 1]
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), scores=st.sampled_from([0.0, 1.0]))
+def test_select_clip_selects_a_frame_after_a_cut_as_if_alone(seed: int, scores: float) -> None:
+    """Here the masks of frame 1 are on the other side of the image."""
+    images, masks, backgrounds, flows = random_inputs(seed, 2, 3)
+    masks[0, :, :, 4:] = masks[1, :, :, :4] = False
+    masks[0, :, 0, 0] = masks[1, :, 0, 8] = True
+    flows[0] *= 0
+    propagated = {"score_weight": scores, "score_propagation": 0.5}
+    together, network = run(
+        (images, masks, backgrounds, flows), paper(**propagated, detect_cuts=True)
+    )
+    assert network.runs == 0
+    for t, frame in enumerate(together.frames):
+        one = slice(t, t + 1)
+        alone, _ = run((images[one], masks[one], backgrounds[one], []), paper(**propagated))
+        assert frame.indices == alone.frames[0].indices
+        assert frame.energy == alone.frames[0].energy
+        np.testing.assert_allclose(frame.margins, alone.frames[0].margins, atol=1e-12)
+
+
+def test_select_clip_without_cuts_joins_all_frames() -> None:
+    """As the paper: flow and regularisation count whatever the frames show."""
+    images, masks, backgrounds, flows = random_inputs(0, 2, 3)
+    masks[0, :, :, 4:] = masks[1, :, :, :4] = False
+    masks[0, :, 0, 0] = masks[1, :, 0, 8] = True
+    backgrounds = [np.full(SIZE, 0.01)] * 2
+    selection, network = run((images, masks, backgrounds, flows), paper())
+    assert network.runs > 0
+    assert selection.frames[0].energy.flow > 0
+
+
 def test_select_clip_gives_shared_pixels_to_the_higher_score() -> None:
     images = np.zeros((1, *SIZE, 3), np.uint8)
     masks = np.zeros((1, 2, *SIZE), bool)
@@ -168,6 +215,8 @@ def test_select_clip_gives_shared_pixels_to_the_higher_score() -> None:
         ("flows", "select_clip: expected 3 proposals"),
         ("size", "frame 1: expected background of size"),
         ("nan", "frame 1: expected a finite flow"),
+        ("logits", r"frame 1: expected background probabilities, from 0 to 1; got -3 to 3"),
+        ("nan background", r"frame 1: expected background probabilities, .*; got nan to nan"),
     ],
 )
 def test_select_clip_refuses_inputs_that_do_not_fit(broken: str, words: str) -> None:
@@ -181,6 +230,10 @@ def test_select_clip_refuses_inputs_that_do_not_fit(broken: str, words: str) -> 
         flows.pop()
     elif broken == "size":
         backgrounds[1] = np.zeros((3, 3))
+    elif broken == "logits":
+        backgrounds[1] = np.linspace(-3, 3, np.prod(SIZE)).reshape(SIZE)
+    elif broken == "nan background":
+        backgrounds[1][2, 2] = np.nan
     else:
         flows[0] = np.full((*SIZE, 2), np.nan)
     with pytest.raises(ValueError, match=words):
