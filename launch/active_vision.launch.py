@@ -13,13 +13,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
-from launch.events.process import ProcessExited
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from gbopt_ros.nodes.launching import end_all
 from gbopt_ros.nodes.wiring import CAMERA, DEPTH, NODES, remapping
 
 _RESPAWN_DELAY_S = 2.0
@@ -133,29 +138,32 @@ def start(context: LaunchContext) -> list[Node]:
         )
         for executable in executables
     ]
-    return [*started, rviz(value)] if value["rviz"] == "true" else started
+    return [*started, *rviz(value)] if value["rviz"] == "true" else started
 
 
-def rviz(value: dict[str, str]) -> Node:
-    """RViz on the topics of the graph, which it has with the slash of no namespace."""
+def rviz(value: dict[str, str]) -> list[Node]:
+    """RViz on the topics of the graph, which it has with the slash of no namespace.
+
+    Where it is not installed, this is one warning: the robot does not need it.
+    """
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        get_logger("gbopt_ros").warning(
+            "rviz:=true, but rviz2 is not installed (sudo apt install ros-jazzy-rviz2): the nodes "
+            "start without it"
+        )
+        return []
     config = Path(get_package_share_directory("gbopt_ros"), "config", "gbopt.rviz")
     topics = re.findall(r"Value: /(\S+)", config.read_text(encoding="utf-8"))
     frame = value["target_frame"]
-    return Node(
-        package="rviz2",
-        executable="rviz2",
-        namespace=value["namespace"],
-        arguments=["-d", str(config), *(["-f", frame] if frame else [])],
-        remappings=[(f"/{topic}", topic) for topic in topics],
-        output="screen",
-    )
-
-
-def end_all(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
-    """End the other processes. Raises RuntimeError, which ends them and fails the launch, if the
-    process failed.
-    """
-    told = f"{event.process_name} ended with status {event.returncode}"
-    if event.returncode:
-        raise RuntimeError(told)
-    return [Shutdown(reason=told)]
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            namespace=value["namespace"],
+            arguments=["-d", str(config), *(["-f", frame] if frame else [])],
+            remappings=[(f"/{topic}", topic) for topic in topics],
+            output="screen",
+        )
+    ]

@@ -1,5 +1,7 @@
 """All nodes and a recording in place of the camera; ends when all masks are out.
 
+It fails if the player does, such as on a recording that cannot be read, or a node.
+
     ros2 launch gbopt_ros replay.launch.py bag:=/data/monday lockstep:=true learner:=false
 
 Do not start it beside running nodes. Without `learner:=false` the learner adds the masks to its
@@ -17,10 +19,11 @@ from launch.actions import (
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
-    Shutdown,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+
+from gbopt_ros.nodes.launching import end_all
 
 CAMERA = "replay/image_raw"
 
@@ -62,4 +65,4 @@ def play(context: LaunchContext) -> list[ExecuteProcess]:
     command.append("--lockstep" if value("lockstep") == "true" else "--finish")
     if value("learner") == "true":
         command += ["--subscribed", "selector/output/masks"]
-    return [ExecuteProcess(cmd=command, output="screen", on_exit=[Shutdown()])]
+    return [ExecuteProcess(cmd=command, output="screen", on_exit=end_all)]

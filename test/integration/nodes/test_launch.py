@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ launch = pytest.importorskip("launch", reason="the launch system comes with an i
 pytest.importorskip("launch_ros", reason="the launch system comes with an installed ROS")
 if not hasattr(launch, "LaunchContext"):  # the folder of launch files, found as a namespace
     pytest.skip("the launch system comes with an installed ROS", allow_module_level=True)
+
+from gbopt_ros.nodes.launching import end_all
 
 FOLDER = Path(__file__).resolve().parents[3] / "launch"
 SEPARATE = {"clip_buffer", "proposal", "background", "flow", "selector"}
@@ -54,17 +57,68 @@ def test_start_launches_the_processes_of_its_arguments(
     assert nodes(**arguments).keys() == expected
 
 
+def ended(returncode: int) -> Any:
+    about = {"action": None, "name": "player-1", "cmd": [], "cwd": None, "env": None, "pid": 1}
+    return launch.events.process.ProcessExited(returncode=returncode, **about)
+
+
 def test_end_all_shuts_down_and_fails_the_launch_if_the_process_failed() -> None:
-    """A process that ends ends the others, unless it is the learner or is started again."""
-    module, context = load("active_vision"), launch.LaunchContext()
-    event = launch.events.process.ProcessExited
-    about = {"action": None, "name": "composed-1", "cmd": [], "cwd": None, "env": None, "pid": 1}
-    (shutdown,) = module.end_all(event(returncode=0, **about), context)
-    assert isinstance(shutdown, launch.actions.Shutdown)
-    with pytest.raises(RuntimeError, match="composed-1 ended with status 1"):
-        module.end_all(event(returncode=1, **about), context)
+    """By Ctrl-C it did not fail."""
+    context = launch.LaunchContext()
+    for returncode in (0, 130, -2):
+        (shutdown,) = end_all(ended(returncode), context)
+        assert isinstance(shutdown, launch.actions.Shutdown)
+    for returncode in (1, -9):
+        with pytest.raises(RuntimeError, match=f"player-1 ended with status {returncode}"):
+            end_all(ended(returncode), context)
 
 
+def on_exit_of(action: Any) -> Any:
+    return action._ExecuteLocal__on_exit
+
+
+def test_a_process_that_ends_ends_the_others_unless_they_do_not_need_it() -> None:
+    """Or it is started again."""
+    assert on_exit_of(nodes()["composed"]) is end_all
+    assert on_exit_of(nodes()["learner"]) is None
+    assert on_exit_of(nodes(respawn="true")["composed"]) is None
+
+
+def test_replay_ends_with_its_player_and_fails_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, context = load("replay"), launch.LaunchContext()
+    context.launch_configurations.update({
+        "bag": "/data/monday", "rate": "2.0", "lockstep": "true", "learner": "false",
+        "namespace": "",
+    })  # fmt: skip
+    monkeypatch.setattr(module, "get_package_prefix", lambda package: "/opt/robot")
+    (player,) = module.play(context)
+    assert on_exit_of(player) is end_all
+
+
+@pytest.fixture
+def rviz2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RViz counts as installed."""
+    index = tmp_path / "share/ament_index/resource_index/packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=os.pathsep)
+
+
+def test_rviz_that_is_not_installed_is_a_warning_and_the_nodes_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    log = launch.logging.get_logger("gbopt_ros")  # which hands nothing on
+    log.addHandler(caplog.handler)
+    try:
+        assert nodes(rviz="true").keys() == {"composed", "learner"}
+    finally:
+        log.removeHandler(caplog.handler)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "apt install ros-jazzy-rviz2" in record.getMessage()
+
+
+@pytest.mark.usefixtures("rviz2")
 def test_rviz_shows_the_topics_of_the_namespace() -> None:
     """Its own configuration is installed, and names topics without a namespace."""
     from launch.utilities import perform_substitutions
