@@ -37,5 +37,6 @@ class FlowConfig(ConfigSection):
     def check(self) -> None:
         if self.backend.startswith("raft") and not self.weights:
             raise ValueError(
-                f"FlowConfig.weights: backend {self.backend!r} needs a weights file, got none"
+                f"FlowConfig.weights: backend {self.backend!r} needs weights, got none; `gbopt "
+                f"models pull {self.backend}` downloads them, then flow.weights={self.backend}"
             )

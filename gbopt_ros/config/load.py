@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from gbopt_ros.config.config import Config
 from gbopt_ros.config.renamed import advice
+from gbopt_ros.config.section import Setting, build, settings
 from gbopt_ros.io.limits import MAX_CONFIG_VALUES
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
 _MAX_BYTES = 1 << 20
+_FEW = 6  # names that an error lists
 PROFILES = ("paper", "robot")
 """The profiles that come with the package."""
 _structured: Callable[[type], Any] = cache(OmegaConf.structured)  # it takes 20 ms, a copy 3
@@ -45,20 +48,20 @@ def load_config(
         )
     merged = copy.deepcopy(_structured(Config))
     reading = str(path)  # what an error names
+    set_by: dict[str, str] = {}  # what an error names that is found when all is read
     try:
         if path is not None:
             _check_extent(profile_path(path))
             loaded = OmegaConf.load(profile_path(path))
             if not isinstance(loaded, DictConfig):
                 raise GboptError(f"{path}: expected a mapping of sections, got a list")
-            merged = _merged(merged, loaded, reading)
+            merged = _merged(merged, loaded, reading, set_by)
         for override in overrides:
             reading = f"{option} {override}"
-            if "=" not in override:
+            if not override.partition("=")[0].strip() or "=" not in override:
                 raise GboptError(f"{reading}: expected key=value, such as selection.k=5")
-            merged = _merged(merged, OmegaConf.from_dotlist([override]), reading)
-        reading = "configuration"
-        config = OmegaConf.to_object(merged)
+            merged = _merged(merged, OmegaConf.from_dotlist([override]), reading, set_by)
+        return _built(merged, set_by)
     except FileNotFoundError as error:
         raise GboptError(
             f"{path}: no such configuration file; the names of the bundled profiles, "
@@ -77,8 +80,6 @@ def load_config(
         raise GboptError(f"{reading}: not valid YAML ({str(error).splitlines()[0]})") from error
     except RecursionError as error:
         raise GboptError(f"{reading}: nested too deeply") from error
-    assert isinstance(config, Config)
-    return config
 
 
 def _check_extent(path: Path) -> None:
@@ -123,17 +124,98 @@ def profile_path(path: Path | str) -> Path:
     return Path(path)
 
 
-def _merged(config: Any, changes: DictConfig, reading: str) -> Any:
-    """The configuration, changed in place. Raises GboptError if the changes have an old name."""
-    answer = advice(_names(changes))
+def _merged(config: Any, changes: DictConfig, reading: str, set_by: dict[str, str]) -> Any:
+    """The configuration, changed in place.
+
+    Args:
+        reading: where the changes are from.
+        set_by: gets it, by the names of all sections and settings that are changed.
+
+    Raises:
+        GboptError: a name is old or unknown, or a value is of another type.
+    """
+    values = dict(_values(changes))
+    answer = advice(values)
     if answer:
         raise GboptError(f"{reading}: {answer}")
-    return OmegaConf.unsafe_merge(config, changes)
+    known, sections = _settings_and_sections()
+    for name, value in values.items():
+        if name in sections and not isinstance(value, Mapping):
+            example = next(each for each in known if each.startswith(f"{name}."))
+            raise GboptError(
+                f"{reading}: {name} is a section: expected settings such as {example}, "
+                f"got {_shown(value)}"
+            )
+        of_more = isinstance(value, Mapping) and len(value) > 0  # whose names are unknown, too
+        if name not in sections and name not in known and not of_more:
+            raise GboptError(f"{reading}: {name}: no such setting; {_nearest(name)}")
+        set_by[name] = reading
+    try:
+        return OmegaConf.unsafe_merge(config, changes)
+    except ValidationError as error:
+        name = str(error.full_key)
+        if name not in values or name not in known:
+            raise
+        raise GboptError(
+            f"{reading}: {name}: expected {known[name].expected_value}, got {_shown(values[name])}"
+        ) from error
 
 
-def _names(changes: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """The full names of all sections and settings in a mapping."""
+def _built(merged: Any, set_by: Mapping[str, str]) -> Config:
+    """The configuration. Raises GboptError if a value is out of range."""
+    values: Any = OmegaConf.to_container(merged)
+    try:
+        return build(Config, values)
+    except ValueError as error:
+        name = str(error).split(maxsplit=1)[0].rstrip(":")
+        # Where two settings contradict each other, the other one may have been set.
+        reading = set_by.get(name) or set_by.get(name.rpartition(".")[0], "configuration")
+        raise GboptError(f"{reading}: {error}") from error
+
+
+def _values(changes: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The full names of all sections and settings in a mapping, with their values."""
     for name, value in changes.items():
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name}", value
         if isinstance(value, Mapping):
-            yield from _names(value, f"{prefix}{name}.")
+            yield from _values(value, f"{prefix}{name}.")
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else repr(value)
+
+
+@cache
+def _settings_and_sections() -> tuple[dict[str, Setting], frozenset[str]]:
+    """All settings by their full names, and the names of all sections."""
+    known = {each.name: each for each in settings(Config)}
+    return known, frozenset(
+        name[:place] for name in known for place, letter in enumerate(name) if letter == "."
+    )
+
+
+def _nearest(unknown: str) -> str:
+    """Advice on a name that no setting has: what is spelt so, or nearly so, or its section."""
+    known, _ = _settings_and_sections()
+    section, _, last = unknown.lower().rpartition(".")
+    of_section = [name for name in known if name.startswith(f"{section}.")]
+    for found in (
+        _ending(last, known),
+        [each for each in of_section if each.startswith(f"{section}.{last}") and len(last) > 2],
+        _ending(_spelt_nearly(last, of_section, 0.6), of_section),
+        _ending(_spelt_nearly(last, known, 0.75), known),
+    ):
+        if 0 < len(found) <= _FEW:
+            return f"did you mean {' or '.join(found)}?"
+    if 0 < len(of_section) <= _FEW:
+        return f"its section has {', '.join(of_section)}"
+    return "docs/settings.md lists all settings"
+
+
+def _ending(last: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if last and f".{name}".endswith(f".{last}")]
+
+
+def _spelt_nearly(last: str, names: Iterable[str], similarity: float) -> str:
+    found = get_close_matches(last, [name.rpartition(".")[2] for name in names], 1, similarity)
+    return found[0] if found else ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
+S = TypeVar("S", bound="ConfigSection")
 T = TypeVar("T", bool, int, float, str)
 
 _TYPES = {
@@ -71,6 +72,13 @@ class Setting:
         return "" if fits else _TYPES[self.type]
 
     @property
+    def expected_value(self) -> str:
+        """The type and the range in words."""
+        if self.choices:
+            return self.expected
+        return ", ".join(words for words in (_TYPES[self.type], self.expected) if words)
+
+    @property
     def expected(self) -> str:
         """The range in words."""
         if self.choices:
@@ -121,6 +129,26 @@ class ConfigSection:
 
     def check(self) -> None:
         """Raise ValueError if two settings contradict each other."""
+
+
+def build(section: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
+    """An instance of a section from nested values of the right types, all of its fields.
+
+    Args:
+        prefix: of the names in errors, such as `selection.`.
+
+    Raises:
+        ValueError: as `ConfigSection`, with full names such as `selection.k` in place of classes.
+    """
+    types = _types(section)
+    made = {
+        name: build(types[name], value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+    try:
+        return section(**made)
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"{section.__name__}.", prefix)) from error
 
 
 def settings(section: type[Any]) -> tuple[Setting, ...]:

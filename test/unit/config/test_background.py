@@ -64,5 +64,5 @@ def test_load_config_takes_lists_of_numbers() -> None:
     config = load_config(overrides=[mean, std, "background.shares=2"])
     assert config.background.onnx_normalization == ((0.5,) * 3, (1,) * 3)
     assert config.background.shares == "2"
-    with pytest.raises(GboptError, match=r"BackgroundConfig\.shares: .*got '1,2'"):
+    with pytest.raises(GboptError, match=r"background\.shares: .*got '1,2'"):
         load_config(overrides=["background.shares=1,2"])

@@ -116,26 +116,26 @@ def test_to_dict_is_json_that_load_config_takes(tmp_path: Path) -> None:
         ("selection.k=", r"selection\.k"),
         ("selection.exhaustive=perhaps", r"selection\.exhaustive.*perhaps"),
         ("selection.k", "key=value"),
-        ("clip.length=0", r"ClipConfig\.length.*0"),
-        ("clip.overlap=30", r"ClipConfig\.overlap.*30"),
-        ("clip.max_gap_s=nan", r"ClipConfig\.max_gap_s.*nan"),
-        ("proposal.max_proposals=0", r"ProposalConfig\.max_proposals"),
-        ("proposal.score_threshold=1", r"ProposalConfig\.score_threshold"),
-        ("proposal.nms_iou=0", r"ProposalConfig\.nms_iou"),
-        ("background.batch_size=0", r"BackgroundConfig\.batch_size"),
-        ("flow.backend=magic", r"FlowConfig\.backend.*magic"),
-        ("flow.backend=raft_small", r"FlowConfig\.weights"),
-        ("selection.overlap_tolerance=-0.1", r"SelectionConfig\.overlap_tolerance"),
-        ("selection.lambda_flow=-1", r"SelectionConfig\.lambda_flow"),
-        ("outline.method=max", r"OutlineConfig\.method.*max"),
-        ("selection.epsilon=0.5", r"SelectionConfig\.epsilon"),
-        ("learning.rehearsal_share=1.1", r"LearningConfig\.rehearsal_share.*1\.1"),
-        ("learning.momentum=1", r"LearningConfig\.momentum"),
-        ("learning.learning_rate=0", r"LearningConfig\.learning_rate"),
-        ("learning.augment.flip=2", r"AugmentConfig\.flip"),
-        ("pretrain.augment.scale_min=3", r"AugmentConfig\.scale_min"),
-        ("pretrain.ema_decay=1", r"PretrainConfig\.ema_decay"),
-        ("pretrain.lr_milestones=9,9", r"PretrainConfig\.lr_milestones.*9,9"),
+        ("clip.length=0", r"clip\.length.*0"),
+        ("clip.overlap=30", r"clip\.overlap.*30"),
+        ("clip.max_gap_s=nan", r"clip\.max_gap_s.*nan"),
+        ("proposal.max_proposals=0", r"proposal\.max_proposals"),
+        ("proposal.score_threshold=1", r"proposal\.score_threshold"),
+        ("proposal.nms_iou=0", r"proposal\.nms_iou"),
+        ("background.batch_size=0", r"background\.batch_size"),
+        ("flow.backend=magic", r"flow\.backend.*magic"),
+        ("flow.backend=raft_small", r"flow\.weights"),
+        ("selection.overlap_tolerance=-0.1", r"selection\.overlap_tolerance"),
+        ("selection.lambda_flow=-1", r"selection\.lambda_flow"),
+        ("outline.method=max", r"outline\.method.*max"),
+        ("selection.epsilon=0.5", r"selection\.epsilon"),
+        ("learning.rehearsal_share=1.1", r"learning\.rehearsal_share.*1\.1"),
+        ("learning.momentum=1", r"learning\.momentum"),
+        ("learning.learning_rate=0", r"learning\.learning_rate"),
+        ("learning.augment.flip=2", r"learning\.augment\.flip"),
+        ("pretrain.augment.scale_min=3", r"pretrain\.augment\.scale_min"),
+        ("pretrain.ema_decay=1", r"pretrain\.ema_decay"),
+        ("pretrain.lr_milestones=9,9", r"pretrain\.lr_milestones.*9,9"),
     ],
 )
 def test_load_config_refuses_an_override(override: str, words: str) -> None:
@@ -159,9 +159,10 @@ def test_load_config_refuses_an_override_that_is_no_yaml(override: str) -> None:
         ("- 1\n- 2\n", "mapping"),
         ("12\n", "mapping"),
         ("hello\n", "hello"),
-        ("selection: 5\n", "selection|SelectionConfig"),
+        ("selection: 5\n", "selection is a section: expected settings such as selection.k, got 5"),
+        ("selection:\n", "selection is a section: .*, got nothing"),
         ("selection: {kk: 5}\n", "kk"),
-        ("clip: {length: 0}\n", r"ClipConfig\.length"),
+        ("clip: {length: 0}\n", r"gbopt\.yaml: clip\.length: expected at least 1, got 0"),
         ("clip: {length: [1]}\n", r"clip\.length"),
         ("a: 1\na: 2\n", "YAML"),
     ],
@@ -206,6 +207,53 @@ def test_load_config_names_the_option_of_an_override() -> None:
         load_config(None, ["clip.kk=1"])
     with pytest.raises(GboptError, match=r"^--set clip\.kk=1: clip\.kk: "):
         load_config(None, ["clip.kk=1"], option="--set")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("k=5", "k: no such setting; did you mean selection.k?"),
+        ("max_proposals=4", "max_proposals: no such setting; did you mean proposal.max_proposals?"),
+        ("proposal.max=4", "proposal.max: no such setting; did you mean proposal.max_proposals?"),
+        ("selection.K=5", "selection.K: no such setting; did you mean selection.k?"),
+        ("lamda_flow=1", "lamda_flow: no such setting; did you mean selection.lambda_flow?"),
+        ("nonsense.k=5", "nonsense.k: no such setting; did you mean selection.k?"),
+        ("flip=1", "flip: no such setting; did you mean learning.augment.flip or "
+         "pretrain.augment.flip?"),
+        ("flow.name=raft", "flow.name: no such setting; its section has flow.backend, "
+         "flow.weights, flow.batch_size, flow.half"),
+        ("zzz=5", "zzz: no such setting; docs/settings.md lists all settings"),
+        ("=5", "expected key=value, such as selection.k=5"),
+        ("selection.k=many", "selection.k: expected a whole number of 64 bits, at least 1, got "
+         "'many'"),
+        ("selection.k=0", "selection.k: expected at least 1, got 0"),
+        ("selection=5", "selection is a section: expected settings such as selection.k, got 5"),
+        ("selection.exhaustive=perhaps", "selection.exhaustive: expected true or false, got "
+         "'perhaps'"),
+        ("flow.backend=raft", "flow.backend: expected one of auto, dis, raft_small, raft_large, "
+         "got 'raft'"),
+        ("flow.backend=raft_large", "flow.weights: backend 'raft_large' needs weights, got none; "
+         "`gbopt models pull raft_large` downloads them, then flow.weights=raft_large"),
+        ("pretrain.augment.flip=2", "pretrain.augment.flip: expected at least 0 and at most 1, "
+         "got 2.0"),
+    ],
+)  # fmt: skip
+def test_load_config_names_the_setting_its_range_and_the_nearest_one(
+    override: str, message: str
+) -> None:
+    with pytest.raises(GboptError) as caught:
+        load_config(None, ["clip.length=5", override, "learning.seed=1"], option="--set")
+    assert str(caught.value) == f"--set {override}: {message}"
+
+
+def test_load_config_names_the_profile_of_a_value_that_contradicts_an_override(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, "clip: {overlap: 7}\n")
+    with pytest.raises(GboptError) as caught:
+        load_config(path, ["clip.length=7"])
+    expected = f"{path}: clip.overlap: expected less than length, 7, got 7"
+    assert str(caught.value) == expected
 
 
 # ---------------------------------------------------------------------------------------- settings
@@ -308,7 +356,8 @@ def test_setting_allows_its_choices(section: type[ConfigSection], known: Setting
         (
             "flow",
             {"backend": "raft_small"},
-            "FlowConfig.weights: backend 'raft_small' needs a weights file, got none",
+            "FlowConfig.weights: backend 'raft_small' needs weights, got none; `gbopt models pull "
+            "raft_small` downloads them, then flow.weights=raft_small",
         ),
     ],
 )
@@ -403,7 +452,7 @@ def test_advice_on_a_setting_of_a_removed_section() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("selection.epsilon=.nan", "SelectionConfig.epsilon: expected a finite number, got nan"),
+        ("selection.epsilon=.nan", "selection.epsilon: expected a finite number, got nan"),
         ("selection.lambda_flow=.inf", "lambda_flow: expected a finite number, got inf"),
         ("selection.lambda_flow=1e999", "lambda_flow: expected a finite number, got inf"),
         ("selection.seed=9223372036854775808", "seed: expected a whole number of 64 bits, got 9"),
