@@ -154,22 +154,24 @@ def _partial(
 
     from gbopt_ros.io.datasets.coco import load_coco_dir
     from gbopt_ros.learning.data.datasets import CocoInstances
-    from gbopt_ros.learning.data.teacher_maps import write_teacher_maps
+    from gbopt_ros.learning.data.teacher_maps import maps_folder, write_teacher_maps
     from gbopt_ros.models.catalogue import find_weights
     from gbopt_ros.perception.load import read_background
 
     # The teacher is heavy and each map is needed many times, so maps are kept in files.
-    folders = {path: args.out / "teacher" / path.resolve().name for path in args.partial}
     datasets = {path: load_coco_dir(path) for path in args.partial}
-    distils = args.teacher is not None and args.only != "proposals"
-    if distils and rank == 0:
-        teacher = read_background(find_weights(args.teacher), config.background, device)
-        for path, dataset in datasets.items():
-            write_teacher_maps(teacher, dataset, folders[path])
-    if distils and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    folders: dict[Path, Path] = {}
+    if args.teacher is not None and args.only != "proposals":
+        weights = find_weights(args.teacher)
+        folders = {path: maps_folder(args.out / "teacher", weights, path) for path in datasets}
+        if rank == 0:
+            teacher = read_background(weights, config.background, device)
+            for path, dataset in datasets.items():
+                write_teacher_maps(teacher, dataset, folders[path])
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
     parts: list[Any] = [
-        CocoInstances(dataset, complete=False, teacher=folders[path] if distils else None)
+        CocoInstances(dataset, complete=False, teacher=folders.get(path))
         for path, dataset in datasets.items()
     ]
     together: InstanceDataset = ConcatDataset(parts)

@@ -6,6 +6,7 @@ background network learns its maps beside the labels (distillation, Hinton et al
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -13,13 +14,32 @@ import numpy as np
 from tqdm import tqdm
 
 from gbopt_ros.io.datasets.coco import CocoDataset
-from gbopt_ros.io.files import replacing
+from gbopt_ros.io.files import replacing, sha256_of
 from gbopt_ros.structures import BackgroundNetwork
 
 
+def maps_folder(parent: Path, teacher: Path, dataset: Path) -> Path:
+    """The folder for the maps of a dataset, another one for every teacher and every dataset.
+
+    Args:
+        teacher: weights file; its content counts.
+        dataset: folder; its place counts.
+
+    Raises:
+        GboptError: the teacher cannot be read.
+    """
+    place = dataset.resolve()
+    origin = f"{sha256_of(teacher)} {place}"
+    return parent / f"{place.name}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+
+
 def map_path(folder: Path, file_name: str) -> Path:
-    """The file of the map of an image."""
-    return folder / f"{Path(file_name).stem}.png"
+    """The file of the map of an image.
+
+    Args:
+        file_name: of the image, below the image folder of its dataset.
+    """
+    return folder / f"{file_name}.png"
 
 
 def write_teacher_maps(teacher: BackgroundNetwork, dataset: CocoDataset, folder: Path) -> None:

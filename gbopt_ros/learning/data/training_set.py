@@ -263,14 +263,16 @@ class TrainingSet:
         ]
 
     def newest_clips(self, count: int) -> list[tuple[str, int]]:
-        """Recording and number of the clips with two frames or more that were added last.
+        """Recording and number of the clips with two frames or more, of one size, added last.
 
         The clip that was added last comes first. Stamps would not tell: the clock of a robot may
         show the same time at every start.
         """
         return self._catalogue.query(
             f"SELECT recording, clip_id FROM frames WHERE {_WITH_MASKS} "
-            "GROUP BY recording, clip_id HAVING count(*) > 1 ORDER BY max(id) DESC LIMIT ?",
+            "GROUP BY recording, clip_id HAVING count(*) > 1 "
+            "AND min(height) = max(height) AND min(width) = max(width) "  # stills may differ
+            "ORDER BY max(id) DESC LIMIT ?",
             (count,),
         )
 

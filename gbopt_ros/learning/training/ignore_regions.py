@@ -85,6 +85,8 @@ class _IgnoringRegionProposals(RegionProposalNetwork):
             unlabelled = label == _BACKGROUND_IF_UNSURE
             label[unlabelled] = _BACKGROUND
             label[unlabelled & (torch.sigmoid(logits.float()) > _SURE)] = _UNKNOWN
+        if not _teach(labels):
+            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
         losses: tuple[Tensor, Tensor] = super().compute_loss(
             objectness, pred_bbox_deltas, labels, regression_targets
         )
@@ -112,9 +114,12 @@ class _IgnoringHeads(RoIHeads):
         # labels are corrected in between.
         hook = self.box_predictor.register_forward_hook(self._leave_out_sure)
         try:
-            return super().forward(features, proposals, image_shapes, targets)
+            found, losses = super().forward(features, proposals, image_shapes, targets)
         finally:
             hook.remove()
+        if not _teach(self._labels):
+            losses |= {name: self._nothing for name in ("loss_classifier", "loss_box_reg")}
+        return found, losses
 
     def select_training_samples(self, proposals: Any, targets: Any) -> Any:
         samples = super().select_training_samples(proposals, targets)
@@ -122,6 +127,7 @@ class _IgnoringHeads(RoIHeads):
         return samples
 
     def _leave_out_sure(self, _: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        self._nothing = sum(each.sum() for each in output) * 0
         logits = output[0].detach().float().split([len(label) for label in self._labels])
         drawn = zip(self._boxes, self._labels, logits, self._targets, strict=True)
         for boxes, label, scores, target in drawn:
@@ -129,6 +135,11 @@ class _IgnoringHeads(RoIHeads):
                 sure = functional.softmax(scores, dim=1)[:, 1:].amax(dim=1) > _SURE
                 sure &= ~_is_rejected(boxes, target)
                 label[(label == _BACKGROUND) & sure] = _IGNORED
+
+
+def _teach(labels: Sequence[Tensor]) -> bool:
+    """Whether any region is known; the mean loss of none would not be a number."""
+    return any(bool((label >= _BACKGROUND).any()) for label in labels)
 
 
 def _is_rejected(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:

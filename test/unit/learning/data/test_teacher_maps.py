@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gbopt_ros.io.datasets.coco import CocoImage, load_coco_dir, write_coco
 from gbopt_ros.learning.data.datasets import CocoInstances
-from gbopt_ros.learning.data.teacher_maps import map_path, write_teacher_maps
+from gbopt_ros.learning.data.teacher_maps import map_path, maps_folder, write_teacher_maps
 from gbopt_ros.masks import encode_all
 from gbopt_ros.structures import Image
 
@@ -46,3 +46,15 @@ def test_write_teacher_maps_writes_what_is_missing(tmp_path: Path) -> None:
         assert labelled.foreground is not None and not labelled.complete
         assert np.array_equal(labelled.foreground, np.full((6, 8), expected))
     assert CocoInstances(dataset)[0].foreground is None and CocoInstances(dataset)[0].complete
+
+
+def test_maps_have_one_place_for_each_image_dataset_and_teacher(tmp_path: Path) -> None:
+    names = ["a/0.png", "b/0.png", "a/0.jpg"]
+    assert len({map_path(tmp_path, name) for name in names}) == 3
+    for name, content in (("u2net.onnx", b"1"), ("isnet.onnx", b"2"), ("same.onnx", b"1")):
+        (tmp_path / name).write_bytes(content)
+    first = maps_folder(tmp_path, tmp_path / "u2net.onnx", Path("a/train"))
+    assert first.parent == tmp_path and first.name.startswith("train-")
+    assert first == maps_folder(tmp_path, tmp_path / "same.onnx", Path("a/train").absolute())
+    assert first != maps_folder(tmp_path, tmp_path / "isnet.onnx", Path("a/train"))
+    assert first != maps_folder(tmp_path, tmp_path / "u2net.onnx", Path("b/train"))

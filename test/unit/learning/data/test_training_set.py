@@ -937,6 +937,20 @@ def test_judge_refuses_masks_that_do_not_fit_and_changes_nothing(
         assert training_set.frames() == before
 
 
+def test_clips_of_images_of_several_sizes_are_no_newest_clips(
+    folder: Path, frames_dir: Path
+) -> None:
+    """Imported stills: the teacher gate compares networks on clips."""
+    with TrainingSet(folder, PLENTY) as training_set:
+        training_set.add([selected(frames_dir, i, clip=i // 2) for i in range(4)])
+    catalogue = sqlite3.connect(folder / "catalogue.sqlite")
+    with catalogue:
+        catalogue.execute("UPDATE frames SET width = width + 1 WHERE frame_index = 3")
+    catalogue.close()
+    with TrainingSet(folder, PLENTY) as training_set:
+        assert training_set.newest_clips(5) == [("cups", 0)]
+
+
 def test_clips_whose_masks_were_all_rejected_are_no_newest_clips(
     folder: Path, frames_dir: Path
 ) -> None:

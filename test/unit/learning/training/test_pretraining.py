@@ -171,6 +171,28 @@ def test_ignore_regions_of_an_image_with_a_crowd_only() -> None:
     assert assigned[0].tolist() == [-1, -1, -1, 0, 0, -1]
 
 
+def test_a_batch_of_unknown_regions_alone_teaches_the_heads_nothing() -> None:
+    """A crop that shows nothing but a crowd: the mean loss of no region is not a number."""
+    torch.manual_seed(0)
+    network = with_ignore_regions(build_mask_rcnn("slim18-fpn")).train()
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 64, 64]]),
+        "labels": torch.tensor([-1]),
+        "masks": torch.ones(1, 64, 64, dtype=torch.uint8),
+    }
+    losses = network([torch.rand(3, 64, 64)], [target])
+    assert losses["loss_classifier"] == losses["loss_box_reg"] == losses["loss_mask"] == 0
+    assert losses["loss_objectness"] > 0  # large anchors lie outside of the image
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    unknown, regions = torch.full((3,), -1.0), torch.zeros(3, 4, requires_grad=True)
+    objectness = torch.zeros(3, 1, requires_grad=True)
+    nothing = network.rpn.compute_loss(objectness, regions, [unknown], [torch.zeros(3, 4)])
+    sum(nothing).backward()
+    assert nothing == (0, 0)
+    assert not objectness.grad.any() and not regions.grad.any()
+
+
 def sure_of(network: MaskRCNN, probabilities: list[float]) -> None:
     """Make the box head give these object probabilities, whatever it sees."""
     odds = torch.tensor([[0.0, math.log(p / (1 - p))] for p in probabilities])
