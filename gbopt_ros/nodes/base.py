@@ -53,7 +53,8 @@ class PipelineNode(LifecycleNode):
 
     A subclass has a NAME, the names of the SECTIONS of the configuration that it uses, and its own
     SETTINGS. It fills in `configure`, `activate`, `deactivate` and `cleanup`. An exception there is
-    logged and fails the transition; rclpy would hide it.
+    logged and fails the transition; rclpy would hide it. A node that cannot configure or activate
+    stays as it was. One that raises while it goes down frees all that it holds and is unconfigured.
 
     Args:
         bus: joins the nodes of one process; with None all topics go through the middleware.
@@ -277,28 +278,27 @@ class PipelineNode(LifecycleNode):
 
     def close(self) -> None:
         """Stop all work, in any state, and destroy the node."""
-        if self.active:
-            self._deactivate()
-        self._stop_workers()
-        self._release()
+        self._attempt(self._free, "close")
         self.destroy_node()
         # rclpy forgets it: its publisher of `transition_event` would keep the node on the network.
         self._state_machine.destroy_when_not_in_use()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("configure", self.configure, undo=self._release)
+        def configure() -> None:
+            self.configure()
+            self.hardware()  # raises for a device that is missing, which may be used only later
+
+        return self._transition("configure", configure, undo=self._release)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         def activate() -> None:
+            about = ", ".join([*self.introduction(), f"device {self.hardware()}"])
             self.health.begin()
             self.activate()
             self.active = True
+            self.get_logger().info(f"active: {about}")
 
-        done = self._transition("activate", activate, undo=self._stop_workers)
-        if done == TransitionCallbackReturn.SUCCESS:
-            about = [*self.introduction(), f"device {self.hardware()}"]
-            self.get_logger().info(f"active: {', '.join(about)}")
-        return done
+        return self._transition("activate", activate, undo=self._stop_workers)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("deactivate", self._deactivate)
@@ -307,25 +307,49 @@ class PipelineNode(LifecycleNode):
         return self._transition("clean up", self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        def shut_down() -> None:
-            if self.active:
-                self._deactivate()
-            self._release()
+        return self._transition("shut down", self._free, undo=self._free)
 
-        return self._transition("shut down", shut_down)
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free what a failed transition left: then the node is unconfigured, else finalized."""
+        try:
+            self._free()
+        except Exception as error:
+            self.get_logger().error(f"cannot free what it holds: {in_words(error)}")
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().error("it is unconfigured now: configure and activate it again")
+        return TransitionCallbackReturn.SUCCESS
 
     def _transition(
-        self, verb: str, action: Callable[[], None], undo: Callable[[], None] = lambda: None
+        self, verb: str, action: Callable[[], None], undo: Callable[[], None] | None = None
     ) -> TransitionCallbackReturn:
+        """Try a transition.
+
+        Args:
+            undo: puts the node back where it was; None if nothing does, so that `on_error` follows.
+        """
         self.health.recover_all()
         try:
             action()
         except Exception as error:
             self.get_logger().error(f"cannot {verb}: {in_words(error)}")
             self.health.fail(f"cannot {verb}: {error}")
+        else:
+            return TransitionCallbackReturn.SUCCESS
+        if undo is None:
+            return TransitionCallbackReturn.ERROR
+        try:
             undo()
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
+        except Exception as error:
+            self.get_logger().error(f"cannot undo it: {in_words(error)}")
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.FAILURE
+
+    def _free(self) -> None:
+        """Stop all work and free all that the node holds, in any state."""
+        if self.active:
+            self._deactivate()
+        self._stop_workers()
+        self._release()
 
     def _deactivate(self) -> None:
         self.active = False

@@ -266,10 +266,9 @@ class ClipBufferNode(PipelineNode):
         if arrival.message is None:
             self._publish_clips(self._cutter.flush(arrival.end), received_ns)
             return
-        start = time.monotonic()
-        waited = start - max(arrival.received, self._heard_at)
+        arrived = max(arrival.received, self._heard_at)
         is_newest = arrival.index == self._received - 1
-        if waited > self.settings.max_wait_s and not is_newest:
+        if time.monotonic() - arrived > self.settings.max_wait_s and not is_newest:
             self._stale += 1
             self.health.count("dropped")
             return
@@ -306,7 +305,7 @@ class ClipBufferNode(PipelineNode):
         with self._lock:
             self._in_flight[frame.stamp_ns] = time.monotonic()
         self._images.publish(Stamped(arrival.message.header, frame.image))
-        self.health.done(time.monotonic() - start)
+        self.health.done(time.monotonic() - arrived)
 
     def _decoded(self, arrival: _Arrival) -> Frame | None:
         """The frame of a message; None, counted and logged, if it is broken."""

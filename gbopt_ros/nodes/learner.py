@@ -39,6 +39,7 @@ from gbopt_ros.nodes.clip_collector import ClipCollector, CollectedFrames
 from gbopt_ros.nodes.messages import IMAGE, decode_rle, stamp_ns
 from gbopt_ros.nodes.settings import LearnerSettings
 from gbopt_ros.nodes.spin import spin
+from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.perception.load import proposal_weights, read_proposals
 from gbopt_ros.structures import GboptError, Image
 
@@ -100,8 +101,14 @@ class LearnerNode(PipelineNode):
         self._last_progress = 0.0
         self._goal: Any = None  # of the action that the training is for
         self._told = ""  # the newest progress
-        self._storing = self.worker("clips", self._add_clip, capacity=4)
-        self._collector = ClipCollector(self.settings.max_buffered_frames, self._storing.put)
+        # What is stored, and when it was complete.
+        self._storing: Worker[tuple[CollectedFrames, float]] = self.worker(
+            "clips", self._add_clip, capacity=4
+        )
+        self._collector = ClipCollector(
+            self.settings.max_buffered_frames,
+            lambda clip: self._storing.put((clip, time.monotonic())),
+        )
         self._training = self.worker("training", self._train, capacity=1)
         self._announce_serving()
         self._tell(_STATES.STATE_IDLE, "waits for clips")
@@ -118,8 +125,8 @@ class LearnerNode(PipelineNode):
         return {"masks stored": self._masks_stored}
 
     def introduction(self) -> list[str]:
-        current = self._store.models.current_name() or proposal_weights(student_config(self.config))
-        return [f"learns from {current}", f"store {self._store.root}"]
+        path = proposal_weights(student_config(self.config))
+        return [f"learns from {self._parent(str(path))}", f"store {self._store.root}"]
 
     def hardware(self) -> str:
         return str(resolve_device(self.config.device))
@@ -136,14 +143,21 @@ class LearnerNode(PipelineNode):
             return None
         return load_coco_dir(find_resource(bundled))
 
+    def _parent(self, first: str = "the network it started with") -> str:
+        """The version that is learnt from, in words; `first` before there is one."""
+        try:
+            return self._store.models.current_name() or first
+        except GboptError:  # `_announce_serving` says so
+            return "a damaged version"
+
     # Collecting.
 
     def _on_masks(self, masks: Any) -> None:
         if not self._collector.add_masks(masks):
             self.health.count("masks without image")
 
-    def _add_clip(self, clip: CollectedFrames) -> None:
-        start = time.monotonic()
+    def _add_clip(self, item: tuple[CollectedFrames, float]) -> None:
+        clip, arrival = item
         with (
             tempfile.TemporaryDirectory() as folder,
             self._store.training_set(self.config.learning) as training_set,
@@ -161,7 +175,7 @@ class LearnerNode(PipelineNode):
         self._clips_stored += 1
         self._clips_since += self._clip_frames > 0
         self._clip_frames = 0
-        self.health.done(time.monotonic() - start)
+        self.health.done(time.monotonic() - arrival)
         self.health.count("clips stored")
         every = self.settings.train_every_clips
         if self._cancel.is_set():
@@ -221,13 +235,13 @@ class LearnerNode(PipelineNode):
                 self._answer(version, self._told)
 
     def _answer(self, version: str, message: str) -> None:
-        """Finish the goal that the training is for, if any; `version` is "" if it failed."""
+        """Finish the goal that the training is for, if any; `version` is "" if there is none."""
         goal, self._goal = self._goal, None
         if goal is not None:
             self._train_action.finish(goal, success=bool(version), message=message, version=version)
 
     def _learn(self, reason: str, cancel: threading.Event) -> str:
-        """Train once; returns the name of the version that is announced, "" if none is."""
+        """Train once; returns the name of the version that is published, "" if none is."""
         self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
         try:
@@ -259,7 +273,7 @@ class LearnerNode(PipelineNode):
             reason = f"{name} does not serve yet, learning goes on from it: {comparison.reason}"
             self.get_logger().info(reason)
             self._tell(_STATES.STATE_REJECTED, reason)
-            return ""
+            return name
         self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
         self._tell(_STATES.STATE_PUBLISHED, f"{name}: {reason}")
         return name
@@ -346,14 +360,10 @@ class LearnerNode(PipelineNode):
         )
 
     def _tell(self, state: int, message: str, step: int = 0, loss: float = float("nan")) -> None:
-        try:
-            parent = self._store.models.current_name() or "the network it started with"
-        except GboptError:
-            parent = "damaged"
         progress = TrainingProgress(
             stamp=self.get_clock().now().to_msg(),
             state=state,
-            parent="" if state == _STATES.STATE_IDLE else parent,
+            parent="" if state == _STATES.STATE_IDLE else self._parent(),
             iteration=step,
             iterations=self.config.learning.iterations,
             loss=loss,

@@ -63,7 +63,7 @@ def pull_announced(
             or as `RemoteStore.follow`.
     """
     announced = update.version, update.sha256
-    if not update.url or _serving(models, first, compared) == announced:
+    if not update.url or served_by(models, first, compared) == announced:
         return
     remote = RemoteStore(update.url, allowed)
     manifest = remote.serving(compared=compared)
@@ -78,7 +78,7 @@ def pull_announced(
     remote.follow(models, manifest, keep=keep, on_block=on_block)
 
 
-def _serving(models: ModelStore, first: FirstNetwork, compared: bool) -> tuple[str, str]:
+def served_by(models: ModelStore, first: FirstNetwork, compared: bool) -> tuple[str, str]:
     """Version and SHA-256 of the network that the store says serves; empty if it is damaged."""
     try:
         version = models.serving(compared=compared)

@@ -19,7 +19,7 @@ from gbopt_ros.learning.student import is_compared
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import sha256_of
 from gbopt_ros.msg import ModelUpdate
-from gbopt_ros.nodes.base import ALARM_S, LATCHED_QOS, LINK_QOS, FrameNode
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, FrameNode
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import PROPOSALS, Stamped, VersionedProposals
 from gbopt_ros.nodes.model_update import (
@@ -27,6 +27,7 @@ from gbopt_ros.nodes.model_update import (
     announced_weights,
     check_proposals,
     pull_announced,
+    served_by,
 )
 from gbopt_ros.nodes.settings import ProposalSettings
 from gbopt_ros.nodes.spin import spin
@@ -54,6 +55,7 @@ class ProposalNode(FrameNode):
     SETTINGS = ProposalSettings
     _network: ProposalNetwork | None = None
     _missed: Any = None  # the last update, if its machine did not answer
+    _is_refused = False  # whether the last update was
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         self._recent: deque[tuple[Image, Proposals]] = deque(maxlen=_COMPARED_FRAMES)
@@ -67,20 +69,17 @@ class ProposalNode(FrameNode):
         self._path = path
         self._models = ModelStore(Path(self.settings.store).expanduser())
         self._output = self.output("~/output/proposals", PROPOSALS, LINK_QOS)
+        self.timer(_RETRY_S, self._look_again)
 
     def activate(self) -> None:
         super().activate()
-        self._cancel, self._missed = threading.Event(), None
-        updates: Worker[Any] = self.worker("update", self._exchange, capacity=1)
-
-        def try_again() -> None:
-            if (missed := self._missed) is not None and updates.idle:
-                updates.put(missed)
-
-        self.timer(_RETRY_S, try_again)
+        self._cancel, self._missed, self._is_refused = threading.Event(), None, False
+        self._updates: Worker[Any] = self.worker("update", self._exchange, capacity=1)
         # A new subscription gets the latched message that was sent while the node was inactive.
         name = "~/input/model_update"
-        subscribe = partial(self.create_subscription, ModelUpdate, self.topic(name), updates.put)
+        subscribe = partial(
+            self.create_subscription, ModelUpdate, self.topic(name), self._updates.put
+        )
         self._announcements = self.with_qos_overrides(name, LATCHED_QOS, subscribe)
 
     def deactivate(self) -> None:
@@ -113,7 +112,7 @@ class ProposalNode(FrameNode):
         serving = self._network
         assert serving is not None
         if (update.version, update.sha256) == (serving.version, self._sha256):
-            self.health.recover("refused model")
+            self._accept()
             return
         compared, hosts = is_compared(self.config), self.settings.allowed_hosts.split(",")
         try:
@@ -134,17 +133,41 @@ class ProposalNode(FrameNode):
             elif update is self._missed:  # it is told another thing now
                 self._missed = None
             self.health.count("updates refused")
-            told = f"model update refused, {serving.version} serves on: {error}"
-            self.health.warn(told, "refused model", ALARM_S)
+            self._is_refused = True
+            told = (
+                f"model update {shortened(update.version)} refused, {serving.version} serves on: "
+                f"{error}"
+            )
+            self.health.warn(told, "refused model")
             self.get_logger().warning(told, throttle_duration_sec=10.0)
             return
-        self._network, self._path, self._missed = network, path, None
-        self._sha256 = update.sha256
+        self._network, self._path, self._sha256 = network, path, update.sha256
         self.health.count("updates")
-        self.health.recover("refused model")
+        self._accept()
         self.get_logger().info(
             f"model {network.version} serves now, {serving.version} served before"
         )
+
+    def _accept(self) -> None:
+        """What is announced serves."""
+        self._missed, self._is_refused = None, False
+        self.health.recover("refused model")
+
+    def _look_again(self) -> None:
+        """Try again where a machine did not answer; end the alarm of an update that is void.
+
+        It stands while somebody announces a network, or the store says that another one serves.
+        """
+        if not self._updates.idle:
+            return
+        if self._missed is not None:
+            self._updates.put(self._missed)
+        elif self._is_refused and self.count_publishers(self._announcements.topic_name) == 0:
+            serving = self._network
+            assert serving is not None
+            compared = is_compared(self.config)
+            if served_by(self._models, self._first, compared) == (serving.version, self._sha256):
+                self._accept()
 
     def _is_older(self, network: ProposalNetwork) -> bool:
         """Whether a network is older than the one that serves."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -44,7 +46,7 @@ class Worker(Generic[T]):
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._busy = False
-        self._closing = False
+        self._closing, self._deadline = False, math.inf
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -82,16 +84,22 @@ class Worker(Generic[T]):
     def close(self, patience_s: float, drain: bool = False) -> bool:
         """Finish the current item, handle (`drain`) or forget the waiting ones, end the thread.
 
+        Args:
+            patience_s: maximum time to wait for the thread, seconds. If it is called again, the
+                time runs since the first call.
+
         Returns:
-            Whether it ended within `patience_s` seconds.
+            Whether it ended by then.
         """
         with self._changed:
+            if not self._closing:
+                self._deadline = time.monotonic() + patience_s
             self._closing = True
             if not drain:
                 self._items.clear()
             self._changed.notify()
         if threading.current_thread() is not self._thread:
-            self._thread.join(patience_s)
+            self._thread.join(max(0.0, self._deadline - time.monotonic()))
             return not self._thread.is_alive()
         return True
 

@@ -18,6 +18,7 @@ rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as whee
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
 import torch
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
@@ -38,6 +39,7 @@ from gbopt_ros.models.weights import PROPOSALS, sha256_of, write_calibration
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes import model_update
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
+from gbopt_ros.nodes.clip_collector import CollectedFrames
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
@@ -340,6 +342,29 @@ def test_learner_stores_frames_of_a_clip_that_never_ends(
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
 
+def test_latency_of_the_learner_counts_the_wait_of_a_clip(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        made.start()
+        learner, go_on = made.nodes["learner"], threading.Event()
+        training_set = learner._store.training_set
+
+        def late(*arguments: Any) -> Any:
+            go_on.wait(10)
+            return training_set(*arguments)
+
+        monkeypatch.setattr(learner._store, "training_set", late)
+        for _ in range(2):  # two clips whose frames have no image
+            learner._collector._store(CollectedFrames("live", [], is_whole=True))
+        time.sleep(0.5)
+        go_on.set()
+        made.wait(lambda: learner.health.counted("done") == 2, "both clips")
+        values = {v.key: v.value for v in learner.health.status("", "active", {}).values}
+    assert 0.5 <= float(values["latency mean (s)"]) < 10.0  # both waited
+
+
 def test_learner_refuses_a_store_of_another_network(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -349,6 +374,38 @@ def test_learner_refuses_a_store_of_another_network(
     arguments = ros_arguments(weights, **learning(tmp_path / "store"))
     with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
         assert not made.nodes["learner"].start()
+
+
+def test_learner_does_not_start_on_a_device_that_is_missing(
+    ros_domain_id: int, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """And says so, though it needs the device only to train."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    arguments = ros_arguments(None, **learning(tmp_path / "store"), device="cuda")
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        assert not made.nodes["learner"].start()
+    log = capfd.readouterr().err
+    assert log.count("[ERROR]") == 1 and "cannot configure: device 'cuda': torch sees 0" in log
+
+
+@pytest.mark.parametrize("content", ["{", '{"version": "latest"}'])
+def test_learner_with_a_damaged_pointer_is_active_and_its_rollback_repairs_it(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, content: str
+) -> None:
+    store = Store(tmp_path / "store").models
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    version = store.publish(network, info, {})
+    (store.folder / "current.json").write_text(content)
+    arguments = ros_arguments(weights, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        status = learner.health.status("learner", "active", {})
+        assert status.level == DiagnosticStatus.ERROR and "call ~/rollback" in status.message
+        assert made.call(Trigger, "/learner/rollback").success
+        assert learner.health.status("learner", "active", {}).message == "active"
+    assert store.current_name() == version.version
 
 
 def test_rollback_service_repairs_a_damaged_version(

@@ -9,6 +9,8 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from reprlib import repr as shortened
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,8 +37,10 @@ from gbopt_ros.config import Config, settings
 from gbopt_ros.config.renamed import REMOVED, RENAMED
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
 from gbopt_ros.models.detection import load_mask_rcnn
+from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
+from gbopt_ros.nodes import health
 from gbopt_ros.nodes.background import BackgroundNode
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode, ClipBufferSettings
@@ -49,7 +53,7 @@ from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode, SelectorSettings
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.structures import Frame
+from gbopt_ros.structures import Frame, GboptError
 
 KINDS = {
     bool: ParameterType.PARAMETER_BOOL,
@@ -148,8 +152,9 @@ def test_qos_overrides_change_topics_and_are_parameters(selector: Graph) -> None
     node = selector.nodes["selector"]
 
     def reliability(topic: str, end: str = "publishers") -> ReliabilityPolicy:
-        (info,) = getattr(node, f"get_{end}_info_by_topic")(topic)
-        return info.qos_profile.reliability
+        find = getattr(node, f"get_{end}_info_by_topic")
+        selector.wait(lambda: len(find(topic)) == 1, f"{end} of before to be forgotten")
+        return find(topic)[0].qos_profile.reliability
 
     def check() -> None:
         assert reliability("/selector/output/masks") == ReliabilityPolicy.BEST_EFFORT
@@ -355,6 +360,19 @@ def test_flush_of_a_busy_clip_buffer_drops_no_frame_and_is_not_dropped(buffer: B
     assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [2]]
 
 
+@pytest.mark.parametrize("buffer", [{"max_in_flight": 1, "max_wait_s": 60.0}], indirect=True)
+def test_latency_of_the_clip_buffer_counts_the_wait_of_a_frame(buffer: Buffer) -> None:
+    first, second = disc_frames(2)
+    buffer.send(first)
+    buffer.graph.wait(lambda: buffer.node.facts()["in flight"] == 1, "the first frame to go out")
+    buffer.send(second)
+    time.sleep(0.5)
+    buffer.finish(first)
+    buffer.graph.wait(lambda: buffer.node.health.counted("done") == 2, "the second frame to go out")
+    values = {v.key: v.value for v in buffer.node.health.status("", "active", {}).values}
+    assert 0.5 <= float(values["latency max (s)"]) < 10.0
+
+
 def test_start_without_autostart_waits(ros_domain_id: int) -> None:
     arguments = ["--ros-args", "-p", "autostart:=false"]
     with Graph(ros_domain_id, lambda c: [FlowNode(context=c)], arguments) as made:
@@ -403,6 +421,91 @@ def test_configure_fails_on_any_exception(
     with Graph(ros_domain_id, lambda c: [SelectorNode(context=c)]) as made:
         assert made.nodes["selector"].trigger_configure() == FAILURE
         assert "out of order" in made.nodes["selector"].health.status("", "", {}).message
+
+
+def test_configure_fails_if_the_device_is_missing(
+    ros_domain_id: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a node which works on it only later."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+    class Late(FlowNode):
+        def hardware(self) -> str:
+            return str(resolve_device(self.config.device))
+
+    arguments = ["--ros-args", "-p", "device:=cuda"]
+    with Graph(ros_domain_id, lambda c: [Late(context=c)], arguments) as made:
+        node = made.nodes["flow"]
+        assert not node.start()
+        assert node.count_publishers("/flow/output/flow") == 0  # nothing is half open
+        told = node.health.status("", "unconfigured", {}).message
+        assert told.startswith("cannot configure: device 'cuda': torch sees 0 CUDA GPUs")
+    log = capfd.readouterr().err
+    assert log.count("[ERROR]") == 1 and "cannot configure: device 'cuda'" in log
+
+
+def state_of(node: Any) -> str:
+    return str(node._state_machine.current_state[1])
+
+
+def test_activate_fails_if_the_node_cannot_introduce_itself(
+    ros_domain_id: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It does no work then, and can be activated later."""
+
+    def unknown(self: Any) -> list[str]:
+        raise GboptError("no version is known")
+
+    with Graph(ros_domain_id, lambda c: [FlowNode(context=c)]) as made:
+        node = made.nodes["flow"]
+        with monkeypatch.context() as patch:
+            patch.setattr(FlowNode, "introduction", unknown)
+            assert not node.start()
+        assert (state_of(node), node.active, node._workers) == ("inactive", False, {})
+        assert node.health.status("", "", {}).message == "cannot activate: no version is known"
+        assert node.trigger_activate() == SUCCESS
+    log = capfd.readouterr().err
+    assert log.count("[ERROR]") == 1 and "cannot activate: no version is known" in log
+
+
+@pytest.mark.parametrize(
+    ("fails", "transition", "expected"),
+    [
+        ("deactivate", "trigger_deactivate", "unconfigured"),
+        ("cleanup", "trigger_cleanup", "unconfigured"),
+        ("deactivate", "trigger_shutdown", "finalized"),
+    ],
+)
+def test_node_that_raises_on_its_way_down_frees_all_that_it_holds(
+    ros_domain_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fails: str,
+    transition: str,
+    expected: str,
+) -> None:
+    """It is not active by its state alone, and can be configured again."""
+
+    def broken(self: Any) -> None:
+        if failing:
+            failing.pop()
+            raise RuntimeError("out of order")
+
+    monkeypatch.setattr(FlowNode, fails, broken)
+    with Graph(ros_domain_id, lambda c: [FlowNode(context=c)]) as made:
+        node = made.nodes["flow"]
+        failing: list[int] = []
+        assert node.start()
+        if transition == "trigger_cleanup":
+            assert node.trigger_deactivate() == SUCCESS
+        failing.append(1)
+        assert getattr(node, transition)() != SUCCESS
+        assert (state_of(node), node.active) == (expected, False)
+        assert (node._workers, node._entities) == ({}, [])
+        assert "out of order" in node.health.status("", expected, {}).message
+        if expected == "unconfigured":
+            assert node.start() and node.active
+    assert "RuntimeError: out of order" in capfd.readouterr().err
 
 
 # -------------------------------------------------------------------------------------- swap
@@ -504,13 +607,56 @@ def test_model_update_that_does_not_come_from_the_store_is_refused(
         swap.announce(version, sha256, path)
         status = swap.node.health.status("proposal", "active", {})
         assert status.level == DiagnosticStatus.WARN
-        assert status.message.startswith("model update refused, random serves on: the store")
+        assert status.message.startswith(f"model update {shortened(version)} refused, ")
+        assert "refused, random serves on: the store" in status.message
         assert len(status.message) < 400 and sha256_of(secret)[:8] not in status.message
     assert swap.show() == "random"
     assert sha256_of(secret)[:8] not in capfd.readouterr().err
     swap.announce("v0001", digest, "/dev/zero")  # the path does not count
     assert swap.show() == "v0001"
     assert swap.node.health.status("proposal", "active", {}).message == "active"
+
+
+def test_diagnostics_tell_a_refused_update_until_it_is_void(
+    swap: Swap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is void when what serves is announced, or when nobody announces and the store agrees."""
+    node, first = swap.node, ("random", swap.node._sha256)
+
+    def told_in_an_hour() -> str:
+        with monkeypatch.context() as patch:
+            clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600.0)
+            patch.setattr(health, "time", clock)
+            status = node.health.status("", "active", {})
+        assert (status.level == DiagnosticStatus.OK) == (status.message == "active")
+        return str(status.message)
+
+    refused = "model update 'v0001' refused, random serves on: v0001 did not pass the gate"
+    swap.announce_version(swap.publish(passed=False))
+    assert told_in_an_hour().startswith(refused)
+    node._look_again()
+    assert told_in_an_hour().startswith(refused)
+    swap.updates.publish(ModelUpdate(version=first[0], sha256=first[1]))
+    swap.graph.wait(lambda: told_in_an_hour() == "active", "the end of the alarm")
+
+    swap.announce("v0001", swap.models.get("v0001").manifest["sha256"])
+    swap.graph.observer.destroy_publisher(swap.updates)
+    topic = "/learner/output/model_update"
+    swap.graph.wait(lambda: node.count_publishers(topic) == 0, "nobody to announce it")
+    node._look_again()
+    assert told_in_an_hour().startswith(refused)  # the store says that it serves
+    swap.models.rollback()
+    node._look_again()
+    assert told_in_an_hour() == "active"
+
+
+def test_node_that_is_activated_again_has_no_timer_of_before(graph: Graph) -> None:
+    for node in graph.nodes.values():
+        assert node.start()
+        count = len(list(node.timers))
+        for _ in range(3):
+            assert node.trigger_deactivate() == node.trigger_activate() == SUCCESS
+        assert len(list(node.timers)) == count, node.get_name()
 
 
 def damage(version: ModelVersion, how: str) -> None:
