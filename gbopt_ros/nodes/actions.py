@@ -15,10 +15,21 @@ from gbopt_ros.structures import GboptError
 _RESULT_TIMEOUT_S = 60  # for which a result with all its masks is kept; rclpy's default is 15 min
 
 
+class _Server(ActionServer):
+    """A server whose goals are executing from when they are accepted.
+
+    rclpy would call back at once, on the executor, and take what that returns for the result.
+    """
+
+    def notify_execute(self, goal_handle: Any, execute_callback: Any) -> None:
+        if execute_callback is not None:
+            super().notify_execute(goal_handle, execute_callback)
+
+
 class NodeAction:
     """An action of a node. Every goal is accepted, so that a refused one can say why.
 
-    A goal stays open until `finish` is called with it, from any thread.
+    A goal is executing until `finish` is called with it, from any thread.
 
     Args:
         name: name of the action. Unlike rclpy's, it follows the remap rules of services.
@@ -32,11 +43,11 @@ class NodeAction:
     ) -> None:
         self._node, self._type, self._start = node, action_type, start
         self._finished: list[Any] = []  # goals that the executor has still to answer
-        self._server = ActionServer(
+        self._server = _Server(
             node,
             action_type,
             node.resolve_service_name(name),
-            execute_callback=lambda goal: action_type.Result(),  # `finish` gives its own
+            execute_callback=lambda goal: action_type.Result(),  # never called, see `_Server`
             handle_accepted_callback=self._on_goal,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
             result_timeout=_RESULT_TIMEOUT_S,
@@ -63,13 +74,10 @@ class NodeAction:
             result: the fields of the result, among them `success`.
         """
         self._finished.append(goal)
-        conclude = partial(self._conclude, result=result)
-        try:
-            goal.execute(conclude)
-        except RuntimeError:  # a client asked to cancel meanwhile; now rclpy sees it
-            goal.execute(conclude)
+        self._server.notify_execute(goal, partial(self._conclude, result=result))
 
     def _on_goal(self, goal: Any) -> None:
+        goal.execute()
         try:
             self._start(goal)
         except GboptError as error:

@@ -28,6 +28,7 @@ class _Goal:
         since_ns: stamp from which they count.
         end: when to give up, seconds of the monotonic clock.
         earlier: number of frames that came and were taken before `since_ns`.
+        too_old: number of frames that came too long before the goal.
     """
 
     handle: Any
@@ -36,13 +37,14 @@ class _Goal:
     end: float
     masks: list[Any] = field(default_factory=list)
     earlier: int = 0
+    too_old: int = 0
 
 
 class SegmentAction:
     """Remembers the newest masks and gives them to whoever asks.
 
     Args:
-        node: a `PipelineNode`.
+        node: a `PipelineNode` with the setting `segment_max_age_s`.
         name: name of the action.
         waits: why there are no masks after those of a stamp, in words; called when a goal ends
             without all of its masks.
@@ -52,7 +54,8 @@ class SegmentAction:
         self._node, self._waits = node, waits
         self._lock = threading.Lock()
         self._goals: list[_Goal] = []
-        self._newest: deque[Any] = deque(maxlen=MOST_FRAMES)
+        # Masks, and when they were published, seconds of the monotonic clock.
+        self._newest: deque[tuple[Any, float]] = deque(maxlen=MOST_FRAMES)
         self._action = NodeAction(node, Segment, name, self._start)
 
     def destroy(self) -> None:
@@ -67,7 +70,7 @@ class SegmentAction:
     def add(self, masks: Any) -> None:
         """Note a `SelectedMasks` that is published, from any thread."""
         with self._lock:
-            self._newest.append(masks)
+            self._newest.append((masks, time.monotonic()))
             for goal in self._goals:
                 if stamp_ns(masks.header.stamp) < goal.since_ns:
                     goal.earlier += 1
@@ -104,12 +107,16 @@ class SegmentAction:
         if not 0 < wanted.timeout < math.inf:
             raise GboptError(f"timeout: expected seconds above 0, got {wanted.timeout}")
         since = self._node.get_clock().now().nanoseconds if wanted.from_now else -math.inf
-        goal = _Goal(handle, wanted.frames, since, time.monotonic() + wanted.timeout)
+        now = time.monotonic()
+        goal = _Goal(handle, wanted.frames, since, now + wanted.timeout)
         with self._lock:
             if len(self._goals) >= _MOST_GOALS:
                 raise GboptError(f"{_MOST_GOALS} goals wait already: cancel one, or come later")
             if not wanted.from_now:
-                goal.masks += list(self._newest)[-goal.count :]
+                oldest = now - self._node.settings.segment_max_age_s
+                fresh = [masks for masks, published in self._newest if published >= oldest]
+                goal.masks += fresh[-goal.count :]
+                goal.too_old = len(self._newest) - len(fresh)
             self._goals.append(goal)
         self.watch()
 
@@ -133,5 +140,11 @@ class SegmentAction:
         if goal.earlier:
             return f"{goal.earlier} others were taken before the goal came, by their stamps"
         with self._lock:
-            last = stamp_ns(self._newest[-1].header.stamp) if self._newest else -1
+            last = stamp_ns(self._newest[-1][0].header.stamp) if self._newest else -1
+        if goal.too_old:
+            age = self._node.settings.segment_max_age_s
+            return (
+                f"{goal.too_old} others were published more than {age:g} s before the goal came "
+                f"(segment_max_age_s); {self._waits(last)}"
+            )
         return self._waits(last)

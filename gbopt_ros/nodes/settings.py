@@ -111,6 +111,13 @@ class SelectorSettings(NodeSettings):
         "time gives fewer masks, which are fresher.",
         low=0.0,
     )  # fmt: skip
+    segment_max_age_s: float = setting(
+        10.0,
+        "Maximum time between the publication of masks and a goal of ~/segment that they answer, "
+        "seconds of wall time. A shorter time gives fresher masks; a goal then waits more often. "
+        "No effect on goals with from_now.",
+        above=0.0,
+    )
     max_buffered_frames: int = setting(
         96,
         "Maximum number of frames that are held. Two clips and the frames in flight must fit.",

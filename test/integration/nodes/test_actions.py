@@ -25,9 +25,12 @@ from support.ros import Graph, ros_arguments
 from gbopt_ros.action import Segment, Train
 from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.store.gate import GateDecision
+from gbopt_ros.learning.store.teacher_gate import TeacherDecision
 from gbopt_ros.msg import SelectedMasks, TrainingProgress
+from gbopt_ros.nodes import segment
 from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.composed import compose
+from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.messages import stamp_ns
 from gbopt_ros.nodes.selector import SelectorNode
@@ -77,7 +80,7 @@ def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Itera
     """All nodes; the learner trains two steps when it is called."""
     parameters = {
         "store": tmp_path / "store", "train_every_clips": 0, "learning.iterations": 2,
-        "learning.batch_size": 2, "learning.warmup": 0,
+        "learning.batch_size": 2, "learning.warmup": 0, "segment_max_age_s": 600.0,
     }  # fmt: skip
     arguments = ros_arguments(weights, **parameters)
 
@@ -127,6 +130,32 @@ def test_segment_gives_the_last_masks_or_says_why_not(graph: Graph) -> None:
     )
 
 
+def test_segment_gives_no_masks_that_were_published_long_before_the_goal(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller(graph, Segment, "/selector/segment")
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    frames = disc_frames(8)
+    graph.feed(frames[:4])
+    graph.wait(lambda: len(masks) == 4, "the masks")
+    status, result = caller.call(frames=2, timeout=5.0)
+    assert (status, list(result.masks)) == (GoalStatus.STATUS_SUCCEEDED, masks[2:])
+
+    now = time.monotonic
+    monkeypatch.setattr(segment, "time", SimpleNamespace(monotonic=lambda: now() + 601.0))
+    status, result = caller.call(frames=2, timeout=0.3)
+    assert (status, list(result.masks)) == (GoalStatus.STATUS_ABORTED, [])
+    assert result.message == (
+        "masks of 0 of 2 frames: 4 others were published more than 600 s before the goal came "
+        "(segment_max_age_s); no frame arrived; /diagnostics of clip_buffer says why"
+    )
+    goal = caller.send(frames=2, timeout=60.0)
+    graph.feed(frames[4:])
+    status, result = caller.result(goal)
+    assert status == GoalStatus.STATUS_SUCCEEDED
+    assert [stamp_ns(m.header.stamp) for m in result.masks] == [f.stamp_ns for f in frames[4:6]]
+
+
 def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph) -> None:
     caller = Caller(graph, Segment, "/selector/segment")
     goal = caller.send(frames=8, from_now=True, timeout=60.0)
@@ -171,19 +200,28 @@ def test_an_action_follows_the_remap_rule_of_its_name(ros_domain_id: int) -> Non
     context.try_shutdown()
 
 
-def test_a_goal_that_is_cancelled_while_it_is_answered_is_answered_all_the_same() -> None:
-    calls: list[Any] = []
-
-    def execute(conclude: Any) -> None:
-        calls.append(conclude)
-        if len(calls) == 1:
-            raise RuntimeError("Failed to update goal state: goal_handle attempted invalid")
-
-    goal = SimpleNamespace(execute=execute, is_cancel_requested=True, canceled=lambda: None)
-    action: Any = NodeAction.__new__(NodeAction)
-    action._type, action._finished = Train, []
-    action.finish(goal, success=False, message="too late", version="")
-    assert len(calls) == 2 and calls[1](goal) == Train.Result(message="too late")
+def test_goals_are_executing_while_they_wait_and_canceling_until_they_are_answered(
+    ros_domain_id: int,
+) -> None:
+    """By the status that every client gets."""
+    with Graph(ros_domain_id, lambda context: [FlowNode(context=context)]) as graph:
+        open_goals: list[Any] = []
+        action = NodeAction(graph.nodes["flow"], Segment, "~/segment", open_goals.append)
+        caller = Caller(graph, Segment, "/flow/segment")
+        handle, other = caller.send(), caller.send()
+        graph.wait(lambda: handle.status == GoalStatus.STATUS_EXECUTING, "the goal to execute")
+        caller.cancel(handle)
+        graph.wait(lambda: handle.status == GoalStatus.STATUS_CANCELING, "the goal to be cancelled")
+        assert open_goals[0].is_cancel_requested and open_goals[0].is_active
+        action.finish(open_goals[0], success=False, message="cancelled", masks=[])
+        status, result = caller.result(handle)
+        assert (status, result.message) == (GoalStatus.STATUS_CANCELED, "cancelled")
+        assert open_goals[1].status == GoalStatus.STATUS_EXECUTING
+        action.finish(open_goals[1], success=True, message="done", masks=[])
+        status, result = caller.result(other)
+        assert (status, result.message) == (GoalStatus.STATUS_SUCCEEDED, "done")
+        graph.end()
+        action.destroy()
 
 
 @pytest.mark.parametrize("how", ["close", "shutdown"])
@@ -274,8 +312,26 @@ def test_train_gives_feedback_and_its_version_and_can_be_cancelled(
         GoalStatus.STATUS_CANCELED, "training was stopped: it was cancelled"
     )  # fmt: skip
 
-    answers: list[Any] = []  # of a goal whose training did not begin
-    goal = SimpleNamespace(execute=answers.append, is_cancel_requested=False, abort=lambda: None)
-    learner._goal = goal
+    monkeypatch.setattr(learner._training, "put", lambda reason: None)
+    handle = caller.send()  # a goal whose training does not begin
     learner.trigger_deactivate()
-    assert [answer(goal) for answer in answers] == [Train.Result(message="learner was deactivated")]
+    status, result = caller.result(handle)
+    assert (status, result.message) == (GoalStatus.STATUS_ABORTED, "learner was deactivated")
+
+
+def test_train_names_a_version_that_is_published_and_does_not_serve_yet(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its teacher proposes better, so it is not announced."""
+    learner = graph.nodes["learner"]
+    learnt = SimpleNamespace(
+        version=SimpleNamespace(version="v0001"),
+        decision=GateDecision(True, "good"),
+        comparison=TeacherDecision(False, "too weak", 4),
+    )
+    monkeypatch.setattr(learner._store, "learn", lambda *_, **__: learnt)
+    learner._masks_stored = 1
+    status, result = Caller(graph, Train, "/learner/train").call()
+    assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+    assert result.version == "v0001"
+    assert result.message == "v0001 does not serve yet, learning goes on from it: too weak"
