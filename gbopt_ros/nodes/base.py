@@ -346,10 +346,12 @@ class PipelineNode(LifecycleNode):
 
     def _free(self) -> None:
         """Stop all work and free all that the node holds, in any state."""
-        if self.active:
-            self._deactivate()
-        self._stop_workers()
-        self._release()
+        try:
+            if self.active:
+                self._deactivate()
+        finally:
+            self._stop_workers()
+            self._release()
 
     def _deactivate(self) -> None:
         self.active = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,19 +20,21 @@ def topic_in_words(topic: str, kind: str, qos: QoSProfile) -> str:
     return f"{topic} ({kind}, {_reliability(qos)}, depth {qos.depth})"
 
 
-def silence(node: Any, topic: str, kind: str) -> str:
+def silence(node: Any, topic: str, kind: str, advice: Mapping[str, str] | None = None) -> str:
     """The likely cause of no image on a topic: what the network knows of it and of similar ones.
 
     Args:
         topic: full name.
         kind: type that the node subscribes to, such as `sensor_msgs/msg/Image`.
+        advice: what to do where another type is published, by that type.
     """
     publishers = node.get_publishers_info_by_topic(topic)
     if any(publisher.topic_type == kind for publisher in publishers):
         qos = ", ".join(sorted({_reliability(p.qos_profile) for p in publishers}))
         return f"{len(publishers)} publish it ({qos}), but nothing arrives"
     if publishers:
-        return f"it is published as {publishers[0].topic_type}: set image_transport"
+        found = publishers[0].topic_type
+        return f"it is published as {found}: {(advice or {}).get(found, f'name a topic of {kind}')}"
     images = {
         name: types[0]
         for name, types in node.get_topic_names_and_types()

@@ -33,6 +33,7 @@ _DECODERS = {
     "raw": (ImageMessage, colour_image),
     "compressed": (CompressedImage, image_from_compressed_message),
 }
+_TYPES = dict(zip(TRANSPORTS, IMAGE_TYPES, strict=True))
 _CAMERA_QOS = qos_profile_sensor_data
 _WATCH_PERIOD_S, _LOOK_PERIOD_S = 0.5, 2.0  # of the look for the camera's publishers
 _DROPS_WINDOW_S, _MANY_DROPS = 10.0, 0.1  # share of the frames whose loss is worth a warning
@@ -131,8 +132,19 @@ class ClipBufferNode(PipelineNode):
         return f"{base}/{self.settings.image_transport}"
 
     def _camera_in_words(self) -> str:
-        kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
-        return topic_in_words(self.resolve_topic_name(self._camera), kind, self._camera_qos)
+        topic = self.resolve_topic_name(self._camera)
+        return topic_in_words(topic, _TYPES[self.settings.image_transport], self._camera_qos)
+
+    def _why_silent(self) -> str:
+        topic = self.resolve_topic_name(self._camera)
+        compressed = "set image_transport to compressed"
+        if not topic.endswith("/compressed"):  # which `_camera` would append
+            compressed += f" and remap {topic}/compressed to {topic}"
+        advice = {
+            _TYPES["raw"]: f"set image_transport to raw and the camera topic to {topic}",
+            _TYPES["compressed"]: compressed,
+        }
+        return silence(self, topic, _TYPES[self.settings.image_transport], advice)
 
     def _make_cutter(self, first_id: int) -> ClipCutter:
         clip = self._cut_by
@@ -193,16 +205,19 @@ class ClipBufferNode(PipelineNode):
                 self._clip_ends.discard(stamp)
         if late:
             self.health.count("given up", len(late))
-            cause = "a network lost them; its log says why"
+            cause = "a node failed on them or lost them; its log says why"
             if is_still:
-                self.health.warn(
-                    "frames are sent, but nobody finishes them: is the selector active?", "stall"
+                cause = (
+                    "none is finished any more. Of proposal, background, flow and selector, one is "
+                    "not active, fails (/diagnostics says so), or needs longer than "
+                    "stall_timeout_s"
                 )
-                cause = "are proposal, background, flow and selector active?"
-            self.get_logger().warning(
-                f"{len(late)} frames given up after {self.settings.stall_timeout_s:g} s: {cause}",
-                throttle_duration_sec=60.0,
+            complaint = (
+                f"{len(late)} frames given up after {self.settings.stall_timeout_s:g} s: {cause}"
             )
+            if is_still:
+                self.health.warn(complaint, "stall")
+            self.get_logger().warning(complaint, throttle_duration_sec=60.0)
             self._arrivals.poke()
 
     def _watch_camera(self, now: float) -> None:
@@ -214,9 +229,7 @@ class ClipBufferNode(PipelineNode):
             return
         self._next_look = now + _LOOK_PERIOD_S
         since = f"no frame for {silent:.0f} s" if self._received else "no frame yet"
-        kind = IMAGE_TYPES[TRANSPORTS.index(self.settings.image_transport)]
-        cause = silence(self, self.resolve_topic_name(self._camera), kind)
-        complaint = f"{since} on {self._camera_in_words()}: {cause}"
+        complaint = f"{since} on {self._camera_in_words()}: {self._why_silent()}"
         self.health.fail(complaint, "silence")
         self.get_logger().warning(complaint, throttle_duration_sec=30.0)
 

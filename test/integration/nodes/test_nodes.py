@@ -809,8 +809,13 @@ def test_clip_buffer_gives_up_a_lost_frame_while_others_are_finished(buffer: Buf
             buffer.finish(frame)
         time.sleep(0.06)
     wait(lambda: node.health.counted("given up") == 1, "the lost frame to be given up")
+    assert node.health.status("", "active", {}).message == "active"
     assert node.facts()["in flight"] == 1  # the end of the clip, while others were finished
     wait(lambda: node.health.counted("given up") == 2, "that nothing is finished")
+    stall = (
+        "1 frames given up after 0.5 s: none is finished any more. Of proposal, background, flow"
+    )
+    wait(lambda: node.health.status("", "", {}).message.startswith(stall), "the warning")
     assert node.facts()["in flight"] == 0
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
@@ -14,7 +16,7 @@ pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, PointCloud2
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from support.networks import save_random_weights
@@ -25,11 +27,12 @@ from gbopt_ros.msg import ClipFrames, SelectedMasks
 from gbopt_ros.nodes.base import LINK_QOS
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode, _Arrival
 from gbopt_ros.nodes.composed import compose
-from gbopt_ros.nodes.messages import make_header, make_time, stamp_ns
+from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, make_time, stamp_ns
 from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.structures import ClipEnd
 
 CLIPS = "/clip_buffer/output/clips"
+COMPRESSED_TO_BASE = f"/{TOPIC}/compressed to /{TOPIC}"
 
 
 def clip_buffer(domain: int, **parameters: Any) -> Graph:
@@ -66,10 +69,15 @@ def test_silent_camera_is_an_error_that_names_the_likely_cause(
         graph.wait(lambda: node._arrivals.idle, "the worker")
         assert is_told(f"on {camera}: {cause}")  # until the next frame, whatever else is done
         graph.observer.destroy_publisher(similar)
-        cause = "it is published as sensor_msgs/msg/CompressedImage: set image_transport"
-        with Graph(ros_domain_id) as another:
-            another.observer.create_publisher(CompressedImage, TOPIC, 1)
-            graph.wait(lambda: is_told(f"no frame yet on {camera}: {cause}"), "the wrong type")
+        for kind, advice in (
+            (CompressedImage, f"set image_transport to compressed and remap {COMPRESSED_TO_BASE}"),
+            (PointCloud2, "name a topic of sensor_msgs/msg/Image"),
+        ):
+            cause = f"it is published as sensor_msgs/msg/{kind.__name__}: {advice}"
+            with Graph(ros_domain_id) as another:
+                another.observer.create_publisher(kind, TOPIC, 1)
+                told_so = f"no frame yet on {camera}: {cause}"
+                graph.wait(lambda told_so=told_so: is_told(told_so), "the wrong type")
         set_parameter(node, "idle_timeout_s", 600.0)
         graph.camera().publish(ImageMessage(encoding="rgb8"))
         graph.wait(lambda: "the image has 0 pixels" in told(node)[1], "the empty image")
@@ -96,6 +104,56 @@ def test_compressed_transport_takes_the_base_topic_and_the_qos_in_force_is_told(
         assert graph.nodes["clip_buffer"].count_subscribers(f"/{TOPIC}/compressed") == 1
     camera = f"/{TOPIC}/compressed (sensor_msgs/msg/CompressedImage, reliable, depth 2)"
     assert f"active: camera {camera}, device cpu" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("transport", "kind", "given", "advice", "followed"),
+    [
+        (
+            "raw", CompressedImage, f"{TOPIC}/compressed", "set image_transport to compressed",
+            ["-p", "image_transport:=compressed"],
+        ),
+        (
+            "raw", CompressedImage, TOPIC,
+            f"set image_transport to compressed and remap {COMPRESSED_TO_BASE}",
+            ["-p", "image_transport:=compressed", "-r", COMPRESSED_TO_BASE.replace(" to ", ":=")],
+        ),
+        (
+            "compressed", ImageMessage, f"{TOPIC}/compressed",
+            f"set image_transport to raw and the camera topic to /{TOPIC}/compressed",
+            ["-p", "image_transport:=raw"],
+        ),
+    ],
+    ids=["compressed", "compressed on another name", "raw"],
+)  # fmt: skip
+def test_advice_on_a_wrong_image_transport_helps(
+    ros_domain_id: int, transport: str, kind: Any, given: str, advice: str, followed: list[str]
+) -> None:
+    (first,) = disc_frames(1)
+    header = make_header(first.stamp_ns, "camera")
+    message = encode_image(Stamped(header, first.image))
+    if kind is CompressedImage:
+        png = cv2.imencode(".png", first.image)[1].tobytes()
+        message = CompressedImage(header=header, format="png", data=array("B", png))
+    arguments = ["--ros-args", "-r", f"clip_buffer:~/input/image:=/{given}"]
+    arguments += ["-p", "consumers:=none", "-p", "idle_timeout_s:=0.2"]
+    with Graph(ros_domain_id) as camera:
+        publisher = camera.observer.create_publisher(kind, given, 10)
+        for more, is_right in (["-p", f"image_transport:={transport}"], False), (followed, True):
+            with Graph(
+                ros_domain_id, lambda c: [ClipBufferNode(context=c)], [*arguments, *more]
+            ) as graph:
+                graph.start()
+                node = graph.nodes["clip_buffer"]
+                if not is_right:
+                    graph.wait(lambda node=node: told(node)[1].endswith(advice), "the advice")
+                    continue
+
+                def arrives(node: Any = node) -> bool:  # once the subscription is matched
+                    publisher.publish(message)
+                    return bool(node.health.counted("done"))
+
+                graph.wait(arrives, "the frame", step_s=0.1)
 
 
 def test_burst_waits_and_is_not_dropped(ros_domain_id: int) -> None:
