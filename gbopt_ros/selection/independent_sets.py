@@ -8,15 +8,19 @@ on all sets that they lead to, so sets appear cheapest first.
 The bound is the dual of a linear program: each clique u_C >= 0 pays for the mask taken from it, and
 an atom that several compatible masks cover is shared between them. Any multipliers give a valid
 bound; those of the optimum (HiGHS) make it almost tight, and those of a greedy clique cover are
-found at once, which is faster for a few masks.
+found at once, which is faster for a few masks. The search branches first where the linear program
+takes fractions of masks, as there its bound is too low, and then where a wrong decision costs most:
+both raise the bounds of all states below at once.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,30 +148,28 @@ class _Multipliers:
     """A dual solution; see `_bound` for what each part pays.
 
     Attributes:
-        cliques: bit sets of masks that exclude each other, together all masks; those with the
-            largest multipliers first.
+        cliques: bit sets of masks that exclude each other, together all masks.
         clique: u >= 0 of each clique.
         given: (J,) from 0 to |e| for each joint atom of negative evidence e: what each mask that
             covers it is credited with; the rest, |e| - given, is credited once.
         paid: (n, J) >= 0: what each mask pays for joint atoms of positive evidence. What masks that
             can be taken together pay adds up to at most the evidence.
+        fraction: (n,) from 0 to 1, of each mask that the linear program takes; 0 without one.
     """
 
     cliques: tuple[int, ...]
     clique: tuple[float, ...]
     given: NDArray[np.float64]
     paid: NDArray[np.float64]
+    fraction: NDArray[np.float64]
 
-    @classmethod
-    def sorted(
-        cls,
-        paying: Iterable[tuple[int, float]],
-        given: NDArray[np.float64],
-        paid: NDArray[np.float64],
-    ) -> _Multipliers:
-        """With cliques and their multipliers in any order."""
-        cliques, clique = zip(*sorted(paying, key=lambda pair: -pair[1]), strict=True)
-        return cls(cliques, clique, given, paid)
+    def reduced_costs(self, problem: _Problem) -> NDArray[np.float64]:
+        """(n,) what taking a mask costs when cliques and joint atoms pay their parts."""
+        members = _as_rows(self.cliques, len(problem.own))
+        by_cliques = np.array(self.clique) @ members
+        by_atoms = self.paid.sum(axis=1) - problem.joint @ self.given
+        reduced: NDArray[np.float64] = np.array(problem.own) + by_cliques + by_atoms
+        return reduced
 
 
 def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Scored]:
@@ -179,36 +181,78 @@ def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Score
     multipliers = _optimal_multipliers(problem, cliques) if n > _GREEDY_UP_TO else None
     multipliers = multipliers or _greedy_multipliers(problem, cliques, least)
     bound = _Bound(problem, multipliers)
+    order = _branching_order(problem, multipliers)
     serials = itertools.count()
-    # Of equal bounds the state that has decided on most cliques goes first.
-    heap = [(0.0, 0, next(serials), bound.savings, 0.0, 0, (1 << n) - 1, 0)]
+    # Of equal bounds the state that decided on most cliques goes first. A state is made, and its
+    # own bound computed, once it is popped by a simpler bound: most never are.
+    heap: list[tuple[float, int, int, _State, _Decision | None]]
+    heap = [(bound(bound.start), 0, next(serials), bound.start, None)]
     best: list[Scored] = []
     while heap and len(best) < k:
-        _, depth, _, savings, cost, taken, free, covered = heapq.heappop(heap)
-        if not free:
-            best.append((cost, tuple(_bits(taken))))
+        least_cost, depth, _, state, decision = heapq.heappop(heap)
+        if decision is not None:
+            state = bound.after(state, decision)
+            least_cost = max(least_cost, bound(state))
+            if heap and least_cost > heap[0][0]:
+                heapq.heappush(heap, (least_cost, depth, next(serials), state, None))
+                continue
+        if not state.free:
+            best.append((state.cost, tuple(_bits(state.taken))))
             continue
-        clique = next(c for c in multipliers.cliques if c & free)
-        children = [(cost, taken, free & ~clique, covered)]
-        for mask in _bits(clique & free):
-            children.append(
-                (
-                    cost + problem.added(mask, covered),
-                    taken | 1 << mask,
-                    free & ~clique & ~problem.neighbours[mask],
-                    covered | problem.atoms[mask],
-                )
-            )
-        for child in children:
-            left = bound.savings_left(savings, child[2], child[3])
-            least_cost = bound(left, child[0], child[2], child[3])
-            heapq.heappush(heap, (least_cost, depth - 1, next(serials), left, *child))
+        clique, multiplier = next(paying for paying in order if paying[0] & state.free)
+        cost = least_cost + multiplier
+        heapq.heappush(heap, (cost, depth - 1, next(serials), state, (clique, None)))
+        for mask in _bits(clique & state.free):
+            cost = least_cost + bound.increase(mask, state.covered)
+            heapq.heappush(heap, (cost, depth - 1, next(serials), state, (clique, mask)))
     return best
+
+
+def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[tuple[int, float]]:
+    """The cliques and their multipliers, those first that the search decides on first.
+
+    Cliques whose masks are taken in fractions come first, by the cost of these masks; then those
+    where all but the best decision cost most: the mean of the second best and the third, of taking
+    one of the masks or none.
+    """
+    undecided = np.minimum(multipliers.fraction, 1 - multipliers.fraction)
+    undecided *= np.abs(problem.own) * (undecided > _ROUNDING)
+    reduced = np.maximum(multipliers.reduced_costs(problem), 0.0)
+
+    def importance(paying: tuple[int, float]) -> tuple[float, float]:
+        clique, multiplier = paying
+        members = [*_bits(clique)]
+        decisions = sorted([multiplier, *reduced[members].tolist()])
+        return float(undecided[members].sum()), fmean(decisions[1:3])
+
+    paying = zip(multipliers.cliques, multipliers.clique, strict=True)
+    return sorted(paying, key=importance, reverse=True)
 
 
 _Saving = tuple[int, int, float]
 """Masks, a joint atom (0: none), and the amount that is saved if a mask is free and the atom is not
 covered."""
+
+_Decision = tuple[int, int | None]
+"""A clique, and which of its masks is taken (None: none)."""
+
+
+class _State(NamedTuple):
+    """What the search has decided so far.
+
+    Attributes:
+        savings: those that are left.
+        cost: of what is taken.
+        taken: bit set of masks.
+        free: bit set of the masks that may be taken, too.
+        covered: bit set of the joint atoms of what is taken.
+    """
+
+    savings: list[_Saving]
+    cost: float
+    taken: int
+    free: int
+    covered: int
 
 
 class _Bound:
@@ -219,49 +263,54 @@ class _Bound:
     of negative reduced cost adds that: only where atoms that it would pay for are covered already.
 
     Attributes:
-        savings: of the state where all masks are free.
+        start: the state where all masks are free.
     """
 
     def __init__(self, problem: _Problem, multipliers: _Multipliers) -> None:
-        members = _as_rows(multipliers.cliques, len(problem.own))
         evidence, given, paid = problem.joint_evidence, multipliers.given, multipliers.paid
-        reduced = (
-            np.array(problem.own)
-            + np.array(multipliers.clique) @ members
-            + paid.sum(axis=1)
-            - problem.joint @ given
-        )
+        reduced = multipliers.reduced_costs(problem)
         # A mask that is credited with more than it pays is a clique of its own that pays the rest.
         alone = [(1 << i, -r) for i, r in enumerate(reduced.tolist()) if r < 0]
         self._reduced = np.maximum(reduced, 0.0).tolist()
         cliques = [*zip(multipliers.cliques, multipliers.clique, strict=True), *alone]
-        self.savings: list[_Saving] = [(members, 0, u) for members, u in cliques if u]
+        savings = [(members, 0, u) for members, u in cliques if u]
         remaining = np.where(evidence < 0, -evidence - given, 0.0)
         coverers = _bit_sets(problem.joint.T)
-        self.savings += [
+        savings += [
             (coverers[a], 1 << int(a), float(remaining[a])) for a in np.flatnonzero(remaining)
         ]
-        self._atoms, self._given = problem.atoms, given.tolist()
+        self.start = _State(savings, 0.0, 0, (1 << len(problem.own)) - 1, 0)
+        self._problem, self._given = problem, given.tolist()
+        self._if_covered = (given - paid).tolist()
         payers = _bit_sets(paid.T > 0)
         self._payments = [
             (1 << int(a), payers[a], [(i, float(paid[i, a])) for i in _bits(payers[a])])
             for a in np.flatnonzero(paid.any(axis=0))
         ]
 
-    @staticmethod
-    def savings_left(savings: list[_Saving], free: int, covered: int) -> list[_Saving]:
-        """Those of a state that are left in one that it leads to."""
-        return [s for s in savings if s[0] & free and not s[1] & covered]
+    def after(self, state: _State, decision: _Decision) -> _State:
+        """The state that a decision leads to."""
+        clique, mask = decision
+        savings, cost, taken, free, covered = state
+        free &= ~clique
+        if mask is not None:
+            cost += self._problem.added(mask, covered)
+            taken |= 1 << mask
+            free &= ~self._problem.neighbours[mask]
+            covered |= self._problem.atoms[mask]
+        left = [s for s in savings if s[0] & free and not s[1] & covered]
+        return _State(left, cost, taken, free, covered)
 
-    def __call__(self, savings: list[_Saving], cost: float, free: int, covered: int) -> float:
-        """
-        Args:
-            savings: of the state.
-            cost: of what is taken.
-            free: bit set of the masks that may be taken, too.
-            covered: bit set of the joint atoms of what is taken.
-        """
-        bound = cost - _ROUNDING - sum([s[2] for s in savings])
+    def increase(self, mask: int, covered: int) -> float:
+        """By how much the bound of a state rises at least if it takes a mask."""
+        value: float = self._reduced[mask]
+        for atom in _bits(self._problem.atoms[mask] & covered):
+            value += self._if_covered[mask][atom]
+        return max(value, 0.0)
+
+    def __call__(self, state: _State) -> float:
+        free, covered = state.free, state.covered
+        bound = state.cost - _ROUNDING - sum([s[2] for s in state.savings])
         reduced: dict[int, float] = {}
         for atom, payers, payments in self._payments:
             if atom & covered and payers & free:
@@ -270,7 +319,7 @@ class _Bound:
                         reduced[mask] = reduced.get(mask, self._reduced[mask]) - payment
         for mask, value in reduced.items():
             if value < 0:  # it is not credited with covered atoms again
-                value += sum(self._given[a] for a in _bits(self._atoms[mask] & covered))
+                value += sum(self._given[a] for a in _bits(self._problem.atoms[mask] & covered))
                 bound += min(value, 0.0)
         return bound
 
@@ -328,7 +377,11 @@ def _greedy_multipliers(
     evidence, conflict = problem.joint_evidence, _as_rows(problem.neighbours, len(least))
     alone = problem.joint & ~_covered_by_compatible(problem.joint, conflict)
     paid = np.where(alone, np.maximum(evidence, 0.0), 0.0)  # nobody else can have covered it
-    return _Multipliers.sorted(paying, np.maximum(-evidence, 0.0), paid)
+    multipliers = tuple(multiplier for _, multiplier in paying)
+    return _Multipliers(
+        tuple(clique for clique, _ in paying), multipliers, np.maximum(-evidence, 0.0), paid,
+        np.zeros(len(least)),
+    )  # fmt: skip
 
 
 def _optimal_multipliers(problem: _Problem, cliques: Sequence[int]) -> _Multipliers | None:
@@ -371,7 +424,7 @@ def _optimal_multipliers(problem: _Problem, cliques: Sequence[int]) -> _Multipli
     paid *= np.minimum(1.0, np.maximum(evidence, 0.0) / np.where(total > 0, total, 1.0))
     given = np.zeros(len(evidence))
     given[saving] = np.minimum(dual[c + len(pairs) :], -evidence[saving])
-    return _Multipliers.sorted(zip(cliques, dual[:c].tolist(), strict=True), given, paid)
+    return _Multipliers(tuple(cliques), tuple(dual[:c].tolist()), given, paid, found.x[:n])
 
 
 def _bits(bit_set: int) -> Iterator[int]:

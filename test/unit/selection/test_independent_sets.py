@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from gbopt_ros.selection import independent_sets
 from gbopt_ros.selection.independent_sets import (
     _Bound,
+    _branching_order,
     _greedy_multipliers,
     _maximal_cliques,
     _optimal_multipliers,
     _Problem,
+    _State,
     best_independent_sets,
     least_marginals,
     scored_order,
@@ -66,33 +68,44 @@ def test_best_independent_sets_equal_brute_force(seed: int, n: int, k: int, gree
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 8))
 def test_bound_is_below_all_sets_that_a_state_leads_to(seed: int, n: int) -> None:
+    """So are the simpler bounds by which states wait to be made."""
     inputs = random_inputs(seed, n)
-    conflict = inputs[3]
     problem = _Problem.of(*inputs)
     cliques = _maximal_cliques(problem.neighbours)
     rng = np.random.default_rng(seed)
     sets = all_sets(inputs)
+
+    def cheapest(state: _State) -> float:
+        chosen = [(cost, sum(1 << i for i in taken)) for cost, taken in sets]
+        return min(
+            cost for cost, bits in chosen
+            if bits & state.taken == state.taken and not bits & ~(state.taken | state.free)
+        )  # fmt: skip
+
     for multipliers in (
         _greedy_multipliers(problem, cliques, least_marginals(*inputs)),
         _optimal_multipliers(problem, cliques),
     ):
         assert multipliers is not None
         bound = _Bound(problem, multipliers)
-        for _ in range(10):
-            cost, taken = sets[rng.integers(len(sets))]
-            left = [
-                i for i in range(n) if rng.random() < 0.7 and not conflict[i, list(taken)].any()
-            ]
-            free = sum(1 << i for i in left if i not in taken)
-            covered = 0
-            for i in taken:
-                covered |= problem.atoms[i]
-            reached = [
-                c for c, s in sets
-                if set(taken) <= set(s) and all(i in taken or free >> i & 1 for i in s)
-            ]  # fmt: skip
-            savings = bound.savings_left(bound.savings, free, covered)
-            assert bound(savings, cost, free, covered) <= min(reached)
+        order = _branching_order(problem, multipliers)
+        assert sorted(order) == sorted(zip(multipliers.cliques, multipliers.clique, strict=True))
+        for _ in range(5):
+            state = bound.start
+            while state.free:
+                least = bound(state)
+                assert least <= cheapest(state)
+                clique, multiplier = order[rng.integers(len(order))]
+                options = [i for i in range(n) if clique & state.free & 1 << i]
+                if not options:
+                    continue
+                simpler = {None: multiplier} | {
+                    i: bound.increase(i, state.covered) for i in options
+                }
+                for mask, increase in simpler.items():
+                    assert least + increase <= cheapest(bound.after(state, (clique, mask)))
+                state = bound.after(state, (clique, rng.choice([*simpler])))
+            assert bound(state) <= state.cost == cheapest(state)
 
 
 def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
@@ -107,10 +120,11 @@ def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
     assert sorted(cliques) == sorted([0b11, 0b110, 0b1100, 0b11000, 0b10001])
     optimal = _optimal_multipliers(problem, cliques)
     assert optimal is not None
-    bound = _Bound(problem, optimal)(_Bound(problem, optimal).savings, 0.0, 0b11111, 0)
+    bound = _Bound(problem, optimal)
+    least = bound(bound.start)
     (best, taken), *_ = best_independent_sets(*inputs, 1)
     assert (best, taken) == (-8.0, (2, 4))
-    assert best - 1e-5 < bound <= best
+    assert best - 1e-5 < least <= best
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12))
