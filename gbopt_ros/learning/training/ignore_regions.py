@@ -110,15 +110,22 @@ class _IgnoringHeads(RoIHeads):
     def forward(self, features: Any, proposals: Any, image_shapes: Any, targets: Any = None) -> Any:
         if not self.training:
             return super().forward(features, proposals, image_shapes, targets)
+        outputs: list[Tensor] = []
+
+        def receive(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+            outputs.extend(output)
+            self._leave_out_sure(output[0])
+
         # torchvision makes the labels before it has the scores, and the loss right after: the
         # labels are corrected in between.
-        hook = self.box_predictor.register_forward_hook(self._leave_out_sure)
+        hook = self.box_predictor.register_forward_hook(receive)
         try:
             found, losses = super().forward(features, proposals, image_shapes, targets)
         finally:
             hook.remove()
         if not _teach(self._labels):
-            losses |= {name: self._nothing for name in ("loss_classifier", "loss_box_reg")}
+            nothing = sum(output.sum() for output in outputs) * 0
+            losses |= dict.fromkeys(("loss_classifier", "loss_box_reg"), nothing)
         return found, losses
 
     def select_training_samples(self, proposals: Any, targets: Any) -> Any:
@@ -126,10 +133,9 @@ class _IgnoringHeads(RoIHeads):
         self._boxes, self._labels, self._targets = samples[0], samples[2], targets
         return samples
 
-    def _leave_out_sure(self, _: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
-        self._nothing = sum(each.sum() for each in output) * 0
-        logits = output[0].detach().float().split([len(label) for label in self._labels])
-        drawn = zip(self._boxes, self._labels, logits, self._targets, strict=True)
+    def _leave_out_sure(self, logits: Tensor) -> None:
+        by_image = logits.detach().float().split([len(label) for label in self._labels])
+        drawn = zip(self._boxes, self._labels, by_image, self._targets, strict=True)
         for boxes, label, scores, target in drawn:
             if not target.get("complete", True):
                 sure = functional.softmax(scores, dim=1)[:, 1:].amax(dim=1) > _SURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -185,6 +186,7 @@ def test_a_batch_of_unknown_regions_alone_teaches_the_heads_nothing() -> None:
     assert losses["loss_objectness"] > 0  # large anchors lie outside of the image
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    copy.deepcopy(network)  # as a next round does
     unknown, regions = torch.full((3,), -1.0), torch.zeros(3, 4, requires_grad=True)
     objectness = torch.zeros(3, 1, requires_grad=True)
     nothing = network.rpn.compute_loss(objectness, regions, [unknown], [torch.zeros(3, 4)])
