@@ -437,7 +437,7 @@ def test_configure_fails_if_the_device_is_missing(
     with Graph(ros_domain_id, lambda c: [Late(context=c)], arguments) as made:
         node = made.nodes["flow"]
         assert not node.start()
-        assert node.count_publishers("/flow/output/flow") == 0  # nothing is half open
+        assert (state_of(node), node._entities) == ("unconfigured", [])  # nothing is half open
         told = node.health.status("", "unconfigured", {}).message
         assert told.startswith("cannot configure: device 'cuda': torch sees 0 CUDA GPUs")
     log = capfd.readouterr().err
