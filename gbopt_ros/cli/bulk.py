@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,10 @@ from gbopt_ros.cli.options import (
     add_source_arguments,
     config_from_args,
     positive,
+    topic_in,
 )
 from gbopt_ros.config import Config
+from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.sources.base import SourceOptions
 from gbopt_ros.structures import GboptError
 
@@ -74,7 +77,12 @@ def run(args: argparse.Namespace) -> None:
     config = config_from_args(args)
     options = SourceOptions(args.stride, args.start, args.end, args.resize, config.clip.max_pixels)
     out = Path(os.path.abspath(args.out))
-    recordings = find_recordings(args.sources, options, args.source_topic, out=out)
+    if _holds_something_else(out):
+        raise GboptError(f"{args.out}: holds something else than a bulk run; choose another --out")
+    recordings = [
+        replace(each, topic=topic_in(each.path, each.topic))
+        for each in find_recordings(args.sources, options, args.source_topic, out=out)
+    ]
     frames, overlay = not args.no_frames, not args.no_overlay
     make = partial(ShardWorker, config, frames, overlay, Path.cwd())
     with tqdm(total=0, desc="bulk", unit="frame", dynamic_ncols=True) as progress:
@@ -98,6 +106,18 @@ def run(args: argparse.Namespace) -> None:
             f"{len(outcome.failures)} failures, listed above and in {args.out / 'run.json'}; all "
             "else is done, and the same command tries them again"
         )
+
+
+def _holds_something_else(out: Path) -> bool:
+    """Whether a folder holds what no bulk run has written, such as one replay."""
+    if not out.is_dir() or all(each.name.startswith(".") for each in out.iterdir()):
+        return False
+    if (out / "plans").is_dir():
+        return False
+    try:
+        return "recordings" not in Fields.read(out / "run.json")
+    except GboptError:
+        return True
 
 
 def _workers(args: argparse.Namespace, config: Config, make: Make) -> Workers:

@@ -92,6 +92,13 @@ def _recordings(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     """Recordings with their labels, that of --judge last."""
     if (args.recording is None) != (args.labels is None):
         raise GboptError("--recording and --labels go together: a recording and its labels")
+    for folder in (*args.folders, *([args.judge] if args.judge else [])):
+        missing = [n for n in (RECORDING_NAME, ANNOTATIONS_NAME) if not (folder / n).exists()]
+        if missing:
+            raise GboptError(
+                f"{folder}: has no {' and no '.join(missing)}; expected a labelled folder such as "
+                "unseen-train of `gbopt world`, or --recording and --labels in its place"
+            )
     pairs = [(folder / RECORDING_NAME, folder / ANNOTATIONS_NAME) for folder in args.folders]
     if args.recording is not None:
         pairs.append((args.recording, args.labels))

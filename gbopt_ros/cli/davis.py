@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.cli.options import add_config_arguments, check_has_frames, config_from_args
 from gbopt_ros.evaluation.davis_metrics import (
     DavisMetrics,
     ObjectScore,
@@ -99,6 +99,7 @@ def _replays_by_sequence(
 ) -> dict[str, Replay]:
     replays: dict[str, Replay] = {}
     for folder in folders:
+        check_has_frames(folder)
         replay = load_replay(folder)
         if replay.recording in replays:
             raise GboptError(

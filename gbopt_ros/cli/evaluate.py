@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gbopt_ros.cli.options import add_config_arguments
+from gbopt_ros.cli.options import add_config_arguments, check_weights
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.config.load import profile_path
 from gbopt_ros.evaluation.coco_metrics import AP_DETECTIONS, InstanceMetrics, evaluate_instances
@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
         metrics, results, version = _measure_network(args, gt)
         subject = f"{args.weights.stem} ({version})"
     else:
+        if (args.results / SELECTION_NAME).is_file():
+            raise GboptError(f"{args.results}: a folder; name the file {SELECTION_NAME} in it")
         results = load_results(args.results, gt)
         metrics = evaluate_instances(gt, results)
         subject = args.results.stem
@@ -89,11 +91,10 @@ def _labelled_images(gt: Path, images: Path | None) -> CocoDataset:
 def _measure_network(
     args: argparse.Namespace, gt: CocoDataset
 ) -> tuple[InstanceMetrics, list[CocoResult], str]:
-    from gbopt_ros.learning.store.model_store import verify_version
     from gbopt_ros.models.device import resolve_device
     from gbopt_ros.perception.load import read_proposals
 
-    verify_version(args.weights)
+    check_weights(args.weights)
     config = _load_config(args.config, args.set)
     device = resolve_device(config.device)
     network = read_proposals(args.weights, config.proposal, device)

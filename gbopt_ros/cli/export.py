@@ -10,6 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gbopt_ros.cli.options import check_has_frames
+from gbopt_ros.structures import GboptError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from gbopt_ros.learning.data.labels import FORMATS
@@ -30,7 +33,12 @@ def run(args: argparse.Namespace) -> None:
     from gbopt_ros.learning.store.store import Store
 
     if (args.source / SELECTION_NAME).is_file():
+        check_has_frames(args.source)
         exported = export_labels(replay_frames(args.source), args.out, args.format)
     else:
+        if not (args.source / "training").is_dir():
+            raise GboptError(
+                f"{args.source}: neither an output of `gbopt replay` nor a store of `gbopt learn`"
+            )
         exported = Store(args.source).export(args.out, args.format)
     print(f"{args.out}: {exported.masks} masks in {exported.images} images")

@@ -16,9 +16,13 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.cli.options import add_config_arguments, check_has_frames, config_from_args
 from gbopt_ros.structures import GboptError
+
+if TYPE_CHECKING:
+    from gbopt_ros.io.datasets.coco import CocoDataset
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +78,11 @@ def run(args: argparse.Namespace) -> None:
         raise GboptError("--only: there is no replay whose frames it could choose")
     config = config_from_args(args)
     for folder in args.replays:  # before a store is made
+        check_has_frames(folder)
         list(read_selection(folder))
     masks = load_coco(args.masks, args.images) if args.masks else None
+    if masks is not None:
+        _check_images(masks, args.images, args.masks)
     only = load_coco(args.only) if args.only else None
     rehearsal = load_coco_dir(args.rehearse) if args.rehearse else None
     validation = load_coco_dir(args.validation) if args.validation else None
@@ -98,6 +105,15 @@ def run(args: argparse.Namespace) -> None:
     if learnt.version is None:
         raise GboptError(f"the new version was refused by the gate: {learnt.decision.reason}")
     print(learnt.version.path)
+
+
+def _check_images(masks: CocoDataset, folder: Path, path: Path) -> None:
+    """Raises GboptError if an image with masks is missing."""
+    for image in masks.images:
+        if masks.rles_by_image[image.id] and not (folder / image.file_name).is_file():
+            raise GboptError(
+                f"--images {folder}: has no {image.file_name}, which {path} has masks of"
+            )
 
 
 def _tell(names: Sequence[object], counts: Sequence[int], what: str) -> None:

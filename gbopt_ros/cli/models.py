@@ -127,6 +127,9 @@ def _version(store: Path, name: str | None) -> ModelVersion:
     from gbopt_ros.learning.store.model_store import existing_store
 
     versions = existing_store(store)
+    if name and not (versions.folder / name).is_dir():
+        listed = ", ".join(each.version for each in versions.versions()) or "none"
+        raise GboptError(f"{store}: no version {name}; there are: {listed}")
     found = versions.get(name) if name else versions.serving()
     if found is None:
         raise GboptError(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.limits import MAX_PIXELS
+from gbopt_ros.io.selection_format import SELECTION_NAME
 from gbopt_ros.io.sources import Source, open_source
+from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES
+from gbopt_ros.structures import GboptError
 
+_NOTHING_IN_RANGE = "no image in the requested range"  # words of `Source.no_frame`
 SOURCE_HELP = "rosbag2 (folder, .mcap or .db3 file), video file, or folder of images"
 
 
@@ -65,14 +72,22 @@ def config_from_args(args: argparse.Namespace, profile: Path | None = None) -> C
 
 
 def verified(config: Config) -> Config:
-    """The configuration; raises GboptError if it names a version of a store that was changed."""
-    named = [name for name in (config.proposal.weights, config.learning.student) if name]
-    if named:
-        from gbopt_ros.learning.store.model_store import verify_version
-
-        for name in named:
-            verify_version(Path(name))
+    """The configuration; raises GboptError if `check_weights` does for weights that it names."""
+    for name in (config.proposal.weights, config.learning.student):
+        if name:
+            check_weights(Path(name))
     return config
+
+
+def check_weights(path: Path) -> None:
+    """Raises GboptError if weights are a folder, or a version of a store that was changed."""
+    from gbopt_ros.learning.store.model_store import verify_version
+
+    if path.is_dir():
+        version = next(path.glob("models/v*/*.safetensors"), None)
+        example = f", such as {version}" if version is not None else ""
+        raise GboptError(f"{path}: a folder; expected a weights file{example}")
+    verify_version(path)
 
 
 def add_source_arguments(
@@ -87,7 +102,7 @@ def add_source_arguments(
         topic_flag,
         dest="source_topic",
         metavar="T",
-        help="image topic of a rosbag2; needed where it has several",
+        help="image topic of a rosbag2, with or without /compressed; needed where it has several",
     )
     parser.add_argument(
         "--stride", type=positive, default=1, metavar="N", help="take every N-th frame"
@@ -112,15 +127,66 @@ def source_from_args(args: argparse.Namespace, path: Path, max_pixels: int = MAX
     Raises:
         GboptError: as `open_source`.
     """
-    return open_source(
+    return _open(
         path,
-        topic=args.source_topic,
+        args.source_topic,
         stride=args.stride,
         start=args.start,
         end=args.end,
         resize=args.resize,
         max_pixels=max_pixels,
     )
+
+
+def topic_in(path: Path, topic: str | None) -> str | None:
+    """The topic of a recording that a name means: its own, or that of its compressed images.
+
+    As for image_transport, `/camera/image_raw` also names `/camera/image_raw/compressed`, unless
+    there is a topic of its own.
+    """
+    if topic is not None:
+        with suppress(GboptError):  # told by whoever opens it
+            return str(getattr(_open(path, topic), "topic", topic))
+    return topic
+
+
+def _open(path: Path, topic: str | None, **options: Any) -> Source:
+    """As `open_source`, with a topic as of `topic_in`."""
+    try:
+        return open_source(path, topic=topic, **options)
+    except GboptError:
+        if topic is None:
+            raise
+        with suppress(GboptError):
+            return open_source(path, topic=f"{topic}/compressed", **options)
+        raise
+
+
+@contextmanager
+def explaining_start(args: argparse.Namespace) -> Iterator[None]:
+    """Say how long the recording `args.source` is where --start is past its end."""
+    try:
+        yield
+    except GboptError as error:
+        if args.start is None or _NOTHING_IN_RANGE not in str(error):
+            raise
+        stamps = [each.stamp_ns for each in _open(args.source, args.source_topic).records()]
+        seconds = (stamps[-1] - stamps[0]) / 1e9
+        if args.start <= seconds:
+            raise
+        raise GboptError(
+            f"--start {args.start:g}: {args.source} is {seconds:.1f} s long; start earlier"
+        ) from error
+
+
+def check_has_frames(replay: Path) -> None:
+    """Raises GboptError if a folder is an output of `gbopt replay` or `bulk` without images."""
+    if not (replay / SELECTION_NAME).is_file():  # told by whoever reads it
+        return
+    if not any(each.suffix in IMAGE_SUFFIXES for each in (replay / "frames").rglob("*")):
+        raise GboptError(
+            f"{replay}: it has masks, but no frames; select them again without --no-frames"
+        )
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.cli.options import add_config_arguments, check_has_frames, config_from_args
 from gbopt_ros.evaluation.davis_results import load_replay
 from gbopt_ros.evaluation.identities import load_identities, score_identities
 from gbopt_ros.evaluation.identity_metrics import IdentityCounts
@@ -14,6 +14,11 @@ from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME
 from gbopt_ros.io.files import make_folder, write_text
 from gbopt_ros.structures import GboptError
+
+_LABELS = (
+    f"`{ANNOTATIONS_NAME}` of `gbopt world --environment`, or a folder of frames with a PNG of "
+    "labels beside each"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="LABELS",
-        help=f"labels of each: `{ANNOTATIONS_NAME}` of `gbopt world --environment`, or a folder of "
-        "frames with a PNG of labels beside each",
+        help=f"labels of each: {_LABELS}",
     )
     parser.add_argument(
         "--relink", action="store_true", help="give new ids, by the settings of --set tracks.*"
@@ -45,7 +49,15 @@ def run(args: argparse.Namespace) -> None:
     counts: dict[str, IdentityCounts] = {}
     for labels, folder in zip(args.gt, args.replay, strict=True):
         linker = config.tracks.linker() if args.relink else None
-        truth = load_identities(labels, config)
+        if not labels.exists():
+            raise GboptError(f"--gt {labels}: no such file or folder; expected {_LABELS}")
+        try:
+            truth = load_identities(labels, config)
+        except GboptError as error:
+            if labels.is_dir():  # it says what was expected
+                raise
+            raise GboptError(f"--gt {error}; expected {_LABELS}") from error
+        check_has_frames(folder)
         counts[str(folder)] = score_identities(truth, load_replay(folder), linker)
     if len(counts) > 1:
         counts["all"] = sum(counts.values(), IdentityCounts())

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def test_bulk_that_was_killed_does_what_is_missing(
     """A worker is killed, then the command itself; the next one finishes, but for a bad bag."""
     options, bags, out = save_networks(tmp_path), tmp_path / "bags", tmp_path / "out"
     for seed, name in enumerate(BAGS):
-        write_rosbag(noise_frames(FRAMES, SMALL, seed=seed), bags / name, topic="/image")
+        first, *_ = frames = noise_frames(FRAMES, SMALL, seed=seed)
+        still = [replace(frame, image=first.image) for frame in frames]  # other noise is a cut
+        write_rosbag(still, bags / name, topic="/image")
     (bags / "bad.mcap").write_bytes(b"\x89MCAP0\r\n" + bytes(99))
 
     def done() -> dict[Path, int]:
@@ -92,6 +95,8 @@ def test_bulk_that_was_killed_does_what_is_missing(
         (["nowhere", "--out=out"], "nowhere: no such file or folder"),
         ([".", "--out=out"], "no recording in it: expected rosbag2 folders"),
         (["images", "--out=images/0.png/x"], "cannot be made a folder"),
+        (["images", "--out=images"], "images: holds something else than a bulk run"),
+        (["images", "--out=replay"], "replay: holds something else than a bulk run"),
     ],
 )
 def test_bulk_refuses(
@@ -103,6 +108,8 @@ def test_bulk_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "run.json").write_text('{"recording": "a"}')
     if arguments[0] == "images":
         (tmp_path / "images" / "0.png").touch()
     assert main(["bulk", *arguments]) == 1

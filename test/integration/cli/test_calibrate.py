@@ -163,7 +163,8 @@ def test_calibrate_refuses_a_network_with_classes_before_it_selects(
         (["--recording", "{labelled}/recording"], "--recording and --labels go together"),
         (["{labelled}", "--labels", "x.json"], "--recording and --labels go together"),
         (["{labelled}", "--out", "mine.pth"], "expected a file name that ends with .safetensors"),
-        (["nowhere"], "nowhere/annotations.json: cannot be read"),
+        (["nowhere"], "nowhere: has no recording and no annotations.json; expected a labelled"),
+        (["--judge", "{labelled}/recording", "{labelled}"], "/recording: has no recording and no"),
         (
             [
                 "--recording",

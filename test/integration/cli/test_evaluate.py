@@ -169,9 +169,13 @@ def test_evaluate_refuses_bad_results(
 
 
 def test_evaluate_names_missing_files(gt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    replay = tmp_path / "replay"
+    replay.mkdir()
+    (replay / "selected.json").touch()
     for arguments, message in (
         (["--gt", str(tmp_path / "no.json"), "--results", "r.json"], "no.json"),
         (["--gt", str(gt), "--results", str(tmp_path / "no.json")], "no.json"),
+        (["--gt", str(gt), "--results", str(replay)], "replay: a folder; name the file selected"),
         (["--gt", str(gt), "--weights", str(tmp_path / "no.safetensors")], "no such weights"),
         (
             ["--gt", str(gt), "--weights", "w", "--images", str(tmp_path / "none")],

@@ -399,6 +399,49 @@ def test_learn_needs_a_replay_output(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert list(tmp_path.iterdir()) == []
 
 
+def test_verbs_say_that_a_replay_has_no_frames(
+    bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    assert replay(bag, bare, weights, "--no-frames", "--no-overlay") == 0
+    for verb in (
+        ["learn", str(bare), "--out", str(tmp_path / "store")],
+        ["export", str(bare), "--out", str(tmp_path / "labels")],
+    ):
+        capsys.readouterr()
+        assert main(verb) == 1
+        assert capsys.readouterr().err == (
+            f"gbopt: error: {bare}: it has masks, but no frames; select them again without "
+            "--no-frames\n"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+def test_learn_says_which_image_of_masks_is_missing(
+    rehearsal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, images = rehearsal / "annotations.json", tmp_path / "images"
+    options = ["--masks", str(masks), "--images", str(images), "--out", str(tmp_path / "store")]
+    first = load_coco(masks).images[0].file_name
+    assert main(["learn", *options]) == 1
+    told = f"--images {images}: has no {first}, which {masks} has masks of\n"
+    assert capsys.readouterr().err == f"gbopt: error: {told}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replay_says_that_weights_are_a_folder(
+    bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = tmp_path / "store" / "models" / "v0001" / "model.safetensors"
+    version.parent.mkdir(parents=True)
+    version.touch()
+    for folder, hint in (("store", f", such as {version}"), ("store/models", "")):
+        wrong = {**weights, PROPOSALS: tmp_path / folder}
+        assert replay(bag, tmp_path / "out", wrong) == 1
+        expected = f"gbopt: error: {tmp_path / folder}: a folder; expected a weights file{hint}\n"
+        assert capsys.readouterr().err == expected
+
+
 def test_learn_checks_its_folders_before_it_forgets(
     replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,12 +100,20 @@ def test_tracks_says_what_is_wrong(
     image = CocoImage(1, "0.jpg", *SIZE, {"frame_index": 0, "stamp_ns": 0})
     write_coco(unnamed, [image], {1: squares(0)})
     small.mkdir()
+    other = tmp_path / "other.json"
+    other.write_text("{}")
     Image.fromarray(np.ones((24, 32), np.uint8)).save(small / "00000.png")
     for arguments, message in (
         (["--gt", pairs, pairs], "expected the labels of 1 replays, got 2"),
         (["--gt", unnamed], "expected a 'name' of its own for every object"),
         (["--gt", small], "masks and labels of sizes [(24, 32), (48, 64)]"),
-        (["--gt", tmp_path / "nothing"], "no such folder"),
+        (["--gt", tmp_path / "nothing"], "/nothing: no such file or folder; expected `annotations"),
+        (["--gt", tmp_path], f"{tmp_path}: neither DAVIS"),
+        (
+            ["--gt", other],
+            "/other.json: expected 'images', it is not there; expected "
+            "`annotations.json` of `gbopt world --environment`, or a folder",
+        ),
     ):
         assert main(["tracks", str(replay), *map(str, arguments)]) == 1
         assert message in capsys.readouterr().err
