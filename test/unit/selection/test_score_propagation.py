@@ -59,6 +59,20 @@ def test_warped_iou_without_motion_is_the_iou(seed: int, n: int, m: int) -> None
     np.testing.assert_allclose(warped_iou(before, after, still), iou_matrix(*rles), atol=1e-12)
 
 
+def test_warped_iou_of_a_large_image_is_that_of_the_small_one() -> None:
+    """Masks whose outlines lie on a grid of two pixels, moved by whole steps of it."""
+    rng = np.random.default_rng(0)
+    small = np.kron(rng.random((2, 3, 16, 20)) < 0.3, np.ones((1, 1, 15, 16), bool))
+    move = np.rint(rng.normal(0, 3, (240, 320, 2))).astype(np.float32)
+    large, larger_move = small.repeat(2, 2).repeat(2, 3), 2 * move.repeat(2, 0).repeat(2, 1)
+    found = [
+        warped_iou(*(atoms_of_rles(encode_all(each), each.shape[1:]) for each in masks), flow)
+        for masks, flow in ((small, move), (large, larger_move))
+    ]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+    assert 0.05 < found[0].min() < found[0].max() < 1
+
+
 def test_propagated_scores_by_hand() -> None:
     iou = np.array([[0.9, 0.0], [0.5, 0.0]])
     found = propagated_scores(np.array([0.8, 0.6]), np.array([0.4, 1.0]), iou, 0.5)
