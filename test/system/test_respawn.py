@@ -29,7 +29,9 @@ from gbopt_ros.nodes.player import looped
 pytestmark = pytest.mark.timeout(900)
 
 KILLED = ("clip_buffer", "background", "flow", "proposal", "selector")
-PARAMETERS = "device: cpu, clip.length: 4, idle_timeout_s: 600.0, stall_timeout_s: 3.0"
+PARAMETERS = (
+    "device: cpu, clip.length: 4, clip.overlap: 1, idle_timeout_s: 600.0, stall_timeout_s: 3.0"
+)
 PERIOD_S = 0.4  # between two frames: what two busy cores process
 PATIENCE_S = 120.0
 

@@ -33,7 +33,10 @@ def test_two_robots_share_a_domain_and_only_one_learner_gets_the_store(
     tmp_path: Path, ros_domain_id: int
 ) -> None:
     """Each gets the masks of its own camera; the refused learner ends, all else goes on."""
-    parameters = f"device: cpu, clip.length: 4, idle_timeout_s: 600.0, store: {tmp_path / 'store'}"
+    parameters = (
+        "device: cpu, clip.length: 4, clip.overlap: 1, idle_timeout_s: 600.0, "
+        f"store: {tmp_path / 'store'}"
+    )
     recording = list(itertools.islice(open_source(RECORDING), 24))
     with (
         launched(tmp_path / "left", parameters, namespace="left", camera=TOPIC) as left,
