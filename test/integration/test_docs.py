@@ -294,6 +294,13 @@ def anchors(text: str) -> set[str]:
     return named | set(re.findall(r'<a id="([\w-]+)">', text))
 
 
+@pytest.mark.parametrize("index", ["README.md", "docs/index.md", "mkdocs.yml"])
+def test_lists_of_pages_are_complete(index: str) -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    listed = re.findall(r"\b([\w-]+\.md)\b", (ROOT / index).read_text(encoding="utf-8"))
+    assert pages <= set(listed)
+
+
 def test_terms_of_the_glossary_are_linked() -> None:
     terms = re.findall(r'<a id="([\w-]+)">', PAGES["docs/glossary.md"])
     assert len(terms) >= 10
