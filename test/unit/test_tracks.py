@@ -85,6 +85,15 @@ def test_link_moves_the_last_mask_through_an_occlusion() -> None:
     assert [ids for ids in linked(*frames) if ids] == [[1]] * 4
 
 
+def test_link_expects_a_mask_where_its_mean_motion_takes_it() -> None:
+    """After moves of 3 and 6 pixels a frame, it is expected to move by 4.5."""
+    frames = [[box(10, x, 4, 4)] for x in (0, 3, 9)]
+    hidden = [[]] * 7
+    for x, expected in ((9 + 8 * 4.5, 1), (9 + 8 * 3, 2), (9 + 8 * 6, 2)):
+        *_, ids = linked(*frames, *hidden, [box(10, int(x), 4, 4)])
+        assert ids == [expected]
+
+
 def test_link_follows_a_small_mask_that_does_not_overlap_its_last() -> None:
     a, away, large = box(10, 10, 6, 6), box(10, 18, 6, 6), box(10, 18, 12, 12)
     assert linked([a], [away]) == [[1], [1]]

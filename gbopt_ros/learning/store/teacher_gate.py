@@ -220,7 +220,11 @@ def compare_on_clip(
         of_teacher += teacher.propose([image])
     maps = clip_with_motion(clip.frames, maps, high_detail_flow(flow_network), config.motion)
     flows = list(flow_network.flow(images[:-1], images[1:]))
-    objective = replace(config.selection, score_weight=0.0, score_propagation=0.0, exhaustive=False)
+    # Scores, and cuts that one network sees, would make the energies of two networks incomparable.
+    objective = replace(
+        config.selection, score_weight=0.0, score_propagation=0.0, detect_cuts=False,
+        exhaustive=False,
+    )  # fmt: skip
     none = Proposals(clip.size, (), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
     nothing, by_teacher, by_student = (
         select_clip(clip, proposals, maps, flows, flow_network, objective)

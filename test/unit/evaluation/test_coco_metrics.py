@@ -228,6 +228,14 @@ def test_paired_difference_equals_evaluating_repeated_images():
     assert got == pytest.approx(expected)
 
 
+def test_paired_difference_ignores_masks_on_crowd_regions():
+    gt = dataset((square(0, 0),), (square(0, 0),), crowd={1: (square(30, 30, 30),)})
+    found = [result(image, square(0, 0), 0.9) for image in (1, 2)]
+    on_crowd = [result(1, square(35, 35), 0.95), *found]
+    for metric in ("AP", "AR5"):
+        assert paired_difference(gt, found, on_crowd, metric, resamples=10) == (0.0, 0.0)
+
+
 def test_paired_difference_has_the_known_standard_error():
     # Six of ten images are solved by b alone; a resampled AR1 is a binomial share.
     gt = dataset(*[(square(0, 0),)] * 10)

@@ -13,6 +13,7 @@ from support.fakes import Growing, make_clip, numbered
 from support.scenes import doubtful, print_and_thing
 
 from gbopt_ros.config import MotionConfig
+from gbopt_ros.perception import motion
 from gbopt_ros.perception.flow import DisFlow, high_detail_flow
 from gbopt_ros.perception.motion import (
     add_evidence,
@@ -168,6 +169,12 @@ def test_clip_with_motion_compares_large_images_at_a_smaller_size() -> None:
     )
     assert flow.seen == {(240, 320, 3)}
     assert {m.shape for m in moved} == {size}
+
+
+def test_flow_at_the_size_of_the_evidence_is_in_its_pixels() -> None:
+    flow = np.broadcast_to(np.float32([6, -3]), (240, 360, 2))
+    coarse = motion._coarser(flow)
+    np.testing.assert_allclose(coarse, np.broadcast_to([4, -2], (160, 240, 2)), rtol=1e-6)
 
 
 def test_add_evidence_limits_the_certainty_of_the_network() -> None:

@@ -180,15 +180,39 @@ def test_select_clip_selects_a_frame_after_a_cut_as_if_alone(seed: int, scores: 
         np.testing.assert_allclose(frame.margins, alone.frames[0].margins, atol=1e-12)
 
 
-def test_select_clip_without_cuts_joins_all_frames() -> None:
-    """As the paper: flow and regularisation count whatever the frames show."""
-    images, masks, backgrounds, flows = random_inputs(0, 2, 3)
-    masks[0, :, :, 4:] = masks[1, :, :, :4] = False
-    masks[0, :, 0, 0] = masks[1, :, 0, 8] = True
-    backgrounds = [np.full(SIZE, 0.01)] * 2
-    selection, network = run((images, masks, backgrounds, flows), paper())
-    assert network.runs > 0
-    assert selection.frames[0].energy.flow > 0
+@pytest.mark.parametrize(("detect_cuts", "second"), [(False, (0,)), (True, ())])
+def test_select_clip_joins_frames_whatever_they_show_unless_it_detects_cuts(
+    detect_cuts: bool, second: tuple[int, ...]
+) -> None:
+    """L_p, as in the paper, selects what slightly looks like background, for an IoU of 1/7."""
+    masks = np.zeros((2, 1, *SIZE), bool)
+    masks[0, 0, :4, :4] = masks[1, 0, :4, 3:7] = True
+    backgrounds = [np.where(masks[0, 0], 0.01, 0.99), np.where(masks[1, 0], 0.51, 0.99)]
+    inputs = (np.zeros((2, *SIZE, 3), np.uint8), masks, backgrounds, [np.zeros((*SIZE, 2))])
+    selection, network = run(inputs, paper(detect_cuts=detect_cuts, lambda_flow=0.01))
+    assert [frame.indices for frame in selection.frames] == [(0,), second]
+    assert (network.runs == 0) is detect_cuts
+    assert selection.frames[0].energy.regularization == pytest.approx(-0.5 / 7 * (not detect_cuts))
+
+
+def test_select_clip_measures_the_flow_of_small_composites_in_pixels_of_the_frame() -> None:
+    """A square moves by 4 pixels; on composites of half the size the network sees 2."""
+
+    class TwoPixels(HashFlow):
+        def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+            assert first[0].shape == (8, 10, 3)
+            return np.broadcast_to(np.float32([2, 0]), (len(first), 8, 10, 2))
+
+    masks = np.zeros((2, 1, 16, 20), bool)
+    masks[0, 0, 4:8, 4:8] = masks[1, 0, 4:8, 8:12] = True
+    flow = np.where(masks[0, 0][..., None], np.float32([4, 0]), np.float32(0))
+    selection = select_clip(
+        make_clip([np.zeros((16, 20, 3), np.uint8)] * 2), [make_proposals(m) for m in masks],
+        [np.where(m[0], 0.01, 0.99) for m in masks], [flow], TwoPixels(),
+        paper(composite_side=8),
+    )  # fmt: skip
+    assert [frame.indices for frame in selection.frames] == [(0,), (0,)]
+    assert selection.frames[0].energy.flow == 0
 
 
 def test_select_clip_gives_shared_pixels_to_the_higher_score() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from support.clips import CALIBRATION
 from support.fakes import make_clip, make_proposals
 from support.scenes import SQUARE_SIZE, SquareNetworks, moving_square, square_frames
 
@@ -137,7 +139,7 @@ def test_student_clips_are_none_or_enough(count: int) -> None:
 
 
 class Proposer:
-    """Proposes rectangles, each with the score 0.01."""
+    """Proposes rectangles, each with the score 0.01, with a calibration: scores do not count."""
 
     version = "fake"
 
@@ -148,7 +150,8 @@ class Proposer:
         masks = np.zeros((len(self._rectangles), *images[0].shape[:2]), bool)
         for mask, (y0, y1, x0, x1) in zip(masks, self._rectangles, strict=True):
             mask[y0:y1, x0:x1] = True
-        return [make_proposals(masks, scores=[0.01] * len(masks)) for _ in images]
+        proposals = make_proposals(masks, scores=[0.01] * len(masks))
+        return [replace(proposals, calibration=CALIBRATION) for _ in images]
 
 
 class Halves:
