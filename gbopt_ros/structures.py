@@ -35,6 +35,14 @@ class Rle(TypedDict):
     counts: str
 
 
+def are_probabilities(lowest: float, highest: float) -> bool:
+    """Whether values are from 0 to 1; rounding, above all in half precision, may miss it by 0.001.
+
+    False if one of them is not a number.
+    """
+    return bool(lowest >= -1e-3 and highest <= 1 + 1e-3)
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)

@@ -38,7 +38,7 @@ _LEGACY_NAMES = (  # tensor names of torchvision before 0.14, as in its COCO fil
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
 _COUNT = "num_batches_tracked"
-_SMALLEST_SIDE = 1e-2  # pixels, of a box, as in torchvision
+SMALLEST_SIDE = 1e-2  # pixels, of a box, as in torchvision
 
 
 class ClassAgnosticHeads(RoIHeads):
@@ -83,7 +83,7 @@ class ClassAgnosticHeads(RoIHeads):
         ):  # fmt: skip
             inner = box_ops.clip_boxes_to_image(inner, shape)
             above = torch.where(score > self.score_thresh)[0]
-            above = above[box_ops.remove_small_boxes(inner[above], _SMALLEST_SIDE)]
+            above = above[box_ops.remove_small_boxes(inner[above], SMALLEST_SIDE)]
             kept = above[box_ops.nms(inner[above], score[above], self.nms_thresh)]
             kept = kept[: self.detections_per_img]
             for values, of_all in zip(found, (inner, score, label), strict=True):

@@ -22,7 +22,7 @@ from gbopt_ros.models.catalogue import pixels_of
 from gbopt_ros.models.device import upload
 from gbopt_ros.models.onnx import OnnxNetwork, load_onnx
 from gbopt_ros.models.weights import BACKGROUND, describe
-from gbopt_ros.structures import GboptError, Image
+from gbopt_ros.structures import GboptError, Image, are_probabilities
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ _KNOWN = {  # SHA-256 of the file
     "7001d60734fdc112dd9c062635fb59cd401fb82a9d4213134bce4dbd655c803a": _ISNET,
 }
 _IMAGENET: Normalization = (PIXEL_MEAN, PIXEL_STD)
-_BEYOND = 1e-3  # rounding of a network that may leave [0, 1]
 _TINY = 1e-6  # of float32, so that log-odds are finite
 
 
@@ -115,7 +114,7 @@ class OnnxBackground:
         if self._gives_logits:
             values = torch.sigmoid(values)
         low, high = float(values.min()), float(values.max())
-        if not (low >= -_BEYOND and high <= 1 + _BEYOND):  # not NaN either
+        if not are_probabilities(low, high):
             raise GboptError(
                 f"{self._network.path}: expected a foreground from 0 to 1, got values from "
                 f"{low:.3g} to {high:.3g}; if they are logits, set background.onnx_output=logits"

@@ -12,14 +12,18 @@ from torchvision.ops import boxes as box_ops
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
+from gbopt_ros.models.class_agnostic import SMALLEST_SIDE
 from gbopt_ros.models.device import download
 from gbopt_ros.models.onnx import OnnxNetwork, load_onnx
 from gbopt_ros.models.weights import PROPOSALS, describe
 from gbopt_ros.perception.onnx_layouts import layout_of
-from gbopt_ros.structures import Calibration, GboptError, Image, Proposals
-
-_SMALLEST_SIDE = 1e-2  # pixels, of a box, as in torchvision
-_BEYOND = 1e-3  # rounding of a network that may leave [0, 1]
+from gbopt_ros.structures import (
+    Calibration,
+    GboptError,
+    Image,
+    Proposals,
+    are_probabilities,
+)
 
 
 class OnnxProposals:
@@ -63,7 +67,7 @@ class OnnxProposals:
         scores = self._checked(regions.scores)
         boxes = box_ops.clip_boxes_to_image(regions.boxes, size)
         kept = torch.where(scores > self._config.score_threshold)[0]
-        kept = kept[box_ops.remove_small_boxes(boxes[kept], _SMALLEST_SIDE)]
+        kept = kept[box_ops.remove_small_boxes(boxes[kept], SMALLEST_SIDE)]
         kept = kept[box_ops.nms(boxes[kept], scores[kept], self._config.nms_iou)]
         kept = kept[: self._config.max_proposals]
         masks = download(regions.masks(kept) > self._config.mask_threshold)
@@ -82,7 +86,7 @@ class OnnxProposals:
         if len(scores) == 0:
             return scores
         low, high = float(scores.min()), float(scores.max())
-        if not (low >= -_BEYOND and high <= 1 + _BEYOND):  # not NaN either
+        if not are_probabilities(low, high):
             raise GboptError(
                 f"{self._path}: expected scores from 0 to 1, got {low:.3g} to {high:.3g}"
             )

@@ -37,11 +37,11 @@ from gbopt_ros.structures import (
     Image,
     Proposals,
     Rle,
+    are_probabilities,
 )
 
 _PAIRS_PER_BATCH = 32  # composites of one batch: 60 MB at 480x640
 _CACHED_COMPOSITES = 64
-_ROUNDING = 1e-3  # by which probabilities may miss [0, 1], as those in half precision do
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,11 @@ def make_layer(
     for name, found in shapes:
         if tuple(found) != size:
             raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
-    if not (background.min() >= -_ROUNDING and background.max() <= 1 + _ROUNDING):  # nor not finite
+    low, high = background.min(), background.max()
+    if not are_probabilities(low, high):
         raise ValueError(
-            f"frame {frame.index}: expected background probabilities, from 0 to 1; got "
-            f"{background.min():g} to {background.max():g}"
+            f"frame {frame.index}: expected background probabilities, from 0 to 1; got {low:g} to "
+            f"{high:g}"
         )
     if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
         raise ValueError(

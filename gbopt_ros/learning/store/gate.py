@@ -18,7 +18,7 @@ from typing import Any
 
 from gbopt_ros.config import LearningConfig
 
-_Z_95 = 1.645  # standard errors of a one-sided test at 95 %
+Z_95 = 1.645  # standard errors of a one-sided test at 95 %
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_forgetting(
         parent: name of the older one in the reason.
     """
     difference = child_ap - parent_ap
-    uncertainty = _Z_95 * standard_error
+    uncertainty = Z_95 * standard_error
     numbers = (
         f"seen AP {child_ap:.2f} against {parent_ap:.2f} of {parent}, "
         f"{difference:+.2f} ± {standard_error:.2f}, allowed loss {config.gate_margin:.2f}"

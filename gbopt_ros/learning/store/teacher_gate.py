@@ -29,6 +29,7 @@ from gbopt_ros.config import Config, LearningConfig
 from gbopt_ros.config.learning import MIN_STUDENT_CLIPS
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
 from gbopt_ros.learning.data.training_set import TrainingSet
+from gbopt_ros.learning.store.gate import Z_95
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.flow import high_detail_flow, make_flow
 from gbopt_ros.perception.load import load_background_network
@@ -44,7 +45,6 @@ from gbopt_ros.structures import (
     Selection,
 )
 
-_Z_95 = 1.645  # standard errors of a one-sided test at 95 %
 _MAX_FRAMES = 30  # of a clip: more of the same scene tell little
 _SAME_MASK = 0.5  # IoU
 
@@ -129,8 +129,8 @@ def check_student(
         f"{count} clips{'' if held_out else ' that it learnt from'}"
     )
     passed = (
-        saved - _Z_95 * saved_error >= least
-        and agreement - _Z_95 * agreement_error >= config.student_agreement
+        saved - Z_95 * saved_error >= least
+        and agreement - Z_95 * agreement_error >= config.student_agreement
     )
     return TeacherDecision(
         passed, reason, count, held_out, saved, saved_error, agreement, agreement_error
