@@ -256,6 +256,13 @@ def test_load_config_takes_profiles_which_hold_overrides_only(profile: Path) -> 
     assert config != default
 
 
+def test_profile_of_a_teacher_has_the_lines_of_the_robot() -> None:
+    (block,) = blocks(PAGES["docs/teacher-student.md"], "yaml")
+    shown = yaml.safe_load(block)
+    robot = yaml.safe_load((ROOT / "config" / "robot.yaml").read_text(encoding="utf-8"))
+    assert {section: shown[section] for section in robot} == robot
+
+
 # Paths, links and words
 
 
