@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset
@@ -26,7 +27,7 @@ from gbopt_ros.learning.training.fine_tuning import fine_tune, selected_in_batch
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog
 from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import sha256_of, tensors_digest
+from gbopt_ros.models.weights import WeightsInfo, sha256_of, tensors_digest
 from gbopt_ros.perception.load import proposal_weights
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError, ProposalNetwork
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _SEED_STEP = 1000  # difference between the seeds of two rounds
 _ORIGIN = "origin", "origin_tensors", "origin_licence"
-"""What a manifest says of the network that learning began with, from version to version."""
+"""What every manifest says of the network that learning began with."""
 
 
 @dataclass(frozen=True)
@@ -105,67 +106,56 @@ def _learn(
     on_step: OnStep | None,
     teacher: ProposalNetwork | None,
 ) -> Learnt:
-    iterations, device = config.learning.iterations, resolve_device(config.device)
     teaching, config = config, student_config(config)
+    learning, device = config.learning, resolve_device(config.device)
 
     def report(step: int) -> None:
         if on_step is not None:
             on_step(step, math.nan)
 
-    if config.proposal.weights:
-        models.check_origin(proposal_weights(config), config.proposal.detectron2_config)
-    current = models.verified_current()
-    path = current.path if current is not None else proposal_weights(config)
-    parent, info = load_mask_rcnn(path, config.proposal.detectron2_config)
-    if current is not None:
-        origin = {key: current.manifest.get(key) for key in _ORIGIN}
-    else:
-        found = sha256_of(path), tensors_digest(parent), licence_of_weights(config)
-        origin = dict(zip(_ORIGIN, found, strict=True))
-    if teacher is not None:
-        origin["teacher_licence"] = licence_of_weights(teaching)
+    parent = _parent(models, config)
     selected = training_set.labelled_images()
     if selected.instance_count == 0:
         raise GboptError("no selected mask to learn from: the training set is empty")
-
-    masks = check_agreement(parent, selected, config, lambda: report(0), teacher)
+    masks = check_agreement(parent.network, selected, config, lambda: report(0), teacher)
     if not masks.passed:
         if teacher is None:
-            before = current.manifest["parent"] if current is not None else ""
-            masks = _with_other_teachers(masks, selected, {info.version, before})
+            masks = _with_other_teachers(masks, selected, parent)
         return _refused(masks, TrainingLog())
-    compared = config.learning.student_clips if teacher is not None else 0
+
+    compared = learning.student_clips if teacher is not None else 0
     learnt, newest = hold_out_newest_clips(training_set, selected, compared)
-    draws = iterations * selected_in_batch(config.learning, rehearses=rehearsal is not None)
-    confident = confident_masks(
-        learnt, parent, config, max(1, draws), (lambda: report(0)) if on_step else None, teacher
-    )
+    draws = learning.iterations * selected_in_batch(learning, rehearses=rehearsal is not None)
+    on_frame = (lambda: report(0)) if on_step else None
+    confident = confident_masks(learnt, parent.network, config, max(1, draws), on_frame, teacher)
     network, training = fine_tune(
-        starting_network(parent),
+        starting_network(parent.network),
         confident,
         CocoInstances(rehearsal) if rehearsal is not None else None,
-        config.learning,
+        learning,
         device,
         on_step,
     )
-    older = {"its parent": parent}
-    if current is not None and validation is not None:
+
+    older = {"its parent": parent.network}
+    if parent.version is not None and validation is not None:
         older["the network that learning began with"] = _first_network(models, config)
     decision = compare_on_validation(
         network, older, validation, config,
-        progress=on_step is None, on_network=lambda: report(iterations),
+        progress=on_step is None, on_network=lambda: report(learning.iterations),
     )  # fmt: skip
     decision = replace(decision, agreement=masks.agreement)
-    report(iterations)
+    report(learning.iterations)
     if not decision.passed:
         return _refused(decision, training)
     comparison = None
     if teacher is not None and compared:
         comparison = compare_with_teacher(
             MaskRcnnProposals(network, "", config.proposal, device), teacher, newest, config,
-            held_out=len(learnt) < len(selected), on_frame=lambda: report(iterations),
+            held_out=len(learnt) < len(selected), on_frame=lambda: report(learning.iterations),
         )  # fmt: skip
-    facts = origin | {
+
+    facts = parent.origin | {
         "gate": decision.to_dict(),
         "frames": len(confident),
         "evicted": training_set.evicted,
@@ -175,15 +165,47 @@ def _learn(
         "final_loss": training.total[-1],
         "learning": config.to_dict()["learning"],
     }
+    if teacher is not None:
+        facts["teacher_licence"] = licence_of_weights(teaching)
     if comparison is not None:
         facts["teacher_gate"] = comparison.to_dict()
-    version = models.publish(network, info, facts, after=current)
-    models.prune(config.learning.keep_versions)
+    version = models.publish(network, parent.info, facts, after=parent.version)
+    models.prune(learning.keep_versions)
     log.info("published %s: %s", version.version, decision.reason)
     if comparison is not None:
         verdict = "may serve" if comparison.passed else "may not serve yet"
         log.info("%s %s: it %s", version.version, verdict, comparison.reason)
     return Learnt(decision, training, version, comparison)
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """The network that a round starts from.
+
+    Attributes:
+        version: of the store; None before the first one.
+        origin: what a manifest says of the network that learning began with, `_ORIGIN`.
+    """
+
+    network: DetectionNetwork
+    info: WeightsInfo
+    version: ModelVersion | None
+    origin: dict[str, Any]
+
+
+def _parent(models: ModelStore, config: Config) -> _Parent:
+    """The current version of the store; before the first, the network of the configuration."""
+    if config.proposal.weights:
+        models.check_origin(proposal_weights(config), config.proposal.detectron2_config)
+    current = models.verified_current()
+    path = current.path if current is not None else proposal_weights(config)
+    network, info = load_mask_rcnn(path, config.proposal.detectron2_config)
+    if current is not None:
+        origin = {key: current.manifest.get(key) for key in _ORIGIN}
+    else:
+        found = sha256_of(path), tensors_digest(network), licence_of_weights(config)
+        origin = dict(zip(_ORIGIN, found, strict=True))
+    return _Parent(network, info, current, origin)
 
 
 def config_of_round(config: Config, number: int) -> Config:
@@ -207,9 +229,10 @@ def _first_network(models: ModelStore, config: Config) -> DetectionNetwork:
 
 
 def _with_other_teachers(
-    decision: GateDecision, selected: SelectedDataset, known: set[str]
+    decision: GateDecision, selected: SelectedDataset, parent: _Parent
 ) -> GateDecision:
-    """Say which networks proposed the masks, if they are others than the known ones."""
+    """Say which networks proposed the masks, if they are others than the parent and its own."""
+    known = {parent.info.version, parent.version.manifest["parent"] if parent.version else ""}
     others = ", ".join(name for name in selected.teachers() if name not in known)
     if not others:
         return decision

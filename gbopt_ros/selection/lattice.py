@@ -114,17 +114,11 @@ def make_layer(
             f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
         )
     decomposed = atoms_of_rles(proposals.rles, proposals.size)
-    scores = proposals.scores.astype(np.float64)
-    # Other networks may give an object that they were never taught a score near 0.
-    scores_count = proposals.calibration is not None and config.score_weight > 0
-    after_cut = False
-    if before is not None and flow is not None and (config.detect_cuts or scores_count):
-        iou = warped_iou(before.atoms, decomposed, flow)
-        after_cut = config.detect_cuts and is_cut(scores, iou)
-        if scores_count and before.proposals.calibration is not None and not after_cut:
-            scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
+    scores, after_cut = proposals.scores.astype(np.float64), False
+    if before is not None and flow is not None:
+        scores, after_cut = _follow(before, proposals, decomposed, flow, config)
     prior = None
-    if scores_count:
+    if _scores_count(proposals, config):
         prior = score_prior(scores, proposals.size, config.neutral_score, config.score_weight)
     combinations = combinations_of_atoms(
         decomposed,
@@ -147,6 +141,35 @@ def make_layer(
         frame, proposals, combinations, decomposed, unions, scores, image, labels, selected,
         after_cut,
     )  # fmt: skip
+
+
+def _follow(
+    before: Layer,
+    proposals: Proposals,
+    decomposed: Atoms,
+    flow: NDArray[np.floating],
+    config: SelectionConfig,
+) -> tuple[NDArray[np.float64], bool]:
+    """Scores (N,) of the next frame after score propagation, and whether there is a cut before."""
+    scores = proposals.scores.astype(np.float64)
+    propagates = (
+        _scores_count(proposals, config)
+        and _scores_count(before.proposals, config)
+        and config.score_propagation > 0
+    )
+    if not (propagates or config.detect_cuts):
+        return scores, False
+    iou = warped_iou(before.atoms, decomposed, flow)
+    if config.detect_cuts and is_cut(scores, iou):
+        return scores, True
+    if propagates:
+        scores = propagated_scores(scores, before.scores, iou, config.score_propagation)
+    return scores, False
+
+
+def _scores_count(proposals: Proposals, config: SelectionConfig) -> bool:
+    """Other networks may give an object that they were never taught a score near 0."""
+    return proposals.calibration is not None and config.score_weight > 0
 
 
 class Lattice:
