@@ -22,6 +22,7 @@ network. The file is compared with torch, and is written only if they agree.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -34,6 +35,8 @@ from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
     from gbopt_ros.learning.store.model_store import ModelVersion
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +191,8 @@ def _store(action: str, folder: Path) -> None:
         print(serving.path if serving else "the network before the first version is in service")
         return
     damaged = versions.damaged()
+    if not (damaged or versions.versions()):
+        log.info("%s: no version yet, for no round has passed the gate", folder)
     current = serving = None
     with suppress(GboptError):  # told below
         current, serving = versions.current(), versions.serving()

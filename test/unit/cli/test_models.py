@@ -97,8 +97,12 @@ def test_models_of_a_store_all_of_whose_rounds_were_refused(
     action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_store(tmp_path)
-    assert main(["models", action, str(tmp_path / "store")]) == 0
-    assert capsys.readouterr() == ("", "")
+    store = tmp_path / "store"
+    assert main(["models", action, str(store)]) == 0
+    assert capsys.readouterr() == (
+        "",
+        f"{store}: no version yet, for no round has passed the gate\n",
+    )
 
 
 @pytest.mark.parametrize(
