@@ -7,7 +7,8 @@ Every SEQUENCE is a folder of frames with a PNG of labels beside each. For each 
 background network and choice of masks the table has the precision and the recall of the masks at
 IoU 0.5, and the precision of the best score threshold that reaches this recall. The difference has
 a 95 % interval by bootstrap over sequences. Labels are incomplete: a mask of an object without a
-label counts as wrong, in every row.
+label counts as wrong, in every row. A second table says how far the confidences of the last choice
+hold, beside the network scores.
 
 Writes OUT/real-selection.md and .json. What networks say is kept in OUT/cache.
 """
@@ -33,6 +34,7 @@ from experiments.real_video import instances
 from experiments.recordings import networks_of
 from gbopt_ros.config import Config
 from gbopt_ros.config.background import BUNDLED
+from gbopt_ros.evaluation.calibration import LabelledMasks, calibration_quality, label_masks
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.io.datasets.davis import load_davis
@@ -42,7 +44,7 @@ from gbopt_ros.perception.flow import high_detail_flow, make_flow
 from gbopt_ros.perception.load import load_background_network
 from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import BackgroundNetwork, FlowNetwork, Image
+from gbopt_ros.structures import BackgroundNetwork, Image, Selection
 
 RESAMPLES = 1000
 
@@ -101,11 +103,8 @@ def read(folder: Path, frames: int, config: Config, cache: Path) -> ablation.Rec
     return ablation.Recording(perceived, moved, CocoDataset((), {}), masks, {})
 
 
-def counts_of(
-    recording: ablation.Recording, flow: FlowNetwork, variant: ablation.Variant
-) -> Counts:
+def counts_of(recording: ablation.Recording, selections: Sequence[Selection]) -> Counts:
     """How many masks of a choice are right in a sequence, and how many proposals."""
-    selections = ablation.select_all(recording, flow, variant)
     selected = {f.frame.index: f.rles for selection in selections for f in selection.frames}
     found = mask_precision_recall(recording.masks, selected).counts
     proposals = {
@@ -160,6 +159,37 @@ def row(counts: Sequence[Counts], seed: int = 0) -> dict[str, float]:
     }
 
 
+def confidence_rows(
+    recordings: Sequence[ablation.Recording], selections: Sequence[Sequence[Selection]]
+) -> list[dict[str, Any]]:
+    """How far the confidences of the selected masks hold, and the network scores."""
+    frames = [[f for selection in each for f in selection.frames] for each in selections]
+    correct = LabelledMasks.joined(
+        [label_masks(f, recording.masks) for f, recording in zip(frames, recordings, strict=True)]
+    ).correct
+    if not len(correct):
+        return []
+    every = list(itertools.chain.from_iterable(frames))
+    rows = []
+    for name, values in (
+        ("confidence", np.concatenate([f.confidences for f in every])),
+        ("network score", np.concatenate([f.scores for f in every])),
+    ):
+        quality = calibration_quality(values.astype(np.float64), correct)
+        rows.append(
+            {
+                "probability": name,
+                "mean": float(values.mean()),
+                "right": quality.correct,
+                "ece": quality.ece,
+                "brier": quality.brier,
+                "auc": quality.auc,
+                "masks": quality.masks,
+            }
+        )
+    return rows
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/real-selection")
     parser.add_argument("sequences", type=Path, nargs="+")
@@ -174,6 +204,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    confidences: list[dict[str, Any]] = []
     for proposals, background in itertools.product(args.proposals, args.backgrounds):
         named = [f"background.weights={background}"]
         named += [f"proposal.weights={proposals}"] if proposals not in ("", BUNDLED) else []
@@ -182,25 +213,28 @@ def run(args: argparse.Namespace) -> None:
             read(folder, args.frames, config, args.out / "cache") for folder in args.sequences
         ]
         flow = make_flow(config.flow, config.device)
+        networks = {
+            "proposals": Path(proposals).stem or BUNDLED,
+            "background": ", ".join(Path(each).stem for each in background.split(",")),
+        }
         for name, variant in choices(config).items():
-            found = row([counts_of(recording, flow, variant) for recording in recordings])
-            rows.append(
-                {
-                    "proposals": Path(proposals).stem or BUNDLED,
-                    "background": ", ".join(Path(each).stem for each in background.split(",")),
-                    "choice": name,
-                    **{key: round(value, 1) for key, value in found.items()},
-                }
-            )
+            selections = [ablation.select_all(each, flow, variant) for each in recordings]
+            found = row([counts_of(*each) for each in zip(recordings, selections, strict=True)])
+            rounded = {key: round(value, 1) for key, value in found.items()}
+            rows.append({**networks, "choice": name, **rounded})
             print(line(rows[-1]), flush=True)
+        confidences += [networks | each for each in confidence_rows(recordings, selections)]
     facts = run_facts(config_of(args)) | {
         "sequences": [folder.resolve().name for folder in args.sequences],
         "frames": args.frames,
         "rows": rows,
+        "confidences": confidences,
     }
     write_text(args.out / "real-selection.json", json.dumps(facts, indent=1) + "\n")
     table = "".join(f"{line(each)}\n" for each in rows)
-    write_text(args.out / "real-selection.md", f"{HEADER}\n{table}")
+    held = "".join(f"{confidence_line(each)}\n" for each in confidences)
+    text = f"{HEADER}\n{table}\n{CONFIDENCE_HEADER}\n{held}"
+    write_text(args.out / "real-selection.md", text)
 
 
 def choices(config: Config) -> dict[str, ablation.Variant]:
@@ -224,6 +258,21 @@ def line(found: Mapping[str, Any]) -> str:
         f"| {found['proposals']} | {found['background']} | {found['choice']} | "
         f"{found['precision']} | {found['recall']} | {found['threshold_precision']} | "
         f"{found['difference']:+} ({found['low']:+} to {found['high']:+}) |"
+    )
+
+
+CONFIDENCE_HEADER = (
+    "| proposals | background | probability | mean | share right | expected calibration error | "
+    "Brier score | area under ROC | masks |\n|---|---|---|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def confidence_line(found: Mapping[str, Any]) -> str:
+    """A row of the table of confidences."""
+    values = " | ".join(f"{found[key]:.3f}" for key in ("mean", "right", "ece", "brier", "auc"))
+    return (
+        f"| {found['proposals']} | {found['background']} | {found['probability']} | {values} | "
+        f"{found['masks']} |"
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.clips import paper, random_inputs, run
 
-from experiments.real_selection import Counts, compared, row
+from experiments.ablation import Recording
+from experiments.real_selection import Counts, compared, confidence_rows, row
+from gbopt_ros.io.datasets.coco import CocoDataset
 
 
 def counts(
@@ -39,3 +42,23 @@ def test_row_has_an_interval_of_no_width_for_equal_sequences() -> None:
     found = row([one, one])
     assert found["difference"] == found["low"] == found["high"] == 0.0
     assert (found["precision"], found["recall"], found["masks"]) == pytest.approx((75, 30, 8))
+
+
+def test_confidence_rows_count_the_masks_of_all_recordings() -> None:
+    """The first recording labels what is selected, the second nothing."""
+    selections = [run(random_inputs(seed, 2, 4), paper(lambda_flow=0.0))[0] for seed in (1, 2)]
+    frames = [frame for selection in selections for frame in selection.frames]
+    labels = (
+        {frame.frame.index: frame.rles for frame in selections[0].frames},
+        {frame.frame.index: () for frame in selections[1].frames},
+    )
+    recordings = [Recording([], [], CocoDataset((), {}), masks, {}) for masks in labels]
+    confidence, score = confidence_rows(recordings, [[each] for each in selections])
+    first, second = (selection.mask_count for selection in selections)
+    assert min(first, second) > 0
+    for found, name in ((confidence, "confidences"), (score, "scores")):
+        values = np.concatenate([getattr(frame, name) for frame in frames])
+        assert found["masks"] == first + second
+        assert found["right"] == pytest.approx(first / (first + second))
+        assert found["mean"] == pytest.approx(values.mean())
+    assert confidence_rows(recordings[:1], [[]]) == []
