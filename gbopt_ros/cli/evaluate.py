@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from gbopt_ros.cli.options import add_config_arguments, check_weights
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.config.load import profile_path
-from gbopt_ros.evaluation.coco_metrics import AP_DETECTIONS, InstanceMetrics, evaluate_instances
-from gbopt_ros.evaluation.evaluate import evaluate_network
+from gbopt_ros.evaluation.coco_metrics import InstanceMetrics, evaluate_instances
+from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.evaluation.results import CocoResult, load_results
 from gbopt_ros.evaluation.tables import markdown_table, metric_rows, text_table
 from gbopt_ros.io.datasets.coco import (
@@ -56,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json, metrics.md and results.json"
     )
-    add_config_arguments(parser, f"proposal.max_proposals=15 (default here: {AP_DETECTIONS})")
+    usual = evaluation_config(Config()).proposal
+    add_config_arguments(
+        parser,
+        f"proposal.max_proposals={usual.max_proposals}, and proposal.nms_iou={usual.nms_iou}: the "
+        "defaults here, without near duplicates, which count as errors in AP",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,14 +108,18 @@ def _measure_network(
 
 
 def _load_config(path: Path | None, overrides: Sequence[str]) -> Config:
-    """The configuration, with `AP_DETECTIONS` proposals unless the user sets their number."""
+    """The configuration, with that of `evaluation_config` where the user sets nothing."""
     config = load_config(path, overrides, option="--set")
     chosen: Any = OmegaConf.from_dotlist(list(overrides))
     if path is not None:
         chosen = OmegaConf.merge(OmegaConf.load(profile_path(path)), chosen)
-    if OmegaConf.select(chosen, "proposal.max_proposals") is not None:
-        return config
-    return replace(config, proposal=replace(config.proposal, max_proposals=AP_DETECTIONS))
+    usual = evaluation_config(config).proposal
+    left = {
+        name: getattr(usual, name)
+        for name in ("max_proposals", "nms_iou")
+        if OmegaConf.select(chosen, f"proposal.{name}") is None
+    }
+    return replace(config, proposal=replace(config.proposal, **left))
 
 
 def _write(

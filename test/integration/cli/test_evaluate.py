@@ -233,17 +233,21 @@ def test_evaluate_names_a_missing_image(
     assert "0002.png: image cannot be read (No such file" in capsys.readouterr().err
 
 
-def test_evaluate_takes_a_hundred_proposals_unless_the_user_sets_them(tmp_path: Path):
+def test_evaluate_takes_a_hundred_proposals_without_duplicates_unless_the_user_sets_them(
+    tmp_path: Path,
+):
+    """As the Python function and the experiments do."""
     profile = tmp_path / "profile.yaml"
     profile.write_text("proposal: {max_proposals: 7}\n")
     other = tmp_path / "other.yaml"
     other.write_text("selection: {k: 3}\n")
     for path, overrides, expected in (
-        (None, [], 100),
-        (other, ["proposal.nms_iou=0.6"], 100),
-        (profile, [], 7),
-        (profile, ["proposal.max_proposals=15"], 15),
-        (None, ["proposal.max_proposals=15"], 15),
-        (Path("paper"), [], 100),
+        (None, [], (100, 0.5)),
+        (other, ["proposal.nms_iou=0.6"], (100, 0.6)),
+        (profile, [], (7, 0.5)),
+        (profile, ["proposal.max_proposals=15"], (15, 0.5)),
+        (None, ["proposal.max_proposals=15", "proposal.nms_iou=0.7"], (15, 0.7)),
+        (Path("paper"), [], (100, 0.5)),
     ):
-        assert evaluate._load_config(path, overrides).proposal.max_proposals == expected
+        proposal = evaluate._load_config(path, overrides).proposal
+        assert (proposal.max_proposals, proposal.nms_iou) == expected
