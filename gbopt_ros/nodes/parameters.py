@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -13,10 +13,11 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 
 from gbopt_ros.config import Config, Setting, settings
 from gbopt_ros.config.renamed import advice
+from gbopt_ros.config.section import ConfigSection, build
 from gbopt_ros.nodes.settings import SECTIONS
 from gbopt_ros.structures import GboptError
 
-T = TypeVar("T")
+S = TypeVar("S", bound=ConfigSection)
 _OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -69,8 +70,8 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     return described
 
 
-def with_values(values: T, changes: Mapping[str, Any], prefix: str = "") -> T:
-    """The dataclass with the changes that name one of its settings; the others are left out.
+def with_values(values: S, changes: Mapping[str, Any], prefix: str = "") -> S:
+    """The section with the changes that name one of its settings; the others are left out.
 
     Args:
         changes: by the names that `declare` gives.
@@ -80,13 +81,13 @@ def with_values(values: T, changes: Mapping[str, Any], prefix: str = "") -> T:
         ValueError: a value is out of range.
     """
     changed: dict[str, Any] = {}
-    for field in fields(values):  # type: ignore[arg-type]
+    for field in fields(values):
         name, value = prefix + field.name, getattr(values, field.name)
-        if is_dataclass(value):
+        if isinstance(value, ConfigSection):
             changed[field.name] = with_values(value, changes, f"{name}.")
-        elif name in changes:
-            changed[field.name] = changes[name]
-    return replace(values, **changed)  # type: ignore[type-var]
+        else:
+            changed[field.name] = changes.get(name, value)
+    return build(type(values), changed, prefix)
 
 
 def _or(bound: float | None, default: float) -> float:

@@ -90,7 +90,7 @@ def test_run_takes_the_profile_robot_where_none_is_named(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--ros-args", "-p", "clip.overlap:=99"], "ClipConfig.overlap: expected less than length"),
+        (["--ros-args", "-p", "clip.overlap:=99"], "clip.overlap: expected less than length"),
         (["--ros-args", "-p", "selection.k:=0"], "selection.k"),
         (["--ros-args", "-p", "selection.k:=many"], "selection.k"),
         (["--ros-args", "--params-file", "none.yaml"], "Couldn't parse params file"),
