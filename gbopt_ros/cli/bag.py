@@ -7,12 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.cli.options import (
-    SOURCE_HELP,
-    add_source_arguments,
-    explaining_start,
-    source_from_args,
-)
+from gbopt_ros.cli.options import SOURCE_HELP, add_source_arguments, source_from_args
 from gbopt_ros.io.rosbag_writer import STORAGES, write_rosbag
 from gbopt_ros.io.sources.images import COMPRESSIONS
 
@@ -46,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     topic = args.topic or DEFAULT_TOPIC + ("/compressed" if args.compressed else "")
     source = source_from_args(args, args.source)
-    with (
-        explaining_start(args),
-        tqdm(source, total=source.count, unit="frame", desc=source.name) as frames,
-    ):
+    with tqdm(source, total=source.count, unit="frame", desc=source.name) as frames:
         count = write_rosbag(
             frames, args.out, storage=args.storage, topic=topic, compressed=args.compressed
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,6 @@ from gbopt_ros.cli.options import (
     add_source_arguments,
     config_from_args,
     positive,
-    topic_in,
 )
 from gbopt_ros.config import Config
 from gbopt_ros.io.json_file import Fields
@@ -79,10 +77,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(os.path.abspath(args.out))
     if _holds_something_else(out):
         raise GboptError(f"{args.out}: holds something else than a bulk run; choose another --out")
-    recordings = [
-        replace(each, topic=topic_in(each.path, each.topic))
-        for each in find_recordings(args.sources, options, args.source_topic, out=out)
-    ]
+    recordings = find_recordings(args.sources, options, args.source_topic, out=out)
     frames, overlay = not args.no_frames, not args.no_overlay
     make = partial(ShardWorker, config, frames, overlay, Path.cwd())
     with tqdm(total=0, desc="bulk", unit="frame", dynamic_ncols=True) as progress:

@@ -15,9 +15,7 @@ from gbopt_ros.cli.options import (
     SOURCE_HELP,
     add_config_arguments,
     add_source_arguments,
-    explaining_start,
     positive,
-    topic_in,
     verified,
 )
 from gbopt_ros.config import Config
@@ -80,12 +78,10 @@ def _run_on_own(args: argparse.Namespace, config: Config) -> None:
 
     options = SourceOptions(args.stride, args.start, args.end, args.resize, config.clip.max_pixels)
     frames = args.frames or (QUICK_FRAMES if args.quick else FRAMES)
-    topic = topic_in(args.source, args.source_topic)
-    recording = OwnRecording(args.source, topic, options, frames)
-    with explaining_start(args):
-        results = run_on_recording(
-            args.out, config, recording, quick=args.quick, rounds=args.rounds or ROUNDS
-        )
+    recording = OwnRecording(args.source, args.source_topic, options, frames)
+    results = run_on_recording(
+        args.out, config, recording, quick=args.quick, rounds=args.rounds or ROUNDS
+    )
     print("", *describe_outcome(results), sep="\n")
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.limits import MAX_PIXELS
@@ -17,7 +14,6 @@ from gbopt_ros.io.sources import Source, open_source
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES
 from gbopt_ros.structures import GboptError
 
-_NOTHING_IN_RANGE = "no image in the requested range"  # words of `Source.no_frame`
 SOURCE_HELP = "rosbag2 (folder, .mcap or .db3 file), video file, or folder of images"
 
 
@@ -127,56 +123,15 @@ def source_from_args(args: argparse.Namespace, path: Path, max_pixels: int = MAX
     Raises:
         GboptError: as `open_source`.
     """
-    return _open(
+    return open_source(
         path,
-        args.source_topic,
+        topic=args.source_topic,
         stride=args.stride,
         start=args.start,
         end=args.end,
         resize=args.resize,
         max_pixels=max_pixels,
     )
-
-
-def topic_in(path: Path, topic: str | None) -> str | None:
-    """The topic of a recording that a name means: its own, or that of its compressed images.
-
-    As for image_transport, `/camera/image_raw` also names `/camera/image_raw/compressed`, unless
-    there is a topic of its own.
-    """
-    if topic is not None:
-        with suppress(GboptError):  # told by whoever opens it
-            return str(getattr(_open(path, topic), "topic", topic))
-    return topic
-
-
-def _open(path: Path, topic: str | None, **options: Any) -> Source:
-    """As `open_source`, with a topic as of `topic_in`."""
-    try:
-        return open_source(path, topic=topic, **options)
-    except GboptError:
-        if topic is None:
-            raise
-        with suppress(GboptError):
-            return open_source(path, topic=f"{topic}/compressed", **options)
-        raise
-
-
-@contextmanager
-def explaining_start(args: argparse.Namespace) -> Iterator[None]:
-    """Say how long the recording `args.source` is where --start is past its end."""
-    try:
-        yield
-    except GboptError as error:
-        if args.start is None or _NOTHING_IN_RANGE not in str(error):
-            raise
-        stamps = [each.stamp_ns for each in _open(args.source, args.source_topic).records()]
-        seconds = (stamps[-1] - stamps[0]) / 1e9
-        if args.start <= seconds:
-            raise
-        raise GboptError(
-            f"--start {args.start:g}: {args.source} is {seconds:.1f} s long; start earlier"
-        ) from error
 
 
 def check_has_frames(replay: Path) -> None:

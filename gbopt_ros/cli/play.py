@@ -7,12 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gbopt_ros.cli.options import (
-    SOURCE_HELP,
-    add_source_arguments,
-    explaining_start,
-    source_from_args,
-)
+from gbopt_ros.cli.options import SOURCE_HELP, add_source_arguments, source_from_args
 from gbopt_ros.structures import GboptError
 
 
@@ -84,7 +79,6 @@ def run(args: argparse.Namespace) -> None:
         "patience_s": args.patience,
     }
     with (
-        explaining_start(args),
         player(args.to, namespace=args.namespace, **options) as playing,
         tqdm(total=total, desc=source.name, unit="frame", dynamic_ncols=True) as progress,
     ):

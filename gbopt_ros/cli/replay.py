@@ -22,7 +22,6 @@ from gbopt_ros.cli.options import (
     add_output_arguments,
     add_source_arguments,
     config_from_args,
-    explaining_start,
     source_from_args,
 )
 from gbopt_ros.config import Config
@@ -80,7 +79,6 @@ def run(args: argparse.Namespace) -> None:
         linker=config.tracks.linker(),
     )
     with (
-        explaining_start(args),
         writing as writer,
         tqdm(total=source.count, desc=source.name, unit="frame", dynamic_ncols=True) as progress,
     ):

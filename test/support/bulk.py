@@ -21,6 +21,7 @@ def save_networks(folder: Path) -> list[str]:
         "device=cpu", f"background.weights={paths['background']}", f"clip.length={CLIP}",
         "selection.k=2", "proposal.max_proposals=4", "motion.weight=0", "outline.method=network",
         "proposal.short_side=64", "background.short_side=64",
+        "selection.detect_cuts=false",  # frames of noise would all be cuts
     )  # fmt: skip
     return [f"--weights={paths['proposals']}", *(f"--set={setting}" for setting in settings)]
 

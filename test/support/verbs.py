@@ -31,6 +31,7 @@ _FAST = (
     "device=cpu", f"clip.length={CLIP}", "motion.weight=0", "selection.lambda_flow=0",
     "selection.k=2", "outline.method=network", "proposal.max_proposals=4",
     "proposal.short_side=64", "background.short_side=64",
+    "selection.detect_cuts=false",  # random masks would all be cuts
 )  # fmt: skip
 _BRIEF = (
     "device=cpu", "learning.iterations=1", "learning.batch_size=1", "learning.gate_agreement=0",

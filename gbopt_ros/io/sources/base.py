@@ -89,6 +89,7 @@ class Source(ABC):
         self.options = options
         self.skipped = 0
         self._failure = ""  # of the first undecodable image in the latest iteration
+        self._seconds = 0.0  # from the first image to the latest one read
         self._logged: set[int] = set()
 
     @property
@@ -134,12 +135,17 @@ class Source(ABC):
         return Frame(image, record.stamp_ns, record.index, record.frame_id)
 
     def no_frame(self) -> GboptError:
-        """The error of a recording that gives no frame."""
-        return GboptError(
-            f"{self.path}: none of {self.skipped} images can be decoded; {self._failure}"
-            if self.skipped
-            else f"{self.path}: no image in the requested range"
-        )
+        """The error of a recording that gave no frame."""
+        if self.skipped:
+            reason = f"none of {self.skipped} images can be decoded; {self._failure}"
+        elif self._seconds < (self.options.start or 0.0):
+            reason = (
+                f"no image from second {self.options.start:g} on, it is {self._seconds:.1f} s "
+                "long; start earlier"
+            )
+        else:
+            reason = "no image in the requested range"
+        return GboptError(f"{self.path}: {reason}")
 
     def records(self) -> Iterator[Record]:
         """The images in range, strided; they are not decoded.
@@ -152,10 +158,10 @@ class Source(ABC):
         for record in self._records():
             if first_ns is None:
                 first_ns = record.stamp_ns
-            seconds = (record.stamp_ns - first_ns) / 1e9
-            if self.options.end is not None and seconds >= self.options.end:
+            self._seconds = (record.stamp_ns - first_ns) / 1e9
+            if self.options.end is not None and self._seconds >= self.options.end:
                 return
-            if self.options.start is not None and seconds < self.options.start:
+            if self.options.start is not None and self._seconds < self.options.start:
                 continue
             if in_range % self.options.stride == 0:
                 yield record

@@ -109,6 +109,7 @@ def storage_files(path: Path) -> list[Path]:
 
 
 def _choose_topic(path: Path, connections: list[Connection], topic: str | None, damage: str) -> str:
+    """The topic that is asked for, or the only one; compressed images also go by the base name."""
     types = {c.topic: c.msgtype for c in connections}
     counts = Counter({name: 0 for name in types})
     for connection in connections:
@@ -122,6 +123,8 @@ def _choose_topic(path: Path, connections: list[Connection], topic: str | None, 
             f"{path}: topic {topic} is of type {types[topic]}, expected "
             f"{' or '.join(IMAGE_TYPES)}; image topics are: {listing}"
         )
+    if f"{topic}/compressed" in images:
+        return f"{topic}/compressed"
     if topic is not None:
         raise GboptError(f"{path}: no topic {topic}; image topics are: {listing}")
     if not images:

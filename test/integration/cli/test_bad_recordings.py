@@ -83,7 +83,9 @@ def replay(source: Path, out: Path, weights: dict[str, Path], *extra: str, lengt
             "replay", str(source), "--out", str(out), "--weights", str(weights[PROPOSALS]),
             "--set", f"background.weights={weights[BACKGROUND]}",
             "--set", f"clip.length={length}", "--set", "selection.k=3",
-            "--set", "proposal.max_proposals=8", *extra,
+            "--set", "proposal.max_proposals=8",
+            "--set", "selection.detect_cuts=false",  # random masks would all be cuts
+            *extra,
         ]
     )  # fmt: skip
 

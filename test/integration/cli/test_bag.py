@@ -8,23 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.recordings import (
-    START_NS,
     assert_same_frames,
-    compressed_message,
-    image_message,
     noise_frames,
     storage_file,
     write_images,
-    write_messages,
     write_video,
 )
 
 from gbopt_ros.cli import bag
-from gbopt_ros.cli.main import main
-from gbopt_ros.cli.options import topic_in
 from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.io.sources import open_source
-from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
 from gbopt_ros.structures import GboptError
 
 
@@ -82,46 +75,6 @@ def test_bag_takes_a_part_of_one_topic(tmp_path: Path) -> None:
     assert {f.size for f in got} == {(8, 16)}
     with pytest.raises(GboptError, match="no topic /front"):
         gbopt_bag(tmp_path / "in", tmp_path / "more", "--input-topic", "/front")
-
-
-@pytest.mark.parametrize(
-    ("topics", "asked", "count"),
-    [
-        ({"/left/compressed": 2}, "/left", 2),
-        ({"/left/compressed": 2}, "/left/compressed", 2),
-        ({"/left/compressed": 2, "/left": 3}, "/left", 3),
-        ({"/left/compressed": 2, "/left": 3}, "/left/compressed", 2),
-    ],
-)
-def test_bag_takes_the_base_name_of_a_compressed_topic(
-    topics: dict[str, int], asked: str, count: int, tmp_path: Path
-) -> None:
-    """As image_transport does; a topic of this very name is taken before."""
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    raw = IMAGE_TYPE, image_message(pixels, "rgb8")
-    jpeg = COMPRESSED_TYPE, compressed_message(encode_image(pixels, "jpeg").tobytes())
-    messages = {}
-    for topic, frames in topics.items():
-        kind, message = jpeg if topic.endswith("/compressed") else raw
-        messages[topic] = kind, [(START_NS + n, message) for n in range(frames)]
-    write_messages(tmp_path / "in", messages)
-    gbopt_bag(tmp_path / "in", tmp_path / "out", "--input-topic", asked)
-    assert len(list(open_source(tmp_path / "out"))) == count
-    assert topic_in(tmp_path / "in", asked) == {n: t for t, n in topics.items()}[count]
-    assert topic_in(tmp_path / "in", "/front") == "/front"  # whoever opens it tells
-    assert topic_in(tmp_path / "in", None) is None
-
-
-@pytest.mark.parametrize("kind", ["bag", "images"])
-def test_bag_tells_the_length_of_a_recording_that_ends_before_start(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    write_rosbag(noise_frames(16), tmp_path / "bag", topic="/left")
-    write_images(tmp_path / "images", noise_frames(16))
-    assert main(["bag", str(tmp_path / kind), str(tmp_path / "out"), "--start", "7"]) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"gbopt: error: --start 7: {tmp_path / kind} is 0.5 s long; start earlier"
-    assert not (tmp_path / "out").exists()
 
 
 def test_bag_reports_undecodable_frames(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -113,6 +113,32 @@ def test_write_rosbag_sets_topic_type_and_frame_id(tmp_path: Path) -> None:
     assert next(iter(open_source(tmp_path / "raw"))).frame_id == "optical"
 
 
+@pytest.mark.parametrize(
+    ("topics", "asked", "count"),
+    [
+        ({"/left/compressed": 2}, "/left", 2),
+        ({"/left/compressed": 2}, "/left/compressed", 2),
+        ({"/left/compressed": 2, "/left": 3}, "/left", 3),
+        ({"/left/compressed": 2, "/left": 3}, "/left/compressed", 2),
+    ],
+)
+def test_rosbag_source_takes_the_base_name_of_a_compressed_topic(
+    topics: dict[str, int], asked: str, count: int, tmp_path: Path
+) -> None:
+    """As image_transport does; a topic of this very name is taken before."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    raw = IMAGE_TYPE, image_message(pixels, "rgb8")
+    jpeg = COMPRESSED_TYPE, compressed_message(encode_image(pixels, "jpeg").tobytes())
+    messages = {}
+    for topic, frames in topics.items():
+        kind, message = jpeg if topic.endswith("/compressed") else raw
+        messages[topic] = kind, [(START_NS + n, message) for n in range(frames)]
+    write_messages(tmp_path / "in", messages)
+    assert len(list(open_source(tmp_path / "in", topic=asked))) == count
+    with pytest.raises(GboptError, match="no topic /front; image topics are: /left"):
+        open_source(tmp_path / "in", topic="/front")
+
+
 def test_rosbag_source_range_and_stride(tmp_path: Path) -> None:
     write_rosbag(noise_frames(10), tmp_path / "bag", topic=TOPIC)
     source = open_source(tmp_path / "bag", start=2.5 * PERIOD_NS / 1e9, stride=3, resize=(8, 6))

@@ -137,8 +137,10 @@ def test_source_without_a_decodable_image_is_an_error() -> None:
 def test_source_without_an_image_in_range_is_an_error() -> None:
     with pytest.raises(GboptError, match="empty"):
         list(Synthetic(0, SourceOptions()))
-    with pytest.raises(GboptError, match="no image in the requested range"):
+    with pytest.raises(GboptError, match=r"no image from second 100 on, it is 0\.2 s long; start"):
         list(Synthetic(3, SourceOptions(start=100.0)))
+    with pytest.raises(GboptError, match="no image in the requested range"):
+        list(Synthetic(3, SourceOptions(start=0.11, end=0.12)))
 
 
 def test_source_memory_does_not_grow() -> None:
