@@ -16,7 +16,9 @@ from std_srvs.srv import Trigger
 from support.live import PATIENT, RECORDING
 
 from benchmarks.graph_processes import COMPOSED, TOPIC, Observer, graph_processes
+from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
+from gbopt_ros.models.weights import PROPOSALS, read_weights
 from gbopt_ros.msg import ModelUpdate, TrainingProgress
 from gbopt_ros.nodes.base import LATCHED_QOS
 from gbopt_ros.nodes.player import Player, looped, player
@@ -50,12 +52,11 @@ def test_learner_swaps_and_rolls_back_while_frames_go_on(
         nonlocal sent
         sent += playing.play(list(itertools.islice(endless, count)))
 
-    learning = {
-        "store": tmp_path, "learning__iterations": ITERATIONS, "train_every_clips": 0
-    }  # fmt: skip
+    both = {"device": "cpu", "store": tmp_path}
+    learning = {"learning__iterations": ITERATIONS, "train_every_clips": 0}
     with (
-        graph_processes(COMPOSED, device="cpu", **PATIENT),
-        graph_processes(("learner",), device="cpu", **learning),
+        graph_processes(COMPOSED, **both, **PATIENT),
+        graph_processes(("learner",), **both, **learning),
         LearningObserver() as observer,
         player(TOPIC, lockstep=True, patience_s=120) as playing,
     ):
@@ -79,6 +80,7 @@ def test_learner_swaps_and_rolls_back_while_frames_go_on(
             play(playing, 12)
         observer.spin_until(lambda: len(observer.versions) >= sent, 30)
     assert len(observer.versions) == sent
-    assert [name for name, _ in itertools.groupby(observer.versions)] == ["seed", "v0001", "seed"]
+    seed = read_weights(find_resource("demo/weights/proposals.safetensors"), PROPOSALS)[0].version
+    assert [name for name, _ in itertools.groupby(observer.versions)] == [seed, "v0001", seed]
     assert max(status.dropped_frames for status in observer.statuses) == 0
     assert max(status.dropped_clips for status in observer.statuses) == 0
