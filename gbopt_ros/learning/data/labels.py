@@ -127,7 +127,7 @@ def export_labels(
     newest = sorted(frames, key=lambda frame: frame.id)
     ordered = sorted(newest, key=lambda frame: (frame.recording, frame.frame_index))
     if not ordered:
-        raise GboptError(f"{out}: there is no frame to export")
+        raise GboptError("there is no frame with masks to export: select or learn some first")
     names_of = _FIFTYONE if layout == "fiftyone" else _Layout()
     with replacing_folder(out) as folder:
         images = folder / names_of.images

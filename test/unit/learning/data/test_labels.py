@@ -16,7 +16,7 @@ import pytest
 from gbopt_ros.cli.main import main
 from gbopt_ros.io.datasets.coco import load_coco_dir
 from gbopt_ros.io.selection_format import SelectedFrame
-from gbopt_ros.learning.data.labels import Labels, read_labels
+from gbopt_ros.learning.data.labels import Labels, export_labels, read_labels
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.data.verdicts import StoredFrame, StoredMask, Verdict
 from gbopt_ros.learning.store import store as stores
@@ -95,6 +95,9 @@ def test_export_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="cannot be read: No such file"):
         store.export(tmp_path / "out")
     assert not any("out" in name for name in os.listdir(tmp_path))
+    with pytest.raises(GboptError, match="there is no frame with masks to export"):
+        export_labels([], tmp_path / "none", "coco")
+    assert not (tmp_path / "none").exists()
     with pytest.raises(GboptError, match="no store with a training set"):
         Store(tmp_path / "none").export(tmp_path / "out")
     assert not (tmp_path / "none").exists()
