@@ -123,7 +123,7 @@ def motion_between(
         block = [(t, others[t]) for t in asked[start : start + _BLOCK]]
         pairs = dict.fromkeys(pair for t, o in block for pair in ((t, o), (o, t)))
         missing = [pair for pair in pairs if pair not in flows]
-        images = {t: _smaller(frames[t].image) for pair in missing for t in pair}
+        images = {t: _smaller(frames[t].image) for t in {t for pair in missing for t in pair}}
         first, second = ([images[pair[end]] for pair in missing] for end in (0, 1))
         found = flow_network.flow(first, second) if missing else ()
         flows.update(zip(missing, map(_coarser, found), strict=True))
