@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,9 @@ class Launched:
     def log(self) -> str:
         return self.path.read_text(encoding="utf-8", errors="replace")
 
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
     def pids(self) -> dict[str, int]:
         """Of the process that was started last, by its program."""
         return {name: int(pid) for name, pid in _STARTED.findall(self.log())}
@@ -75,7 +78,8 @@ def launched(folder: Path, parameters: str = "", **arguments: str) -> Iterator[L
     try:
         yield Launched(process, path)
     finally:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         try:
             process.wait(60)
         finally:

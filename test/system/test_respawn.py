@@ -50,6 +50,7 @@ def test_killed_node_is_started_again_and_masks_come_again(
             sent: set[int] = set()
             start = time.monotonic()
             while not observer.masks.keys() & sent:
+                assert not launch.has_ended(), launch.log()
                 assert time.monotonic() - start < PATIENCE_S, launch.log()[-4000:]
                 frame = next(frames)
                 sent.add(frame.stamp_ns)
@@ -66,7 +67,7 @@ def test_killed_node_is_started_again_and_masks_come_again(
             seconds = seconds_until_masks()
             after = launch.pids()
             assert after.pop(name) != before.pop(name)
-            assert after == before and launch.process.poll() is None
+            assert after == before and not launch.has_ended()
             state = observer.call(GetState, f"{name}/get_state").current_state.label
             assert state == "active"
             active_at = float(re.findall(rf"\[([\d.]+)\] \[{name}\]: active: ", launch.log())[-1])

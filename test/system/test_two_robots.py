@@ -43,7 +43,10 @@ def test_two_robots_share_a_domain_and_only_one_learner_gets_the_store(
         Observer("left") as first,
         Observer("right") as second,
     ):
-        first.spin_until(lambda: "[left.learner]: active" in left.log(), PATIENCE_S)
+        first.spin_until(
+            lambda: left.has_ended() or "[left.learner]: active" in left.log(), PATIENCE_S
+        )
+        assert not left.has_ended(), left.log()
         with launched(tmp_path / "right", parameters, namespace="right", camera=TOPIC) as right:
             sent: dict[Observer, set[int]] = {first: set(), second: set()}
             start = time.monotonic()
@@ -55,6 +58,7 @@ def test_two_robots_share_a_domain_and_only_one_learner_gets_the_store(
                     observer.spin_for(PERIOD_S)
                 if min(len(observer.masks) for observer in sent) >= ENOUGH:
                     break
+                assert not right.has_ended(), right.log()
                 assert time.monotonic() - start < PATIENCE_S, left.log() + right.log()
             for observer, stamps in sent.items():
                 assert observer.masks.keys() <= stamps
