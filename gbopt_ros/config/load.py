@@ -168,9 +168,13 @@ def _built(merged: Any, set_by: Mapping[str, str]) -> Config:
         return build(Config, values)
     except ValueError as error:
         name = str(error).split(maxsplit=1)[0].rstrip(":")
-        # Where two settings contradict each other, the other one may have been set.
-        reading = set_by.get(name) or set_by.get(name.rpartition(".")[0], "configuration")
-        raise GboptError(f"{reading}: {error}") from error
+        known, _ = _settings_and_sections()
+        reading, told = set_by.get(name, "configuration"), str(error)
+        if name in known and known[name].allows(OmegaConf.select(merged, name)):
+            # It contradicts another setting of its section: the last change there is to blame.
+            own, reading = reading, set_by.get(name.rpartition(".")[0], reading)
+            told += f" ({own})" if own not in (reading, "configuration") else ""
+        raise GboptError(f"{reading}: {told}") from error
 
 
 def _values(changes: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

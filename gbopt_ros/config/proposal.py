@@ -28,7 +28,8 @@ class ProposalConfig(ConfigSection):
     max_proposals: int = setting(
         15,
         "Maximum number of candidate masks per frame, N, best scores first (paper: 15). More "
-        "candidates cover more objects and take more time.",
+        "candidates cover more objects and take more time: with 50 or more, the selection in a "
+        "crowded frame may take seconds.",
         low=1, high=1000, fixed=True,
     )  # fmt: skip
     score_threshold: float = setting(

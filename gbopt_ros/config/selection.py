@@ -93,7 +93,8 @@ class SelectionConfig(ConfigSection):
     exhaustive: bool = setting(
         False,
         "Whether to evaluate the optical flow of all K^2 (T - 1) edges of a clip. Margins are then "
-        "exact instead of lower bounds, and the selection takes much longer.",
+        "exact among the K combinations of each frame instead of lower bounds, and the selection "
+        "takes much longer.",
     )
     composite_side: int = setting(
         96,

@@ -80,8 +80,10 @@ class NodeAction:
         goal.execute()
         try:
             self._start(goal)
-        except GboptError as error:
+        except Exception as error:
             self.finish(goal, success=False, message=str(error))
+            if not isinstance(error, GboptError):
+                raise
 
     def _conclude(self, goal: Any, result: dict[str, Any]) -> Any:
         self._finished.remove(goal)

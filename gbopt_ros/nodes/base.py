@@ -6,6 +6,7 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -369,9 +370,10 @@ class PipelineNode(LifecycleNode):
         self._workers.clear()
 
     def _release(self) -> None:
-        while self._entities:
-            self._entities.pop()()
-        self.cleanup()
+        with ExitStack() as stack:  # all of them, also where one raises
+            stack.callback(self.cleanup)
+            while self._entities:
+                stack.callback(self._entities.pop(0))
 
     # Parameters.
 

@@ -35,7 +35,7 @@ from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.perception.load import load_proposal_network, load_proposals, proposal_weights
 from gbopt_ros.structures import GboptError, Image, ProposalNetwork, Proposals
 
-_RETRY_S = 10.0  # until a machine is asked again that did not answer
+_RETRY_S = 10.0  # until a refused update is looked at again
 _COMPARED_FRAMES = 3  # on the last ones a new network must agree with the one that serves
 
 
@@ -128,10 +128,8 @@ class ProposalNode(FrameNode):
                 raise GboptError(f"{path}: holds version {shortened(network.version)}")
             check_proposals(network, list(self._recent), must_agree=not self._is_older(network))
         except GboptError as error:
-            if isinstance(error, Unreachable):
-                self._missed = update
-            elif update is self._missed:  # it is told another thing now
-                self._missed = None
+            # Whatever was missed before is void: this update is newer.
+            self._missed = update if isinstance(error, Unreachable) else None
             self.health.count("updates refused")
             self._is_refused = True
             told = (

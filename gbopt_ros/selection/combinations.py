@@ -19,7 +19,7 @@ from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection.atoms import Atoms, atoms
 from gbopt_ros.selection.independent_sets import Scored, best_independent_sets, scored_order
 from gbopt_ros.selection.objective import background_evidence, empty_background_loss, on_grid
-from gbopt_ros.structures import Combination
+from gbopt_ros.structures import Combination, are_probabilities
 
 
 def best_combinations(
@@ -50,7 +50,7 @@ def best_combinations(
         cost as much as the k-th, any of them may be returned.
 
     Raises:
-        ValueError: shapes do not fit, k < 1, or a probability is not finite.
+        ValueError: shapes do not fit, k < 1, or a probability is not in [0, 1].
     """
     if masks.ndim != 3 or masks.shape[1:] != background.shape:
         raise ValueError(
@@ -76,8 +76,11 @@ def combinations_of_atoms(
     """`best_combinations` of masks that are decomposed already."""
     if k < 1:
         raise ValueError(f"best_combinations: expected k >= 1, got {k}")
-    if not np.all(np.isfinite(background)):
-        raise ValueError("best_combinations: background holds values that are not finite")
+    if background.size and not are_probabilities(background.min(), background.max()):
+        raise ValueError(
+            f"expected background probabilities, from 0 to 1; got {background.min():g} to "
+            f"{background.max():g}"
+        )
     constant = empty_background_loss(background, epsilon)
     evidence = decomposed.sums(background_evidence(decomposed.covered(background), epsilon))
     unary = np.zeros(len(decomposed.membership)) if prior is None else on_grid(prior)

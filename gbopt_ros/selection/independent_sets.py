@@ -145,7 +145,7 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Multipliers:
-    """A dual solution; see `_bound` for what each part pays.
+    """A dual solution; see `_Bound` for what each part pays.
 
     Attributes:
         cliques: bit sets of masks that exclude each other, together all masks.

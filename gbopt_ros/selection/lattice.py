@@ -37,7 +37,6 @@ from gbopt_ros.structures import (
     Image,
     Proposals,
     Rle,
-    are_probabilities,
 )
 
 _PAIRS_PER_BATCH = 32  # composites of one batch: 60 MB at 480x640
@@ -103,12 +102,6 @@ def make_layer(
     for name, found in shapes:
         if tuple(found) != size:
             raise ValueError(f"frame {frame.index}: expected {name} of size {size}, got {found}")
-    low, high = background.min(), background.max()
-    if not are_probabilities(low, high):
-        raise ValueError(
-            f"frame {frame.index}: expected background probabilities, from 0 to 1; got {low:g} to "
-            f"{high:g}"
-        )
     if flow is not None and (flow.shape != (*size, 2) or not np.all(np.isfinite(flow))):
         raise ValueError(
             f"frame {frame.index}: expected a finite flow {(*size, 2)}, got {flow.shape}"
@@ -120,14 +113,13 @@ def make_layer(
     prior = None
     if _scores_count(proposals, config):
         prior = score_prior(scores, proposals.size, config.neutral_score, config.score_weight)
-    combinations = combinations_of_atoms(
-        decomposed,
-        background,
-        config.k,
-        config.overlap_tolerance,
-        epsilon=config.epsilon,
-        prior=prior,
-    )
+    try:
+        combinations = combinations_of_atoms(
+            decomposed, background, config.k, config.overlap_tolerance,
+            epsilon=config.epsilon, prior=prior,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"frame {frame.index}: {error}") from error
     chosen = [list(combination.indices) for combination in combinations]
     unions = [
         mask_ops.union([proposals.rles[i] for i in indices], proposals.size) for indices in chosen

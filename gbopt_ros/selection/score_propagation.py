@@ -61,8 +61,10 @@ def is_cut(scores: NDArray[np.floating], iou: NDArray[np.float64]) -> bool:
 
     Args:
         scores: (N',) s, network scores.
-        iou: (N, N') of `warped_iou`.
+        iou: (N, N') of `warped_iou`; where N = 0, nothing tells.
     """
+    if not len(iou):
+        return False
     followed = float(scores @ iou.max(axis=0, initial=0.0))
     return followed < _MIN_FOLLOWED * float(scores.sum())
 

@@ -34,12 +34,9 @@ def maps_folder(parent: Path, teacher: Path, dataset: Path) -> Path:
 
 
 def map_path(folder: Path, file_name: str) -> Path:
-    """The file of the map of an image.
-
-    Args:
-        file_name: of the image, below the image folder of its dataset.
-    """
-    return folder / f"{file_name}.png"
+    """The file of the map of an image; the name of the image may lead out of its dataset."""
+    digest = hashlib.sha256(file_name.encode()).hexdigest()[:8]
+    return folder / f"{Path(file_name).stem}-{digest}.png"
 
 
 def write_teacher_maps(teacher: BackgroundNetwork, dataset: CocoDataset, folder: Path) -> None:

@@ -224,6 +224,19 @@ def test_goals_are_executing_while_they_wait_and_canceling_until_they_are_answer
         action.destroy()
 
 
+def test_a_goal_that_cannot_start_is_aborted_whatever_was_raised(ros_domain_id: int) -> None:
+    def start(goal: Any) -> None:
+        raise RuntimeError("out of order")
+
+    with Graph(ros_domain_id, lambda context: [FlowNode(context=context)]) as graph:
+        action = NodeAction(graph.nodes["flow"], Segment, "~/segment", start)
+        caller = Caller(graph, Segment, "/flow/segment")
+        status, result = caller.result(caller.send())
+        assert (status, result.message) == (GoalStatus.STATUS_ABORTED, "out of order")
+        graph.end()
+        action.destroy()
+
+
 @pytest.mark.parametrize("how", ["close", "shutdown"])
 def test_open_goals_are_aborted_when_their_nodes_end(
     ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -36,11 +36,12 @@ from support.ros import Graph, ros_arguments
 from gbopt_ros.config import Config, settings
 from gbopt_ros.config.renamed import REMOVED, RENAMED
 from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
+from gbopt_ros.learning.store.pull import Unreachable
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
-from gbopt_ros.nodes import health
+from gbopt_ros.nodes import health, proposal
 from gbopt_ros.nodes.background import BackgroundNode
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode, ClipBufferSettings
@@ -648,6 +649,35 @@ def test_diagnostics_tell_a_refused_update_until_it_is_void(
     swap.models.rollback()
     node._look_again()
     assert told_in_an_hour() == "active"
+
+
+def test_an_update_voids_the_one_before_whose_machine_did_not_answer(
+    swap: Swap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(update: ModelUpdate, *_: Any, **__: Any) -> None:
+        if update.version == "v0007":
+            raise Unreachable("nobody answers")
+
+    monkeypatch.setattr(proposal, "pull_announced", pull)
+    swap.announce("v0007", "0" * 64)
+    assert swap.node._missed.version == "v0007"
+    swap.announce("v0008", "0" * 64)
+    assert swap.node._missed is None
+    assert "'v0008' refused" in swap.node.health.status("", "active", {}).message
+
+
+def test_node_frees_all_that_it_holds_where_one_part_raises(graph: Graph) -> None:
+    node, freed = graph.nodes["flow"], list[str]()
+    assert node.start()
+
+    def broken() -> None:
+        raise RuntimeError("out of order")
+
+    node._entities[:0] = [lambda: freed.append("first"), broken]
+    node._entities.append(broken)
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_cleanup() != SUCCESS
+    assert (freed, node._entities) == (["first"], [])
 
 
 def test_node_that_is_activated_again_has_no_timer_of_before(graph: Graph) -> None:

@@ -246,14 +246,23 @@ def test_load_config_names_the_setting_its_range_and_the_nearest_one(
     assert str(caught.value) == f"--set {override}: {message}"
 
 
-def test_load_config_names_the_profile_of_a_value_that_contradicts_an_override(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("profile", "overrides", "expected"),
+    [
+        ("clip: {overlap: 7}", ["clip.length=7"], "override clip.length=7: {} ({path})"),
+        ("clip: {overlap: 7, length: 7}", ["outline.method=network"], "{path}: {}"),
+        ("clip: {length: 7}", ["clip.overlap=7"], "override clip.overlap=7: {}"),
+        ("clip: {length: 9}", ["clip.length=7", "clip.overlap=7"], "override clip.overlap=7: {}"),
+    ],
+)
+def test_load_config_blames_the_last_change_for_a_contradiction(
+    tmp_path: Path, profile: str, overrides: list[str], expected: str
 ) -> None:
-    path = write(tmp_path, "clip: {overlap: 7}\n")
+    path = write(tmp_path, f"{profile}\n")
     with pytest.raises(GboptError) as caught:
-        load_config(path, ["clip.length=7"])
-    expected = f"{path}: clip.overlap: expected less than length, 7, got 7"
-    assert str(caught.value) == expected
+        load_config(path, overrides)
+    told = "clip.overlap: expected less than length, 7, got 7"
+    assert str(caught.value) == expected.format(told, path=path)
 
 
 # ---------------------------------------------------------------------------------------- settings

@@ -149,16 +149,18 @@ def test_best_combinations_of_a_hundred_random_candidates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("masks", "background", "k"),
+    ("masks", "background", "k", "words"),
     [
-        (np.zeros((2, 4, 4), bool), np.zeros((4, 5)), 3),
-        (np.zeros((4, 4), bool), np.zeros((4, 4)), 3),
-        (np.zeros((2, 4, 4), bool), np.zeros((4, 4)), 0),
-        (np.zeros((2, 4, 4), bool), np.full((4, 4), np.nan), 3),
+        (np.zeros((2, 4, 4), bool), np.zeros((4, 5)), 3, r"background \(H, W\)"),
+        (np.zeros((4, 4), bool), np.zeros((4, 4)), 3, r"masks \(N, H, W\)"),
+        (np.zeros((2, 4, 4), bool), np.zeros((4, 4)), 0, "k >= 1, got 0"),
+        (np.zeros((2, 4, 4), bool), np.full((4, 4), np.nan), 3, "from 0 to 1; got nan to nan"),
+        (np.zeros((2, 4, 4), bool), np.full((4, 4), 255.0), 3, "from 0 to 1; got 255 to 255"),
+        (np.zeros((2, 4, 4), bool), np.full((4, 4), -0.1), 3, "from 0 to 1; got -0.1 to -0.1"),
     ],
 )
 def test_best_combinations_refuse_bad_input(
-    masks: np.ndarray, background: np.ndarray, k: int
+    masks: np.ndarray, background: np.ndarray, k: int, words: str
 ) -> None:
-    with pytest.raises(ValueError, match="best_combinations"):
+    with pytest.raises(ValueError, match=words):
         best_combinations(masks, background, k)

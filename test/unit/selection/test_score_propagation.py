@@ -86,7 +86,7 @@ def test_propagated_scores_by_hand() -> None:
         ([[0.79, 0.0], [0.3, 0.0]], False),
         ([[0.3, 0.0], [0.79, 0.0]], False),  # the best one counts
         (np.zeros((2, 2)), True),
-        (np.zeros((0, 2)), True),
+        (np.zeros((0, 2)), False),  # nothing tells
     ],
 )
 def test_is_cut_by_hand(iou: list[list[float]], cut: bool) -> None:

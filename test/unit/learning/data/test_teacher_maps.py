@@ -49,8 +49,9 @@ def test_write_teacher_maps_writes_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_maps_have_one_place_for_each_image_dataset_and_teacher(tmp_path: Path) -> None:
-    names = ["a/0.png", "b/0.png", "a/0.jpg"]
-    assert len({map_path(tmp_path, name) for name in names}) == 3
+    names = ["a/0.png", "b/0.png", "a/0.jpg", "/elsewhere/0.png", "../../0.png"]
+    maps = {map_path(tmp_path, name) for name in names}
+    assert len(maps) == 5 and {path.parent for path in maps} == {tmp_path}
     for name, content in (("u2net.onnx", b"1"), ("isnet.onnx", b"2"), ("same.onnx", b"1")):
         (tmp_path / name).write_bytes(content)
     first = maps_folder(tmp_path, tmp_path / "u2net.onnx", Path("a/train"))
