@@ -22,7 +22,7 @@ from gbopt_ros.structures import GboptError
 log = logging.getLogger(__name__)
 
 _PROFILE = "robot"
-_PATIENCE_S = 15.0  # maximum time that the learner takes to end: 5 s for each of two threads, and more
+_PATIENCE_S = 15.0  # for the learner to end, which may wait 5 s for each of two threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
