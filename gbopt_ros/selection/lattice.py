@@ -160,7 +160,7 @@ def _follow(
 
 
 def _scores_count(proposals: Proposals, config: SelectionConfig) -> bool:
-    """Other networks may give an object that they were never taught a score near 0."""
+    """Whether scores count: those of other networks may be near 0 for objects of unseen classes."""
     return proposals.calibration is not None and config.score_weight > 0
 
 
