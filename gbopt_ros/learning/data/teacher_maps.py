@@ -26,7 +26,7 @@ def maps_folder(parent: Path, teacher: Path, dataset: Path) -> Path:
         dataset: folder; its place counts.
 
     Raises:
-        GboptError: the teacher cannot be read.
+        OSError: the teacher cannot be read.
     """
     place = dataset.resolve()
     origin = f"{sha256_of(teacher)} {place}"
