@@ -17,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.timer import Timer
 
 from gbopt_ros.config import load_config
 from gbopt_ros.nodes import parameters
@@ -211,8 +212,11 @@ class PipelineNode(LifecycleNode):
         service = self.create_service(service_type, self.topic(name, is_service=True), answer)
         self._entities.append(lambda: self.destroy_service(service))
 
-    def timer(self, period_s: float, callback: Callable[[], None]) -> None:
-        """Call back every `period_s` seconds of wall time while the node is active."""
+    def timer(self, period_s: float, callback: Callable[[], None]) -> Timer:
+        """Call back every `period_s` seconds of wall time while the node is active.
+
+        The timer that it returns can be stopped and started again by the thread that spins.
+        """
 
         def when_active() -> None:
             if self.active:
@@ -220,6 +224,7 @@ class PipelineNode(LifecycleNode):
 
         timer = self.create_timer(period_s, when_active, clock=self._wall)
         self._entities.append(lambda: self.destroy_timer(timer))
+        return timer
 
     def worker(self, name: str, handle: Callable[[T], None], **options: Any) -> Worker[T]:
         """A worker that ends when the node is deactivated.

@@ -17,6 +17,7 @@ from gbopt_ros.structures import GboptError
 
 MOST_FRAMES = 200  # a goal may ask for; as many are remembered
 _MOST_GOALS = 32  # that may wait at once: each holds masks
+_WATCH_PERIOD_S = 0.2
 
 
 @dataclass(eq=False)
@@ -57,6 +58,9 @@ class SegmentAction:
         # Masks, and when they were published, seconds of the monotonic clock.
         self._newest: deque[tuple[Any, float]] = deque(maxlen=MOST_FRAMES)
         self._action = NodeAction(node, Segment, name, self._start)
+        # It stands still while no goal waits: each time that it wakes the node costs 2 ms.
+        self._timer = node.timer(_WATCH_PERIOD_S, self.watch)
+        self._timer.cancel()
 
     def destroy(self) -> None:
         """Take the action from the network."""
@@ -82,7 +86,7 @@ class SegmentAction:
     def watch(self) -> None:
         """Answer the goals that have all masks, are cancelled, or took too long.
 
-        To be called a few times a second, and when the node is deactivated.
+        To be called when the node is deactivated; what else it needs, this object does itself.
         """
         now = time.monotonic()
         with self._lock:
@@ -95,6 +99,8 @@ class SegmentAction:
                 or not self._node.active
             ]
             self._goals = [goal for goal in self._goals if goal not in done]
+            if not self._goals:
+                self._timer.cancel()
         for goal in done:
             self._answer(goal)
 
@@ -118,6 +124,7 @@ class SegmentAction:
                 goal.masks += fresh[-goal.count :]
                 goal.too_old = len(self._newest) - len(fresh)
             self._goals.append(goal)
+            self._timer.reset()
         self.watch()
 
     def _answer(self, goal: _Goal) -> None:

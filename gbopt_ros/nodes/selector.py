@@ -95,7 +95,6 @@ class SelectorNode(PipelineNode):
         )
         self._entities.append(self._segment.destroy)
         self.timer(1.0, self._give_up)
-        self.timer(0.2, self._segment.watch)
 
     def activate(self) -> None:
         assert self._flow_network is not None

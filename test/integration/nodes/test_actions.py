@@ -165,6 +165,8 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     caller.cancel(old)
     status, result = caller.result(old)
     assert (status, result.success) == (GoalStatus.STATUS_CANCELED, False)
+    timer = graph.nodes["selector"]._segment._timer
+    assert not timer.is_canceled()  # the other goal waits
     assert result.message == "masks of 0 of 1 frames: the goal was cancelled"
     assert not caller.feedback
     frames = later(disc_frames(8), graph)
@@ -185,6 +187,7 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     graph.nodes["selector"].trigger_activate()
     status, result = caller.call(frames=1, timeout=0.1)  # the masks of before are too old to grasp
     assert (status, list(result.masks)) == (GoalStatus.STATUS_ABORTED, [])
+    assert graph.nodes["selector"]._segment._timer.is_canceled()  # no goal: nothing to watch
 
 
 def test_an_action_follows_the_remap_rule_of_its_name(ros_domain_id: int) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from support.ros import Graph
 
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.messages import make_header
-from gbopt_ros.nodes.spin import SteadyExecutor
+from gbopt_ros.nodes.spin import SteadyExecutor, align_timers
 
 _SLOW_IMPORT = """
 import sys, time
@@ -107,6 +108,22 @@ def test_executor_goes_on_when_an_entity_is_destroyed_while_it_begins_to_wait(
         graph.wait(lambda: not destroyed, "the executor to wait again")
         sender.publish(make_header(0, "good"))
         graph.wait(lambda: len(got) == 1, "the message")
+
+
+def test_timers_of_all_nodes_run_out_together(ros_domain_id: int) -> None:
+    def never() -> None: ...
+
+    with Graph(ros_domain_id, lambda context: [FlowNode(context=context)]) as graph:
+        node = graph.nodes["flow"]
+        timers = [node.timer(60.0, never)]
+        time.sleep(0.3)
+        timers += [node.timer(60.0, never), graph.observer.create_timer(60.0, never)]
+        stopped = node.timer(60.0, never)
+        stopped.cancel()
+        align_timers([node, graph.observer])
+        left = [timer.time_until_next_call() for timer in timers]
+        assert max(left) - min(left) < 50e6  # nanoseconds
+        assert stopped.is_canceled()
 
 
 def test_callback_that_raises_is_logged_and_the_nodes_go_on(
