@@ -26,10 +26,11 @@ MANIFEST = ElementTree.parse(HERE / "package.xml").getroot()
 NAME = MANIFEST.findtext("name", "")
 
 DEPENDENCIES = [
+    "av>=12,<19",  # videos in H.264, which OpenCV's wheels cannot write
     "matplotlib>=3.8,<4",  # the curves of the reports
     "numpy>=1.26,<3",  # every mask, image and map
     "omegaconf>=2.3,<3",  # YAML profiles and --set overrides onto the config dataclasses
-    "opencv-python-headless>=4.8,<6",  # video, DIS optical flow, drawing; needs no display
+    "opencv-python-headless>=4.8,<6",  # images and video, DIS optical flow; needs no display
     "pillow>=10,<14",  # label images of DAVIS; OpenCV turns their values into colours
     "pycocotools>=2.0.7,<3",  # run-length encoded masks and the COCO metrics
     "rosbags>=0.11.7,<0.12",  # rosbag2 in mcap and sqlite3, read and written without ROS

@@ -267,6 +267,7 @@ REQUIRED = (
         for name, module, distribution in (
             ("NumPy", "numpy", "numpy"),
             ("OpenCV", "cv2", "opencv-python-headless"),
+            ("PyAV", "av", "av"),
             ("pycocotools", "pycocotools.mask", "pycocotools"),
             ("rosbags", "rosbags.highlevel", "rosbags"),
             ("rosbags-image", "rosbags.image", "rosbags-image"),

@@ -18,36 +18,18 @@ _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLe
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings of OpenCV on stderr; what a caller raises replaces them."""
-    level = _set_log_level(0)
-    try:
-        yield
-    finally:
-        _set_log_level(level)
-
-
-@contextmanager
 def video_reader(path: Path) -> Iterator[cv2.VideoCapture]:
     """A video file for reading, or a capture that is not open if it is none."""
     with _plain_name(path) as name:
-        with quiet():
+        level = _set_log_level(0)  # what a caller raises replaces OpenCV's warnings
+        try:
             capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        finally:
+            _set_log_level(level)
         try:
             yield capture
         finally:
             capture.release()
-
-
-def video_writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    """A video file for writing; it is not open if it cannot be written.
-
-    Args:
-        codec: its four letters.
-        size: (height, width) in pixels.
-    """
-    with _plain_name(path) as name:
-        return cv2.VideoWriter(name, cv2.VideoWriter_fourcc(*codec), fps, (size[1], size[0]))
 
 
 @contextmanager

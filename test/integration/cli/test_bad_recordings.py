@@ -29,7 +29,6 @@ from support.recordings import (
 
 from gbopt_ros import pipeline
 from gbopt_ros.cli.main import main
-from gbopt_ros.io import overlay
 from gbopt_ros.io.rosbag_writer import write_rosbag
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import COMPRESSED_TYPE, IMAGE_TYPE, encode_image
@@ -328,29 +327,6 @@ def test_replay_on_a_full_disk(
     assert replay(bag, out, weights, length=2) == 1
     assert [path.name for path in opened] == [name]
     assert failure(capfd) == f"{out}: cannot be written: No space left on device; {ADVICE}"
-    assert left_in(results) == []
-
-
-def test_replay_on_a_full_disk_while_the_overlay_is_written(
-    bag: Path,
-    weights: dict[str, Path],
-    results: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """OpenCV says nothing of a full disk; the video just ends too early."""
-    is_readable = overlay._is_readable
-
-    def is_cut_readable(path: Path) -> bool:
-        if path.parent.name.startswith(".overlay."):
-            os.truncate(path, path.stat().st_size // 2)
-        return is_readable(path)
-
-    monkeypatch.setattr(overlay, "_is_readable", is_cut_readable)
-    assert replay(bag, results / "out", weights) == 1
-    message = failure(capfd)
-    assert message.startswith(f"{results / 'out' / 'overlay.mp4'}: video was not written")
-    assert ADVICE in message
     assert left_in(results) == []
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import resource
+from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.io import overlay
-from gbopt_ros.io.overlay import (
-    CODECS,
-    OverlayWriter,
-    colour,
-    draw_masks,
-    video_codec,
-)
+from gbopt_ros.io.overlay import OverlayWriter, colour, draw_masks
 from gbopt_ros.structures import GboptError, Rle
 
 GREY = np.full((20, 30, 3), 100, np.uint8)
@@ -145,13 +141,32 @@ def test_overlay_writer_needs_a_frame_a_rate_and_a_folder(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_video_codec_is_the_first_that_works(monkeypatch: pytest.MonkeyPatch):
-    assert video_codec() in CODECS
-    monkeypatch.setattr(overlay, "CODECS", ("none", "mp4v"))
-    video_codec.cache_clear()
-    assert video_codec() == "mp4v"
-    monkeypatch.setattr(overlay, "CODECS", ("none",))
-    video_codec.cache_clear()
-    with pytest.raises(GboptError, match="can encode none"):
-        video_codec()
-    video_codec.cache_clear()
+def test_overlay_writer_writes_what_browsers_play(tmp_path: Path):
+    with OverlayWriter(tmp_path / "a.mp4", fps=7.5) as video:
+        for grey in (0, 100, 200):
+            video.write(np.full((48, 64, 3), grey, np.uint8))
+    with av.open(tmp_path / "a.mp4") as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == Fraction(15, 2)
+        times = [frame.time for frame in container.decode(stream)]
+    np.testing.assert_allclose(times, [0, 1 / 7.5, 2 / 7.5], atol=1e-3)
+
+
+@pytest.mark.parametrize("images", [2, 60])  # it fails at the end, and while it writes
+def test_overlay_writer_says_why_a_video_cannot_be_written(images: int, tmp_path: Path):
+    path, random = tmp_path / "overlay.mp4", np.random.default_rng(0)
+    path.write_bytes(b"old")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(GboptError, match=r"/overlay\.mp4: cannot be written: File too large"),
+            OverlayWriter(path, fps=5) as video,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
+            for _ in range(images):
+                video.write(random.integers(0, 255, (240, 320, 3), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert [p.name for p in tmp_path.iterdir()] == ["overlay.mp4"]
+    assert path.read_bytes() == b"old"
