@@ -88,15 +88,29 @@ def _results_of_dataset(content: Fields, gt: CocoDataset) -> list[Fields]:
 
 
 def _match_images(images: Sequence[Fields], gt: CocoDataset) -> dict[int, int]:
-    """The `gt` id of each image id of another dataset that is in `gt` too."""
+    """The `gt` id of each image id of another dataset that is in `gt` too.
+
+    Labelled images without a counterpart are told of: all their objects will count as missed.
+    """
+    matched, by = _matches(images, gt)
+    logger.info("%d images matched with the ground truth by %s", len(matched), by)
+    missing = {image.id for image in gt.images} - set(matched.values())
+    if missing:
+        logger.warning(
+            "%d of %d labelled images are not among those of the results: all their objects count "
+            "as missed",
+            len(missing),
+            len(gt.images),
+        )
+    return matched
+
+
+def _matches(images: Sequence[Fields], gt: CocoDataset) -> tuple[dict[int, int], str]:
     stems = {image.integer("id"): Path(image.text("file_name")).stem for image in images}
     gt_ids = {Path(image.file_name).stem: image.id for image in gt.images}
     by_name = {key: gt_ids[stem] for key, stem in stems.items() if stem in gt_ids}
     unique = len(gt_ids) == len(gt.images) and len(set(by_name.values())) == len(by_name)
     if by_name and unique:
-        logger.info("%d images matched with the ground truth by file name", len(by_name))
-        return by_name
+        return by_name, "file name"
     known = {image.id for image in gt.images}
-    by_id = {key: key for key in stems if key in known}
-    logger.info("%d images matched with the ground truth by id", len(by_id))
-    return by_id
+    return {key: key for key in stems if key in known}, "id"

@@ -118,21 +118,28 @@ def replayed(images: dict[int, str], annotations: list[dict[str, object]]) -> di
 
 
 @pytest.mark.parametrize(
-    ("images", "first"),
+    ("images", "first", "warning"),
     [
-        ({1: "0002.jpg", 2: "0001.jpg", 3: "0003.jpg"}, 2),  # the same names, other ids
-        ({10: "a.jpg", 20: "b.jpg"}, 10),  # the same ids, other names
+        ({1: "0002.jpg", 2: "0001.jpg", 3: "0003.jpg"}, 2, ""),  # the same names, other ids
+        ({10: "a.jpg", 20: "b.jpg"}, 10, ""),  # the same ids, other names
+        ({5: "0001.jpg"}, 5, "1 of 2 labelled images are not among those of the results"),
     ],
 )
 def test_evaluate_a_dataset_with_scores(
-    gt: Path, images: dict[int, str], first: int, capsys: pytest.CaptureFixture[str]
+    gt: Path,
+    images: dict[int, str],
+    first: int,
+    warning: str,
+    capsys: pytest.CaptureFixture[str],
 ):
     annotations = [
         {"id": 1, "iscrowd": 0, **result(first, box(0, 0))},
         {"id": 2, "iscrowd": 1, **result(first, box(0, 0))},
     ]
     assert run(gt, replayed(images, annotations)) == 0
-    assert printed_ap(capsys) == "50.5"
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[1].split()[1] == "50.5"
+    assert warning in shown.err and ("labelled images" in shown.err) == bool(warning)
 
 
 @pytest.mark.parametrize(
