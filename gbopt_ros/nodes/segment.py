@@ -81,13 +81,20 @@ class SegmentAction:
                     continue
                 goal.masks.append(masks)
                 goal.handle.publish_feedback(Segment.Feedback(received=len(goal.masks)))
-        self.watch()
+        self._answer_ended()
 
     def watch(self) -> None:
         """Answer the goals that have all masks, are cancelled, or took too long.
 
-        To be called when the node is deactivated; what else it needs, this object does itself.
+        To be called when the node is deactivated, by the thread that spins; what else it needs,
+        this object does itself.
         """
+        self._answer_ended()
+        # Only here: rclpy fails to call a timer that another thread stops when it has run out.
+        if not self._goals:
+            self._timer.cancel()
+
+    def _answer_ended(self) -> None:
         now = time.monotonic()
         with self._lock:
             done = [
@@ -99,8 +106,6 @@ class SegmentAction:
                 or not self._node.active
             ]
             self._goals = [goal for goal in self._goals if goal not in done]
-            if not self._goals:
-                self._timer.cancel()
         for goal in done:
             self._answer(goal)
 

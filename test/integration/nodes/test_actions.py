@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.messages import stamp_ns
 from gbopt_ros.nodes.selector import SelectorNode
+from gbopt_ros.nodes.spin import SteadyExecutor
 from gbopt_ros.structures import Frame
 
 
@@ -188,6 +190,31 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     status, result = caller.call(frames=1, timeout=0.1)  # the masks of before are too old to grasp
     assert (status, list(result.masks)) == (GoalStatus.STATUS_ABORTED, [])
     assert graph.nodes["selector"]._segment._timer.is_canceled()  # no goal: nothing to watch
+
+
+def test_segment_answers_a_goal_whose_masks_come_when_its_timer_has_run_out(
+    ros_domain_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(context: rclpy.Context) -> list[Any]:
+        return [SelectorNode(context=context)]
+
+    with Graph(ros_domain_id, make, ros_arguments(None)) as graph:
+        graph.start()
+        selector = graph.nodes["selector"]
+        action, take = selector._segment, SteadyExecutor._take_timer
+
+        def take_late(executor: SteadyExecutor, timer: Any) -> Any:
+            if timer is action._timer and action._goals:
+                other = threading.Thread(target=action.add, args=(SelectedMasks(clip_id=7),))
+                other.start()
+                other.join()
+            return take(executor, timer)
+
+        monkeypatch.setattr(SteadyExecutor, "_take_timer", take_late)
+        status, result = Caller(graph, Segment, "/selector/segment").call(frames=1, timeout=60.0)
+        assert (status, result.masks[0].clip_id) == (GoalStatus.STATUS_SUCCEEDED, 7)
+        graph.wait(action._timer.is_canceled, "the timer to stand still")
+        assert selector.health.counted("failures") == 0
 
 
 def test_an_action_follows_the_remap_rule_of_its_name(ros_domain_id: int) -> None:
