@@ -259,16 +259,17 @@ class PipelineNode(LifecycleNode):
         self.get_logger().error(in_words(error), throttle_duration_sec=1.0)
 
     def _answering(self, callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """The callback of a service that answers with an empty response if it fails."""
+        """The callback of a service of rclpy, which answers a wrong request with an empty response.
+
+        rclpy raises, for a transition that the state does not have or a parameter of no type.
+        """
 
         def answer(request: Any, response: Any) -> Any:
             try:
                 return callback(request, response)
             except Exception as error:
                 self.health.count("requests refused")
-                self.get_logger().error(
-                    f"a request failed: {in_words(error)}", throttle_duration_sec=1.0
-                )
+                self.get_logger().error(f"a request failed: {error}", throttle_duration_sec=1.0)
                 return response
 
         return answer

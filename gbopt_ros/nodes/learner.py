@@ -27,7 +27,7 @@ from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.io.sources.images import encode_image
 from gbopt_ros.learning.store.lock import LEARNER, StoreLock
-from gbopt_ros.learning.store.model_store import ModelVersion
+from gbopt_ros.learning.store.model_store import ModelVersion, verify_version
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.student import is_compared, student_config
 from gbopt_ros.models.device import resolve_device
@@ -68,8 +68,10 @@ class LearnerNode(PipelineNode):
         lock = StoreLock(self._store.root, LEARNER)
         alone.enter_context(lock.held(f"the learner {self.get_fully_qualified_name()}"))
         student = student_config(self.config)
+        path = proposal_weights(student)
+        for named in {path, proposal_weights(self.config)}:
+            verify_version(named)
         if student.proposal.weights:
-            path = proposal_weights(student)
             self._store.models.check_origin(path, student.proposal.detectron2_config)
         self._rehearsal = self._labelled(self.settings.rehearse, "demo/rehearsal")
         self._validation = self._labelled(self.settings.validation, "demo/validation")

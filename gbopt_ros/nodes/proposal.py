@@ -12,7 +12,7 @@ from reprlib import repr as shortened
 from typing import Any
 
 from gbopt_ros.config import ProposalConfig
-from gbopt_ros.learning.store.model_store import ModelStore
+from gbopt_ros.learning.store.model_store import ModelStore, verify_version
 from gbopt_ros.learning.store.pull import Unreachable
 from gbopt_ros.learning.store.version import number
 from gbopt_ros.learning.student import is_compared
@@ -62,8 +62,9 @@ class ProposalNode(FrameNode):
         super().__init__(bus, **options)
 
     def load(self) -> None:
-        self._network = load_proposal_network(self.config)
         path = proposal_weights(self.config)
+        verify_version(path)
+        self._network = load_proposal_network(self.config)
         self._first = FirstNetwork(path, self._network.version, sha256_of(path))
         self._sha256 = self._first.sha256
         self._path = path

@@ -21,6 +21,8 @@ pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
@@ -48,7 +50,7 @@ from gbopt_ros.nodes.clip_buffer import ClipBufferNode, ClipBufferSettings
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.flow import main as flow_main
-from gbopt_ros.nodes.learner import LearnerSettings
+from gbopt_ros.nodes.learner import LearnerNode, LearnerSettings
 from gbopt_ros.nodes.messages import make_header, stamp_ns
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
@@ -412,6 +414,35 @@ def test_configure_fails_if_weights_cannot_be_loaded(
         assert node.trigger_configure() == SUCCESS
 
 
+@pytest.mark.parametrize(
+    ("make", "parameter"),
+    [
+        (ProposalNode, "proposal.weights"),
+        (LearnerNode, "proposal.weights"),
+        (LearnerNode, "learning.student"),
+    ],
+)
+def test_configure_fails_on_a_version_of_a_store_that_was_changed(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, make: Any, parameter: str
+) -> None:
+    """Also where it holds a whole network, and is of another store than that of the node."""
+    models = ModelStore(tmp_path / "other")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    version, later = (models.publish(network, info, {"run": run}) for run in (1, 2))
+    good = version.path.read_bytes()
+    version.path.write_bytes(later.path.read_bytes())
+    arguments = ros_arguments(
+        weights, **{"store": tmp_path / "store", parameter: version.path, "train_every_clips": 0}
+    )
+    with Graph(ros_domain_id, lambda c: [make(context=c)], arguments) as made:
+        (node,) = made.nodes.values()
+        assert node.trigger_configure() == FAILURE
+        status = node.health.status("", "unconfigured", {})
+        assert f"cannot configure: {version.path}: SHA-256 is" in status.message
+        version.path.write_bytes(good)
+        assert node.trigger_configure() == SUCCESS
+
+
 def test_configure_fails_on_any_exception(
     ros_domain_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +478,22 @@ def test_configure_fails_if_the_device_is_missing(
 
 def state_of(node: Any) -> str:
     return str(node._state_machine.current_state[1])
+
+
+def test_requests_that_rclpy_raises_on_are_told_in_a_line(
+    ros_domain_id: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Graph(ros_domain_id, lambda c: [FlowNode(context=c)]) as made:
+        assert made.nodes["flow"].start()
+        again = Transition(id=Transition.TRANSITION_CONFIGURE)
+        assert not made.call(ChangeState, "/flow/change_state", transition=again).success
+        untyped = [ParameterMessage(name="device", value=ParameterValue(type=99))]
+        answer = made.call(SetParameters, "/flow/set_parameters", parameters=untyped)
+        assert answer.results == []
+        assert made.nodes["flow"].health.counted("requests refused") == 2
+    log = capfd.readouterr().err
+    assert "a request failed: Failed to trigger lifecycle state machine transition" in log
+    assert "Traceback" not in log
 
 
 def test_activate_fails_if_the_node_cannot_introduce_itself(
