@@ -6,12 +6,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_stop = threading.Event()
+_caught: list[int] = []
 
 
 def exit_on_signals() -> None:
@@ -23,11 +22,14 @@ def exit_on_signals() -> None:
         signal.signal(number, lambda *_: leave(0))
 
 
-def stop_on_signals() -> threading.Event:
-    """From now on SIGINT and SIGTERM set the event that is returned, the same at every call."""
+def stop_on_signals() -> list[int]:
+    """From now on each SIGINT and SIGTERM goes into the list that is returned, always the same one.
+
+    No event: a signal that interrupts the handler of another one would wait for its lock for ever.
+    """
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: _stop.set())
-    return _stop
+        signal.signal(number, lambda caught, _: _caught.append(caught))
+    return _caught
 
 
 def leave(status: int) -> NoReturn:

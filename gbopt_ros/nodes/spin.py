@@ -62,7 +62,7 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
         arguments: command line; None takes that of the process.
     """
     given: list[str] = list(sys.argv if arguments is None else arguments)
-    stop = stop_on_signals()
+    signals = stop_on_signals()
     try:
         # rclpy's own signal handlers would stop the middleware before the nodes can close.
         rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
@@ -81,10 +81,10 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
             ) from error
         for node in nodes:
             executor.add_node(node)
-            if not stop.is_set() and not node.start():
+            if not signals and not node.start():
                 return 1
         align_timers(nodes)
-        while not stop.is_set():
+        while not signals:
             executor.spin_once(timeout_sec=_SIGNAL_LATENCY_S)
     except (GboptError, ValueError, ParameterException) as error:  # the last two: bad parameters
         get_logger("gbopt_ros").fatal(str(error))

@@ -40,6 +40,21 @@ sys.meta_path.insert(0, Slow())
 nodes.run("composed", [])
 """
 
+_SIGNAL_AT_EACH_LINE = """
+import signal, sys
+from gbopt_ros.process import stop_on_signals
+
+def interrupt(frame, event, argument):
+    signal.raise_signal(signal.SIGTERM)
+    return interrupt
+
+signals = stop_on_signals()
+sys.settrace(interrupt)
+signal.raise_signal(signal.SIGINT)
+sys.settrace(None)
+print({*signals} == {signal.SIGINT, signal.SIGTERM})
+"""
+
 
 @contextmanager
 def started(*arguments: str, until: str) -> Iterator[subprocess.Popen[str]]:
@@ -62,6 +77,14 @@ def test_signal_while_modules_are_imported_ends_the_process_quietly(number: int)
         process.send_signal(number)
         _, log = process.communicate(timeout=20)
         assert (process.returncode, log) == (0, "")
+
+
+def test_signal_that_interrupts_the_handler_of_another_one_does_not_wait_for_it() -> None:
+    """As where the terminal and the launch system send one each for a Ctrl-C."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNAL_AT_EACH_LINE], capture_output=True, text=True, timeout=20
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_signal_ends_an_active_node_quietly(ros_domain_id: int) -> None:
