@@ -42,7 +42,7 @@ class NodeAction:
         self, node: Any, action_type: Any, name: str, start: Callable[[Any], None]
     ) -> None:
         self._node, self._type, self._start = node, action_type, start
-        self._finished: list[Any] = []  # goals that the executor has still to answer
+        self._finished: list[Any] = []  # goals whose results the executor has still to send
         self._server = _Server(
             node,
             action_type,
@@ -86,7 +86,8 @@ class NodeAction:
                 raise
 
     def _conclude(self, goal: Any, result: dict[str, Any]) -> Any:
-        self._finished.remove(goal)
+        # Tasks run before anything else, so the result is sent when this one has run.
+        self._node.executor.create_task(self._finished.remove, goal)
         if result["success"]:
             goal.succeed()
         elif goal.is_cancel_requested:

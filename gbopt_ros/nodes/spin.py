@@ -43,10 +43,11 @@ class SteadyExecutor(SingleThreadedExecutor):
             return
         if not isinstance(error, Exception):  # such as SystemExit
             raise error
-        # If the message could not be taken, rclpy still counts the entity as being executed.
-        entity._executor_event = False
-        with suppress(AssertionError):  # it does not hold the group
-            entity.callback_group.ending_execution(entity)
+        if entity is not None:  # a task has none, such as one that sends the result of a goal
+            # If the message could not be taken, rclpy still counts the entity as being executed.
+            entity._executor_event = False
+            with suppress(AssertionError):  # it does not hold the group
+                entity.callback_group.ending_execution(entity)
         log = node.get_logger() if node is not None else get_logger("gbopt_ros")
         trace = "".join(traceback.format_exception(error)).rstrip()
         log.error(f"a callback failed: {trace}", throttle_duration_sec=1.0)

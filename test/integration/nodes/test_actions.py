@@ -254,6 +254,32 @@ def test_goals_are_executing_while_they_wait_and_canceling_until_they_are_answer
         action.destroy()
 
 
+def test_a_result_is_sent_before_its_action_is_destroyed(ros_domain_id: int) -> None:
+    """Also where that happens once the goal is concluded, and before its result is sent."""
+    with Graph(ros_domain_id, lambda context: [FlowNode(context=context)]) as graph:
+        goals: list[Any] = []
+        node = graph.nodes["flow"]
+        action = NodeAction(node, Segment, "~/segment", goals.append)
+        future = Caller(graph, Segment, "/flow/segment").send().get_result_async()
+        server = action._server
+        graph.wait(
+            lambda: any(asked._callbacks for asked in server._result_futures.values()),
+            "the request of the result",
+        )
+
+        def destroy_once_concluded() -> None:
+            if not goals[0].is_active:
+                always.cancel()
+                action.destroy()
+
+        always = node.create_timer(0.0, destroy_once_concluded)
+        action.finish(goals[0], success=True, message="done", masks=[])
+        graph.wait(future.done, "the result", 20.0)
+        assert future.result().result.message == "done"
+        assert node.health.counted("failures") == 0
+        graph.wait(lambda: not action._finished, "nothing to be left")
+
+
 def test_a_goal_that_cannot_start_is_aborted_whatever_was_raised(ros_domain_id: int) -> None:
     def start(goal: Any) -> None:
         raise RuntimeError("out of order")

@@ -174,6 +174,8 @@ def test_callback_that_raises_is_logged_and_the_nodes_go_on(
             patch.setattr(SteadyExecutor, "_take_subscription", unreadable)
             sender.publish(make_header(0, "unreadable"))
             graph.wait(lambda: node.health.counted("failures") >= 2, "the second one")
+        task = graph.executor.create_task(fails, make_header(0, "a task"))
+        graph.wait(task.done, "the task")
         sender.publish(make_header(0, "good"))
         graph.wait(lambda: got[-1] == "good", "the good message")
     log = capfd.readouterr().err
