@@ -174,13 +174,14 @@ def _stage1(
     tolerance: float,
 ) -> list[Combination]:
     """Stage 1 from the masks' run lengths, as the pipeline calls it."""
-    return combinations_of_atoms(
+    combinations, _ = combinations_of_atoms(
         atoms_of_rles(proposals.rles, proposals.size),
         background,
         settings.k,
         tolerance,
         epsilon=settings.epsilon,
     )
+    return combinations
 
 
 def _disjoint(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -342,7 +343,7 @@ def _stage1_of(
 ) -> list[Combination]:
     size = background.shape[0], background.shape[1]
     decomposed = atoms_of_rles(rles, size)
-    return combinations_of_atoms(decomposed, background, k, tolerance, epsilon=1e-3)
+    return combinations_of_atoms(decomposed, background, k, tolerance, epsilon=1e-3)[0]
 
 
 def flow_runs(clips: Sequence[Recorded], config: Config, exhaustive: int) -> dict[str, Any]:

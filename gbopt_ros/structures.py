@@ -272,7 +272,8 @@ class Selection:
         frames: T frame selections.
         energy: value of Eq. 2 on the selected path, with L_I of the last frame.
         lower_bound: no path over the K combinations of each frame costs less.
-        optimal: whether `energy` was proven to be the minimum.
+        optimal: whether `energy` was proven to be the minimum; in a crowd the search for the K
+            combinations may come to its limit, which leaves it unproven.
         flow_runs: number of flow evaluations on composites, at most K^2 (T - 1).
         model_version: version of the proposal network, "" if it has none.
     """

@@ -47,7 +47,8 @@ def best_combinations(
 
     Returns:
         Cheapest first; equal losses by fewer masks, then by lower indices. If several combinations
-        cost as much as the k-th, any of them may be returned.
+        cost as much as the k-th, any of them may be returned. In crowds of dozens of masks that
+        overlap, the search may come to its limit; the result is then not proven to be the best.
 
     Raises:
         ValueError: shapes do not fit, k < 1, or a probability is not in [0, 1].
@@ -58,10 +59,10 @@ def best_combinations(
             f"got {masks.shape} and {background.shape}"
         )
     decomposed = atoms(masks.astype(bool, copy=False))
-    return combinations_of_atoms(
-        decomposed, background, k, overlap_tolerance,
-        epsilon=epsilon, prior=prior,
-    )  # fmt: skip
+    combinations, _ = combinations_of_atoms(
+        decomposed, background, k, overlap_tolerance, epsilon=epsilon, prior=prior
+    )
+    return combinations
 
 
 def combinations_of_atoms(
@@ -72,8 +73,8 @@ def combinations_of_atoms(
     *,
     epsilon: float,
     prior: NDArray[np.floating] | None = None,
-) -> list[Combination]:
-    """`best_combinations` of masks that are decomposed already."""
+) -> tuple[list[Combination], bool]:
+    """As `best_combinations`, of decomposed masks; and whether they are proven to be the best."""
     if k < 1:
         raise ValueError(f"best_combinations: expected k >= 1, got {k}")
     if background.size and not are_probabilities(background.min(), background.max()):
@@ -84,16 +85,24 @@ def combinations_of_atoms(
     constant = empty_background_loss(background, epsilon)
     evidence = decomposed.sums(background_evidence(decomposed.covered(background), epsilon))
     unary = np.zeros(len(decomposed.membership)) if prior is None else on_grid(prior)
-    best = _best_sets(decomposed, evidence, unary, k, overlap_tolerance)
-    return [Combination(indices, (constant + value) / background.size) for value, indices in best]
+    best, exact = _best_sets(decomposed, evidence, unary, k, overlap_tolerance)
+    combinations = [
+        Combination(indices, (constant + value) / background.size) for value, indices in best
+    ]
+    return combinations, exact
 
 
-def conflict_graph(decomposed: Atoms, overlap_tolerance: float) -> NDArray[np.bool_]:
-    """The non-overlap rule: (N, N) bool, symmetric, pairs that may not be selected together."""
-    return _conflicts(decomposed.intersections(), overlap_tolerance)
+def conflict_graph(shared: NDArray[np.int64], overlap_tolerance: float) -> NDArray[np.bool_]:
+    """The non-overlap rule: pairs of masks that may not be selected together.
 
+    Args:
+        shared: (N, N) number of pixels that each pair shares; areas on the diagonal.
+        overlap_tolerance: largest intersection over the smaller mask that is allowed; 0 in the
+            paper.
 
-def _conflicts(shared: NDArray[np.int64], overlap_tolerance: float) -> NDArray[np.bool_]:
+    Returns:
+        (N, N) bool, symmetric, false on the diagonal.
+    """
     areas = np.diag(shared)
     smaller = np.minimum(areas[:, None], areas[None, :])
     conflict: NDArray[np.bool_] = shared > overlap_tolerance * smaller
@@ -107,18 +116,21 @@ def _best_sets(
     prior: NDArray[np.float64],
     k: int,
     overlap_tolerance: float,
-) -> list[Scored]:
+) -> tuple[list[Scored], bool]:
+    """The K cheapest sets of masks, and whether they are proven to be."""
     shared = decomposed.intersections()
-    conflict = _conflicts(shared, overlap_tolerance)
+    conflict = conflict_graph(shared, overlap_tolerance)
     best: list[Scored] = [(0.0, ())]
+    exact = True
     for members in _components(shared > 0):
         member = decomposed.membership[members]
         used = member.any(axis=0)
-        found = best_independent_sets(
+        found, proven = best_independent_sets(
             member[:, used], evidence[used], prior[members], conflict[np.ix_(members, members)], k
         )
         best = _merge(best, [(cost, tuple(members[i] for i in s)) for cost, s in found], k)
-    return best
+        exact &= proven
+    return best, exact
 
 
 def _components(touching: NDArray[np.bool_]) -> list[list[int]]:

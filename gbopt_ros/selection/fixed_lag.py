@@ -31,7 +31,8 @@ class FixedLagSelector:
 
     Attributes:
         energy: cost of the cheapest known path that keeps to all decisions.
-        lower_bound: no path costs less; -inf once the lag forced a decision.
+        lower_bound: no path over the K combinations of each frame costs less; -inf once the lag
+            forced a decision.
     """
 
     def __init__(
@@ -44,6 +45,11 @@ class FixedLagSelector:
         self._decided = 0  # layers at the front of the lattice: 0 or 1
         self.energy = self.lower_bound = 0.0
         self._forced = False  # a decision that may not be the optimum's
+
+    @property
+    def optimal(self) -> bool:
+        """Whether the energy is proven to be the minimum."""
+        return self._lattice.exact and self.lower_bound == self.energy
 
     @property
     def flow_runs(self) -> int:

@@ -1,4 +1,4 @@
-"""The K cheapest independent sets of a conflict graph, exactly: the search of stage 1.
+"""The K cheapest independent sets of a conflict graph: the search of stage 1.
 
 A set of masks costs the evidence of every atom that it covers, once, and the prior of its masks.
 Two masks of a clique of the conflict graph cannot both be taken. The search branches on one clique
@@ -11,6 +11,9 @@ bound; those of the optimum (HiGHS) make it almost tight, and those of a greedy 
 found at once, which is faster for a few masks. The search branches first where the linear program
 takes fractions of masks, as there its bound is too low, and then where a wrong decision costs most:
 both raise the bounds of all states below at once.
+
+The search is exact, but its time may grow exponentially with the number of masks. At a limit it
+gives way to a beam search, and says so.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from numpy.typing import NDArray
 
 _GREEDY_UP_TO = 20  # masks; solving the linear program takes longer than it saves below
 _ROUNDING = 1e-6  # nats; bounds and costs add the same numbers in different orders
+_MAX_STATES = 20_000  # about two seconds; a hundred ellipses thrown at random take 1,500 at most
+_BEAM_WIDTH = 100  # states; where the best sets are known, a beam finds most of them
 
 Scored = tuple[float, tuple[int, ...]]
 """Cost of a set and its sorted indices."""
@@ -43,7 +48,7 @@ def best_independent_sets(
     prior: NDArray[np.float64],
     conflict: NDArray[np.bool_],
     k: int,
-) -> list[Scored]:
+) -> tuple[list[Scored], bool]:
     """The K cheapest sets of n masks, the empty one included, or all sets if there are fewer.
 
     Args:
@@ -51,19 +56,21 @@ def best_independent_sets(
         evidence: (A,) cost of covering each atom.
         prior: (n,) cost of each mask.
         conflict: (n, n) bool, symmetric, pairs that may not be taken together.
+
+    Returns:
+        The sets, cheapest first, and whether they are proven to be the K cheapest. If they are not,
+        the search came to its limit, and they are the cheapest that a beam search finds.
     """
     least = least_marginals(membership, evidence, prior, conflict)
     helpful, others = np.flatnonzero(least < 0), np.flatnonzero(least >= 0)
     among = _Problem.of(
         membership[helpful], evidence, prior[helpful], conflict[np.ix_(helpful, helpful)]
     )
-    best = [
-        (cost, tuple(helpful[list(taken)].tolist()))
-        for cost, taken in _search(among, least[helpful], k)
-    ]
+    found, exact = _search(among, least[helpful], k)
+    best = [(cost, tuple(helpful[list(taken)].tolist())) for cost, taken in found]
     # A mask that never lowers the cost is only ever added to one of the K best sets of the others.
     whole = _Problem.of(membership, evidence, prior, conflict)
-    return sorted(_with_others(whole, best, others.tolist(), k), key=scored_order)
+    return sorted(_with_others(whole, best, others.tolist(), k), key=scored_order), exact
 
 
 def least_marginals(
@@ -172,11 +179,11 @@ class _Multipliers:
         return reduced
 
 
-def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Scored]:
-    """The K cheapest sets, best first."""
+def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> tuple[list[Scored], bool]:
+    """The K cheapest sets, best first, and whether they are proven to be."""
     n = len(problem.own)
     if not n:
-        return [(0.0, ())]
+        return [(0.0, ())], True
     cliques = _maximal_cliques(problem.neighbours)
     multipliers = _optimal_multipliers(problem, cliques) if n > _GREEDY_UP_TO else None
     multipliers = multipliers or _greedy_multipliers(problem, cliques, least)
@@ -188,27 +195,53 @@ def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> list[Score
     heap: list[tuple[float, int, int, _State, _Decision | None]]
     heap = [(bound(bound.start), 0, next(serials), bound.start, None)]
     best: list[Scored] = []
+    made = 0
     while heap and len(best) < k:
+        if made == _MAX_STATES:
+            found = {*best, *_beam_search(bound, order, max(k, _BEAM_WIDTH))}
+            return heapq.nsmallest(k, found), False
         least_cost, depth, _, state, decision = heapq.heappop(heap)
         if decision is not None:
             state = bound.after(state, decision)
+            made += 1
             least_cost = max(least_cost, bound(state))
             if heap and least_cost > heap[0][0]:
                 heapq.heappush(heap, (least_cost, depth, next(serials), state, None))
                 continue
         if not state.free:
-            best.append((state.cost, tuple(_bits(state.taken))))
+            best.append(state.scored)
             continue
-        clique, multiplier = next(paying for paying in order if paying[0] & state.free)
+        clique, multiplier = _next_clique(state, order)
         cost = least_cost + multiplier
         heapq.heappush(heap, (cost, depth - 1, next(serials), state, (clique, None)))
         for mask in _bits(clique & state.free):
             cost = least_cost + bound.increase(mask, state.covered)
             heapq.heappush(heap, (cost, depth - 1, next(serials), state, (clique, mask)))
-    return best
+    return best, True
 
 
-def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[tuple[int, float]]:
+def _beam_search(bound: _Bound, order: Sequence[_Paying], width: int) -> list[Scored]:
+    """At most `width` cheap sets: after every decision the states of the lowest bounds are kept."""
+    beam = [bound.start]
+    while any(state.free for state in beam):
+        reached = []
+        for state in beam:
+            if state.free:
+                clique, _ = _next_clique(state, order)
+                decisions = [None, *_bits(clique & state.free)]
+                reached += [bound.after(state, (clique, mask)) for mask in decisions]
+            else:
+                reached.append(state)
+        beam = heapq.nsmallest(width, reached, key=bound)
+    return [state.scored for state in beam]
+
+
+def _next_clique(state: _State, order: Sequence[_Paying]) -> _Paying:
+    """The first clique that has a free mask."""
+    return next(paying for paying in order if paying[0] & state.free)
+
+
+def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[_Paying]:
     """The cliques and their multipliers, those first that the search decides on first.
 
     Cliques whose masks are taken in fractions come first, by the cost of these masks; then those
@@ -219,7 +252,7 @@ def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[tuple
     undecided *= np.abs(problem.own) * (undecided > _ROUNDING)
     reduced = np.maximum(multipliers.reduced_costs(problem), 0.0)
 
-    def importance(paying: tuple[int, float]) -> tuple[float, float]:
+    def importance(paying: _Paying) -> tuple[float, float]:
         clique, multiplier = paying
         members = [*_bits(clique)]
         decisions = sorted([multiplier, *reduced[members].tolist()])
@@ -228,6 +261,9 @@ def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[tuple
     paying = zip(multipliers.cliques, multipliers.clique, strict=True)
     return sorted(paying, key=importance, reverse=True)
 
+
+_Paying = tuple[int, float]
+"""A clique and its multiplier."""
 
 _Saving = tuple[int, int, float]
 """Masks, a joint atom (0: none), and the amount that is saved if a mask is free and the atom is not
@@ -253,6 +289,11 @@ class _State(NamedTuple):
     taken: int
     free: int
     covered: int
+
+    @property
+    def scored(self) -> Scored:
+        """The set of what is taken."""
+        return self.cost, tuple(_bits(self.taken))
 
 
 class _Bound:

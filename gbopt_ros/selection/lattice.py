@@ -51,6 +51,7 @@ class Layer:
         frame: image and stamp.
         proposals: the candidates.
         combinations: K_t of them, cheapest first.
+        exact: whether they are proven to be the K cheapest.
         atoms: of the candidates.
         unions: RLE of the foreground of each combination.
         scores: (N,) float64, scores of the candidates after score propagation.
@@ -63,6 +64,7 @@ class Layer:
     frame: Frame
     proposals: Proposals
     combinations: list[Combination]
+    exact: bool
     atoms: Atoms = field(repr=False)
     unions: list[Rle] = field(repr=False)
     scores: NDArray[np.float64] = field(repr=False)
@@ -114,7 +116,7 @@ def make_layer(
     if _scores_count(proposals, config):
         prior = score_prior(scores, proposals.size, config.neutral_score, config.score_weight)
     try:
-        combinations = combinations_of_atoms(
+        combinations, exact = combinations_of_atoms(
             decomposed, background, config.k, config.overlap_tolerance,
             epsilon=config.epsilon, prior=prior,
         )  # fmt: skip
@@ -130,7 +132,7 @@ def make_layer(
     image = at_composite_size(frame.image, config.composite_side)
     labels = decomposed.labels_at(image.shape[:2])
     return Layer(
-        frame, proposals, combinations, decomposed, unions, scores, image, labels, selected,
+        frame, proposals, combinations, exact, decomposed, unions, scores, image, labels, selected,
         after_cut,
     )  # fmt: skip
 
@@ -177,6 +179,7 @@ class Lattice:
         bounds: T - 1 arrays (K_t, K_t+1) float64: lower bounds of weighted L_F + L_p.
         edges: T - 1 arrays of the same shapes: weighted L_F + L_p where evaluated, else its bound.
         evaluated: T - 1 arrays (K_t, K_t+1) bool.
+        exact: whether stage 1 is proven optimal in all layers since the lattice was empty.
         flow_runs: pairs of composites that the flow network was run on.
     """
 
@@ -191,6 +194,7 @@ class Lattice:
         self.bounds: list[Costs] = []
         self.edges: list[Costs] = []
         self.evaluated: list[NDArray[np.bool_]] = []
+        self.exact = True
         self.flow_runs = 0
         self._flows: list[NDArray[np.floating]] = []
         self._regularization: list[Costs] = []
@@ -218,6 +222,7 @@ class Lattice:
         config = self._config
         before = self.layers[-1] if self.layers else None
         layer = make_layer(frame, proposals, background, config, before, flow)
+        self.exact = layer.exact and (before is None or self.exact)
         self.layers.append(layer)
         self.nodes.append(config.lambda_background * np.array([c.loss for c in layer.combinations]))
         if before is None or flow is None:

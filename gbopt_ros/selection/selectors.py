@@ -175,7 +175,7 @@ class StreamSelector:
             frames=tuple(self._decided),
             energy=self._selector.energy,
             lower_bound=self._selector.lower_bound,
-            optimal=self._selector.lower_bound == self._selector.energy,
+            optimal=self._selector.optimal,
             flow_runs=self._selector.flow_runs,
             model_version=model_version,
         )

@@ -55,7 +55,7 @@ def select_clip(
         frames=frame_selections(lattice, found, range(t)),
         energy=found.energy,
         lower_bound=found.lower_bound,
-        optimal=found.lower_bound == found.energy,
+        optimal=lattice.exact and found.lower_bound == found.energy,
         flow_runs=lattice.flow_runs,
         model_version=model_version,
     )

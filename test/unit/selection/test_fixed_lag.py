@@ -10,7 +10,7 @@ from support.clips import calibrated, random_inputs, run
 from support.fakes import HashFlow, make_clip
 
 from gbopt_ros.config import SelectionConfig
-from gbopt_ros.selection import FixedLagSelector
+from gbopt_ros.selection import FixedLagSelector, independent_sets
 from gbopt_ros.structures import FrameSelection
 
 
@@ -106,6 +106,20 @@ def test_fixed_lag_selector_is_ready_for_another_clip_after_finish() -> None:
         assert published(frames) == published(list(whole.frames))
         assert selector.energy == pytest.approx(whole.energy, abs=1e-9)
     assert selector.finish() == ()
+
+
+def test_fixed_lag_selector_is_not_optimal_in_a_clip_whose_stage_1_came_to_its_limit() -> None:
+    selector = FixedLagSelector(HashFlow(), SelectionConfig(k=3))
+    images, masks, backgrounds, flows = random_inputs(1, 3, 3)
+    frames = make_clip(list(images)).frames
+    for first_limit in (0, 1000):
+        for t, flow in enumerate([None, *flows]):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(independent_sets, "_MAX_STATES", 1000 if t else first_limit)
+                selector.add(frames[t], calibrated(masks[t]), backgrounds[t], flow)
+        selector.finish()
+        assert selector.lower_bound == selector.energy
+        assert selector.optimal is (first_limit > 0)
 
 
 def test_fixed_lag_selector_refuses_what_does_not_fit() -> None:

@@ -59,10 +59,55 @@ def test_best_independent_sets_equal_brute_force(seed: int, n: int, k: int, gree
     expected = all_sets(inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(independent_sets, "_GREEDY_UP_TO", 99 if greedy else 0)
-        found = best_independent_sets(*inputs, k)
+        found, exact = best_independent_sets(*inputs, k)
+    assert exact
     assert [cost for cost, _ in found] == [cost for cost, _ in expected[:k]]
     assert set(found) <= set(expected)
     assert len(set(found)) == len(found)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(0, 9), k=st.integers(1, 30), limit=st.integers(0, 9)
+)
+def test_best_independent_sets_at_the_limit_are_sets_that_beam_search_finds(
+    seed: int, n: int, k: int, limit: int
+) -> None:
+    """A beam as wide as all sets finds the best ones, but they are not proven to be."""
+    inputs = random_inputs(seed, n)
+    expected = all_sets(inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(independent_sets, "_MAX_STATES", limit)
+        patch.setattr(independent_sets, "_BEAM_WIDTH", 2)
+        found, exact = best_independent_sets(*inputs, k)
+        patch.setattr(independent_sets, "_BEAM_WIDTH", 2**n)
+        of_wide_beam, _ = best_independent_sets(*inputs, k)
+    assert len(found) == len(set(found)) <= min(k, len(expected))
+    assert found == sorted(set(found) & set(expected), key=scored_order)
+    assert [cost for cost, _ in of_wide_beam] == [cost for cost, _ in expected[:k]]
+    if exact:
+        assert [cost for cost, _ in found] == [cost for cost, _ in expected[:k]]
+
+
+def test_best_independent_sets_of_a_hard_crowd_end_at_the_limit() -> None:
+    """Without a limit, the search takes longer than anybody waits."""
+    rng = np.random.default_rng(0)
+    n = 80
+    upper = np.triu(rng.random((n, n)) < 0.3, 1)
+    inputs = np.eye(n, dtype=bool), -rng.integers(90, 110, n) * 1.0, np.zeros(n), upper | upper.T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(independent_sets, "_MAX_STATES", 300)
+        found, exact = best_independent_sets(*inputs, 8)
+    assert not exact
+    assert len(found) == 8
+    for cost, taken in found:
+        assert cost == inputs[1][list(taken)].sum()
+        assert not inputs[3][np.ix_(taken, taken)].any()
+    greedy: list[int] = []
+    for i in np.argsort(inputs[1]):
+        if not inputs[3][i, greedy].any():
+            greedy.append(int(i))
+    assert found[0][0] < inputs[1][greedy].sum()
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,7 +167,7 @@ def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
     assert optimal is not None
     bound = _Bound(problem, optimal)
     least = bound(bound.start)
-    (best, taken), *_ = best_independent_sets(*inputs, 1)
+    [(best, taken)], _ = best_independent_sets(*inputs, 1)
     assert (best, taken) == (-8.0, (2, 4))
     assert best - 1e-5 < least <= best
 

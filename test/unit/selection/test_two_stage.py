@@ -14,7 +14,7 @@ from support.clips import SIZE, brute_force, calibrated, paper, random_inputs, r
 from support.fakes import HashFlow, make_clip, make_proposals
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.selection import best_combinations, select_clip
+from gbopt_ros.selection import best_combinations, independent_sets, select_clip
 from gbopt_ros.structures import Image
 
 
@@ -45,6 +45,17 @@ def test_select_clip_energy_is_the_optimum(
         assert masks.sum(axis=0).max(initial=0) <= 1, "published masks overlap"
         assert (frame.margins >= 0).all()
         assert ((frame.confidences >= 0) & (frame.confidences <= 1)).all()
+
+
+def test_select_clip_is_not_optimal_if_stage_1_of_a_frame_came_to_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = random_inputs(1, 3, 3)
+    assert run(inputs, paper())[0].optimal
+    monkeypatch.setattr(independent_sets, "_MAX_STATES", 0)
+    selection, _ = run(inputs, paper())
+    assert not selection.optimal
+    assert selection.lower_bound == selection.energy  # stage 2 is
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5])
