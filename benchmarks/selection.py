@@ -441,7 +441,7 @@ def share(source: Path, config: Config, frames: int) -> dict[str, Any]:
             pipeline.select(clip, cues)
     synthetic = network.seconds
     seconds = {name: round(value, 2) for name, value in pipeline.seconds.items()}
-    own = ("motion", "selection", "outlines")
+    own = ("motion", "selection", "outlines", "tracks")
     networks = sum(v for name, v in pipeline.seconds.items() if name not in own) + synthetic
     rest = pipeline.seconds["selection"] - synthetic
     profile = cProfile.Profile()

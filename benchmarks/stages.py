@@ -27,7 +27,7 @@ from typing import Any
 
 SIZES = ((320, 240), (640, 480), (1280, 720))
 NETWORKS = ("proposals", "background", "flow")
-BESIDE = ("motion", "selection", "composite flow", "outlines")
+BESIDE = ("motion", "selection", "composite flow", "outlines", "tracks")
 STAGES = ("decoding", *NETWORKS, *BESIDE, "writing")
 _HERE = Path(__file__).resolve().parents[1]
 
@@ -74,7 +74,8 @@ def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float
                 writer.add(selection)
             writer.finish()
         seconds["writing"] = time.perf_counter() - start
-    return {stage: 1e3 * seconds[stage] / len(images) for stage in STAGES}
+    # A checkout of before may not have all stages.
+    return {stage: 1e3 * seconds.get(stage, 0.0) / len(images) for stage in STAGES}
 
 
 def measure_in(checkout: Path, source: Path, size: tuple[int, int], frames: int) -> Any:

@@ -8,7 +8,7 @@ background network and choice of masks the table has the precision and the recal
 IoU 0.5, and the precision of the best score threshold that reaches this recall. The difference has
 a 95 % interval by bootstrap over sequences. Labels are incomplete: a mask of an object without a
 label counts as wrong, in every row. A second table says how far the confidences of the last choice
-hold, beside the network scores.
+hold, beside those of single masks and the network scores.
 
 Writes OUT/real-selection.md and .json. What networks say is kept in OUT/cache.
 """
@@ -32,11 +32,13 @@ from experiments.cache import digest
 from experiments.command_line import config_of, make_parser, positive, run_facts, start
 from experiments.real_video import instances
 from experiments.recordings import networks_of
-from gbopt_ros.config import Config
+from gbopt_ros.config import Config, TrackConfig
 from gbopt_ros.config.background import BUNDLED
 from gbopt_ros.evaluation.calibration import LabelledMasks, calibration_quality, label_masks
+from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
-from gbopt_ros.io.datasets.coco import CocoDataset
+from gbopt_ros.evaluation.results import CocoResult
+from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
 from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.sources import open_source
@@ -44,7 +46,8 @@ from gbopt_ros.perception.flow import high_detail_flow, make_flow
 from gbopt_ros.perception.load import load_background_network
 from gbopt_ros.perception.motion import clip_with_motion
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import BackgroundNetwork, Image, Selection
+from gbopt_ros.selection.confidence import with_track_confidence
+from gbopt_ros.structures import BackgroundNetwork, FrameSelection, Image, Selection
 
 RESAMPLES = 1000
 
@@ -160,9 +163,14 @@ def row(counts: Sequence[Counts], seed: int = 0) -> dict[str, float]:
 
 
 def confidence_rows(
-    recordings: Sequence[ablation.Recording], selections: Sequence[Sequence[Selection]]
+    recordings: Sequence[ablation.Recording],
+    selections: Sequence[Sequence[Selection]],
+    tracks: TrackConfig,
 ) -> list[dict[str, Any]]:
-    """How far the confidences of the selected masks hold, and the network scores."""
+    """How far the confidences of the selected masks hold, by track and alone, and the scores.
+
+    AP is that of the selected masks in the order of each.
+    """
     frames = [[f for selection in each for f in selection.frames] for each in selections]
     correct = LabelledMasks.joined(
         [label_masks(f, recording.masks) for f, recording in zip(frames, recordings, strict=True)]
@@ -170,12 +178,22 @@ def confidence_rows(
     if not len(correct):
         return []
     every = list(itertools.chain.from_iterable(frames))
+    linked = (with_track_confidence(s, tracks.linker()) for each in selections for s in each)
+    probabilities = {
+        "confidence": [f.confidences for selection in linked for f in selection.frames],
+        "confidence of single masks": [f.confidences for f in every],
+        "network score": [f.scores for f in every],
+    }
+    truth = joined_labels(recordings, frames)
     rows = []
-    for name, values in (
-        ("confidence", np.concatenate([f.confidences for f in every])),
-        ("network score", np.concatenate([f.scores for f in every])),
-    ):
+    for name, of_frames in probabilities.items():
+        values = np.concatenate(of_frames)
         quality = calibration_quality(values.astype(np.float64), correct)
+        results = [
+            CocoResult(image_id=image.id, segmentation=rle, score=float(value))
+            for image, frame, of_frame in zip(truth.images, every, of_frames, strict=True)
+            for rle, value in zip(frame.rles, of_frame, strict=True)
+        ]
         rows.append(
             {
                 "probability": name,
@@ -185,9 +203,26 @@ def confidence_rows(
                 "brier": quality.brier,
                 "auc": quality.auc,
                 "masks": quality.masks,
+                "AP": evaluate_instances(truth, results).AP,
             }
         )
     return rows
+
+
+def joined_labels(
+    recordings: Sequence[ablation.Recording], frames: Sequence[Sequence[FrameSelection]]
+) -> CocoDataset:
+    """The labels of the frames of all recordings, in order, as one dataset."""
+    labelled = [
+        (frame.frame.size, recording.masks[frame.frame.index])
+        for recording, of_recording in zip(recordings, frames, strict=True)
+        for frame in of_recording
+    ]
+    images = tuple(
+        CocoImage(number, f"{number}", *size) for number, (size, _) in enumerate(labelled, start=1)
+    )
+    masks = dict(enumerate((tuple(rles) for _, rles in labelled), start=1))
+    return CocoDataset(images, masks)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -223,7 +258,9 @@ def run(args: argparse.Namespace) -> None:
             rounded = {key: round(value, 1) for key, value in found.items()}
             rows.append({**networks, "choice": name, **rounded})
             print(line(rows[-1]), flush=True)
-        confidences += [networks | each for each in confidence_rows(recordings, selections)]
+        confidences += [
+            networks | each for each in confidence_rows(recordings, selections, config.tracks)
+        ]
     facts = run_facts(config_of(args)) | {
         "sequences": [folder.resolve().name for folder in args.sequences],
         "frames": args.frames,
@@ -232,8 +269,8 @@ def run(args: argparse.Namespace) -> None:
     }
     write_text(args.out / "real-selection.json", json.dumps(facts, indent=1) + "\n")
     table = "".join(f"{line(each)}\n" for each in rows)
-    held = "".join(f"{confidence_line(each)}\n" for each in confidences)
-    text = f"{HEADER}\n{table}\n{CONFIDENCE_HEADER}\n{held}"
+    second = "".join(f"{confidence_line(each)}\n" for each in confidences)
+    text = f"{HEADER}\n{table}\n{CONFIDENCE_HEADER}\n{second}"
     write_text(args.out / "real-selection.md", text)
 
 
@@ -263,7 +300,7 @@ def line(found: Mapping[str, Any]) -> str:
 
 CONFIDENCE_HEADER = (
     "| proposals | background | probability | mean | share right | expected calibration error | "
-    "Brier score | area under ROC | masks |\n|---|---|---|---:|---:|---:|---:|---:|---:|"
+    "Brier score | area under ROC | masks | AP |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
 )
 
 
@@ -272,7 +309,7 @@ def confidence_line(found: Mapping[str, Any]) -> str:
     values = " | ".join(f"{found[key]:.3f}" for key in ("mean", "right", "ece", "brier", "auc"))
     return (
         f"| {found['proposals']} | {found['background']} | {found['probability']} | {values} | "
-        f"{found['masks']} |"
+        f"{found['masks']} | {found['AP']:.1f} |"
     )
 
 

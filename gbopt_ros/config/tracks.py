@@ -29,6 +29,12 @@ class TrackConfig(ConfigSection):
         "davis` only.", low=1, high=254,
     )  # fmt: skip
 
+    average_confidence: bool = setting(
+        True,
+        "Whether the masks of a track in a clip share one confidence, the mean of their own. A "
+        "frame in which the track has no mask counts a little, as 0.",
+    )
+
     def linker(self) -> TrackLinker:
         """A linker with these settings, and no tracks yet."""
         return TrackLinker(self.min_iou, self.max_gap_s)

@@ -1,4 +1,4 @@
-"""The whole selection in one call: motion, the two stages, outlines.
+"""The whole selection in one call: motion, the two stages, outlines, confidences by track.
 
 Replay, the live selector node and the demo call one of these two classes. Both take a clip and the
 outputs of the networks on it (`Cues`). Neither needs torch or ROS.
@@ -13,6 +13,7 @@ from dataclasses import replace
 from gbopt_ros.config import Config
 from gbopt_ros.perception.flow import high_detail_flow
 from gbopt_ros.perception.motion import clip_with_motion, frame_with_motion, has_partner
+from gbopt_ros.selection.confidence import TrackConfidence, with_track_confidence
 from gbopt_ros.selection.fixed_lag import FixedLagSelector
 from gbopt_ros.selection.outlines import redraw_outlines, with_outlines
 from gbopt_ros.selection.synthesis import background_photograph
@@ -32,8 +33,8 @@ class ClipSelector:
 
     Args:
         flow_network: g, for the composites and for motion.
-        config: sections `motion`, `selection` and `outline` are used.
-        timed: measures the steps "motion", "selection" and "outlines".
+        config: sections `motion`, `selection`, `outline` and `tracks` are used.
+        timed: measures the steps "motion", "selection", "outlines" and "tracks".
 
     Attributes:
         config: may be replaced between two clips.
@@ -66,7 +67,11 @@ class ClipSelector:
                 model_version,
             )
         with self._timed("outlines"):
-            return with_outlines(selection, config.outline)
+            selection = with_outlines(selection, config.outline)
+        if not config.tracks.average_confidence:
+            return selection
+        with self._timed("tracks"):
+            return with_track_confidence(selection, config.tracks.linker())
 
     def advance(self, clip: Clip, cues: Cues, *, is_whole: bool) -> list[FrameSelection]:
         """As `StreamSelector.advance`; all frames are decided when the clip is whole."""
@@ -85,12 +90,13 @@ class StreamSelector:
 
     The masks do not depend on how many frames come at a time: a whole clip gives the same masks as
     its frames one by one. Motion is taken from the frames that have come; the first ones of a clip
-    wait for later ones, as long as the lag allows. `ClipSelector` takes it from all frames.
+    wait for later ones, as long as the lag allows. `ClipSelector` takes it from all frames. In the
+    same way, the confidence of a mask knows its track up to the frame of the mask.
 
     Args:
         flow_network: g, for the composites and for motion.
         config: as for `ClipSelector`; the lag must not be -1.
-        timed: measures the steps "motion", "selection" and "outlines".
+        timed: measures the steps "motion", "selection", "outlines" and "tracks".
 
     Attributes:
         config: may be replaced; the next clip uses it, except for the lag.
@@ -125,6 +131,7 @@ class StreamSelector:
         if clip.clip_id != self._clip_id or stamps[:seen] != self._stamps:
             self._begun_with = config = self.config
             self._selector = FixedLagSelector(self._flow_network, config.selection, self._lag)
+            self._tracks = TrackConfidence(config.tracks.linker())
             self._decided, self._added, seen = [], 0, 0
         config = self._begun_with
         self._clip_id = -1  # if an error ends this call, the next one takes the clip afresh
@@ -137,6 +144,9 @@ class StreamSelector:
                 new += self._selector.finish()
         with self._timed("outlines"):
             new = [redraw_outlines(frame, config.outline) for frame in new]
+        if config.tracks.average_confidence:
+            with self._timed("tracks"):
+                new = [self._tracks.apply(frame, self._tracks.add(frame)) for frame in new]
         self._decided += new
         self._clip_id, self._stamps = clip.clip_id, stamps
         return new

@@ -178,7 +178,7 @@ def test_pipeline_memory_does_not_grow_with_the_recording() -> None:
 def test_pipeline_seconds_of_every_step() -> None:
     pipeline = make_pipeline()
     list(pipeline.run(square_frames(5)))
-    stages = {"proposals", "background", "flow", "motion", "selection", "outlines"}
+    stages = {"proposals", "background", "flow", "motion", "selection", "outlines", "tracks"}
     assert set(pipeline.seconds) == stages
     assert all(seconds > 0 for seconds in pipeline.seconds.values())
 

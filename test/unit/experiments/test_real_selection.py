@@ -8,7 +8,9 @@ from support.clips import paper, random_inputs, run
 
 from experiments.ablation import Recording
 from experiments.real_selection import Counts, compared, confidence_rows, row
+from gbopt_ros.config import TrackConfig
 from gbopt_ros.io.datasets.coco import CocoDataset
+from gbopt_ros.selection.confidence import with_track_confidence
 
 
 def counts(
@@ -53,12 +55,20 @@ def test_confidence_rows_count_the_masks_of_all_recordings() -> None:
         {frame.frame.index: () for frame in selections[1].frames},
     )
     recordings = [Recording([], [], CocoDataset((), {}), masks, {}) for masks in labels]
-    confidence, score = confidence_rows(recordings, [[each] for each in selections])
+    tracks = TrackConfig()
+    shared, alone, score = confidence_rows(recordings, [[each] for each in selections], tracks)
     first, second = (selection.mask_count for selection in selections)
     assert min(first, second) > 0
-    for found, name in ((confidence, "confidences"), (score, "scores")):
+    by_track = [with_track_confidence(selection, tracks.linker()) for selection in selections]
+    values = np.concatenate([f.confidences for selection in by_track for f in selection.frames])
+    assert shared["mean"] == pytest.approx(values.mean())
+    for found, name in ((alone, "confidences"), (score, "scores")):
         values = np.concatenate([getattr(frame, name) for frame in frames])
         assert found["masks"] == first + second
         assert found["right"] == pytest.approx(first / (first + second))
         assert found["mean"] == pytest.approx(values.mean())
-    assert confidence_rows(recordings[:1], [[]]) == []
+    # All that is labelled was selected; AP is 1 only if no mask of the other recording comes first.
+    assert 0 < shared["AP"] < 100
+    (only,) = {row["AP"] for row in confidence_rows(recordings[:1], [selections[:1]], tracks)}
+    assert only == pytest.approx(100)
+    assert confidence_rows(recordings[:1], [[]], tracks) == []

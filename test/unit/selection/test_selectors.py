@@ -28,10 +28,12 @@ from gbopt_ros.selection import (
     select_clip,
     with_outlines,
 )
-from gbopt_ros.selection.confidence import confidence
-from gbopt_ros.structures import Calibration, Clip, Cues, FrameSelection, Selection
+from gbopt_ros.selection.confidence import TrackConfidence, confidence, with_track_confidence
+from gbopt_ros.structures import Calibration, Clip, Cues, FrameSelection
+from gbopt_ros.tracks import TrackLinker
 
 FRAMES = 9
+FITTED = Calibration(bias=-0.5, margin=0.3, score=1.2)
 
 
 def configured(lag: int = -1, motion: float = 1.0, outline: str = "guided") -> Config:
@@ -59,6 +61,11 @@ def partial(clip: Clip, cues: Cues, count: int) -> tuple[Clip, Cues]:
     )
 
 
+def calibrated(cues: Cues, calibration: Calibration | None) -> Cues:
+    proposals = [replace(found, calibration=calibration) for found in cues.proposals]
+    return replace(cues, proposals=proposals)
+
+
 def content(frames: list[FrameSelection]) -> list[tuple[Any, ...]]:
     return [
         (f.frame.index, f.indices, f.rles, f.energy, f.margins.tolist(), f.confidences.tolist())
@@ -78,11 +85,13 @@ def grow(selector: StreamSelector, clip: Clip, cues: Cues, counts: list[int]) ->
 
 
 def test_clip_selector_equals_its_steps_by_hand(clip: Clip, cues: Cues) -> None:
-    config, flow = configured(), DisFlow()
+    config, flow, cues = configured(), DisFlow(), calibrated(cues, FITTED)
     moved = clip_with_motion(clip.frames, cues.backgrounds, high_detail_flow(flow), config.motion)
     assert any((a != b).any() for a, b in zip(moved, cues.backgrounds, strict=True))
     proposed = select_clip(clip, cues.proposals, moved, cues.flows, flow, config.selection, "v7")
-    expected = with_outlines(proposed, config.outline)
+    outlined = with_outlines(proposed, config.outline)
+    expected = with_track_confidence(outlined, config.tracks.linker())
+    assert content(outlined.frames) != content(expected.frames)  # confidences are by track
     found = ClipSelector(flow, config).select(clip, cues, "v7")
     assert content(found.frames) == content(expected.frames)
     assert content(found.frames) != content(proposed.frames)  # outlines are drawn anew
@@ -118,7 +127,7 @@ def test_selectors_measure_their_steps(clip: Clip, cues: Cues) -> None:
 
     for lag in (-1, 2):
         make_selector(DisFlow(), configured(lag), timed).select(clip, cues)
-        assert set(steps) == {"motion", "selection", "outlines"}
+        assert set(steps) == {"motion", "selection", "outlines", "tracks"}
         steps.clear()
 
 
@@ -259,17 +268,21 @@ def test_stream_selector_decides_after_the_lag(clip: Clip, cues: Cues) -> None:
 def test_selectors_follow_the_calibration_of_the_proposals(
     clip: Clip, cues: Cues, lag: int
 ) -> None:
-    """Without one the confidences are the scores; with one they are of its model."""
-
-    def selected(calibration: Calibration | None) -> Selection:
-        proposals = [replace(found, calibration=calibration) for found in cues.proposals]
-        selector = make_selector(DisFlow(), configured(lag))
-        return selector.select(clip, replace(cues, proposals=proposals))
-
-    for frame in selected(None).frames:
-        np.testing.assert_array_equal(frame.confidences, frame.scores)
-    fitted = Calibration(bias=-0.5, margin=0.3, score=1.2)
-    for frame in selected(fitted).frames:
-        assert len(frame)
-        expected = confidence(frame.margins, frame.scores, fitted)
-        np.testing.assert_array_equal(frame.confidences, expected)
+    """Without one the confidences are the scores; with one they are of its model; then by track."""
+    for calibration in (None, FITTED):
+        found = make_selector(DisFlow(), configured(lag)).select(
+            clip, calibrated(cues, calibration)
+        )
+        alone = [
+            replace(frame, confidences=confidence(frame.margins, frame.scores, calibration))
+            for frame in found.frames
+        ]
+        tracks = TrackConfidence(TrackLinker())
+        if lag == -1:
+            ids = [tracks.add(frame) for frame in alone]
+            expected = list(map(tracks.apply, alone, ids))
+        else:
+            expected = [tracks.apply(frame, tracks.add(frame)) for frame in alone]
+        assert all(map(len, found.frames))
+        assert content(found.frames) == content(expected)
+        assert (content(alone) == content(expected)) == (calibration is None)
