@@ -127,7 +127,8 @@ class ProposalNode(FrameNode):
             )
             if network.version != update.version:
                 raise GboptError(f"{path}: holds version {shortened(network.version)}")
-            check_proposals(network, list(self._recent), must_agree=not self._is_older(network))
+            is_older = self._place(path, network) < self._place(self._path, serving)
+            check_proposals(network, list(self._recent), must_agree=not is_older)
         except GboptError as error:
             # Whatever was missed before is void: this update is newer.
             self._missed = update if isinstance(error, Unreachable) else None
@@ -168,11 +169,13 @@ class ProposalNode(FrameNode):
             if served_by(self._models, self._first, compared) == (serving.version, self._sha256):
                 self._accept()
 
-    def _is_older(self, network: ProposalNetwork) -> bool:
-        """Whether a network is older than the one that serves."""
-        serving = self._network
-        assert serving is not None
-        return (number(network.version) or 0) < (number(serving.version) or 0)
+    def _place(self, path: Path, network: ProposalNetwork) -> int:
+        """The number of a version of the store; 0 for any other network, which was there before.
+
+        That may be a version of another store, whose number says nothing here.
+        """
+        is_of_store = path.resolve().is_relative_to(self._models.folder.resolve())
+        return (number(network.version) or 0) if is_of_store else 0
 
     def _config_of(self, path: Path) -> ProposalConfig:
         """The settings of a network; only the first one may need a detectron2 configuration."""

@@ -283,14 +283,17 @@ class ModelStore:
             parent: description of the weights that it was fine-tuned from. The new version takes
                 over architecture, configuration and calibration.
             facts: added to the manifest.
-            after: what was current when the training began; by default it may be any.
+            after: the version that was current when the training began, None if none was. By
+                default any may be current, and the one with the name of the parent is the parent.
 
         Raises:
             GboptError: the store cannot be written, another process writes it, or `after` is not
                 current any more; then nothing is published.
         """
         with self.lock.held("publishing a version"):
-            if not isinstance(after, EllipsisType):
+            if isinstance(after, EllipsisType):
+                after = self._get_intact(parent.version)
+            else:
                 self._check_is_current(after)
             version = self._next_name()
             info = replace(parent, version=version)
@@ -300,7 +303,8 @@ class ModelStore:
                 manifest = facts | {
                     "version": version,
                     "parent": parent.version,
-                    "ancestors": self._lineage(parent.version),
+                    # Not by the name of the parent, which a version of another store may have too.
+                    "ancestors": [] if after is None else [*ancestors(after), after.version],
                     "backend": DETECTRON2 if info.architecture == DETECTRON2 else "torchvision",
                     "architecture": info.architecture,
                     "config": info.config,
@@ -417,13 +421,6 @@ class ModelStore:
         if self._is_intact(current):
             current = self.serving(compared=compared) or current
         return ancestors(current)
-
-    def _lineage(self, name: str) -> list[str]:
-        """A version of the store and its ancestors, oldest first; empty for any other network."""
-        if name not in self._names():
-            return []
-        version = self._get_intact(name)
-        return [*(ancestors(version) if version is not None else ()), name]
 
     def _next_name(self) -> str:
         names = (p.name for p in (self.folder.iterdir() if self.folder.is_dir() else ()))

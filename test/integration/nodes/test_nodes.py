@@ -780,6 +780,30 @@ def test_model_update_of_a_bad_version_changes_nothing_but_a_diagnostic(swap: Sw
     assert swap.node.health.status("proposal", "active", {}).message == "active"
 
 
+def test_first_network_may_come_back_whatever_it_proposes_and_its_number_elsewhere(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of the store must propose much the same as the one before it."""
+    elsewhere = ModelStore(tmp_path / "elsewhere")
+    network, info = load_mask_rcnn(weights[PROPOSALS])
+    _, first = (elsewhere.publish(network, info, {"run": run}) for run in (1, 2))
+    asked = []
+
+    def check(network: Any, recent: Any, *, must_agree: bool) -> None:
+        asked.append((network.version, must_agree))
+
+    monkeypatch.setattr(proposal, "check_proposals", check)
+    arguments = ros_arguments(weights | {PROPOSALS: first.path}, store=tmp_path / "store")
+    with Graph(ros_domain_id, lambda c: [ProposalNode(context=c)], arguments) as made:
+        made.start()
+        swap = Swap(made, tmp_path / "store", weights)
+        swap.announce_version(swap.publish())
+        swap.models.rollback()
+        swap.announce_version(first)
+        assert swap.node.facts()["model version"] == "v0002"
+    assert asked == [("v0001", True), ("v0002", False)]
+
+
 def test_model_update_that_proposes_other_masks_is_refused(
     swap: Swap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,19 @@ def test_rollback_ignores_a_parent_of_another_store(store: ModelStore, parent: s
     assert store.current() is None
 
 
+def test_rollback_leads_to_no_version_with_the_name_of_a_parent_of_another_store(
+    store: ModelStore,
+) -> None:
+    """A store whose learning begins with a version of another one, twice."""
+    info = WeightsInfo(PROPOSALS, "slim18-fpn", "v0001")
+    assert store.publish(Point(), info, {}, after=None).version == "v0001"
+    assert store.rollback() is None  # it is bad
+    again = store.publish(Point(), info, {}, after=None)
+    assert (again.version, again.manifest["parent"]) == ("v0002", "v0001")
+    assert again.manifest["ancestors"] == []
+    assert store.rollback() is None
+
+
 def test_rollback_skips_damaged_ancestors(store: ModelStore) -> None:
     versions = [publish(store, f"v{number:04d}" if number else "seed") for number in range(4)]
     versions[2].path.write_bytes(b"damaged")
