@@ -135,6 +135,7 @@ class CachedRecordings:
             "motion": config.motion,
             "selection": config.selection,
             "outline": config.outline,
+            "tracks": config.tracks,
         }
         folder = self._cache.path("replay", inputs)
         if not folder.exists():
