@@ -19,12 +19,11 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from gbopt_ros.models import efficientnet_pyramid as efficientnet
+from gbopt_ros.models.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from gbopt_ros.models.resnet_pyramid import resnet_pyramid
 from gbopt_ros.models.timm_pyramid import TimmPyramid
 from gbopt_ros.structures import GboptError
 
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
 STRIDE = 32  # input sides are padded to a multiple of the coarsest level's stride
 
 
@@ -40,8 +39,8 @@ class BackgroundArchitecture:
     pyramid_channels: int
     branch_channels: int
     short_side: int
-    pixel_mean: tuple[float, float, float] = PIXEL_MEAN
-    pixel_std: tuple[float, float, float] = PIXEL_STD
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
     enlarged_to: int | None = None
 
 

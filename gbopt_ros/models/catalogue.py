@@ -28,6 +28,10 @@ _TORCHVISION = {
 """Name: torchvision's name of the weights."""
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue from 0 to 1: the normalisation of most networks."""
+
+
 @dataclass(frozen=True)
 class Pixels:
     """How a foreground network takes an image, and what its first output means.
@@ -37,8 +41,8 @@ class Pixels:
         output: `probability` of the foreground, or its `logits`.
     """
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     output: str = "probability"
 
 

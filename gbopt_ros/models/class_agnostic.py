@@ -25,6 +25,7 @@ from gbopt_ros.models.weights import (
     load_into,
     read_state_dict,
     sha256_of,
+    version_of_file,
 )
 
 _CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
@@ -122,8 +123,6 @@ def class_count(network: MaskRCNN) -> int:
 def load_torchvision(path: Path) -> tuple[MaskRCNN, WeightsInfo] | None:
     """The network of a state dict of torchvision's `maskrcnn_resnet50_fpn` or `..._v2`.
 
-    The version is the name of the file with the first digits of its SHA-256.
-
     Returns:
         None if the state dict belongs to neither.
 
@@ -141,8 +140,7 @@ def load_torchvision(path: Path) -> tuple[MaskRCNN, WeightsInfo] | None:
         _thaw(tensors, network, frozen=architecture != TORCHVISION_V2)
     load_into(network, tensors, path)
     network.roi_heads = ClassAgnosticHeads(network.roi_heads)
-    digest = sha256_of(path)[:8]
-    version = path.stem if path.stem.endswith(digest) else f"{path.stem}-{digest}"
+    version = version_of_file(path, sha256_of(path))
     return network.eval(), WeightsInfo(PROPOSALS, architecture, version)
 
 

@@ -44,6 +44,7 @@ from gbopt_ros.models.weights import (
     load_into,
     read_weights,
     sha256_of,
+    version_of_file,
 )
 from gbopt_ros.structures import GboptError
 
@@ -81,8 +82,8 @@ def load_detectron2(path: Path, config: str) -> tuple[Detectron2MaskRcnn, Weight
     else:
         parsed = read_config(Path(config))
         tensors = read_checkpoint(path)
-        digest = sha256_of(path)[:8]  # every training of detectron2 ends with a `model_final`
-        info = WeightsInfo(PROPOSALS, DETECTRON2, f"{path.stem}-{digest}", dump_config(parsed))
+        version = version_of_file(path, sha256_of(path))
+        info = WeightsInfo(PROPOSALS, DETECTRON2, version, dump_config(parsed))
     network = build_detectron2(parsed, str(path if described else config))
     known = network.state_dict().keys()
     tensors = {n: t for n, t in tensors.items() if n in known or not n.startswith(_LEGACY)}

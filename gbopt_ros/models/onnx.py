@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gbopt_ros.models.catalogue import models_folder
-from gbopt_ros.models.weights import sha256_of
+from gbopt_ros.models.weights import sha256_of, version_of_file
 from gbopt_ros.structures import GboptError
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class OnnxNetwork:
         input: its input.
         outputs: its outputs, in order.
         metadata: the custom metadata of the file.
-        version: name of the file with the first digits of its SHA-256.
+        version: see `version_of_file`.
         sha256: hexadecimal SHA-256 of the file.
         providers: the execution providers of onnxruntime that it may use, best first.
     """
@@ -81,8 +81,7 @@ class OnnxNetwork:
         self.path, self.input, self.outputs = path, inputs[0], outputs
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.sha256 = sha256_of(path)
-        digest = self.sha256[:8]
-        self.version = path.stem if path.stem.endswith(digest) else f"{path.stem}-{digest}"
+        self.version = version_of_file(path, self.sha256)
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self._session = session
 

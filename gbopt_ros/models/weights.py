@@ -162,6 +162,15 @@ def describe(metadata: Mapping[str, str], path: Path, network: str) -> WeightsIn
     return info
 
 
+def version_of_file(path: Path, sha256: str) -> str:
+    """The version of weights of another program: the file's name and first digits of its SHA-256.
+
+    Every training of detectron2 ends with a `model_final`; names of torchvision hold the digits.
+    """
+    digest = sha256[:8]
+    return path.stem if path.stem.endswith(digest) else f"{path.stem}-{digest}"
+
+
 def _calibration(fields: Fields) -> Calibration | None:
     if fields.content.get("calibration") is None:
         return None

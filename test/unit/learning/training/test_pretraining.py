@@ -43,7 +43,8 @@ from gbopt_ros.learning.training.pretraining import (
 )
 from gbopt_ros.learning.training.trainer import rate_at
 from gbopt_ros.masks import encode_all
-from gbopt_ros.models.background_fpn import PIXEL_MEAN, build_background
+from gbopt_ros.models.background_fpn import build_background
+from gbopt_ros.models.catalogue import IMAGENET_MEAN
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import read_weights
 from gbopt_ros.structures import GboptError, LabelledImage
@@ -101,7 +102,7 @@ def test_collate_semantic_pads_images_by_hand() -> None:
     assert images.shape == (2, 3, 10, 12)
     assert torch.all(images[0, :, :8] == 0.5)
     assert torch.all(images[1, :, :, :8] == 0.25)
-    mean = torch.tensor(PIXEL_MEAN)
+    mean = torch.tensor(IMAGENET_MEAN)
     assert torch.equal(images[0, :, 8:], mean[:, None, None].expand(3, 2, 12))
     assert torch.equal(images[1, :, :, 8:], mean[:, None, None].expand(3, 10, 4))
     expected = torch.zeros(2, 10, 12)
