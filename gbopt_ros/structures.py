@@ -164,6 +164,11 @@ class Proposals:
         _require(bool(finite), "Proposals: scores and boxes must be finite")
         descending = bool(np.all(np.diff(self.scores) <= 0))
         _require(descending, "Proposals.scores must be in descending order")
+        low, high = self.scores.min(initial=np.inf), self.scores.max(initial=-np.inf)
+        _require(
+            are_probabilities(low, high),
+            f"Proposals.scores: expected 0 to 1, got {low:g} to {high:g}",
+        )
         for rle in self.rles:
             _require(
                 tuple(rle["size"]) == tuple(self.size),
@@ -215,8 +220,9 @@ class FrameEnergy:
 
     Attributes:
         background: L_I, with the prior from network scores if there is one.
-        flow: L_F of the pair (t, t + 1); 0 on the last frame.
-        regularization: L_p of the pair (t, t + 1); 0 on the last frame.
+        flow: L_F of the pair (t, t + 1); 0 on the last frame, and where a frame was decided before
+            the next one came.
+        regularization: L_p of the pair; 0 as `flow`.
     """
 
     background: float

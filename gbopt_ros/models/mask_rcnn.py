@@ -9,6 +9,7 @@ on a ResNet-18 (narrowed in the slim one), all with thinner pyramids and heads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -157,13 +158,10 @@ class _KeepsSize(GeneralizedRCNNTransform):
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        sizes: tuple[int, ...] = self.min_size
         kept = max(self.enlarged_to, min(image.shape[-2:]))
-        self.min_size: tuple[int, ...] = tuple(min(size, kept) for size in sizes)
-        try:
-            return super().resize(image, target)
-        finally:
-            self.min_size = sizes
+        of_image = copy(self)  # other threads may call this transform
+        of_image.min_size = tuple(min(size, kept) for size in self.min_size)
+        return super(_KeepsSize, of_image).resize(image, target)
 
 
 def _fix_strides(network: MaskRCNN) -> None:

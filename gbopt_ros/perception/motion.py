@@ -7,6 +7,7 @@ compared, and the log-odds of an object from motion are added to those of the ne
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -45,7 +46,7 @@ def clip_with_motion(
     if config.weight == 0:
         return list(backgrounds)
     if len(frames) != len(backgrounds):
-        raise ValueError(f"expected a background a frame, got {len(backgrounds)}, {len(frames)}")
+        raise ValueError(f"expected {len(frames)} backgrounds, one a frame, got {len(backgrounds)}")
     found = motion_between(frames, dict(enumerate(backgrounds)), flow_network, config.baseline_s)
     return [_combined(background, found.get(t), config) for t, background in enumerate(backgrounds)]
 
@@ -82,13 +83,17 @@ def partners(frames: Sequence[Frame], baseline_s: float) -> dict[int, int]:
     frames are each other's partners where they can be: one pair of flows then serves both.
     """
     found: dict[int, int] = {}
-    for t, frame in enumerate(frames):
+    stamps, baseline_ns = [frame.stamp_ns for frame in frames], round(1e9 * baseline_s)
+    for t, stamp in enumerate(stamps):
         if t in found:
             continue
-        ways = [abs(other.stamp_ns - frame.stamp_ns) / 1e9 for other in frames]
+        # On each side it is the last frame before the baseline or the first one after it.
+        after = [bisect(stamps, stamp - baseline_ns), bisect(stamps, stamp + baseline_ns)]
+        near = [i for place in after for i in (place - 1, place) if 0 <= i < len(stamps)]
+        ways = [(abs(stamps[i] - stamp) / 1e9, i) for i in near]
         far = [
             (abs(way - baseline_s), other in found, other < t, other)
-            for other, way in enumerate(ways)
+            for way, other in ways
             if way >= baseline_s / 2
         ]
         if far:

@@ -105,6 +105,8 @@ def test_proposals_may_have_equal_scores_or_be_none() -> None:
         ({"scores": np.zeros(3, np.float32)}, r"Proposals\.scores"),
         ({"scores": np.array([0.2, 0.9], np.float32)}, r"Proposals\.scores.*descending"),
         ({"scores": np.array([np.nan, 0.2], np.float32)}, "scores.*finite"),
+        ({"scores": np.array([90, 20], np.float32)}, r"Proposals\.scores.*0 to 1, got 20.* 90"),
+        ({"scores": np.array([0.5, -0.1], np.float32)}, r"Proposals\.scores.*0 to 1"),
         ({"boxes": np.zeros((2, 3), np.float32)}, r"Proposals\.boxes"),
         ({"boxes": np.full((2, 4), np.inf, np.float32)}, "boxes.*finite"),
         ({"size": (6, 4)}, r"Proposals\.rles"),

@@ -24,7 +24,7 @@ from gbopt_ros.perception.motion import (
     partners,
 )
 from gbopt_ros.perception.plane_residual import motion_evidence
-from gbopt_ros.structures import Image
+from gbopt_ros.structures import Frame, Image
 
 NONE = MotionConfig(weight=0.0)
 
@@ -114,6 +114,27 @@ def test_partners_are_closest_to_the_baseline_and_each_others_where_they_can_be(
     assert partners(frames[:3], 0.5) == {}
 
 
+@given(
+    gaps=st.lists(st.sampled_from([1, 2, 3, 10, 40]), max_size=15),
+    baseline=st.sampled_from([1, 4, 5, 6, 20, 500]),
+)
+def test_partners_equal_a_search_of_all_frames(gaps: list[int], baseline: int) -> None:
+    """Times in units of 0.1 seconds; equal distances from the baseline are frequent."""
+    stamps = np.cumsum([17_000_000_000, *gaps]) * 10**8
+    frames = [Frame(np.zeros((1, 1, 3), np.uint8), int(s), i) for i, s in enumerate(stamps)]
+    expected: dict[int, int] = {}
+    for t in range(len(frames)):
+        ways = np.abs(stamps - stamps[t]) / 1e9
+        order = sorted(
+            np.flatnonzero(ways >= baseline / 20).tolist(),
+            key=lambda i: (abs(ways[i] - baseline / 10), i in expected, i < t, i),
+        )
+        if order and t not in expected:
+            expected[t] = order[0]
+            expected.setdefault(order[0], t)
+    assert partners(frames, baseline / 10) == expected
+
+
 def test_frame_with_motion_compares_with_a_frame_that_has_come() -> None:
     frames, flow = make_clip(numbered(12)).frames, Growing()
     background = np.full((48, 64), 0.9, np.float32)
@@ -133,7 +154,7 @@ def test_has_partner_says_whether_there_is_one(count: int, baseline_s: float) ->
 
 def test_clip_with_motion_refuses_backgrounds_that_do_not_fit() -> None:
     frames, background = make_clip(numbered(12)).frames, np.ones((48, 64), np.float32)
-    with pytest.raises(ValueError, match="a background a frame, got 13, 12"):
+    with pytest.raises(ValueError, match="expected 12 backgrounds, one a frame, got 13"):
         clip_with_motion(frames, [background] * 13, Growing(), MotionConfig())
 
 
