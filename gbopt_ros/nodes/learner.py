@@ -7,7 +7,6 @@ comparison with that teacher, too.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from std_srvs.srv import Trigger
 
 from gbopt_ros.action import Train
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco_dir
-from gbopt_ros.io.files import unwritable
+from gbopt_ros.io.files import temporary_folder, unwritable
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.io.sources.images import encode_image
@@ -123,6 +122,9 @@ class LearnerNode(PipelineNode):
         # Of a training that did not begin, or does not end.
         self._answer("", f"{self.get_name()} was deactivated")
 
+    def cleanup(self) -> None:
+        self._cancel = threading.Event()  # a training that does not end tells nobody any more
+
     def facts(self) -> dict[str, object]:
         return {"masks stored": self._masks_stored}
 
@@ -160,17 +162,10 @@ class LearnerNode(PipelineNode):
 
     def _add_clip(self, item: tuple[CollectedFrames, float]) -> None:
         clip, arrival = item
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            self._store.training_set(self.config.learning) as training_set,
-        ):
-            selected = [
-                self._selected_frame(clip.session, masks, image, Path(folder))
-                for masks, image in clip.frames
-                if image is not None
-            ]
-            added = training_set.add(selected, may_collect=self._store.models.lock.is_free)
-            self._masks_stored = training_set.instance_count
+        try:
+            added = self._store_frames(clip)
+        except OSError as error:
+            raise unwritable(self._store.root, error) from error
         self._clip_frames += added
         if not clip.is_whole:
             return
@@ -186,14 +181,26 @@ class LearnerNode(PipelineNode):
             self._clips_since = 0
             self._training.put("after new clips")
 
+    def _store_frames(self, clip: CollectedFrames) -> int:
+        """Add frames to the training set; returns how many have masks."""
+        with (
+            self._store.training_set(self.config.learning) as training_set,
+            temporary_folder(self._store.root, "clip") as folder,
+        ):
+            selected = [
+                self._selected_frame(clip.session, masks, image, folder)
+                for masks, image in clip.frames
+                if image is not None
+            ]
+            added = training_set.add(selected, may_collect=self._store.models.lock.is_free)
+            self._masks_stored = training_set.instance_count
+        return added
+
     def _selected_frame(
         self, session: str, masks: Any, image: Image, folder: Path
     ) -> SelectedFrame:
         path = folder / f"{masks.frame_index}.jpg"
-        try:
-            encode_image(image, "jpeg", _JPEG_QUALITY).tofile(path)
-        except OSError as error:
-            raise unwritable(path, error) from error
+        encode_image(image, "jpeg", _JPEG_QUALITY).tofile(path)
         return SelectedFrame(
             recording=session,
             clip_id=masks.clip_id,
@@ -233,7 +240,7 @@ class LearnerNode(PipelineNode):
         try:
             version = self._learn(reason, cancel)
         finally:
-            if cancel is self._cancel:  # else the node is active anew, with other goals
+            if cancel is self._cancel:  # else the node went down, and may have other goals now
                 self._answer(version, self._told)
 
     def _answer(self, version: str, message: str) -> None:

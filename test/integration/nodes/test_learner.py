@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 import time
@@ -31,13 +32,15 @@ from support.ros import TOPIC, Graph, ros_arguments
 
 from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.confidence.appearance import AppearanceExtractor
+from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.store.teacher_gate import TeacherDecision
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, sha256_of, write_calibration
 from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
-from gbopt_ros.nodes import model_update
+from gbopt_ros.nodes import base, model_update
+from gbopt_ros.nodes import learner as learner_node
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
 from gbopt_ros.nodes.clip_collector import CollectedFrames
 from gbopt_ros.nodes.composed import compose
@@ -342,6 +345,30 @@ def test_learner_stores_frames_of_a_clip_that_never_ends(
         assert stored.instance_count == sum(len(m.masks) for m in masks) > 0
 
 
+def test_learner_leaves_nothing_of_a_clip_that_it_could_not_store(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What a learner leaves that is killed then, the next one finds in the store and removes."""
+    store, places = tmp_path / "store", []
+
+    def add(self: TrainingSet, frames: Any, **_: Any) -> int:
+        places.append([frame.image_path for frame in frames])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TrainingSet, "add", add)
+    with with_learner(ros_domain_id, ros_arguments(weights, **learning(store))) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        play(made, 4)
+        made.wait(lambda: learner.health.counted("failures") == 1, "the failure")
+        told = learner.health.status("", "active", {}).message
+        assert told == f"{store}: cannot be written: No space left on device"
+        assert [path.parent.parent for path in places[0]] == [store] * 4
+        assert not any(path.exists() for path in places[0])
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_latency_of_the_learner_counts_the_wait_of_a_clip(
     ros_domain_id: int, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +523,37 @@ def test_deactivate_stops_training_before_the_first_step(
         made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
     assert all(p.iteration == 0 and math.isnan(p.loss) for p in progress)
     assert Store(tmp_path / "store").models.current() is None
+
+
+def test_training_that_outlives_its_node_ends_without_a_traceback(
+    ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As a long check that is not waited for: there is no topic left to tell it on."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def learn(store: Store, config: Any, *, on_step: Any, **_: Any) -> None:
+        began.set()
+        assert go_on.wait(60)
+        on_step(1, 0.0)
+
+    monkeypatch.setattr(Store, "learn", learn)
+    for module in (base, learner_node):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+    arguments = ros_arguments(None, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        learner._masks_stored = 1
+        assert made.call(Trigger, "/learner/train").success
+        made.wait(began.is_set, "the training")
+        thread = learner._training._thread
+        assert learner.trigger_deactivate() == learner.trigger_cleanup() == SUCCESS
+        go_on.set()
+        thread.join(60)
+        assert learner.health.counted("failures") == 0
+    log = capfd.readouterr().err
+    assert "training was stopped: the node was deactivated" in log and "Traceback" not in log
 
 
 def test_learner_killed_in_training_starts_again(
