@@ -102,7 +102,7 @@ class OnnxNetwork:
             found = self._session.run(None, fed)
         except Exception as error:  # onnxruntime's errors have no common class
             raise GboptError(
-                f"{self.path}: fails on an input {values.shape} ({_first_line(error)})"
+                f"{self.path}: fails on an input {values.shape} ({first_line(error)})"
             ) from error
         return [
             value.astype(np.float32, copy=False) if value.dtype == np.float16 else value
@@ -149,7 +149,7 @@ def load_onnx(
         session = onnxruntime.InferenceSession(str(path), options, providers)
     except Exception as error:  # onnxruntime's errors have no common class
         raise GboptError(
-            f"{path}: cannot be opened as an ONNX network ({_first_line(error)})"
+            f"{path}: cannot be opened as an ONNX network ({first_line(error)})"
         ) from error
     if device.type == "cuda" and not {TENSORRT, CUDA} & {*session.get_providers()}:
         log.warning(
@@ -175,5 +175,6 @@ def providers_for(device: torch.device, offered: Sequence[str]) -> list[tuple[st
     return [*chosen, (CPU, {})]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of the message of an error of onnxruntime or torch, else its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

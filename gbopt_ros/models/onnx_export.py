@@ -28,6 +28,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gbopt_ros.models.background_fpn import SemanticFpn
 from gbopt_ros.models.mask_rcnn import ARCHITECTURES
+from gbopt_ros.models.onnx import first_line
 from gbopt_ros.models.weights import WeightsInfo, to_metadata
 from gbopt_ros.structures import GboptError
 
@@ -278,8 +279,9 @@ def _export(
                 autograd_inlining=False,  # for `_SmallerRatio`
             )
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise GboptError(f"{info.architecture} cannot be exported to ONNX: {reason}") from error
+        raise GboptError(
+            f"{info.architecture} cannot be exported to ONNX: {first_line(error)}"
+        ) from error
 
 
 def _finish(

@@ -34,7 +34,7 @@ class FpnBackground:
     """`BackgroundNetwork` on a semantic FPN.
 
     Args:
-        network: moved to `device` and put in evaluation mode.
+        network: moved to `device`, put in evaluation mode, and gets the `short_side` of `config`.
     """
 
     def __init__(

@@ -86,11 +86,13 @@ def plane_residual(
     return np.where(known, residual, np.nan).astype(np.float32)
 
 
-@lru_cache(maxsize=2)  # sizes; it is only read
+@lru_cache(maxsize=2)  # sizes
 def _places(height: int, width: int) -> NDArray[np.float32]:
-    """(H, W, 2) float32, x and y of every pixel."""
+    """(H, W, 2) float32, x and y of every pixel; shared, so it cannot be written."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    return np.stack([columns, rows], axis=-1)
+    places = np.stack([columns, rows], axis=-1)
+    places.flags.writeable = False
+    return places
 
 
 def motion_evidence(residual: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -15,7 +15,8 @@ from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
 from gbopt_ros.structures import Calibration, Image, Proposals
 
-MAX_ELONGATION = 5 / 3  # longest side of an image in short sides, as Mask R-CNN's 1333 for 800
+LONG_SIDE_RATIO = 5 / 3
+"""Largest longer side of a network's input in shorter sides, as Mask R-CNN's 1333 for 800."""
 
 
 class MaskRcnnProposals:
@@ -23,7 +24,7 @@ class MaskRcnnProposals:
 
     Args:
         network: gives one candidate a region, whatever its classes (`ClassAgnosticHeads`). It is
-            moved to `device` and put in evaluation mode.
+            moved to `device`, put in evaluation mode, and gets the limits of `config`.
         version: name of the weights.
         calibration: model of the confidences, copied to all proposals.
     """
@@ -43,7 +44,7 @@ class MaskRcnnProposals:
         heads.detections_per_img = config.max_proposals
         if config.short_side:
             self._network.transform.min_size = (config.short_side,)
-            self._network.transform.max_size = round(config.short_side * MAX_ELONGATION)
+            self._network.transform.max_size = round(config.short_side * LONG_SIDE_RATIO)
         heads.mask_thresh = config.mask_threshold  # for detectron2; torchvision gives probabilities
         self.version, self.calibration = version, calibration
         self._config, self._device = config, device

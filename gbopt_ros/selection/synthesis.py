@@ -26,7 +26,7 @@ def background_photograph(size: tuple[int, int], seed: int, path: str = "") -> I
         path: image file, scaled to `size` as in the paper. Empty: a texture.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, 3) uint8, RGB; a texture is shared and cannot be written.
 
     Raises:
         GboptError: the file is no complete image.
@@ -53,7 +53,7 @@ def at_composite_size(values: NDArray[Any], side: int) -> NDArray[Any]:
 _read = lru_cache(maxsize=1)(lambda path: read_image(Path(path)))
 
 
-@lru_cache(maxsize=2)  # sizes; it is only read
+@lru_cache(maxsize=2)  # sizes
 def _texture(size: tuple[int, int], seed: int) -> Image:
     """Coloured noise with the spectrum of natural images.
 
@@ -71,7 +71,9 @@ def _texture(size: tuple[int, int], seed: int) -> Image:
         amplitude *= _DECAY
     image -= image.mean(axis=(0, 1))
     image *= 50.0 / max(float(image.std()), 1e-6)
-    return np.clip(image + 128, 0, 255).astype(np.uint8)
+    texture = np.clip(image + 128, 0, 255).astype(np.uint8)
+    texture.flags.writeable = False
+    return texture
 
 
 def composite(image: Image, foreground: BoolMask, photograph: Image) -> Image:

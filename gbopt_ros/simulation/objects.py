@@ -15,7 +15,7 @@ from gbopt_ros.structures import GboptError
 PRIMITIVES = ("box", "sphere", "cylinder", "capsule")
 _PRIMITIVE_SHARE = 0.5
 _RANDOM_URDFS = 1000
-_DENSITY_MASS_KG = 0.2
+_MASS_KG = 0.2
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def spawn(
         sim.bullet.changeDynamics(
             body,
             -1,
-            mass=_DENSITY_MASS_KG,
+            mass=_MASS_KG,
             lateralFriction=0.6,
             rollingFriction=0.002,
             spinningFriction=0.002,
@@ -209,7 +209,7 @@ def _make_primitive(
             shape, radius, length = bullet.GEOM_CAPSULE, 0.3 * radius + 0.006, 0.7 * size
         collision = bullet.createCollisionShape(shape, radius=radius, height=length)
         visual = bullet.createVisualShape(shape, radius=radius, length=length)
-    return int(bullet.createMultiBody(_DENSITY_MASS_KG, collision, visual, position, orientation))
+    return int(bullet.createMultiBody(_MASS_KG, collision, visual, position, orientation))
 
 
 def _load_mesh(
@@ -223,7 +223,7 @@ def _load_mesh(
     mesh = {"fileName": path, "meshScale": [scale] * 3}
     collision = bullet.createCollisionShape(bullet.GEOM_MESH, **mesh)
     visual = bullet.createVisualShape(bullet.GEOM_MESH, **mesh)
-    return int(bullet.createMultiBody(_DENSITY_MASS_KG, collision, visual, position, orientation))
+    return int(bullet.createMultiBody(_MASS_KG, collision, visual, position, orientation))
 
 
 def _paint(sim: Simulator, rng: np.random.Generator, kind: Kind, body: int) -> None:

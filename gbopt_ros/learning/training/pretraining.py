@@ -39,7 +39,7 @@ from gbopt_ros.learning.training.trainer import TrainingLog, build_optimizer, tr
 from gbopt_ros.models.background_fpn import TIMM, SemanticFpn, build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.perception.background import resize_short_side
-from gbopt_ros.perception.proposals import MAX_ELONGATION
+from gbopt_ros.perception.proposals import LONG_SIDE_RATIO
 from gbopt_ros.structures import GboptError
 
 P = TypeVar("P")  # part of a batch
@@ -210,7 +210,7 @@ def collate_semantic(
 def _scaled(image: Tensor, labels: Tensor, short_side: int) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) and labels (2, H, W), scaled to the short side, or less for long images."""
     elongation = max(image.shape[1:]) / min(image.shape[1:])
-    side = max(1, round(short_side * min(1.0, MAX_ELONGATION / elongation)))
+    side = max(1, round(short_side * min(1.0, LONG_SIDE_RATIO / elongation)))
     image = resize_short_side(image[None], side)[0]
     return image, functional.interpolate(labels[None], image.shape[1:], mode="nearest-exact")[0]
 

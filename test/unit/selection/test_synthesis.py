@@ -28,6 +28,8 @@ def test_background_photograph_is_seeded_and_textured() -> None:
     first, again = background_photograph((60, 80), 3), background_photograph((60, 80), 3)
     np.testing.assert_array_equal(first, again)
     assert (first != background_photograph((60, 80), 4)).any()
+    with pytest.raises(ValueError, match="read-only"):  # others have the same
+        first[0] = 0
     assert first.std() > 20
     assert np.abs(np.diff(first.astype(int), axis=1)).mean() > 2
 
