@@ -176,10 +176,10 @@ def _smaller(image: Image) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _coarser(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+def _coarser(flow: NDArray[np.floating]) -> NDArray[np.float32]:
     """A flow at the size of the evidence, in its pixels."""
     size = _size(flow.shape, _EVIDENCE_SIDE)
-    coarse = cv2.resize(flow, size, interpolation=cv2.INTER_AREA)
+    coarse = cv2.resize(flow.astype(np.float32, copy=False), size, interpolation=cv2.INTER_AREA)
     return np.asarray(coarse * np.float32(size[1] / len(flow)))
 
 

@@ -229,7 +229,8 @@ class Lattice:
             size = layer.labels.shape
             self._photograph = background_photograph(size, config.seed, config.photograph)
             return
-        self._flows.append(at_composite_size(flow, config.composite_side))
+        in_single = flow.astype(np.float32, copy=False)  # OpenCV takes no half precision
+        self._flows.append(at_composite_size(in_single, config.composite_side))
         outside, regularization = np.zeros(len(before)), np.zeros((len(before), len(layer)))
         # Across a cut neither the flow nor the area of the frame before says anything.
         flow_counts = config.lambda_flow > 0 and not layer.after_cut

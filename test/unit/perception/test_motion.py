@@ -152,6 +152,21 @@ def test_has_partner_says_whether_there_is_one(count: int, baseline_s: float) ->
     assert found == partners(frames, baseline_s).keys()
 
 
+def test_clip_with_motion_takes_flows_in_half_precision() -> None:
+    class Half(Growing):
+        def flow(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
+            return super().flow(first, second).astype(np.float16)  # whole pixels
+
+    frames = make_clip([np.full((200, 260, 3), number, np.uint8) for number in range(6)]).frames
+    backgrounds = [np.full((200, 260), 0.9, np.float32)] * 6
+    halves, singles = (
+        clip_with_motion(frames, backgrounds, network, MotionConfig())
+        for network in (Half(), Growing())
+    )
+    assert (singles[0] != backgrounds[0]).any()
+    np.testing.assert_array_equal(halves, singles)
+
+
 def test_clip_with_motion_refuses_backgrounds_that_do_not_fit() -> None:
     frames, background = make_clip(numbered(12)).frames, np.ones((48, 64), np.float32)
     with pytest.raises(ValueError, match="expected 12 backgrounds, one a frame, got 13"):

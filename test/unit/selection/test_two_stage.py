@@ -226,6 +226,18 @@ def test_select_clip_measures_the_flow_of_small_composites_in_pixels_of_the_fram
     assert selection.frames[0].energy.flow == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_select_clip_takes_maps_of_any_precision(dtype: type) -> None:
+    images, masks, *maps = random_inputs(0, 3, 3)
+    halves = [[value.astype(np.float16) for value in values] for values in maps]
+
+    def energy(dtype: type) -> float:
+        converted = ([value.astype(dtype) for value in values] for values in halves)
+        return run((images, masks, *converted), paper(composite_side=4))[0].energy
+
+    assert energy(dtype) == energy(np.float32)
+
+
 def test_select_clip_gives_shared_pixels_to_the_higher_score() -> None:
     images = np.zeros((1, *SIZE, 3), np.uint8)
     masks = np.zeros((1, 2, *SIZE), bool)
