@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Set
 from contextlib import suppress
@@ -133,9 +132,6 @@ class ModelStore:
                 if name not in kept:
                     with suppress(OSError):
                         remove_folder(self.folder / name)
-            for pattern in (".new-*", ".old-*"):  # left by older releases
-                for left in self.folder.glob(pattern):
-                    shutil.rmtree(left, ignore_errors=True)
 
     def _names(self) -> list[str]:
         """Names of all published versions, oldest first."""
