@@ -37,7 +37,10 @@ class FlowNode(FrameNode):
     def load(self) -> None:
         self._network = make_flow(self.config.flow, self.config.device)
         self._output = self.output("~/output/flow", MAP, LINK_QOS)
-        self._last: Stamped[Any] | None = None
+
+    def activate(self) -> None:
+        self._last: Stamped[Any] | None = None  # not by `deactivate`: the worker may still set it
+        super().activate()
 
     def process(self, image: Stamped[Any]) -> None:
         assert self._network is not None
@@ -45,9 +48,6 @@ class FlowNode(FrameNode):
         if last is not None and has_flow(last, image):
             (flow,) = self._network.flow([last.value], [image.value])
             self._output.publish(Stamped(last.header, flow))
-
-    def deactivate(self) -> None:
-        self._last = None
 
     def introduction(self) -> list[str]:
         return [f"flow by {type(self._network).__name__}"]

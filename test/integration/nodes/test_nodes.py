@@ -51,7 +51,7 @@ from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.flow import main as flow_main
 from gbopt_ros.nodes.learner import LearnerNode, LearnerSettings
-from gbopt_ros.nodes.messages import make_header, stamp_ns
+from gbopt_ros.nodes.messages import Stamped, make_header, stamp_ns
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode, SelectorSettings
@@ -297,6 +297,21 @@ def test_nodes_go_down_and_up_again(graph: Graph) -> None:
     proposals = graph.observe(Proposals, "/proposal/output/proposals")
     graph.send(disc_frames(1)[0])
     graph.wait(lambda: len(proposals) == 1, "proposals after the restart")
+
+
+def test_no_flow_leads_over_the_time_in_which_its_node_was_not_active(ros_domain_id: int) -> None:
+    """Also where the worker had one more image when the node was deactivated."""
+    images = [Stamped(make_header(f.stamp_ns, "camera"), f.image) for f in disc_frames(3)]
+    with Graph(ros_domain_id, lambda c: [FlowNode(context=c)]) as made:
+        made.start()
+        node, flows = made.nodes["flow"], made.observe(ImageMessage, "/flow/output/flow", LINK_QOS)
+        assert node.trigger_deactivate() == SUCCESS
+        node.process(images[0])
+        assert node.trigger_activate() == SUCCESS
+        for image in images[1:]:
+            node.process(image)
+        made.wait(lambda: bool(flows), "a flow")
+        assert [stamp_ns(flow.header.stamp) for flow in flows] == [images[1].stamp_ns]
 
 
 def test_clip_buffer_deactivated_ends_its_clip(graph: Graph) -> None:
