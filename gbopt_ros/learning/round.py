@@ -15,7 +15,12 @@ from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.learning.store.gate import GateDecision
 from gbopt_ros.learning.store.gate_checks import check_agreement, compare_on_validation
 from gbopt_ros.learning.store.model_card import data_by_clip, licence_of_weights
-from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion, is_one_of
+from gbopt_ros.learning.store.model_store import (
+    ModelStore,
+    ModelVersion,
+    is_one_of,
+    verify_version,
+)
 from gbopt_ros.learning.store.teacher_gate import (
     TeacherDecision,
     compare_with_teacher,
@@ -195,10 +200,13 @@ class _Parent:
 
 def _parent(models: ModelStore, config: Config) -> _Parent:
     """The current version of the store; before the first, the network of the configuration."""
+    path = proposal_weights(config)
+    verify_version(path)
     if config.proposal.weights:
-        models.check_origin(proposal_weights(config), config.proposal.detectron2_config)
+        models.check_origin(path, config.proposal.detectron2_config)
     current = models.verified_current()
-    path = current.path if current is not None else proposal_weights(config)
+    if current is not None:
+        path = current.path
     network, info = load_mask_rcnn(path, config.proposal.detectron2_config)
     if current is not None:
         origin = {key: current.manifest.get(key) for key in _ORIGIN}

@@ -18,7 +18,7 @@ from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.round import Learnt
 from gbopt_ros.learning.store import teacher_gate
 from gbopt_ros.learning.store.gate import GateDecision
-from gbopt_ros.learning.store.model_store import ModelVersion
+from gbopt_ros.learning.store.model_store import ModelStore, ModelVersion
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.training.trainer import TrainingLog
 from gbopt_ros.masks import encode_all
@@ -139,6 +139,19 @@ def test_store_learn_takes_a_calibrated_copy_of_the_first_network(
     save_weights(other, tiny_mask_rcnn(seed=1), WeightsInfo(PROPOSALS, "slim18-fpn", "other"))
     with pytest.raises(GboptError, match="learnt from another network; give each network a store"):
         version_after(other)
+
+
+def test_store_learn_refuses_a_version_of_another_store_that_was_changed(
+    replay: Path, tmp_path: Path
+) -> None:
+    path = save_random_weights(tmp_path)[PROPOSALS]
+    version = ModelStore(tmp_path / "other").publish(*load_mask_rcnn(path), {})
+    version.path.write_bytes(path.read_bytes())
+    store = Store(tmp_path / "store")
+    store.add(replay)
+    config = Config(proposal=ProposalConfig(weights=str(version.path)), device="cpu")
+    with pytest.raises(GboptError, match=f"{version.path}: SHA-256 is .* its manifest says"):
+        store.learn(config)
 
 
 def test_learnt_repr_is_short(tmp_path: Path) -> None:
