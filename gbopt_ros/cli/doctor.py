@@ -184,10 +184,9 @@ def find_ros() -> str:
     sourced = [prefix for prefix in prefixes if prefix != Path(sys.prefix)]
     if sourced and importlib.util.find_spec("rclpy"):
         return f"sourced, {os.environ.get('ROS_DISTRO', 'unknown distribution')} ({sourced[-1]})"
-    wheels = installed("ros-rclpy")
-    if not wheels:
+    if not installed("ros-rclpy"):
         raise Problem(ABSENT)
-    return f"wheels in {sys.prefix} (rclpy {wheels})"
+    return f"wheels in {sys.prefix}"
 
 
 def find_rclpy() -> str:
@@ -202,7 +201,7 @@ def find_messages() -> str:
         types = [value for value in vars(module).values() if isinstance(value, type)]
         for kind in types:
             kind.__class__.__import_type_support__()  # type: ignore[attr-defined]
-        names += [kind.__name__ for kind in types]
+        names += [kind.__name__ for kind in types if "_" not in kind.__name__]  # as files have
     return ", ".join(sorted(names))
 
 

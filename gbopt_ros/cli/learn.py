@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gbopt_ros.cli.options import add_config_arguments, check_has_frames, config_from_args
+from gbopt_ros.config import Config
 from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     masks = load_coco(args.masks, args.images) if args.masks else None
     if masks is not None:
         _check_images(masks, args.images, args.masks)
+    if args.replays or masks:
+        _check_weights(config)
     only = load_coco(args.only) if args.only else None
     rehearsal = load_coco_dir(args.rehearse) if args.rehearse else None
     validation = load_coco_dir(args.validation) if args.validation else None
@@ -105,6 +108,15 @@ def run(args: argparse.Namespace) -> None:
     if learnt.version is None:
         raise GboptError(f"the new version was refused by the gate: {learnt.decision.reason}")
     print(learnt.version.path)
+
+
+def _check_weights(config: Config) -> None:
+    """Raises GboptError if a network that the round needs is missing."""
+    from gbopt_ros.models.catalogue import find_weights
+
+    for name in (config.proposal.weights, config.learning.student):
+        if name and not find_weights(name).is_file():
+            raise GboptError(f"{name}: no such weights file")
 
 
 def _check_images(masks: CocoDataset, folder: Path, path: Path) -> None:

@@ -28,8 +28,14 @@ def add_address_arguments(parser: argparse.ArgumentParser, port: int) -> None:
         help="address to listen on (default: %(default)s, for this machine alone)",
     )  # fmt: skip
     parser.add_argument(
-        "--port", type=int, default=port, help="port; 0: a free one (default: %(default)s)"
+        "--port", type=_port, default=port, help="port; 0: a free one (default: %(default)s)"
     )
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {text}")
+    return int(text)
 
 
 def check_flask() -> None:

@@ -76,7 +76,7 @@ def replacing_folder(
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             collect_leftovers(folder.parent, folder.name)  # of the one that wrote it
-            raise GboptError(f"{folder}: exists already; choose another --out or remove it")
+            raise GboptError(f"{folder}: exists already; remove it, or write elsewhere")
         earlier = None if unfinished is None else unfinished.parent
         with (
             parents_of(folder),

@@ -7,8 +7,11 @@ still another name.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
+from contextlib import redirect_stderr
+from io import StringIO
 
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -69,10 +72,16 @@ def listen(app: Flask, host: str, port: int) -> BaseWSGIServer:
         GboptError: the address is not this machine's, or the port is taken.
     """
     try:
-        return make_server(host, port, app, threaded=True)
-    except (OSError, SystemExit) as error:  # werkzeug ends the process where the port is taken
-        reason = getattr(error, "strerror", None) or "the port is taken"
-        raise GboptError(f"{host}:{port}: cannot be listened on: {reason}; try --port 0") from error
+        with redirect_stderr(StringIO()):  # werkzeug prints the error,
+            return make_server(host, port, app, threaded=True)
+    except (OSError, SystemExit) as error:  # and ends the process
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(cause, "strerror", None) or str(cause)
+        if getattr(cause, "errno", None) in (errno.EADDRINUSE, errno.EACCES):
+            advice = "try --port 0"
+        else:
+            advice = "--host takes an address of this machine, or 0.0.0.0 for all of them"
+        raise GboptError(f"{host}:{port}: cannot be listened on: {reason}; {advice}") from cause
 
 
 def _is_own(host: str, names: set[str]) -> bool:

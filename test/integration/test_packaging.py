@@ -367,6 +367,9 @@ def test_doctor_reports_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None
     for finding in findings.values():
         assert finding["status"] in ("ok", "absent", "broken")
         assert bool(finding["meaning"] and finding["remedy"]) == (finding["status"] != "ok")
+    if "messages" in findings and findings["messages"]["status"] == "ok":
+        files = [*REPOSITORY.glob("msg/*"), *REPOSITORY.glob("srv/*"), *REPOSITORY.glob("action/*")]
+        assert findings["messages"]["found"] == ", ".join(sorted(file.stem for file in files))
 
 
 def test_doctor_fails_on_something_required(

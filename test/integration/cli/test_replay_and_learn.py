@@ -399,6 +399,17 @@ def test_learn_needs_a_replay_output(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("setting", ["proposal.weights", "learning.student"])
+def test_learn_looks_for_its_networks_before_a_store_is_made(
+    setting: str, replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, store = tmp_path / "yolo.onnx", tmp_path / "store"
+    options = ["--set", f"{setting}={missing}", "--out", str(store)]
+    assert main(["learn", str(replayed), *options]) == 1
+    assert capsys.readouterr().err == f"gbopt: error: {missing}: no such weights file\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verbs_say_that_a_replay_has_no_frames(
     bag: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

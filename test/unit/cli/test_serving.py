@@ -55,13 +55,30 @@ def test_an_address_that_others_reach_is_warned_about(
         assert ("everybody who reaches it can copy the networks" in told) is warned
 
 
-def test_listen_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_listen_says_why_it_cannot_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     app = models_app(ModelStore(tmp_path))
-    with (
-        listen(app, "127.0.0.1", 0) as first,
-        pytest.raises(GboptError, match=rf"{first.server_port}: cannot be listened on"),
-    ):
-        listen(app, "127.0.0.1", first.server_port)
+    with listen(app, "127.0.0.1", 0) as first:
+        port = first.server_port
+        with pytest.raises(GboptError) as taken:
+            listen(app, "127.0.0.1", port)
+    reason = "cannot be listened on: Address already in use; try --port 0"
+    assert str(taken.value) == f"127.0.0.1:{port}: {reason}"
+    with pytest.raises(GboptError) as foreign:  # 192.0.2.0/24 is for documentation alone
+        listen(app, "192.0.2.1", 0)
+    assert str(foreign.value) == (
+        "192.0.2.1:0: cannot be listened on: Cannot assign requested address; "
+        "--host takes an address of this machine, or 0.0.0.0 for all of them"
+    )
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("port", ["80000", "-1", "http"])
+def test_a_port_is_a_number_of_16_bits(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve-models", "store", "--port", port])
+    assert f"argument --port: expected 0 to 65535, got {port}" in capsys.readouterr().err
 
 
 def test_without_flask_the_verbs_say_how_to_get_it(

@@ -297,7 +297,7 @@ def test_build_unseen_vis_refuses_an_undeclared_class(source: Path, tmp_path: Pa
 def test_build_unseen_vis_keeps_an_existing_output(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
-    with pytest.raises(GboptError, match="exists already; choose another --out or remove it"):
+    with pytest.raises(GboptError, match="exists already; remove it, or write elsewhere"):
         build_unseen_vis(source, tmp_path / "out", CONFIG)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
     with pytest.raises(GboptError, match="cannot be written"):
