@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 
 _GREEDY_UP_TO = 20  # masks; solving the linear program takes longer than it saves below
 _ROUNDING = 1e-6  # nats; bounds and costs add the same numbers in different orders
-_MAX_STATES = 20_000  # about two seconds; a hundred ellipses thrown at random take 1,500 at most
-_BEAM_WIDTH = 100  # states; where the best sets are known, a beam finds most of them
+# Limits of the search: states, and terms of all their bounds. Each is about two seconds; a hundred
+# ellipses thrown at random take at most 1,500 states.
+_MAX_STATES, _MAX_TERMS = 20_000, 10_000_000
+_BEAM_SHARE = 200  # states of the search for each state of the beam, which then takes less time
 
 Scored = tuple[float, tuple[int, ...]]
 """Cost of a set and its sorted indices."""
@@ -194,11 +196,12 @@ def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> tuple[list
     # own bound computed, once it is popped by a simpler bound: most never are.
     heap: list[tuple[float, int, int, _State, _Decision | None]]
     heap = [(bound(bound.start), 0, next(serials), bound.start, None)]
+    limit = min(_MAX_STATES, _MAX_TERMS // bound.terms)
     best: list[Scored] = []
     made = 0
     while heap and len(best) < k:
-        if made == _MAX_STATES:
-            found = {*best, *_beam_search(bound, order, max(k, _BEAM_WIDTH))}
+        if made == limit:
+            found = {*best, *_beam_search(bound, order, max(k, limit // _BEAM_SHARE))}
             return heapq.nsmallest(k, found), False
         least_cost, depth, _, state, decision = heapq.heappop(heap)
         if decision is not None:
@@ -305,6 +308,7 @@ class _Bound:
 
     Attributes:
         start: the state where all masks are free.
+        terms: number of terms of a bound, at most, and 1.
     """
 
     def __init__(self, problem: _Problem, multipliers: _Multipliers) -> None:
@@ -328,6 +332,7 @@ class _Bound:
             (1 << int(a), payers[a], [(i, float(paid[i, a])) for i in _bits(payers[a])])
             for a in np.flatnonzero(paid.any(axis=0))
         ]
+        self.terms = 1 + len(savings) + len(self._payments)
 
     def after(self, state: _State, decision: _Decision) -> _State:
         """The state that a decision leads to."""
