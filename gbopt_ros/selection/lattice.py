@@ -325,7 +325,8 @@ class Lattice:
             synthetic = self._flow_network.flow(
                 [image for image, _ in first], [image for image, _ in second]
             )
-            scale = self.layers[0].frame.size[0] / len(self.layers[0].image)
+            (height, width), image = self.layers[0].frame.size, self.layers[0].image
+            scale = width / image.shape[1], height / image.shape[0]  # sides are rounded
             synthetic = synthetic * np.float32(scale)  # pixels of the frame
             self.flow_runs += len(batch)
             for (t, k, m), (_, foreground), flow in zip(batch, first, synthetic, strict=True):
