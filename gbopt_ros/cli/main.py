@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ VERBS = (
 
 DONE, FAILED = 0, 1
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 + signal, as in shells
+
+_PATIENCE_S = 1.0
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another output folder",
@@ -105,22 +108,38 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Raise `_Terminated` on SIGTERM, in this process only."""
-    process = os.getpid()
+    """Raise `_Terminated` on SIGTERM and `KeyboardInterrupt` on Ctrl-C, once.
 
-    def end(*_: object) -> None:
+    Cleaning up may take as long as a clip. No signal breaks into it; a Ctrl-C after a second ends
+    the process at once. What is half done is then left as `kill -9` leaves it.
+    """
+    process, began = os.getpid(), 0.0
+
+    def end(number: int, _: object) -> None:
+        nonlocal began
         if os.getpid() != process:  # a forked worker, which has nothing to clean up
+            if number == signal.SIGINT:  # and which may expect this one
+                raise KeyboardInterrupt
             os._exit(TERMINATED)
-        raise _Terminated
+        if not began:
+            began = time.monotonic()
+            raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        # Shells and `timeout` may send one signal twice.
+        if number == signal.SIGINT and time.monotonic() - began > _PATIENCE_S:
+            os.write(2, b"\ngbopt: interrupted\n")
+            os._exit(INTERRUPTED)
 
     if threading.current_thread() is not threading.main_thread():  # signals are not for others
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

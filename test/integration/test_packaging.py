@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -333,6 +334,39 @@ def test_main_exits_with_130_on_an_interrupt(
     monkeypatch.setattr(doctor, "run", interrupt)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "gbopt: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_signals_do_not_break_into_cleaning_up_and_a_late_interrupt_ends_at_once(
+    first: signal.Signals,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now, done = [100.0], []
+
+    def clean_up_slowly(args: object) -> None:
+        try:
+            signal.raise_signal(first)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            now[0] += 1.5
+            signal.raise_signal(signal.SIGTERM)
+            done.append("cleaned up")
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(doctor, "run", clean_up_slowly)
+    monkeypatch.setattr("gbopt_ros.cli.main.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "_exit", done.append)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert main(["doctor"]) == status
+    assert done == ["cleaned up", 130]
+    assert capsys.readouterr().err == f"gbopt: {told}\n"
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
