@@ -108,6 +108,26 @@ def test_container_takes_from_pypi_what_it_does_not_take_from_ros(
     assert set(extras[1].split(",")) <= setup["extras_require"].keys()
 
 
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("package.xml", r"<!-- (torch.+?) come\s"),
+        ("docs/robot.md", r"rosdep does not know (.+?)\.\s"),
+    ],
+)
+def test_what_rosdep_does_not_know_is_what_pip_requires_beyond_it(
+    file: str, sentence: str, manifest: ElementTree.Element, setup: dict[str, Any]
+) -> None:
+    names = {"python3-opencv": "opencv-python-headless", "python3-pil": "pillow"}
+    keys = [key.text or "" for key in manifest.iter("exec_depend")]
+    known = {names.get(key, key.removeprefix("python3-")) for key in keys}
+    required = {re.match(r"[\w-]+", line)[0] for line in setup["install_requires"]}  # type: ignore[index]
+    required.remove("PyYAML")  # comes with omegaconf
+    written = re.search(sentence, (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+    assert written is not None
+    assert set(re.split(r",\s+|\s+and\s+", written[1])) == required - known
+
+
 def test_container_sets_the_environment_of_the_in_place_installation() -> None:
     (home,) = re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.MULTILINE)
     (assigned,) = re.findall(r"^ENV (PATH=.*)$", DOCKERFILE, re.MULTILINE)
