@@ -326,8 +326,8 @@ class Lattice:
                 [image for image, _ in first], [image for image, _ in second]
             )
             (height, width), image = self.layers[0].frame.size, self.layers[0].image
-            scale = width / image.shape[1], height / image.shape[0]  # sides are rounded
-            synthetic = synthetic * np.float32(scale)  # pixels of the frame
+            scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+            synthetic = synthetic * scale  # pixels of the frame; sides are rounded
             self.flow_runs += len(batch)
             for (t, k, m), (_, foreground), flow in zip(batch, first, synthetic, strict=True):
                 inside = inside_flow_loss(foreground, self._flows[t], flow)
