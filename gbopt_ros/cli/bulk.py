@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> None:
     print(outcome.table())
     if outcome.failures:
         raise GboptError(
-            f"{len(outcome.failures)} failures, listed above and in {args.out / 'run.json'}; all "
-            "else is done, and the same command tries them again"
+            f"failures: {len(outcome.failures)}, listed above and in {args.out / 'run.json'}; all "
+            "else is done, and the same command tries again what failed"
         )
 
 

@@ -98,8 +98,10 @@ def _export(args: argparse.Namespace) -> None:
     from gbopt_ros.models.onnx_export import check_installed
     from gbopt_ros.models.weights import BACKGROUND, network_of
 
-    if args.out is None or args.out.suffix != SUFFIX:
-        raise GboptError(f"--out: expected a file name that ends with {SUFFIX}, got {args.out}")
+    if args.out is None:
+        raise GboptError(f"export needs the file to write: --out FILE{SUFFIX}")
+    if args.out.suffix != SUFFIX:
+        raise GboptError(f"--out {args.out}: expected a file name that ends with {SUFFIX}")
     check_installed()
     config, weights = config_from_args(args), _weights(Path(args.subject), args.version)
     export = _export_background if network_of(weights) == BACKGROUND else _export_proposals

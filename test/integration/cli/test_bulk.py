@@ -69,7 +69,7 @@ def test_bulk_that_was_killed_does_what_is_missing(
 
     assert main([*bulk(bags, out, options), "--workers=1"]) == 1
     shown = capsys.readouterr()
-    assert "gbopt: error: 1 failures, listed above and in" in shown.err
+    assert "gbopt: error: failures: 1, listed above and in" in shown.err
     assert "failed: bad: " in shown.out and "bad.mcap" in shown.out
     assert f"{'frames':16} {len(BAGS) * FRAMES:>12}" in shown.out.splitlines()
     assert len(done()) == len(BAGS) * FRAMES // 3
