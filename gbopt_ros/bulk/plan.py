@@ -7,7 +7,6 @@ is planned once more with what is known by now, and only shards that moved are s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -19,7 +18,7 @@ from gbopt_ros.bulk.recordings import Recording
 from gbopt_ros.config import ClipConfig
 from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.files import write_text
-from gbopt_ros.io.json_file import Fields
+from gbopt_ros.io.json_file import Fields, to_json
 from gbopt_ros.structures import Frame
 
 SizeChange = tuple[int, int, int]
@@ -60,7 +59,7 @@ class Timeline:
 
     def save(self, path: Path) -> None:
         """Write it atomically. Raises GboptError if that fails."""
-        write_text(path, json.dumps(asdict(self), separators=(",", ":")))
+        write_text(path, to_json(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Timeline:

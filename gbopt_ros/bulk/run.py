@@ -8,7 +8,6 @@ OUT/run.json                     configuration, counts and failures of the lates
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from gbopt_ros.bulk.shards import Failed, PlanTask, ShardTask
 from gbopt_ros.bulk.workers import Event, Workers
 from gbopt_ros.config import Config
 from gbopt_ros.io.files import make_folder, write_text
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.io.locks import try_lock, unlock
 from gbopt_ros.structures import GboptError
 
@@ -246,7 +246,7 @@ class BulkRun:
             for each in self._recordings
         ]
         run = asdict(outcome) | {"recordings": recordings} | self._identity
-        write_text(self._out / "run.json", json.dumps(run, indent=2))
+        write_text(self._out / "run.json", to_json(run, indent=2))
         return outcome
 
     def _finished(self) -> Iterator[FinishedShard]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from gbopt_ros.evaluation.davis_results import (
 from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
 from gbopt_ros.io.datasets.davis import DavisSequence, load_davis
 from gbopt_ros.io.files import make_folder, write_text
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.structures import GboptError
 
 
@@ -143,4 +143,4 @@ def _write(
     sequences = {name: asdict(summarise(of_sequence)) for name, of_sequence in scores.items()}
     summary = {"metrics": asdict(everything), "sequences": sequences, "objects": objects}
     write_text(out / "metrics.md", markdown_table(rows))
-    write_text(out / "metrics.json", json.dumps(summary, indent=2) + "\n")
+    write_text(out / "metrics.json", to_json(summary, indent=2) + "\n")

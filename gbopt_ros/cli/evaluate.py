@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from gbopt_ros.io.datasets.coco import (
     load_coco_dir,
 )
 from gbopt_ros.io.files import make_folder, write_text
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.io.selection_format import SELECTION_NAME
 from gbopt_ros.structures import GboptError
 
@@ -136,6 +136,6 @@ def _write(
         "results": len(results),
     }
     summary = {"subject": subject, "metrics": metrics.to_dict(), **counts}
-    write_text(out / "results.json", json.dumps(results, separators=(",", ":")))
+    write_text(out / "results.json", to_json(results))
     write_text(out / "metrics.md", table)
-    write_text(out / "metrics.json", json.dumps(summary, indent=2) + "\n")
+    write_text(out / "metrics.json", to_json(summary, indent=2) + "\n")

@@ -23,13 +23,13 @@ from __future__ import annotations
 import argparse
 import atexit
 import hashlib
-import json
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
         path = args.out / f"{name}.safetensors"
         save_weights(path, network, WeightsInfo(name, architecture, _version(network)), half=True)
         curves = {"config": config.to_dict()["pretrain"], "losses": training.losses}
-        write_text(path.with_suffix(".json"), json.dumps(curves))
+        write_text(path.with_suffix(".json"), to_json(curves))
         log.info("%s: %d steps, weights in %s", name, len(training.total), path)
 
     proposals: MaskRCNN | None = None

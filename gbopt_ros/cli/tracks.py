@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from gbopt_ros.cli.options import add_config_arguments, check_has_frames, config_from_args
@@ -13,6 +12,7 @@ from gbopt_ros.evaluation.identity_metrics import IdentityCounts
 from gbopt_ros.evaluation.tables import Rows, markdown_table, text_table
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME
 from gbopt_ros.io.files import make_folder, write_text
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.structures import GboptError
 
 _LABELS = (
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         make_folder(args.out)
         write_text(args.out / "metrics.md", markdown_table(rows))
         metrics = {name: _metrics(count) for name, count in counts.items()}
-        write_text(args.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_text(args.out / "metrics.json", to_json(metrics, indent=2) + "\n")
 
 
 def _metrics(counts: IdentityCounts) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from gbopt_ros.demo.rounds import (
 from gbopt_ros.demo.run import prepare, run_facts
 from gbopt_ros.evaluation.report import write_report
 from gbopt_ros.io.files import write_text
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.student import has_teacher
 from gbopt_ros.perception.load import proposal_weights
@@ -79,7 +79,7 @@ def run_on_recording(
             write_overlay(out / "overlay.mp4", first, last)
     results = run_facts(config, clock, done) | results
     write_report(out / "report.html", own_report(out, config, recording, outcome, results))
-    write_text(out / "results.json", json.dumps(results, indent=2))
+    write_text(out / "results.json", to_json(results, indent=2))
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from gbopt_ros.demo.rounds import Clock, Round, learn_in_rounds, replay_of_round
 from gbopt_ros.evaluation.coco_metrics import paired_difference
 from gbopt_ros.evaluation.report import write_report
 from gbopt_ros.io.files import write_text
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.io.selection_format import peak_memory, versions
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.perception.load import proposal_weights
@@ -70,7 +70,7 @@ def run_demo(out: Path, config: Config, *, quick: bool = False) -> dict[str, Any
         after = evaluate_on(data, learnt.path, config) if learnt is not None else before
     results = _results(config, data, before, after, rounds, clock)
     write_report(out / "report.html", demo_report(config, data, before, after, rounds, results))
-    write_text(out / "results.json", json.dumps(results, indent=2))
+    write_text(out / "results.json", to_json(results, indent=2))
     return results
 
 

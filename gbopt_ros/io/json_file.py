@@ -1,4 +1,4 @@
-"""What a JSON file says, as values of the expected type or as an error that names the place.
+"""JSON as text, and what a JSON file says: values of the expected type, or an error with its place.
 
 Every reader of JSON goes through `read_json` or `parse_json`, then through `Fields`; rows of a
 database go through `Fields` too. So damaged or hostile content ends in a GboptError here, not in
@@ -8,6 +8,7 @@ an exception somewhere else.
 from __future__ import annotations
 
 import json
+import math
 import re
 import reprlib
 import sys
@@ -22,6 +23,12 @@ _REQUIRED: Any = object()
 INT64 = (-(2**63), 2**63 - 1)
 _LARGEST = sys.float_info.max
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Plain values as JSON; NaN and infinite numbers, which JSON does not have, are null."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(_finite(value), indent=indent, separators=separators, allow_nan=False)
 
 
 def read_json(path: Path) -> Any:
@@ -50,6 +57,16 @@ def parse_json(text: str | bytes, where: str) -> Any:
     if _SURROGATE.search(decoded) and not _is_encodable(json.dumps(content, ensure_ascii=False)):
         raise GboptError(f"{where}: expected Unicode text, got half of a surrogate pair")
     return content
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 class Fields:

@@ -37,7 +37,7 @@ from gbopt_ros.io.files import (
     unwritable,
 )
 from gbopt_ros.io.journal import JOURNAL_NAME, Journal, unfinished_run
-from gbopt_ros.io.json_file import Fields, printable
+from gbopt_ros.io.json_file import Fields, printable, to_json
 from gbopt_ros.io.overlay import OverlayWriter, draw_masks
 from gbopt_ros.io.sources.images import encode_image, read_image
 from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selection
@@ -182,7 +182,7 @@ class SelectionWriter:
                 part.close()
             parts = {name: self._part(name) for name in _PARTS}
             join_parts(self._folder / SELECTION_NAME, self._recording, parts)
-            run = json.dumps(self._run(facts), indent=2)
+            run = to_json(self._run(facts), indent=2)
             (self._folder / "run.json").write_text(run, encoding="utf-8")
             self._files.close()
 

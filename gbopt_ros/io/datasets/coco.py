@@ -6,7 +6,6 @@ polygons, uncompressed and compressed run-length encodings; writing always gives
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.files import write_text
-from gbopt_ros.io.json_file import Fields
+from gbopt_ros.io.json_file import Fields, to_json
 from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.structures import GboptError, Image, LabelledImage, Rle
 
@@ -208,7 +207,7 @@ def write_coco(
         crowd_by_image={key: tuple(rles) for key, rles in (crowd_by_image or {}).items()},
         names_by_image={key: tuple(names) for key, names in (names_by_image or {}).items()},
     )
-    write_text(path, json.dumps(dataset.to_coco(), separators=(",", ":")))
+    write_text(path, to_json(dataset.to_coco()))
 
 
 def _parse_image(entry: Fields) -> CocoImage:

@@ -20,7 +20,6 @@ three things open:
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections import Counter
@@ -35,6 +34,7 @@ from tqdm import tqdm
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME, IMAGES_NAME, CocoImage, write_coco
 from gbopt_ros.io.datasets.youtube_vis import VisVideo, YoutubeVis, load_youtube_vis
 from gbopt_ros.io.files import replacing_folder
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.io.sources.folder import list_images
 from gbopt_ros.structures import GboptError, Rle
 
@@ -105,7 +105,7 @@ def build_unseen_vis(folder: Path, out: Path, config: UnseenVisConfig) -> dict[s
         for name in _SPLITS:
             _write_split(aside / name, splits[name], image_dirs[name], config.copy, first_id)
             first_id += sum(len(video.file_names) for video in splits[name])
-        text = json.dumps(manifest, indent=2) + "\n"
+        text = to_json(manifest, indent=2) + "\n"
         (aside / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return manifest
 

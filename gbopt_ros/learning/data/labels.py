@@ -7,7 +7,6 @@ wherever the image was exported from. No file that labels name is opened.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from gbopt_ros.io.datasets.coco import (
     load_coco,
 )
 from gbopt_ros.io.files import replacing_folder
+from gbopt_ros.io.json_file import to_json
 from gbopt_ros.io.selection_format import read_selection
 from gbopt_ros.learning.data.image_file import DIGEST_DIGITS, digest_of
 from gbopt_ros.learning.data.verdicts import FRAME_FACTS, StoredFrame, Verdict, stored_masks
@@ -149,7 +149,7 @@ def export_labels(
         if not last:
             raise GboptError(f"{out}: all frames left the training set meanwhile; export again")
         written = {names[digest]: frame for digest, frame in last.items()}
-        text = json.dumps(_coco(written, names_of), separators=(",", ":"))
+        text = to_json(_coco(written, names_of))
         (folder / names_of.labels).write_text(text, encoding="utf-8")
         if layout == "yolo":
             _write_yolo(folder, written)

@@ -16,7 +16,6 @@ version or none. `current.json` is replaced by another rename. Whoever changes s
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Set
@@ -34,7 +33,7 @@ from gbopt_ros.io.files import (
     replacing_folder,
     write_text,
 )
-from gbopt_ros.io.json_file import Fields
+from gbopt_ros.io.json_file import Fields, to_json
 from gbopt_ros.learning.store.lock import StoreLock
 from gbopt_ros.learning.store.model_card import (
     CARD_JSON,
@@ -423,15 +422,15 @@ class ModelStore:
         return f"v{max((number(name) or 0 for name in names), default=0) + 1:04d}"
 
     def _make_current(self, version: str) -> None:
-        write_text(self.folder / _CURRENT, json.dumps({"version": version}))
+        write_text(self.folder / _CURRENT, to_json({"version": version}))
 
 
 def _describe(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest of a version, and its card."""
     card = model_card(manifest)
     for name, text in (
-        (MANIFEST_NAME, json.dumps(manifest, indent=2)),
-        (CARD_JSON, json.dumps(card, indent=2)),
+        (MANIFEST_NAME, to_json(manifest, indent=2)),
+        (CARD_JSON, to_json(card, indent=2)),
         (CARD_MARKDOWN, card_in_markdown(card)),
     ):
         (folder / name).write_text(text, encoding="utf-8")

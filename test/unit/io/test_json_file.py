@@ -1,15 +1,25 @@
-"""What a JSON file says becomes a value of the expected type, or an error that names the place."""
+"""JSON of plain values, and what a JSON file says: values of the expected type, or clear errors."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gbopt_ros.io import json_file
-from gbopt_ros.io.json_file import Fields, parse_json, printable, read_json
+from gbopt_ros.io.json_file import Fields, parse_json, printable, read_json, to_json
 from gbopt_ros.structures import GboptError
+
+
+def test_to_json_has_no_number_that_json_does_not_have() -> None:
+    value = {"a": [1.5, math.nan, (-math.inf, 2)], 3: math.inf, "b": None, "c": np.float64("nan")}
+    expected = '{"a":[1.5,null,[null,2]],"3":null,"b":null,"c":null}'
+    assert to_json(value) == expected
+    assert json.loads(to_json(value, indent=2)) == json.loads(expected)
 
 
 def test_read_json_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

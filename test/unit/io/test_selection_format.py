@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -241,6 +243,17 @@ def test_selection_writer_goes_on_with_a_run_that_was_killed(
     assert contents[0] == contents[1]
     assert len(list(open_source(tmp_path / "out" / "overlay.mp4"))) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_selection_writer_has_no_lower_bound_where_the_lag_forced_a_decision(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    first, second, *_ = clips
+    write_clips(tmp_path / "out", [replace(first, lower_bound=-math.inf), second])
+    text = (tmp_path / "out" / "run.json").read_text()
+    assert "Infinity" not in text  # no JSON
+    bounds = [clip["lower_bound"] for clip in json.loads(text)["clips"]]
+    assert bounds == [None, second.lower_bound]
 
 
 def test_selection_writer_keeps_track_ids_over_clips(

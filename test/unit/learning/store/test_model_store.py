@@ -261,7 +261,7 @@ def crash(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["model_store.save_weights", "model_store.json.dumps", "files.os.replace", "files.sync_tree"],
+    ["model_store.save_weights", "model_store.to_json", "files.os.replace", "files.sync_tree"],
 )
 def test_crash_during_publish(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
