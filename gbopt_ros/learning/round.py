@@ -179,7 +179,7 @@ def _learn(
     log.info("published %s: %s", version.version, decision.reason)
     if comparison is not None:
         verdict = "may serve" if comparison.passed else "may not serve yet"
-        log.info("%s %s: it %s", version.version, verdict, comparison.reason)
+        log.info("%s %s: %s", version.version, verdict, comparison.reason)
     return Learnt(decision, training, version, comparison)
 
 
