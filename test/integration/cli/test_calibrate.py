@@ -58,7 +58,9 @@ def raw_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def selected(weights: Path) -> Selection:
-    pipeline = Pipeline(load_config(overrides=[f"proposal.weights={weights}"]))
+    """Of two frames, with the confidences of single masks."""
+    overrides = [f"proposal.weights={weights}", "tracks.average_confidence=false"]
+    pipeline = Pipeline(load_config(overrides=overrides))
     (selection,) = pipeline.run(demo_frames(2))
     assert selection.mask_count > 4
     return selection
