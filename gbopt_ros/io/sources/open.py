@@ -15,6 +15,7 @@ from gbopt_ros.io.sources.rosbag_storage import MCAP_MAGIC, SQLITE_MAGIC, ZSTD_M
 from gbopt_ros.io.sources.video import VideoSource
 from gbopt_ros.structures import GboptError
 
+_ADDRESS = re.compile(r"[a-z]+:/", re.IGNORECASE)  # of a stream; `Path` makes one slash of two
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -76,6 +77,11 @@ def files_of_recording(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _is_rosbag(path: Path) -> bool:
+    if path.is_char_device() or (_ADDRESS.match(str(path)) and not path.exists()):
+        raise GboptError(
+            f"{path}: a camera or a stream, no recording; let its driver publish a topic, and name "
+            "that: gbopt run --camera TOPIC"
+        )
     if not path.exists():
         raise GboptError(f"{path}: no such file or folder")
     if path.is_dir():

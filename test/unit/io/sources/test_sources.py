@@ -287,6 +287,12 @@ def test_open_source_refuses_a_missing_path(tmp_path: Path) -> None:
         open_source(tmp_path / "nothing.mcap")
 
 
+@pytest.mark.parametrize("camera", ["rtsp://10.0.0.1/live", "HTTP://host:80/a.mjpg", "/dev/tty"])
+def test_open_source_says_how_a_camera_is_read(camera: str) -> None:
+    with pytest.raises(GboptError, match=r"no recording; .*gbopt run --camera TOPIC"):
+        open_source(camera)
+
+
 def test_open_source_refuses_a_topic_without_a_rosbag(tmp_path: Path) -> None:
     folder = write_images(tmp_path, noise_frames(1))
     with pytest.raises(GboptError, match="not a rosbag2, so it has no topic /camera"):
