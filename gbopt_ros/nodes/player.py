@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from gbopt_ros.nodes.messages import Stamped, encode_image, make_header, stamp_n
 from gbopt_ros.structures import Frame, GboptError
 
 _SETTLE_S = 0.5  # in this time what is on its way arrives
+_SILENCE_S = 2.0  # after which a wait for subscribers is told
 
 
 class Player:
@@ -98,9 +100,14 @@ class Player:
             lambda: self._images.get_subscription_count() > 0,
             f"nobody subscribes to {self._images.topic_name}: do the nodes run, and is this their "
             "camera topic?",
+            told_after_s=_SILENCE_S,
         )
         for name in self._awaited:
-            self._wait(partial(self._has_subscriber, name), f"nobody subscribes to {name}")
+            self._wait(
+                partial(self._has_subscriber, name),
+                f"nobody subscribes to {name}",
+                told_after_s=_SILENCE_S,
+            )
         if self._finishes:
             self._spin_for(_SETTLE_S)
             self._clips.clear()
@@ -168,11 +175,17 @@ class Player:
         while (left := deadline - time.monotonic()) > 0 and not is_over():
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
-    def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
-        deadline = time.monotonic() + self._patience_s
+    def _wait(
+        self, condition: Callable[[], bool], complaint: str, told_after_s: float = math.inf
+    ) -> None:
+        start = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - start
+            if waited > self._patience_s:
                 raise GboptError(f"{complaint} (waited {self._patience_s:g} s)")
+            if waited > told_after_s:
+                self._node.get_logger().info(f"waiting up to {self._patience_s:g} s: {complaint}")
+                told_after_s = math.inf
             self._executor.spin_once(timeout_sec=0.05)
 
 

@@ -603,7 +603,10 @@ def test_diagnostics_of_every_node(graph: Graph) -> None:
     assert by_name["clip_buffer"]["in flight"] == "0"
 
 
-def test_player_says_that_nobody_subscribes(ros_domain_id: int) -> None:
+def test_player_says_that_nobody_subscribes(
+    ros_domain_id: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gbopt_ros.nodes.player._SILENCE_S", 0.1)
     with Graph(ros_domain_id) as empty:
         player = Player(TOPIC, lockstep=True, patience_s=0.5, context=empty.context)
         try:
@@ -611,6 +614,7 @@ def test_player_says_that_nobody_subscribes(ros_domain_id: int) -> None:
                 player.play(disc_frames(1))
         finally:
             player.close()
+    assert capfd.readouterr().err.count("waiting up to 0.5 s: nobody subscribes to /camera") == 1
 
 
 def test_player_in_lockstep_goes_past_a_repeated_stamp(graph: Graph) -> None:
