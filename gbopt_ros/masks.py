@@ -252,6 +252,29 @@ def decode_all(rles: Sequence[Rle], size: tuple[int, int]) -> NDArray[np.bool_]:
     return masks
 
 
+def decode_crops(rles: Sequence[Rle], boxes: NDArray[np.floating]) -> list[BoolMask]:
+    """Parts of masks of one size, in a fraction of the time of `decode`.
+
+    Args:
+        boxes: (N, 4) xyxy in whole pixels, right and bottom exclusive, within the image.
+
+    Returns:
+        N arrays (h, w) bool, contiguous: what is in the box of each mask.
+    """
+    if not rles:
+        return []
+    height, width = rles[0]["size"]
+    runs, sizes = runs_that_fill(rles, (height, width))
+    crops = []
+    for of_mask, box in zip(np.split(runs, np.cumsum(sizes)[:-1]), boxes.astype(int), strict=True):
+        x0, y0, x1, y1 = box
+        ends = np.clip(np.cumsum(of_mask), x0 * height, x1 * height)
+        lengths = np.diff(ends, prepend=x0 * height)
+        columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(x1 - x0, height)
+        crops.append(np.ascontiguousarray(columns[:, y0:y1].T))
+    return crops
+
+
 def areas(rles: Sequence[Rle]) -> NDArray[np.int64]:
     """(N,) int64, pixels."""
     if not rles:

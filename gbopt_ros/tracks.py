@@ -132,8 +132,9 @@ class TrackLinker:
         self._stamp_ns, self._size = stamp_ns, size
         self._tracks = [t for t in self._tracks if t.age_s(stamp_ns) <= self._max_gap_s]
         boxes = mask_ops.boxes_xyxy(rles).astype(np.float64)
+        crops = mask_ops.decode_crops(rles, boxes)
         order = sorted(range(len(rles)), key=lambda i: (*boxes[i], rles[i]["counts"]))
-        regions = [_region(rles[i], boxes[i]) for i in order]
+        regions = [_Region(crops[i], boxes[i], int(np.count_nonzero(crops[i]))) for i in order]
         continued = self._match(regions, stamp_ns)
         ids = [NO_TRACK] * len(rles)
         for place, region in enumerate(regions):
@@ -163,19 +164,14 @@ class TrackLinker:
             if not free or not lost:
                 break
             left = [regions[i] for i in free]
-            at_rest = likeness(left, lost, [np.zeros(2)] * len(lost))
-            moved = likeness(left, lost, [track.way(stamp_ns) for track in lost])
-            values = np.maximum(at_rest, moved)
+            ways = [track.way(stamp_ns) for track in lost]
+            values = likeness(left, lost, [np.zeros(2)] * len(lost))
+            if np.any(ways):
+                values = np.maximum(values, likeness(left, lost, ways))
             values[values < self._min_iou] = 0.0
             pairs = zip(*linear_sum_assignment(values, maximize=True), strict=True)
             matched |= {free[row]: lost[column] for row, column in pairs if values[row, column] > 0}
         return matched
-
-
-def _region(rle: Rle, box: Boxes) -> _Region:
-    x0, y0, x1, y1 = box.astype(int)
-    pixels = np.ascontiguousarray(mask_ops.decode(rle)[y0:y1, x0:x1])
-    return _Region(pixels, box, int(np.count_nonzero(pixels)))
 
 
 def _mask_ious(

@@ -17,6 +17,7 @@ from gbopt_ros.masks import (
     checked_rle,
     decode,
     decode_all,
+    decode_crops,
     encode,
     encode_all,
     encode_labels,
@@ -47,6 +48,23 @@ def test_encode_gives_the_rle_of_coco() -> None:
     # written is the difference to the run before the last: 9 2 2 0 -1.
     assert rle == {"size": [4, 4], "counts": "9220O"}
     np.testing.assert_array_equal(decode(rle), rectangle(1, 2, 3, 4))
+
+
+@given(mask_stacks, st.data())
+def test_decode_crops_gives_parts_of_decoded_masks(masks: np.ndarray, data: st.DataObject) -> None:
+    n, height, width = masks.shape
+    sides = [
+        (sorted(data.draw(st.tuples(st.integers(0, side), st.integers(0, side)))))
+        for _ in range(n)
+        for side in (width, height)
+    ]
+    boxes = np.array([(*low_high,) for low_high in sides]).reshape(n, 2, 2).transpose(0, 2, 1)
+    boxes = boxes.reshape(n, 4)
+    crops = decode_crops(encode_all(masks), boxes)
+    for mask, (x0, y0, x1, y1), crop in zip(masks, boxes, crops, strict=True):
+        assert crop.flags.c_contiguous
+        np.testing.assert_array_equal(crop, mask[y0:y1, x0:x1])
+    assert decode_crops((), np.zeros((0, 4))) == []
 
 
 @given(mask_stacks)
