@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import av
 import cv2
 import numpy as np
 
@@ -110,9 +110,11 @@ class OverlayWriter:
         self._path = Path(path)
         self._fps = fps
         self._size = size
-        self._stream: av.VideoStream | None = None
+        self._stream: Any = None  # of PyAV
 
     def __enter__(self) -> OverlayWriter:
+        import av  # here: nodes draw masks, write no video, and do without its 17 MB
+
         with ExitStack() as files:
             aside = files.enter_context(replacing(self._path, av.FFmpegError))
             # Without `file:`, FFmpeg takes some names for protocols.
@@ -122,6 +124,8 @@ class OverlayWriter:
 
     def write(self, image: Image) -> None:
         """Append an (H, W, 3) uint8 RGB image."""
+        import av
+
         try:
             if self._stream is None:
                 self._size = _even(self._size or image.shape[:2])
