@@ -250,6 +250,7 @@ class FrameSelection:
             combinations hold the mask.
         confidences: (S,) float32 in [0, 1], probability that a mask shows an object.
         energy: the terms that the frame adds to the energy of the clip.
+        after_cut: whether there is a cut between the frame before and this one.
     """
 
     frame: Frame
@@ -260,6 +261,7 @@ class FrameSelection:
     margins: NDArray[np.float64] = field(repr=False)
     confidences: NDArray[np.float32] = field(repr=False)
     energy: FrameEnergy
+    after_cut: bool = False
 
     def __post_init__(self) -> None:
         s = len(self.indices)

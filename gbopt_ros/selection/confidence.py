@@ -53,7 +53,8 @@ class TrackConfidence:
 
     They show the same object, so they are right or wrong together. A track with the confidences c
     in n of T frames has (sum of c) / (n + 0.3 (T - n)): what is seldom selected is less often an
-    object. In a clip of one frame nothing changes.
+    object. T counts the frames of the clip, from one cut to the next, and no track goes over a cut.
+    In a clip of one frame, and among photographs, nothing changes.
 
     Args:
         linker: without tracks yet.
@@ -61,24 +62,28 @@ class TrackConfidence:
 
     def __init__(self, linker: TrackLinker) -> None:
         self._linker = linker
-        self._frames = 0
-        self._found: dict[int, list[float]] = {}
+        self._lengths = [0]  # frames of each scene, between cuts
+        self._found: dict[int, tuple[int, list[float]]] = {}  # scene and confidences of each track
 
     def add(self, frame: FrameSelection) -> list[int]:
         """Take the next frame of the clip; returns the track ids of its masks."""
-        self._frames += 1
+        if frame.after_cut:
+            self._linker.forget()
+            self._lengths.append(0)
+        self._lengths[-1] += 1
         ids = self._linker.link(frame.rles, frame.frame.stamp_ns)
         for track, value in zip(ids, frame.confidences.tolist(), strict=True):
-            self._found.setdefault(track, []).append(value)
+            _, found = self._found.setdefault(track, (len(self._lengths) - 1, []))
+            found.append(value)
         return ids
 
     def apply(self, frame: FrameSelection, ids: list[int]) -> FrameSelection:
         """The frame with the confidences of its tracks, by all frames that were taken."""
-        values = [self._of(self._found[track]) for track in ids]
+        values = [self._of(*self._found[track]) for track in ids]
         return replace(frame, confidences=np.array(values, np.float32))
 
-    def _of(self, found: list[float]) -> float:
-        return sum(found) / (len(found) + _ABSENT * (self._frames - len(found)))
+    def _of(self, scene: int, found: list[float]) -> float:
+        return sum(found) / (len(found) + _ABSENT * (self._lengths[scene] - len(found)))
 
 
 def with_track_confidence(selection: Selection, linker: TrackLinker) -> Selection:

@@ -94,4 +94,5 @@ def _frame_selection(
         margins=margin,
         confidences=confidence(margin, scores, proposals.calibration),
         energy=lattice.frame_energy(t, found.path),
+        after_cut=layer.after_cut,
     )

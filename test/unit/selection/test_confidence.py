@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,10 +78,12 @@ def frame_with(number: int, confidences: dict[int, float]) -> FrameSelection:
     )
 
 
-def by_track(*frames: dict[int, float]) -> list[list[float]]:
+def by_track(*frames: dict[int, float], cuts: Collection[int] = ()) -> list[list[float]]:
     selection = Selection(
         clip_id=0,
-        frames=tuple(frame_with(t, frame) for t, frame in enumerate(frames)),
+        frames=tuple(
+            replace(frame_with(t, frame), after_cut=t in cuts) for t, frame in enumerate(frames)
+        ),
         energy=0.0,
         lower_bound=0.0,
         optimal=True,
@@ -109,6 +114,15 @@ def test_track_confidence_of_a_stream_knows_the_frames_that_came() -> None:
     np.testing.assert_allclose(found[0], [0.2])
     assert found[1] == []
     np.testing.assert_allclose(found[2], [0.6 / (2 + 0.3)], rtol=1e-6)
+
+
+def test_no_track_goes_over_a_cut() -> None:
+    """Another object is in the same place then, and frames of other scenes are no absence."""
+    found = by_track({0: 0.2}, {0: 0.4}, {0: 0.9}, {60: 0.8}, cuts=(2,))
+    expected = [0.3, 0.3, 0.9 / 1.3, 0.8 / 1.3]
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-6)
+    photographs = by_track({0: 0.2}, {0: 0.4, 30: 0.5}, {0: 0.9}, cuts=(1, 2))
+    np.testing.assert_allclose(np.concatenate(photographs), [0.2, 0.4, 0.5, 0.9], rtol=1e-6)
 
 
 def test_a_clip_of_one_frame_keeps_its_confidences() -> None:
