@@ -96,7 +96,7 @@ class OverlayWriter:
 
     Args:
         path: replaced when the video is complete.
-        fps: frames per second.
+        fps: frames per second, 0.001 to 1000.
         size: (height, width) pixels of the video; None takes it from the first image. Images of
             another size are scaled to fit, with black bars. Odd sizes grow by a pixel.
 
@@ -105,8 +105,8 @@ class OverlayWriter:
     """
 
     def __init__(self, path: str | Path, fps: float, size: tuple[int, int] | None = None) -> None:
-        if not 0 < fps < float("inf"):
-            raise GboptError(f"video: expected a positive number of frames per second, got {fps}")
+        if not 1e-3 <= fps <= 1e3:
+            raise GboptError(f"video: expected 0.001 to 1000 frames per second, got {fps}")
         self._path = Path(path)
         self._fps = fps
         self._size = size

@@ -133,8 +133,9 @@ def test_overlay_writer_keeps_the_old_video_after_a_failure(tmp_path: Path):
 def test_overlay_writer_needs_a_frame_a_rate_and_a_folder(tmp_path: Path):
     with pytest.raises(GboptError, match="at least one"), OverlayWriter(tmp_path / "a.mp4", 5):
         pass
-    with pytest.raises(GboptError, match="frames per second"):
-        OverlayWriter(tmp_path / "a.mp4", 0)
+    for fps in (0, 1e-4, 1e5, float("nan")):  # FFmpeg would take 24, or write what has no frame
+        with pytest.raises(GboptError, match="expected 0.001 to 1000 frames per second"):
+            OverlayWriter(tmp_path / "a.mp4", fps)
     (tmp_path / "file").touch()
     with pytest.raises(GboptError, match="cannot be written"):
         OverlayWriter(tmp_path / "file" / "a.mp4", 5).__enter__()
