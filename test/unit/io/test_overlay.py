@@ -134,7 +134,7 @@ def test_overlay_writer_needs_a_frame_a_rate_and_a_folder(tmp_path: Path):
     with pytest.raises(GboptError, match="at least one"), OverlayWriter(tmp_path / "a.mp4", 5):
         pass
     for fps in (0, 1e-4, 1e5, float("nan")):  # FFmpeg would take 24, or write what has no frame
-        with pytest.raises(GboptError, match="expected 0.001 to 1000 frames per second"):
+        with pytest.raises(GboptError, match=r"expected 0\.001 to 1000 frames per second"):
             OverlayWriter(tmp_path / "a.mp4", fps)
     (tmp_path / "file").touch()
     with pytest.raises(GboptError, match="cannot be written"):
