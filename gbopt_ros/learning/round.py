@@ -26,6 +26,7 @@ from gbopt_ros.learning.store.teacher_gate import (
     compare_with_teacher,
     hold_out_newest_clips,
 )
+from gbopt_ros.learning.store.validation_results import ValidationResults
 from gbopt_ros.learning.student import load_teacher, student_config
 from gbopt_ros.learning.training.class_agnostic_conversion import starting_network
 from gbopt_ros.learning.training.fine_tuning import fine_tune, selected_in_batch
@@ -145,10 +146,15 @@ def _learn(
     older = {"its parent": parent.network}
     if parent.version is not None and validation is not None:
         older["the network that learning began with"] = _first_network(models, config)
+    results = None
+    if validation is not None:
+        results = ValidationResults(models.root / "validation", validation, config)
     decision = compare_on_validation(
-        network, older, validation, config,
+        network, older, results, learning,
         progress=on_step is None, on_network=lambda: report(learning.iterations),
     )  # fmt: skip
+    if results is not None:
+        results.remove_others()
     decision = replace(decision, agreement=masks.agreement)
     report(learning.iterations)
     if not decision.passed:

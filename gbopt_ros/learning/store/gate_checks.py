@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gbopt_ros.config import Config
+from gbopt_ros.config import Config, LearningConfig
 from gbopt_ros.evaluation.coco_metrics import paired_difference
-from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
-from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.learning.data.datasets import SelectedDataset
 from gbopt_ros.learning.store.gate import (
     GateDecision,
@@ -20,10 +17,9 @@ from gbopt_ros.learning.store.gate import (
     check_forgetting,
     check_masks,
 )
+from gbopt_ros.learning.store.validation_results import ValidationResults, evaluated_proposals
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.models.detection import DetectionNetwork
-from gbopt_ros.models.device import resolve_device
-from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import ProposalNetwork
 
 PARTS = 8  # number of parts of a training set with one recording
@@ -59,8 +55,8 @@ def check_agreement(
 def compare_on_validation(
     child: DetectionNetwork,
     older: Mapping[str, DetectionNetwork],
-    validation: CocoDataset | None,
-    config: Config,
+    validation: ValidationResults | None,
+    config: LearningConfig,
     *,
     progress: bool = True,
     on_network: Callable[[], None] = lambda: None,
@@ -69,22 +65,21 @@ def compare_on_validation(
 
     Args:
         older: networks by name; it must not have forgotten what any of them knew.
-        validation: labelled images of seen classes; with None every network passes.
+        validation: with None every network passes.
         progress: show a progress bar.
         on_network: called before each network is evaluated.
     """
     if validation is None:
         return GateDecision(True, "no validation set to compare on")
-    evaluate = partial(evaluate_network, dataset=validation, progress=progress)
     on_network()
-    child_metrics, child_results = evaluate(_for_evaluation(child, config))
+    child_metrics, child_results = validation.evaluate(child, progress)
     decisions = []
     for name, network in older.items():
         on_network()
-        metrics, results = evaluate(_for_evaluation(network, config))
-        _, standard_error = paired_difference(validation, results, child_results)
+        metrics, results = validation.evaluate(network, progress)
+        _, standard_error = paired_difference(validation.labels, results, child_results)
         decisions.append(
-            check_forgetting(metrics.AP, child_metrics.AP, standard_error, config.learning, name)
+            check_forgetting(metrics.AP, child_metrics.AP, standard_error, config, name)
         )
     return all_passed(decisions)
 
@@ -140,7 +135,7 @@ def agreement_of_parts(
     Returns:
         The share, in [0, 1], and the indices of the frames of that part.
     """
-    proposer = _for_evaluation(parent, config)
+    proposer = evaluated_proposals(parent, config)
     most = min(MAX_CHECKED_OF_PART, max(MIN_CHECKED_OF_PART, MAX_CHECKED // len(parts)))
     shares: list[tuple[float, list[int]]] = []
     for part in parts:
@@ -157,8 +152,3 @@ def agreement_of_parts(
             proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
         shares.append((float(np.mean(proposed)), part.tolist()))
     return min(shares)
-
-
-def _for_evaluation(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:
-    device = resolve_device(config.device)
-    return MaskRcnnProposals(network, "", evaluation_config(config).proposal, device)

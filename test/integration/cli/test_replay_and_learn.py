@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -22,9 +23,10 @@ from gbopt_ros.io.selection_format import read_selection
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.learning import round as rounds
 from gbopt_ros.learning.data.training_set import TrainingSet
-from gbopt_ros.learning.store import gate_checks
+from gbopt_ros.learning.store import gate_checks, validation_results
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.store.store import Store
+from gbopt_ros.learning.store.validation_results import ValidationResults
 from gbopt_ros.masks import boxes_xyxy, decode, encode
 from gbopt_ros.models.weights import BACKGROUND, PROPOSALS
 
@@ -246,12 +248,16 @@ def test_learn_publishes_and_models_rolls_back(
     weights: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    measured = Mock(wraps=validation_results.evaluate_network)
+    monkeypatch.setattr(validation_results, "evaluate_network", measured)
     store = tmp_path / "store"
     with_data = ["--rehearse", str(rehearsal), "--validation", str(rehearsal)]
     generous = [*with_data, "--set", "learning.gate_margin=100"]
     assert learn(replayed, store, weights, *generous) == 0
     assert learn(replayed, store, weights, *generous) == 0
+    assert measured.call_count == 3  # the first network and two versions, each of them once
     versions = ModelStore(store).versions()
     assert [(v.version, v.manifest["parent"]) for v in versions] == [
         ("v0001", "random"),
@@ -320,9 +326,9 @@ def judge_by(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """AP of the networks that the gate judges, one after the other."""
     found = iter(scores)
     monkeypatch.setattr(
-        gate_checks,
-        "evaluate_network",
-        lambda *_, **options: (InstanceMetrics(next(found), 0, 0, 0, 0, 0), []),
+        ValidationResults,
+        "evaluate",
+        lambda *_: (InstanceMetrics(next(found), 0, 0, 0, 0, 0), []),
     )
 
 

@@ -20,7 +20,7 @@ from gbopt_ros.evaluation.coco_metrics import InstanceMetrics
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning import round as rounds
-from gbopt_ros.learning.store import gate_checks
+from gbopt_ros.learning.store import validation_results
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.training.class_agnostic_conversion import (
     starting_network,
@@ -164,7 +164,7 @@ def test_learn_from_a_network_with_classes(tmp_path: Path, monkeypatch: pytest.M
         measured.append(class_count(network._network))
         return InstanceMetrics(50, 0, 0, 0, 0, 0), []
 
-    monkeypatch.setattr(gate_checks, "evaluate_network", evaluate)
+    monkeypatch.setattr(validation_results, "evaluate_network", evaluate)
     config = Config(
         learning=LearningConfig(iterations=1, batch_size=2, gate_agreement=0.0), device="cpu"
     )
