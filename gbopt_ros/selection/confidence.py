@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gbopt_ros.structures import Calibration, FrameSelection, Selection
 from gbopt_ros.tracks import TrackLinker
 
-_ABSENT = 0.3  # weight of a frame in which a track has no mask; 0.1 to 1 gave much the same
+_ABSENT = 0.1  # weight of a frame in which a track has no mask; 0.1 to 1 gave much the same
 
 
 def confidence(
@@ -52,7 +52,7 @@ class TrackConfidence:
     """The confidence of a mask from all masks of its track in the clip.
 
     They show the same object, so they are right or wrong together. A track with the confidences c
-    in n of T frames has (sum of c) / (n + 0.3 (T - n)): what is seldom selected is less often an
+    in n of T frames has (sum of c) / (n + 0.1 (T - n)): what is seldom selected is less often an
     object. T counts the frames of the clip, from one cut to the next, and no track goes over a cut.
     In a clip of one frame, and among photographs, nothing changes.
 

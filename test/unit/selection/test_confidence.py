@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import LearningConfig
 from gbopt_ros.selection.confidence import (
     TrackConfidence,
     confidence,
@@ -98,7 +99,7 @@ def by_track(*frames: dict[int, float], cuts: Collection[int] = ()) -> list[list
 def test_masks_of_a_track_share_their_mean_and_absence_counts() -> None:
     # The first object is in all frames, the second in two of four, in another order.
     found = by_track({0: 0.2, 60: 0.9}, {0: 0.4}, {60: 0.7, 0: 0.8}, {0: 0.6})
-    always, rarely = 2.0 / 4, 1.6 / (2 + 0.3 * 2)
+    always, rarely = 2.0 / 4, 1.6 / (2 + 0.1 * 2)
     expected = [[always, rarely], [always], [rarely, always], [always]]
     for values, right in zip(found, expected, strict=True):
         np.testing.assert_allclose(values, right, rtol=1e-6)
@@ -113,13 +114,20 @@ def test_track_confidence_of_a_stream_knows_the_frames_that_came() -> None:
     ]
     np.testing.assert_allclose(found[0], [0.2])
     assert found[1] == []
-    np.testing.assert_allclose(found[2], [0.6 / (2 + 0.3)], rtol=1e-6)
+    np.testing.assert_allclose(found[2], [0.6 / (2 + 0.1)], rtol=1e-6)
+
+
+def test_an_object_that_leaves_the_view_stays_likely() -> None:
+    """A camera that pans sees each object in a part of the clip: 5 of 30 frames here."""
+    found = by_track(*({0: 0.9} if t < 5 else {} for t in range(30)))
+    np.testing.assert_allclose(found[0], [4.5 / (5 + 0.1 * 25)], rtol=1e-6)
+    assert found[0][0] > LearningConfig().min_confidence
 
 
 def test_no_track_goes_over_a_cut() -> None:
     """Another object is in the same place then, and frames of other scenes are no absence."""
     found = by_track({0: 0.2}, {0: 0.4}, {0: 0.9}, {60: 0.8}, cuts=(2,))
-    expected = [0.3, 0.3, 0.9 / 1.3, 0.8 / 1.3]
+    expected = [0.3, 0.3, 0.9 / 1.1, 0.8 / 1.1]
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-6)
     photographs = by_track({0: 0.2}, {0: 0.4, 30: 0.5}, {0: 0.9}, cuts=(1, 2))
     np.testing.assert_allclose(np.concatenate(photographs), [0.2, 0.4, 0.5, 0.9], rtol=1e-6)
