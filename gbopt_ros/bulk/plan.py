@@ -7,6 +7,7 @@ is planned once more with what is known by now, and only shards that moved are s
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from gbopt_ros.config import ClipConfig
 from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.json_file import Fields, to_json
-from gbopt_ros.structures import Frame
+from gbopt_ros.structures import Frame, GboptError
 
 SizeChange = tuple[int, int, int]
 """Index of a frame, height and width: frames have this size until the next change, pixels."""
@@ -64,11 +65,18 @@ class Timeline:
     @classmethod
     def load(cls, path: Path) -> Timeline:
         """Read what `save` wrote. Raises GboptError if the file is damaged."""
-        content = Fields.read(path)
-        indices, stamps_ns, skipped = (
-            tuple(map(int, content.items(name))) for name in ("indices", "stamps_ns", "skipped")
-        )
-        return cls(indices, stamps_ns, skipped, size_changes(content))
+        try:
+            content = Fields.read(path)
+            indices, stamps_ns, skipped = (
+                tuple(content.integers(name)) for name in ("indices", "stamps_ns", "skipped")
+            )
+            if len(indices) != len(stamps_ns):
+                raise GboptError(
+                    f"{path}: expected {len(indices)} stamps, one a frame, got {len(stamps_ns)}"
+                )
+            return cls(indices, stamps_ns, skipped, size_changes(content))
+        except GboptError as error:
+            raise GboptError(f"{error}; remove it, and the recording is planned anew") from error
 
 
 @dataclass(frozen=True)
@@ -163,11 +171,13 @@ def with_findings(
 
 def size_changes(content: Fields) -> tuple[SizeChange, ...]:
     """The field `sizes` of a JSON object. Raises GboptError if it is something else."""
-    found = (
-        Fields(dict(zip("ihw", entry, strict=False)), f"{content.where}: sizes")
-        for entry in content.items("sizes")
-    )
-    return tuple(
-        (entry.integer("i", low=0), entry.integer("h", low=1), entry.integer("w", low=1))
-        for entry in found
-    )
+    changes: list[SizeChange] = []
+    for entry in content.items("sizes"):
+        numbers = Fields({"sizes": entry}, content.where).integers("sizes")
+        if len(numbers) != 3 or numbers[0] < 0 or min(numbers[1:]) < 1:
+            raise GboptError(
+                f"{content.where}: sizes: expected [index, height, width], got "
+                f"{reprlib.repr(numbers)}"
+            )
+        changes.append((numbers[0], numbers[1], numbers[2]))
+    return tuple(changes)

@@ -96,7 +96,7 @@ def read_report(folder: Path) -> ShardReport | None:
     return ShardReport(
         counts.integer("frames", low=0),
         counts.integer("masks", low=0),
-        tuple(map(int, content.items("skipped"))),
+        tuple(content.integers("skipped")),
         size_changes(content),
     )
 

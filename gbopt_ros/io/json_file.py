@@ -95,11 +95,9 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self.content
 
-    def integer(
-        self, key: str, *, low: int = INT64[0], high: int = INT64[1], default: Any = _REQUIRED
-    ) -> int:
+    def integer(self, key: str, *, low: int = INT64[0], high: int = INT64[1]) -> int:
         """A whole number from `low` to `high`; 240.0 is one, as some tools write it."""
-        value = self._get(key, default)
+        value = self._get(key)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int or not low <= value <= high:
@@ -108,16 +106,9 @@ class Fields:
             self._refuse(key, f"a whole number {ends}{least}", value)
         return int(value)
 
-    def number(
-        self,
-        key: str,
-        *,
-        low: float = -_LARGEST,
-        high: float = _LARGEST,
-        default: Any = _REQUIRED,
-    ) -> float:
+    def number(self, key: str, *, low: float = -_LARGEST, high: float = _LARGEST) -> float:
         """A finite number from `low` to `high`."""
-        value = self._get(key, default)
+        value = self._get(key)
         if type(value) not in (int, float) or not low <= value <= high:  # NaN is not either
             ends = "" if high == _LARGEST else f" from {low:g} to {high:g}"
             self._refuse(key, f"a finite number{ends}", value)
@@ -146,20 +137,29 @@ class Fields:
 
     def texts(self, key: str, *, default: Any = _REQUIRED) -> list[str]:
         """A list of texts."""
-        items = self.items(key, default=default)
-        one_by_one = Fields({str(i): item for i, item in enumerate(items)}, f"{self.where}: {key}")
-        return [one_by_one.text(str(i)) for i in range(len(items))]
+        each = self._one_by_one(key, default)
+        return [each.text(place) for place in each.content]
+
+    def integers(self, key: str) -> list[int]:
+        """A list of whole numbers."""
+        each = self._one_by_one(key)
+        return [each.integer(place) for place in each.content]
 
     def objects(self, key: str, *, default: Any = _REQUIRED) -> list[Fields]:
         """A list of objects."""
         items = self.items(key, default=default)
         return [Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(items)]
 
-    def object(self, key: str, *, default: Any = _REQUIRED) -> Fields:
+    def object(self, key: str) -> Fields:
         """An object."""
-        return Fields(self._get(key, default), f"{self.where}: {key}")
+        return Fields(self._get(key), f"{self.where}: {key}")
 
-    def _get(self, key: str, default: Any) -> Any:
+    def _one_by_one(self, key: str, default: Any = _REQUIRED) -> Fields:
+        """The items of a list as fields, named by their places."""
+        items = self.items(key, default=default)
+        return Fields({str(i): item for i, item in enumerate(items)}, f"{self.where}: {key}")
+
+    def _get(self, key: str, default: Any = _REQUIRED) -> Any:
         value = self.content.get(key, default)
         if value is _REQUIRED:
             raise GboptError(f"{self.where}: expected {key!r}, it is not there")

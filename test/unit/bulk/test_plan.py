@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.recordings import noise_frames, write_images
@@ -89,6 +91,27 @@ def test_timeline_load_gives_what_save_wrote(tmp_path: Path) -> None:
     timeline = Timeline((0, 2, 4), (10**18, 10**18 + 1, 10**18 + 5), (2,), ((0, 4, 6), (4, 8, 6)))
     timeline.save(tmp_path / "plan.json")
     assert Timeline.load(tmp_path / "plan.json") == timeline
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"indices": ["a", 1]}, "indices: '0': expected a whole number of 64 bits, got 'a'"),
+        ({"skipped": [None]}, "skipped: '0': expected a whole number of 64 bits, got None"),
+        ({"stamps_ns": [0]}, "expected 2 stamps, one a frame, got 1"),
+        ({"sizes": [5]}, "'sizes': expected a list, got 5"),
+        ({"sizes": [[0, 4]]}, r"sizes: expected \[index, height, width\], got \[0, 4\]"),
+        ({"sizes": [[0, 0, 4]]}, r"sizes: expected \[index, height, width\], got \[0, 0, 4\]"),
+        ({"sizes": [[-1, 8, 8]]}, r"sizes: expected \[index, height, width\], got \[-1, 8, 8\]"),
+    ],
+)
+def test_timeline_load_refuses_a_damaged_plan(
+    damage: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    sound = {"indices": [0, 1], "stamps_ns": [0, STEP], "skipped": [], "sizes": [[0, 8, 8]]}
+    (tmp_path / "plan.json").write_text(json.dumps(sound | damage), encoding="utf-8")
+    with pytest.raises(GboptError, match=rf"plan\.json: {message}; remove it, and"):
+        Timeline.load(tmp_path / "plan.json")
 
 
 def test_with_findings_keeps_changes_of_the_size_only() -> None:

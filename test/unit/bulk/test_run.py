@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -15,7 +16,7 @@ from support.recordings import noise_frames, write_images
 from gbopt_ros import pipeline
 from gbopt_ros.bulk.recordings import Recording
 from gbopt_ros.bulk.run import BulkRun, Outcome
-from gbopt_ros.bulk.shards import PlanTask, ShardTask, ShardWorker
+from gbopt_ros.bulk.shards import PlanTask, ShardTask, ShardWorker, read_report
 from gbopt_ros.cli.main import main
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
 from gbopt_ros.config import Config
@@ -214,3 +215,10 @@ def test_run_refuses_a_folder_that_another_process_writes(run: Run, tmp_path: Pa
             run()
     finally:
         unlock(lock)
+
+
+def test_read_report_refuses_a_damaged_report(tmp_path: Path) -> None:
+    report = {"counts": {"frames": 1, "masks": 0}, "skipped": ["x"], "sizes": []}
+    (tmp_path / "run.json").write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(GboptError, match=r"run\.json: skipped: '0': expected a whole number"):
+        read_report(tmp_path)

@@ -67,6 +67,7 @@ def test_parse_json_takes_pairs_of_surrogates_and_no_halves() -> None:
         ("flag", True, True),
         ("items", [1, "a"], [1, "a"]),
         ("texts", ["a", "b"], ["a", "b"]),
+        ("integers", [3, 240.0], [3, 240]),
     ],
 )
 def test_fields_give_values_of_the_type(method: str, value: Any, expected: Any) -> None:
@@ -83,6 +84,7 @@ def test_fields_give_values_of_the_type(method: str, value: Any, expected: Any) 
         *(("flag", value) for value in (None, "0", 2, [0])),
         *(("items", value) for value in (None, "ab", {})),
         *(("texts", value) for value in ("ab", [1], ["\udfff"])),
+        *(("integers", value) for value in (5, ["a"], [0, None], [0.5])),
         *(("objects", value) for value in ({}, [1], [{}, []])),
         *(("object", value) for value in (None, [])),
     ],
@@ -95,7 +97,7 @@ def test_fields_refuse_other_types_and_name_the_field(method: str, value: Any) -
 def test_fields_know_bounds_and_defaults() -> None:
     fields = Fields({"a": 5}, "x")
     assert fields.integer("a", low=5, high=5) == 5 and "a" in fields
-    assert fields.number("b", default=0.5) == 0.5 and fields.texts("c", default=[]) == []
+    assert fields.text("b", default="") == "" and fields.texts("c", default=[]) == []
     with pytest.raises(GboptError, match="'a': expected a whole number up to 4, at least 1, got 5"):
         fields.integer("a", low=1, high=4)
     with pytest.raises(GboptError, match="'a': expected a finite number from 0 to 1, got 5"):
