@@ -29,13 +29,11 @@ class Event:
         worker: its number.
         result: what `do` returned; None if the worker has just become ready.
         lost: why it ended, "" if it did not; another worker of the same number takes its place.
-        was_busy: whether it had a task.
     """
 
     worker: int
     result: Any = None
     lost: str = ""
-    was_busy: bool = True
 
 
 class Workers(Protocol):
@@ -67,12 +65,10 @@ class ProcessWorkers:
     def __init__(self, count: int, make: Make, gpus: int = 0) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._make, self._gpus, self._losses = make, gpus, 0
-        self._busy: set[int] = set()
         self._ready: set[int] = set()
         self._workers = [self._new(number) for number in range(count)]
 
     def start(self, worker: int, task: Any) -> None:
-        self._busy.add(worker)
         with suppress(OSError):  # it has just ended, which `wait` tells
             self._workers[worker][1].send(task)
 
@@ -98,8 +94,6 @@ class ProcessWorkers:
 
     def _event(self, number: int) -> Event:
         process, connection = self._workers[number]
-        was_busy = number in self._busy
-        self._busy.discard(number)
         try:
             result = connection.recv()
         except (EOFError, OSError):
@@ -111,10 +105,10 @@ class ProcessWorkers:
             if self._losses == _LOSSES:
                 raise GboptError(f"no worker can be started: {reason}") from None
             self._workers[number] = self._new(number)
-            return Event(number, lost=reason, was_busy=was_busy)
+            return Event(number, lost=reason)
         self._ready.add(number)
         self._losses = 0
-        return Event(number, result, was_busy=was_busy)
+        return Event(number, result)
 
 
 def _serve(connection: Connection, make: Make, gpu: str | None) -> None:
@@ -179,13 +173,13 @@ class RayWorkers:
             _connect(ray, address, count)
         resources = ray.cluster_resources()
         gpus = resources.get("GPU", 0) if wants_gpu else 0
-        self.count = count or max(1, int(gpus or resources.get("CPU", 1)))
-        share = min(1.0, gpus / self.count) if gpus else 0
+        count = count or max(1, int(gpus or resources.get("CPU", 1)))
+        share = min(1.0, gpus / count) if gpus else 0
         self._actor = ray.remote(num_cpus=1, num_gpus=share, max_restarts=0)(_RayWorker)
         self._make, self._losses = make, 0
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, tuple[int, bool]] = {}  # by reference: worker, whether it is busy
-        for number in range(self.count):
+        for number in range(count):
             self._new(number)
 
     def start(self, worker: int, task: Any) -> None:
@@ -208,14 +202,14 @@ class RayWorkers:
     def _event(self, reference: Any) -> Event:
         number, was_busy = self._waiting.pop(reference)
         try:
-            event = Event(number, self._ray.get(reference), was_busy=was_busy)
+            event = Event(number, self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())[:300]
             self._losses += not was_busy
             if self._losses == _LOSSES:
                 raise GboptError(f"no worker can be started: {reason}") from error
             self._new(number)
-            return Event(number, lost=reason, was_busy=was_busy)
+            return Event(number, lost=reason)
         self._losses = 0
         return event
 

@@ -73,14 +73,14 @@ class InlineWorkers:
         before: Callable[[Any], str] = lambda task: "",
     ) -> None:
         self._worker, self._before = worker, before
-        self._events = [Event(number, was_busy=False) for number in range(count)]
+        self._events = [Event(number) for number in range(count)]
         self.tasks: list[tuple[int, Any]] = []
 
     def start(self, worker: int, task: Any) -> None:
         self.tasks.append((worker, task))
         lost = self._before(task)
         if lost:
-            self._events += [Event(worker, lost=lost), Event(worker, was_busy=False)]
+            self._events += [Event(worker, lost=lost), Event(worker)]
         else:
             self._events.append(Event(worker, self._worker.do(task)))
 
