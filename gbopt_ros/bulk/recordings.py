@@ -47,16 +47,7 @@ class Recording:
 
     def open(self) -> Source:
         """Open it. Raises GboptError as `open_source`."""
-        options = self.options
-        return open_source(
-            self.path,
-            topic=self.topic,
-            stride=options.stride,
-            start=options.start,
-            end=options.end,
-            resize=options.resize,
-            max_pixels=options.max_pixels,
-        )
+        return open_source(self.path, topic=self.topic, **vars(self.options))
 
 
 def find_recordings(

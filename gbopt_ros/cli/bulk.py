@@ -23,10 +23,10 @@ from gbopt_ros.cli.options import (
     add_source_arguments,
     config_from_args,
     positive,
+    source_options_from_args,
 )
 from gbopt_ros.config import Config
 from gbopt_ros.io.json_file import Fields
-from gbopt_ros.io.sources.base import SourceOptions
 from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from gbopt_ros.pipeline import identity
 
     config = config_from_args(args)
-    options = SourceOptions(args.stride, args.start, args.end, args.resize, config.clip.max_pixels)
+    options = source_options_from_args(args, config.clip.max_pixels)
     out = Path(os.path.abspath(args.out))
     if _holds_something_else(out):
         raise GboptError(f"{args.out}: holds something else than a bulk run; choose another --out")

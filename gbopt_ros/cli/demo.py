@@ -16,6 +16,7 @@ from gbopt_ros.cli.options import (
     add_config_arguments,
     add_source_arguments,
     positive,
+    source_options_from_args,
     verified,
 )
 from gbopt_ros.config import Config
@@ -74,9 +75,8 @@ def _run_on_own(args: argparse.Namespace, config: Config) -> None:
     from gbopt_ros.demo.own_report import describe_outcome
     from gbopt_ros.demo.own_run import run_on_recording
     from gbopt_ros.demo.rounds import ROUNDS
-    from gbopt_ros.io.sources.base import SourceOptions
 
-    options = SourceOptions(args.stride, args.start, args.end, args.resize, config.clip.max_pixels)
+    options = source_options_from_args(args, config.clip.max_pixels)
     frames = args.frames or (QUICK_FRAMES if args.quick else FRAMES)
     recording = OwnRecording(args.source, args.source_topic, options, frames)
     results = run_on_recording(

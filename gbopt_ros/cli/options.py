@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.selection_format import SELECTION_NAME
 from gbopt_ros.io.sources import Source, open_source
+from gbopt_ros.io.sources.base import SourceOptions
 from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES
 from gbopt_ros.structures import GboptError
 
@@ -123,15 +125,13 @@ def source_from_args(args: argparse.Namespace, path: Path, max_pixels: int = MAX
     Raises:
         GboptError: as `open_source`.
     """
-    return open_source(
-        path,
-        topic=args.source_topic,
-        stride=args.stride,
-        start=args.start,
-        end=args.end,
-        resize=args.resize,
-        max_pixels=max_pixels,
-    )
+    options = source_options_from_args(args, max_pixels)
+    return open_source(path, topic=args.source_topic, **vars(options))
+
+
+def source_options_from_args(args: argparse.Namespace, max_pixels: int) -> SourceOptions:
+    """The frames of a recording to read. Raises GboptError as `SourceOptions`."""
+    return SourceOptions(args.stride, args.start, args.end, args.resize, max_pixels)
 
 
 def check_has_frames(replay: Path) -> None:
@@ -156,17 +156,17 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A whole number from 1 on, for `type` of an argument."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return value
+    with suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, got {text}")
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds from the first frame, got {text}")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"expected seconds from the first frame, got {text}")
 
 
 def _size(text: str) -> tuple[int, int]:
