@@ -33,7 +33,7 @@ def confidence(
         (S,) float32 in [0, 1].
     """
     if calibration is None:
-        return scores.astype(np.float32)
+        return np.clip(scores.astype(np.float32), 0, 1)  # rounding may take scores beyond
     weights = np.array([calibration.margin, calibration.score])
     logit = calibration.bias + confidence_features(margins, scores) @ weights
     probability: NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)

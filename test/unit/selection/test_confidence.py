@@ -38,6 +38,11 @@ def test_confidence_without_calibration_is_the_score() -> None:
     np.testing.assert_array_equal(confidence(np.array([3.0, 0.0, 1.0]), scores, None), scores)
 
 
+def test_confidence_of_a_score_that_rounding_took_beyond_its_range_is_in_it() -> None:
+    scores = np.array([1.0009, -0.0009], np.float32)  # `Proposals` takes them
+    np.testing.assert_array_equal(confidence(np.zeros(2), scores, None), [1.0, 0.0])
+
+
 @pytest.mark.parametrize("calibration", [None, FITTED])
 def test_confidence_of_no_mask(calibration: Calibration | None) -> None:
     assert confidence(np.zeros(0), np.zeros(0, np.float32), calibration).shape == (0,)
