@@ -44,10 +44,15 @@ def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArr
     move = flow[rows, columns]
     to_column = np.clip(np.rint(columns + move[:, 0]), 0, width - 1).astype(np.intp)
     to_row = np.clip(np.rint(rows + move[:, 1]), 0, height - 1).astype(np.intp)
-    shape = len(before.areas), len(after.areas) + 1  # the last column: pixels of no mask
-    pairs = pixels * np.intp(shape[1]) + targets[to_row, to_column]
-    moved = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)[:, :-1]
-    shared = before.membership @ (moved * float(step**2)) @ after.membership.T
+    reached, none = targets[to_row, to_column], len(after.areas)
+    covered = reached < none
+    # Only pairs of atoms that occur: ragged masks may have as many atoms as pixels.
+    pairs, count = np.unique(
+        pixels[covered].astype(np.int64) * none + reached[covered], return_counts=True
+    )
+    start, end = np.divmod(pairs, none)
+    moved = before.membership[:, start] * (count * float(step**2))
+    shared = moved @ after.membership[:, end].T
     areas = (before.membership @ before.areas)[:, None] + after.membership @ after.areas
     iou: NDArray[np.float64] = shared / np.maximum(areas - shared, 1.0)
     return np.minimum(iou, 1.0)  # pixels that the flow crowds together count more than once

@@ -73,6 +73,16 @@ def test_warped_iou_of_a_large_image_is_that_of_the_small_one() -> None:
     assert 0.05 < found[0].min() < found[0].max() < 1
 
 
+def test_warped_iou_of_ragged_masks_takes_no_memory_for_pairs_of_atoms_that_never_occur() -> None:
+    """Nearly every pixel is an atom: a table of all pairs of atoms would take 170 GB."""
+    shape = 20, 400, 400
+    rles = encode_all(np.random.default_rng(0).random(shape) < 0.5)
+    ragged = atoms_of_rles(rles, shape[1:])
+    assert len(ragged.areas) > 140_000
+    iou = warped_iou(ragged, ragged, np.zeros((*shape[1:], 2), np.float32))
+    np.testing.assert_allclose(iou, iou_matrix(rles, rles))
+
+
 def test_propagated_scores_by_hand() -> None:
     iou = np.array([[0.9, 0.0], [0.5, 0.0]])
     found = propagated_scores(np.array([0.8, 0.6]), np.array([0.4, 1.0]), iou, 0.5)
