@@ -3,6 +3,7 @@
     python -m benchmarks.stages                              # the demo recording at three sizes
     python -m benchmarks.stages my_video.mp4 --frames 24
     python -m benchmarks.stages --against ../before          # another checkout, in the same run
+    python -m benchmarks.stages --set proposal.weights=learnt.onnx
 
 The stages of `gbopt replay`, one after the other in one thread: decoding, the bundled networks,
 motion, the selection, the flow of its composites, outlines, and writing. Times are CPU times: what
@@ -32,13 +33,15 @@ STAGES = ("decoding", *NETWORKS, *BESIDE, "writing")
 _HERE = Path(__file__).resolve().parents[1]
 
 
-def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float]:
+def measure(
+    source: Path, size: tuple[int, int], frames: int, overrides: Sequence[str] = ()
+) -> dict[str, float]:
     """Milliseconds a frame of every stage, in this process and with the package it imports."""
     time.perf_counter = time.process_time  # the clock of `Pipeline.seconds`
     import cv2
     import torch
 
-    from gbopt_ros.config import Config
+    from gbopt_ros.config import load_config
     from gbopt_ros.io.selection_format import SelectionWriter
     from gbopt_ros.io.sources import open_source
     from gbopt_ros.perception.flow import DisFlow
@@ -46,7 +49,7 @@ def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    pipeline = Pipeline(Config())
+    pipeline = Pipeline(load_config(None, overrides))
     start = time.perf_counter()
     clip = next(pipeline.clips(open_source(source, resize=size)))
     decoding = (time.perf_counter() - start) / len(clip)
@@ -78,13 +81,18 @@ def measure(source: Path, size: tuple[int, int], frames: int) -> dict[str, float
     return {stage: 1e3 * seconds.get(stage, 0.0) / len(images) for stage in STAGES}
 
 
-def measure_in(checkout: Path, source: Path, size: tuple[int, int], frames: int) -> Any:
+def measure_in(
+    checkout: Path, source: Path, size: tuple[int, int], frames: int, overrides: Sequence[str]
+) -> Any:
     """`measure` with the package of a checkout, in a new process with one thread."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment = {**os.environ, **threads, "PYTHONPATH": str(checkout)}
     width, height = map(str, size)
     done = subprocess.run(
-        [sys.executable, __file__, str(source), "--frames", str(frames), "--one", width, height],
+        [
+            sys.executable, __file__, str(source), "--frames", str(frames), "--one", width, height,
+            "--set", *overrides,
+        ],
         env=environment, stdout=subprocess.PIPE, check=True, text=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
@@ -132,6 +140,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--frames", type=int, default=24, help="of the first clip")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measured in turn")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings")
     parser.add_argument("--quick", action="store_true", help="a smoke test: small, one round")
     parser.add_argument("--one", type=int, nargs=2, metavar=("W", "H"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -151,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
     for _ in range(count):
         for size, by_name in zip(sizes, rounds.values(), strict=True):
             for name, checkout in checkouts.items():
-                by_name[name].append(measure_in(checkout, source, size, frames))
+                by_name[name].append(measure_in(checkout, source, size, frames, args.set))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "stages.json").write_text(json.dumps(rounds, indent=2) + "\n")
     (args.out / "stages.md").write_text(table(rounds))
@@ -161,6 +170,7 @@ def run(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     arguments = parse_arguments()
     if arguments.one:
-        print(json.dumps(measure(arguments.source, tuple(arguments.one), arguments.frames)))
+        options = arguments.source, arguments.one, arguments.frames, arguments.set
+        print(json.dumps(measure(*options)))
     else:
         run(arguments)
