@@ -18,6 +18,7 @@ from tqdm import tqdm
 from gbopt_ros.cli.options import SOURCE_HELP, add_config_arguments, config_from_args
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME, load_coco
+from gbopt_ros.io.json_file import Fields
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.simulation.dataset import RECORDING_NAME
 from gbopt_ros.structures import Calibration, GboptError, Rle
@@ -113,7 +114,12 @@ def _instances_by_frame(labels: Path) -> dict[int, tuple[Rle, ...]]:
     dataset = load_coco(labels)
     if not dataset.images or not all("frame_index" in im.extra for im in dataset.images):
         raise GboptError(f"{labels}: expected images with a `frame_index`, counted from 0")
-    return {int(im.extra["frame_index"]): dataset.rles_by_image[im.id] for im in dataset.images}
+    return {
+        Fields(image.extra, f"{labels}: image {image.id}").integer("frame_index", low=0): (
+            dataset.rles_by_image[image.id]
+        )
+        for image in dataset.images
+    }
 
 
 def _labelled(

@@ -158,6 +158,20 @@ def test_calibrate_refuses_a_network_with_classes_before_it_selects(
     assert not out.exists()
 
 
+def test_calibrate_refuses_a_frame_index_that_is_no_number(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((labelled / "annotations.json").read_text(encoding="utf-8"))
+    content["images"][0]["frame_index"] = "first"
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(content), encoding="utf-8")
+    named = ["--recording", str(labelled / "recording"), "--labels", str(labels)]
+    assert main(["calibrate", *named, "--out", str(tmp_path / "out.safetensors")]) == 1
+    number = content["images"][0]["id"]
+    told = f"labels.json: image {number}: 'frame_index': expected a whole number"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
