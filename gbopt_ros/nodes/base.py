@@ -86,7 +86,8 @@ class PipelineNode(LifecycleNode):
         config = load_config(self.settings.profile or None)
         parameters.declare(self, config, (*self.SECTIONS, "device"))
         self.config = parameters.with_values(config, self._parameter_values())
-        self.add_on_set_parameters_callback(self._on_parameters)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._take_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A simulated clock may stand still.
         self._wall = Clock(clock_type=ClockType.STEADY_TIME)
@@ -387,17 +388,24 @@ class PipelineNode(LifecycleNode):
         declared: Any = self.get_parameters_by_prefix("")
         return {name: parameter.value for name, parameter in declared.items()}
 
-    def _on_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
+    def _changed(self, changes: Sequence[Any]) -> tuple[Any, Any]:
+        """Configuration and settings with other parameters. Raises ValueError out of range."""
         values = {parameter.name: parameter.value for parameter in changes}
         if "" in values:  # rclpy would declare it
-            return SetParametersResult(successful=False, reason="expected a name, got none")
+            raise ValueError("expected a name, got none")
+        config = parameters.with_values(self.config, values)
+        return config, parameters.with_values(self.settings, values)
+
+    def _check_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
         try:
-            config = parameters.with_values(self.config, values)
-            settings = parameters.with_values(self.settings, values)
+            self._changed(changes)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self.config, self.settings = config, settings
         return SetParametersResult(successful=True)
+
+    def _take_parameters(self, changes: Sequence[Any]) -> None:
+        """Called once no callback of the node has refused the changes."""
+        self.config, self.settings = self._changed(changes)
 
     def _publish_diagnostics(self) -> None:
         state = self._state_machine.current_state[1]

@@ -24,9 +24,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter as ParameterMessage
-from rcl_interfaces.msg import ParameterType, ParameterValue
+from rcl_interfaces.msg import ParameterType, ParameterValue, SetParametersResult
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -124,6 +125,21 @@ def test_set_parameters_changes_a_running_node(graph: Graph) -> None:
     assert graph.nodes["selector"].config.selection.k == 2
     assert set_parameter(graph, "clip_buffer", "max_in_flight", integer_value=7).successful
     assert graph.nodes["clip_buffer"].settings.max_in_flight == 7
+
+
+def test_parameters_that_another_callback_refuses_change_nothing(ros_domain_id: int) -> None:
+    def refuse(changes: Any) -> SetParametersResult:
+        return SetParametersResult(successful=False, reason="not now")
+
+    with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)]) as made:
+        node = made.nodes["clip_buffer"]
+        before, own = node.settings, node._check_parameters
+        node.remove_on_set_parameters_callback(own)
+        node.add_on_set_parameters_callback(refuse)
+        node.add_on_set_parameters_callback(own)  # rclpy asks the newest first
+        (result,) = node.set_parameters([Parameter("max_in_flight", value=7)])
+        assert (result.successful, result.reason) == (False, "not now")
+        assert node.settings == before
 
 
 MASKS_QOS = "qos_overrides./selector/output/masks.publisher"
