@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from gbopt_ros.config import Config
+from gbopt_ros.config import Config, settings
 from gbopt_ros.demo.before_after import MATCH_IOU, picture_found, picture_pairs, unmatched
 from gbopt_ros.demo.data import REHEARSAL, VALIDATION
 from gbopt_ros.demo.outcome import Outcome
@@ -82,16 +83,9 @@ def _count(number: int, name: str) -> str:
 
 def changed_settings(config: Config) -> dict[str, object]:
     """The settings that differ from the defaults, by their full names."""
-    default = dict(_flat(Config().to_dict()))
-    return {name: value for name, value in _flat(config.to_dict()) if value != default[name]}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    values = ((known.name, attrgetter(known.name)) for known in settings(Config))
+    default = Config()
+    return {name: value(config) for name, value in values if value(config) != value(default)}
 
 
 def _found(outcome: Outcome, results: Mapping[str, Any]) -> tuple[tuple[FoundMask, ...], str]:

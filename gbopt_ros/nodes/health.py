@@ -75,8 +75,9 @@ class Health:
 
     def status(self, name: str, state: str, values: Mapping[str, object]) -> DiagnosticStatus:
         """The current `diagnostic_msgs/DiagnosticStatus`."""
+        now = time.monotonic()
         with self._lock:
-            self._forget(time.monotonic())
+            self._forget(now)
             seconds = [took for _, took in self._done]
             facts: dict[str, object] = {
                 "state": state,
@@ -86,7 +87,6 @@ class Health:
                 **self._counts,
                 **values,
             }
-            now = time.monotonic()
             told = [(words, failed) for words, failed, end in self._problems.values() if now < end]
             if state in _STATES:
                 failed, words = _STATES[state]

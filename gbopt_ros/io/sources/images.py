@@ -271,7 +271,7 @@ def encode_image(image: Image, compression: str, jpeg_quality: int = 90) -> NDAr
 def image_fields(image: Image) -> dict[str, Any]:
     """The fields of a `sensor_msgs/Image` but the header, for an (H, W, 3) uint8 RGB image.
 
-    `data` is (3 H W,) uint8; a node hands it to a message through `array.array`.
+    `data` is (3 H W,) uint8.
     """
     height, width, channels = image.shape
     return {

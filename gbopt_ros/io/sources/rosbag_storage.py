@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from zlib import crc32
 
+from backports import zstd
 from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import ReaderError
@@ -27,11 +27,6 @@ from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys import Stores, get_typestore
 
 from gbopt_ros.io.limits import FREE_BYTES, MAX_CHUNK_BYTES
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 MCAP_MAGIC = b"\x89MCAP0\r\n"
