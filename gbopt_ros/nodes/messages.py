@@ -73,8 +73,13 @@ def stamp_ns(stamp: Any) -> int:
 
 
 def make_time(nanoseconds: int) -> Any:
-    """`builtin_interfaces/Time` of nanoseconds."""
-    return Time(sec=nanoseconds // _NANO, nanosec=nanoseconds % _NANO)
+    """`builtin_interfaces/Time` of nanoseconds. Raises GboptError if its `sec` cannot hold them."""
+    seconds, rest = divmod(nanoseconds, _NANO)
+    if not -(2**31) <= seconds < 2**31:  # rclpy would send other seconds
+        raise GboptError(
+            f"stamp {nanoseconds} ns does not fit a ROS header (less than 2^31 seconds)"
+        )
+    return Time(sec=seconds, nanosec=rest)
 
 
 def make_header(nanoseconds: int, frame_id: str) -> Any:

@@ -94,7 +94,8 @@ class Player:
             published: called with each frame after it was published.
 
         Raises:
-            GboptError: nobody subscribes to a topic, or a frame is never done.
+            GboptError: nobody subscribes to a topic, a frame is never done, or its stamp does not
+                fit a ROS header.
         """
         self._wait(
             lambda: self._images.get_subscription_count() > 0,

@@ -26,8 +26,13 @@ from gbopt_ros.structures import Calibration, GboptError, Proposals
 
 
 def test_make_time_keeps_the_nanoseconds_of_stamp_ns() -> None:
-    for nanoseconds in (0, 1, 10**9 - 1, 1_700_000_000_123_456_789):
+    for nanoseconds in (-1, 0, 1, 10**9 - 1, 1_700_000_000_123_456_789, 2**31 * 10**9 - 1):
         assert stamp_ns(make_time(nanoseconds)) == nanoseconds
+
+
+def test_make_time_refuses_a_stamp_that_ros_cannot_send() -> None:
+    with pytest.raises(GboptError, match="stamp 2147483648000000000 ns does not fit a ROS header"):
+        make_time(2**31 * 10**9)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2), (1, 1), (1, 1, 2)])
