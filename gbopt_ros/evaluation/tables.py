@@ -33,28 +33,28 @@ def format_cell(values: Sequence[float], digits: int = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def markdown_table(rows: Rows, digits: int = 1, corner: str = "") -> str:
+def markdown_table(rows: Rows) -> str:
     """A Markdown table, numbers right-aligned. A row without a column has a dash there."""
-    header, *body = _cells(rows, digits, corner)
+    header, *body = _cells(rows)
     widths = _widths([header, *body])
     rule = [":" + "-" * max(2, widths[0] - 1), *("-" * max(2, w - 1) + ":" for w in widths[1:])]
     lines = [header, rule, *body]
     return "\n".join(f"| {' | '.join(_padded(line, widths))} |" for line in lines) + "\n"
 
 
-def text_table(rows: Rows, digits: int = 1, corner: str = "") -> str:
+def text_table(rows: Rows, digits: int = 1) -> str:
     """An aligned plain-text table for a terminal."""
-    cells = _cells(rows, digits, corner)
+    cells = _cells(rows, digits)
     widths = _widths(cells)
     return "\n".join("  ".join(_padded(line, widths)).rstrip() for line in cells) + "\n"
 
 
-def _cells(rows: Rows, digits: int, corner: str) -> list[list[str]]:
+def _cells(rows: Rows, digits: int = 1) -> list[list[str]]:
     columns = list(dict.fromkeys(column for values in rows.values() for column in values))
     if not columns:
         raise GboptError("a table needs at least one row with one column")
     return [
-        [corner, *columns],
+        ["", *columns],
         *(
             [row, *(format_cell(values.get(column, ()), digits) for column in columns)]
             for row, values in rows.items()
