@@ -66,7 +66,7 @@ class Eviction:
         )
         if len(clips) == 1 and are_all:
             raise self._too_small("clip")
-        self._catalogue.query(
+        self._catalogue.execute(
             f"DELETE FROM frames WHERE recording = ? AND clip_id = ? AND {expendable}", clips[0]
         )
 
@@ -92,7 +92,7 @@ class Eviction:
                 return
         if are_all and sum(self._held().values()) == 1:
             raise self._too_small("frame")
-        self._catalogue.query(
+        self._catalogue.execute(
             f"DELETE FROM frames WHERE id = (SELECT min(id) FROM frames WHERE {expendable})"
         )
 
