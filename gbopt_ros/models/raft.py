@@ -21,9 +21,7 @@ from gbopt_ros.structures import GboptError, Image
 
 _RAFT = {"raft_large": raft_large, "raft_small": raft_small}
 _RAFT_STRIDE = 8  # sides must be multiples of it
-_RAFT_MIN_SIDE = (
-    128  # shortest side: the correlation pyramid halves features of stride 8 four times
-)
+_RAFT_MIN_SIDE = 128  # pixels: the correlation pyramid halves features of stride 8 four times
 
 
 class RaftFlow:
