@@ -102,13 +102,13 @@ class ObjectPoints:
 
     Attributes:
         index: number of its mask.
-        points: (P, 3) float32, metres.
+        points: (P, 3) float64, metres.
         colours: (P, 3) uint8 RGB.
         box: holds the points.
     """
 
     index: int
-    points: NDArray[np.float32]
+    points: NDArray[np.float64]
     colours: NDArray[np.uint8]
     box: Box
 
@@ -198,9 +198,12 @@ def points_of(
     return np.column_stack([rays[rows, columns] * z[:, None], z]).astype(np.float32)
 
 
-def transformed(points: NDArray[np.float32], transform: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(P, 3) points under a (4, 4) rigid transform."""
-    return (points @ transform[:3, :3].T + transform[:3, 3]).astype(np.float32)
+def transformed(points: NDArray[np.float32], transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(P, 3) float64 points under a (4, 4) rigid transform.
+
+    In the coordinates of a large map, float32 numbers are centimetres apart, or decimetres.
+    """
+    return points @ transform[:3, :3].T + transform[:3, 3]
 
 
 def surroundings(mask: BoolMask, free: BoolMask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -214,7 +217,7 @@ def surroundings(mask: BoolMask, free: BoolMask) -> tuple[NDArray[np.intp], NDAr
     return rows + top, columns + left
 
 
-def bounding_box(points: NDArray[np.float32]) -> Box:
+def bounding_box(points: NDArray[np.floating]) -> Box:
     """The smallest box about the z axis that holds the points but for one in a hundred on each end.
 
     Args:
@@ -240,7 +243,7 @@ def bounding_box(points: NDArray[np.float32]) -> Box:
     )
 
 
-def surface_near(box: Box, around: NDArray[np.float32]) -> float | None:
+def surface_near(box: Box, around: NDArray[np.floating]) -> float | None:
     """Height of the surface that an object stands on; None if little of it is seen.
 
     Args:
@@ -260,7 +263,7 @@ def extended_down(box: Box, surface: float | None) -> Box:
     return Box((x, y, (top + surface) / 2), (*box.size[:2], top - surface), box.yaw)
 
 
-def _extent(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def _extent(values: NDArray[np.floating]) -> NDArray[np.float64]:
     low, high = np.percentile(values, [_TAIL, 100 - _TAIL], axis=0)
     return np.asarray(high - low)
 

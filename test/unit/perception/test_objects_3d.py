@@ -152,6 +152,22 @@ def test_locate_leaves_out_objects_without_depth() -> None:
     np.testing.assert_allclose(found.points, expected)
 
 
+def test_locate_gives_the_same_box_far_from_the_origin_of_the_map() -> None:
+    """The coordinates of UTM zones, where float32 numbers are up to 0.25 m apart."""
+    depth = np.ones((48, 64), np.float32)
+    mask = np.zeros((1, 48, 64), bool)
+    mask[0, 12:28, 12:28] = True
+    near, far = np.eye(4), np.eye(4)
+    far[:3, 3] = 500_000, 4_000_000, 100
+    boxes = [
+        locate(mask, np.zeros((48, 64, 3), np.uint8), depth, CAMERA.rays(), pose,
+               border=2, on_surface=False)[0].box
+        for pose in (near, far)
+    ]  # fmt: skip
+    np.testing.assert_allclose(boxes[1].size, boxes[0].size, atol=1e-6)
+    np.testing.assert_allclose(boxes[1].centre, far[:3, 3] + boxes[0].centre, atol=1e-6, rtol=0)
+
+
 def test_centres_of_a_simulated_recording_are_within_1_cm() -> None:
     """Cans, capsules, balls and boxes by a moving depth camera, with noise and holes in depth."""
     pytest.importorskip("pybullet", reason="rendering needs the extra `sim` (pybullet)")
