@@ -47,7 +47,7 @@ def encode_labels(labels: NDArray[np.integer], n: int) -> tuple[Rle, ...]:
         labels: (H, W), i + 1 where mask i is, else 0.
     """
     height, width = labels.shape
-    flat = np.asarray(cv2.transpose(labels.astype(np.int16))).ravel()
+    flat = np.asarray(cv2.transpose(labels.astype(np.int32))).ravel()
     starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])[: len(flat)])
     lengths = np.diff(starts, append=len(flat))
     return encode_runs(starts, lengths, flat[starts].astype(np.int64) - 1, n, (height, width))
@@ -325,7 +325,7 @@ def make_exclusive(masks: NDArray[np.bool_], scores: NDArray[np.floating]) -> ND
     """
     exclusive: NDArray[np.bool_] = masks.copy()
     taken = np.zeros(masks.shape[1:], bool)
-    for i in np.lexsort((np.arange(len(masks)), -np.asarray(scores))):
+    for i in np.argsort(-np.asarray(scores), kind="stable"):
         exclusive[i] &= ~taken
         taken |= masks[i]
     return exclusive

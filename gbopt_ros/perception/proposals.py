@@ -79,6 +79,6 @@ class MaskRcnnProposals:
         boxes = download(detection["boxes"].float())
         # A mask without a pixel above the threshold is no candidate.
         keep = np.flatnonzero(masks.any(axis=(1, 2)))
-        order = keep[np.lexsort((keep, -scores[keep]))]
+        order = keep[np.argsort(-scores[keep], kind="stable")]
         rles = mask_ops.encode_all(masks[order])
         return Proposals(size, rles, scores[order], boxes[order], self.calibration)

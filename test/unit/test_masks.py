@@ -96,6 +96,11 @@ def test_encode_labels_encodes_each_label_as_a_mask_of_its_own(labels: np.ndarra
     assert encode_labels(labels, 3) == encode_all(masks)
 
 
+def test_encode_labels_beyond_the_numbers_of_16_bits() -> None:
+    n = 33_000
+    np.testing.assert_array_equal(areas(encode_labels(np.arange(1, n + 1)[None], n)), np.ones(n))
+
+
 def test_boxes_xyxy_exclude_the_right_and_bottom_edge() -> None:
     masks = np.stack([rectangle(1, 2, 3, 4), rectangle(0, 0, 1, 1), rectangle(0, 0, 4, 4)])
     boxes = boxes_xyxy(encode_all(masks))
