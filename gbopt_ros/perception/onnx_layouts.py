@@ -97,7 +97,6 @@ class Letterbox:
         top, left, height, width = self.inner
         placed = np.full((*self.size, 3), _GREY, np.uint8)
         if image.shape[:2] != (height, width):
-            image = np.ascontiguousarray(image)  # OpenCV takes no mirrored view
             image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
         placed[top : top + height, left : left + width] = image
         return placed

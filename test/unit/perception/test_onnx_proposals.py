@@ -86,6 +86,13 @@ def test_letterbox_places_views_without_scaling_as_they_are() -> None:
     np.testing.assert_array_equal(placed[2:6], image[:, ::-1])
 
 
+@pytest.mark.parametrize("turned", [np.s_[:, ::-1], np.s_[::-1], np.s_[..., ::-1]])
+def test_letterbox_scales_views_as_copies(turned: tuple[slice, ...]) -> None:
+    view = np.random.default_rng(0).integers(0, 256, (6, 12, 3), np.uint8)[turned]
+    letterbox = Letterbox((8, 8), (6, 12))
+    np.testing.assert_array_equal(letterbox.place(view), letterbox.place(view.copy()))
+
+
 # --------------------------------------------------------------------------------- Ultralytics
 
 # Prototype 0 is 1 everywhere; prototype 1 is 1 on the left half and -1 on the right.
