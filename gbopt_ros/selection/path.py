@@ -87,7 +87,8 @@ def lazy_shortest_path(
         edges: T - 1 arrays of the same shapes: the cost of a known edge, else its bound.
         evaluated: T - 1 bool arrays of the same shapes, true at the known edges.
         evaluate: gives the costs of a batch of edges, each at least its bound.
-        budget: maximum number of edges to evaluate after a first path of T - 1; 0: no limit.
+        budget: maximum number of edges to evaluate; 0: no limit. A first path is always evaluated,
+            which may take T - 1.
         max_gap: the search ends when no path can be cheaper by more than this.
 
     Raises:
