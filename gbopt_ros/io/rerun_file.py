@@ -58,15 +58,17 @@ def write_rerun(folder: Path, path: Path) -> int:
     """
     rerun, count = load_rerun(), 0
     images = Fields.read(folder / SELECTION_NAME).objects("images")
-    with replacing(path, OSError, RuntimeError) as aside:
+    with replacing(path, RuntimeError) as aside:
         recording = rerun.RecordingStream("gbopt_ros", recording_id=folder.resolve().name)
         recording.save(aside)
         for frame, image in zip(read_selection(folder), images, strict=True):
             recording.set_time("frame", sequence=frame.frame_index)
             recording.set_time("time", timestamp=np.datetime64(frame.stamp_ns, "ns"))
             _log(rerun, recording, frame)
-            for term, value in image.content.get("energy", {}).items():
-                recording.log(f"energy/{term}", rerun.Scalars(float(value)))
+            if "energy" in image:
+                energy = image.object("energy")
+                for term in energy.content:
+                    recording.log(f"energy/{term}", rerun.Scalars(energy.number(term)))
             count += 1
         recording.flush()
         recording.disconnect()

@@ -102,6 +102,18 @@ def test_write_rerun_leaves_nothing_if_it_fails(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["replay"]
 
 
+@pytest.mark.parametrize("energy", [None, {"flow": "low"}])
+def test_write_rerun_refuses_energies_that_are_no_numbers(tmp_path: Path, energy: Any) -> None:
+    pytest.importorskip("rerun", reason="needs the extra `rerun` (rerun-sdk)")
+    write_replay(tmp_path / "replay", None)
+    selected = tmp_path / "replay" / "selected.json"
+    content = json.loads(selected.read_text())
+    content["images"][0]["energy"] = energy
+    selected.write_text(json.dumps(content))
+    with pytest.raises(GboptError, match=r"selected\.json: images\[0\]: .*energy.*: expected a"):
+        write_rerun(tmp_path / "replay", tmp_path / "out.rrd")
+
+
 def test_check_new_refuses_what_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
