@@ -13,11 +13,11 @@ Rows = Mapping[str, Mapping[str, Sequence[float]]]
 """Row name -> column name -> the values of all seeds."""
 
 
-def metric_rows(metrics_by_row: Mapping[str, Sequence[InstanceMetrics]], prefix: str = "") -> Rows:
-    """Rows with a column for each metric, named with a prefix such as "unseen "."""
+def metric_rows(metrics_by_row: Mapping[str, Sequence[InstanceMetrics]]) -> Rows:
+    """Rows with a column for each metric that all of their runs have."""
     return {
         row: {
-            f"{prefix}{name}": [metrics.to_dict()[name] for metrics in runs]
+            name: [metrics.to_dict()[name] for metrics in runs]
             for name in InstanceMetrics.__dataclass_fields__
             if all(name in metrics.to_dict() for metrics in runs)
         }

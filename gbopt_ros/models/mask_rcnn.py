@@ -83,26 +83,22 @@ TORCHVISION_V2 = "resnet50-fpn-v2"  # built by torchvision
 KNOWN = (*ARCHITECTURES, TORCHVISION_V2)
 
 
-def build_mask_rcnn(
-    architecture: str, max_proposals: int = 100, classes: int = CLASSES
-) -> MaskRCNN:
+def build_mask_rcnn(architecture: str, *, classes: int = CLASSES) -> MaskRCNN:
     """A randomly initialised network.
 
     Args:
         architecture: one of `KNOWN`.
-        max_proposals: maximum number of detections of an image, after NMS.
         classes: number of classes of the heads, with the background.
 
     Raises:
         GboptError: there is no such architecture.
     """
     if architecture in ARCHITECTURES:
-        network = _build(ARCHITECTURES[architecture], max_proposals, classes)
+        network = _build(ARCHITECTURES[architecture], classes)
     elif architecture == TORCHVISION_V2:
         network = maskrcnn_resnet50_fpn_v2(
-            weights=None, weights_backbone=None, num_classes=classes,
-            box_score_thresh=0.0, box_detections_per_img=max_proposals,
-        )  # fmt: skip
+            weights=None, weights_backbone=None, num_classes=classes, box_score_thresh=0.0
+        )
     else:
         raise GboptError(f"unknown proposal architecture {architecture!r}; known: {sorted(KNOWN)}")
     _fix_strides(network)
@@ -110,7 +106,7 @@ def build_mask_rcnn(
     return network
 
 
-def _build(arch: MaskRcnnArchitecture, max_proposals: int, classes: int) -> MaskRCNN:
+def _build(arch: MaskRcnnArchitecture, classes: int) -> MaskRCNN:
     channels = arch.pyramid_channels
     network = MaskRCNN(
         arch.pyramid(channels),
@@ -134,7 +130,6 @@ def _build(arch: MaskRcnnArchitecture, max_proposals: int, classes: int) -> Mask
         box_predictor=FastRCNNPredictor(arch.box_channels, classes),
         box_batch_size_per_image=arch.train_rois,
         box_score_thresh=0.0,
-        box_detections_per_img=max_proposals,
         mask_roi_pool=MultiScaleRoIAlign(
             ["0", "1", "2", "3"], output_size=14, sampling_ratio=arch.roi_samples
         ),

@@ -94,7 +94,7 @@ def test_extract_leaves_out_padding() -> None:
 
 def test_extract_describes_images_that_the_network_does_not_enlarge() -> None:
     """`lite0-fpn` keeps a shorter side of 240 to 320 pixels; its input is padded to 256 x 320."""
-    network = build_mask_rcnn("lite0-fpn", 4).eval()
+    network = build_mask_rcnn("lite0-fpn").eval()
     image = np.random.default_rng(4).integers(0, 256, (240, 320, 3), np.uint8)
     lower = np.zeros((1, 240, 320), bool)
     lower[0, 192:, 160:] = True

@@ -370,7 +370,7 @@ def test_pretraining_refuses_a_batch_that_processes_cannot_share(
 
 
 def test_start_from_imagenet_weights_freezes_a_part(tmp_path: Path) -> None:
-    donor = build_mask_rcnn("slim18-fpn", 7).backbone.body
+    donor = build_mask_rcnn("slim18-fpn").backbone.body
     for value in donor.buffers():
         value.add_(1)
     tensors = {n: v for n, v in donor.state_dict().items() if "num_batches" not in n}
