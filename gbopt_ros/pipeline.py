@@ -113,6 +113,7 @@ class Pipeline:
         Raises:
             GboptError: the recording cannot be opened, or breaks off.
             TypeError: `source` is something else.
+            ValueError: an image has another shape or dtype.
         """
         if prefetch is None:
             prefetch = has_idle_core(resolve_device(self.config.device))
@@ -182,6 +183,7 @@ def frames_of(
     Raises:
         GboptError: the recording cannot be opened.
         TypeError: `source` is something else.
+        ValueError: an image has another shape or dtype.
     """
     if isinstance(source, str | Path):
         return open_source(Path(source), max_pixels=max_pixels)
