@@ -327,6 +327,7 @@ class ClipBufferNode(PipelineNode):
         try:
             if stamp < 0:
                 raise GboptError(f"stamp {stamp} ns: expected 0 or later")
+            make_time(stamp)  # raises where no message can announce it
             if getattr(arrival.message, "width", 1) * getattr(arrival.message, "height", 1) == 0:
                 raise GboptError("the image has 0 pixels; does the camera deliver any?")
             image = self._decode(arrival.message, self._cut_by.max_pixels)

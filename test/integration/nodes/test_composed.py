@@ -575,15 +575,17 @@ def test_clip_buffer_skips_and_counts_an_image_that_cannot_be_decoded(graph: Gra
     frames = disc_frames(5)
     broken = Image(height=96, width=128, encoding="rgb8", step=384)
     early = encode_image(Stamped(make_header(-1, "camera"), frames[2].image))
+    late = encode_image(Stamped(make_header(0, "camera"), frames[2].image))
+    late.header.stamp.sec, late.header.stamp.nanosec = 2**31 - 1, 10**9  # no clip can tell it
     buffer = graph.nodes["clip_buffer"]
     graph.feed(frames[:2])
-    for count, message in enumerate((broken, early), start=1):
+    for count, message in enumerate((broken, early, late), start=1):
         graph.camera().publish(message)
         graph.wait(lambda count=count: buffer.health.counted("dropped") == count, "the skip")
     graph.feed(frames[3:])
     graph.wait(lambda: len(clips) == 1, "the clip")
-    assert list(clips[0].frame_indices) == [0, 1, 4, 5]
-    assert clips[0].dropped == 2
+    assert list(clips[0].frame_indices) == [0, 1, 5, 6]
+    assert clips[0].dropped == 3
     assert buffer.health.counted("failures") == 0
 
 
