@@ -149,6 +149,6 @@ def agreement_of_parts(
             if teacher is not None:
                 rles += teacher.propose([labelled.image])[0].rles
             overlap = iou_matrix(rles, labelled.rles)  # (N, M)
-            proposed += [bool(column.max(initial=0.0) >= 0.5) for column in overlap.T]
+            proposed += (overlap.max(axis=0, initial=0.0) >= 0.5).tolist()
         shares.append((float(np.mean(proposed)), part.tolist()))
     return min(shares)

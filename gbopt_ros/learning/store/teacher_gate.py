@@ -244,7 +244,7 @@ def _also_proposed(selection: Selection, proposals: Sequence[Proposals]) -> list
     found: list[bool] = []
     for frame, others in zip(selection.frames, proposals, strict=True):
         overlap = iou_matrix(others.rles, frame.rles)  # (N, S)
-        found += [bool(column.max(initial=0.0) >= _SAME_MASK) for column in overlap.T]
+        found += (overlap.max(axis=0, initial=0.0) >= _SAME_MASK).tolist()
     return found
 
 
