@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.io.resources import find_resource
 from gbopt_ros.process import exit_on_signals, stop_on_signals
 from gbopt_ros.structures import GboptError
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
-    config = config_from_args(args, Path(_PROFILE))
+    config = config_from_args(args, find_resource(f"config/{_PROFILE}.yaml"))
     exit_on_signals()
 
     from gbopt_ros.nodes import composed

@@ -73,9 +73,11 @@ def test_run_and_play_give_masks_and_fill_the_store(
     ("options", "lag"), [([], 8), (["--set", "selection.lag=2"], 2), (["--config", "paper"], -1)]
 )
 def test_run_takes_the_profile_robot_where_none_is_named(
-    options: list[str], lag: int, in_process: None, monkeypatch: pytest.MonkeyPatch
+    options: list[str], lag: int, in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lags: list[int] = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "robot").write_text("selection: {lag: 1}\n")  # nobody names it
 
     def started(arguments: Sequence[str]) -> int:
         (profile,) = (a.removeprefix("profile:=") for a in arguments if a.startswith("profile:="))
