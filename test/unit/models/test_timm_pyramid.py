@@ -59,7 +59,7 @@ def test_load_semantic_fpn_builds_a_timm_architecture(timm, tmp_path: Path) -> N
     config = BackgroundConfig()
     (expected,) = FpnBackground(network, config, CPU).background([image])
     (found,) = FpnBackground.from_file(path, config, CPU).background([image])
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # its normalisations are folded
     assert np.ptp(found) > 0
 
 
