@@ -128,14 +128,11 @@ def _entry(
         known = ", ".join(sorted(_MANIFEST_KEYS))
         raise GboptError(f"{where}: unknown key {unknown[0]!r}; expected {known}")
     path = _absolute(folder / fields.text("source"))
+    name = fields.text("name", default=_name(path, (path.name,)))
+    topic = fields.text("topic") if "topic" in fields else topic
     ends: dict[str, Any] = {key: fields.number(key) for key in ("start", "end") if key in fields}
     try:
-        return Recording(
-            fields.text("name", default=_name(path, (path.name,))),
-            path,
-            replace(options, **ends),
-            fields.text("topic") if "topic" in fields else topic,
-        )
+        return Recording(name, path, replace(options, **ends), topic)
     except GboptError as error:
         raise GboptError(f"{where}: {error}") from error
 

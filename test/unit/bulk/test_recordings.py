@@ -82,6 +82,8 @@ def test_find_recordings_refuses(fleet: Path, sources: list[str], message: str) 
         ("- {source: a, colour: red}", "entry 1: unknown key 'colour'; expected end, name, source"),
         ("- {source: a, name: x/y}", "entry 1: .*: 'x/y' cannot be the name of a folder"),
         ("- {source: a, start: 2, end: 1}", "entry 1: end: expected more than start, got 2"),
+        ("- {source: a, topic: 5}", r"^[^:]+: entry 1: 'topic': expected text, got 5$"),
+        ("- {source: a, name: [b]}", r"^[^:]+: entry 1: 'name': expected text, got \['b'\]$"),
         ("- {source: a, start: soon}", "entry 1: 'start': expected a finite number, got 'soon'"),
     ],
 )
