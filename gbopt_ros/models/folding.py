@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -18,13 +19,19 @@ _IN_ORDER = nn.Sequential, IntermediateLayerGetter, BasicBlock, Bottleneck
 _NORMS = nn.BatchNorm2d, FrozenBatchNorm2d
 
 
+def folded_copy(network: N) -> N:
+    """A copy of a network that only infers, see `fold_batch_norms`."""
+    return fold_batch_norms(copy.deepcopy(network))
+
+
 def fold_batch_norms(network: N) -> N:
-    """Fold the batch normalisations of a network in evaluation mode, in place.
+    """Put a network into evaluation mode and fold its batch normalisations, in place.
 
     The outputs stay the same but for rounding, a tenth sooner on a CPU. Training the network
     afterwards is another thing than training it before.
     """
     root: Any = network
+    root.eval()
     for module in [module for module in root.modules() if isinstance(module, _IN_ORDER)]:
         for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
             # Not of subclasses, which may hold an activation too.

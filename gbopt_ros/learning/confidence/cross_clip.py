@@ -28,6 +28,7 @@ from gbopt_ros.learning.confidence.appearance import (
 )
 from gbopt_ros.learning.data.datasets import SelectedDataset
 from gbopt_ros.models.device import resolve_device
+from gbopt_ros.models.folding import folded_copy
 from gbopt_ros.structures import ProposalNetwork
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def confident_masks(
     """The most confident masks of a training set, which are learnt; see `LearningConfig`.
 
     Args:
-        network: describes the masks, and proposes them where there is no other `teacher`; moved to
-            the device and put in evaluation mode.
+        network: describes the masks, and proposes them where there is no other `teacher`.
         draws: number of images that the training will take, and the maximum number of frames that
             are recalibrated and learnt. One frame takes about as long as one image of a step.
         on_frame: called before each recalibrated frame, in place of a progress bar.
@@ -93,7 +93,7 @@ def recalibrate(
     """The dataset with cross-clip confidences; unchanged where it has one clip only.
 
     Args:
-        network: Mask R-CNN with a feature pyramid; moved to `device` and put in evaluation mode.
+        network: Mask R-CNN with a feature pyramid; a copy of it runs on `device`.
         config: settings of the proposals that masks are compared with.
         on_frame: called before each frame, in place of a progress bar.
         teacher: proposes the masks; None: `network` does.
@@ -104,7 +104,7 @@ def recalibrate(
     clips = [(entry.recording, entry.clip_id) for entry in dataset.entries]
     if len(set(clips)) < 2:
         return dataset
-    extractor = AppearanceExtractor(network, config, device, teacher)
+    extractor = AppearanceExtractor(folded_copy(network), config, device, teacher)
     references = _reference_frames(clips)
     appearances = []
     progress = tqdm(

@@ -27,6 +27,7 @@ from gbopt_ros.io.files import sha256_of, write_text
 from gbopt_ros.io.json_file import to_json
 from gbopt_ros.models.detection import DetectionNetwork
 from gbopt_ros.models.device import resolve_device
+from gbopt_ros.models.folding import folded_copy
 from gbopt_ros.models.weights import tensors_digest
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError
@@ -82,7 +83,8 @@ class ValidationResults:
 def evaluated_proposals(network: DetectionNetwork, config: Config) -> MaskRcnnProposals:
     """A network as it is evaluated, see `evaluation_config`."""
     config = evaluation_config(config)
-    return MaskRcnnProposals(network, "", config.proposal, resolve_device(config.device))
+    device = resolve_device(config.device)
+    return MaskRcnnProposals(folded_copy(network), "", config.proposal, device)
 
 
 def _digest_of(labels: CocoDataset, config: Config) -> str:
