@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gbopt_ros.io.files import is_unfinished_elsewhere, sync, unfinished_folders
-from gbopt_ros.io.json_file import parse_json
+from gbopt_ros.io.json_file import Fields, parse_json
 from gbopt_ros.structures import GboptError
 
 JOURNAL_NAME = "journal"
@@ -46,10 +46,11 @@ class Journal:
             lines = self._path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
+        where = str(self._path)
         entries: list[dict[str, Any]] = []
         for line in lines:
             try:
-                entries.append(parse_json(line, str(self._path)))
+                entries.append(dict(Fields(parse_json(line, where), where).content))
             except GboptError:
                 break
         os.truncate(self._path, sum(len(line) + 1 for line in lines[: len(entries)]))

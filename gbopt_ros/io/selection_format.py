@@ -37,7 +37,7 @@ from gbopt_ros.io.files import (
     unwritable,
 )
 from gbopt_ros.io.journal import JOURNAL_NAME, Journal, unfinished_run
-from gbopt_ros.io.json_file import Fields, printable, to_json
+from gbopt_ros.io.json_file import Fields, parse_json, printable, to_json
 from gbopt_ros.io.overlay import OverlayWriter, draw_masks
 from gbopt_ros.io.sources.images import encode_image, read_image
 from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selection
@@ -95,7 +95,7 @@ class SelectionWriter:
 
     Raises:
         GboptError: on entering, `out` holds something, another process writes it, or the run to go
-            on with has another identity; later, it cannot be written.
+            on with has another identity or is damaged; later, it cannot be written.
 
     Attributes:
         clips, frames, masks: number of those written so far, by the run that was cut too.
@@ -133,7 +133,9 @@ class SelectionWriter:
         with ExitStack() as files:
             self._folder = files.enter_context(
                 replacing_folder(
-                    self._out, unfinished=cut, keep=lambda: self._resume and bool(self._clips)
+                    self._out,
+                    unfinished=cut,
+                    keep=lambda: self._resume and (cut is not None or bool(self._clips)),
                 )
             )
             (self._folder / "frames" if self._keeps else self._folder).mkdir(
@@ -141,7 +143,8 @@ class SelectionWriter:
             )
             self._journal = Journal(self._folder.parent / JOURNAL_NAME)
             if cut is not None:
-                self._go_on()
+                with self._continuing():
+                    self._go_on()
             elif self._identity is not None:
                 self._journal.begin(self._identity)
             self._parts = {
@@ -150,7 +153,8 @@ class SelectionWriter:
             }
             self._files = files
             if cut is not None:
-                self._catch_up()
+                with self._continuing():
+                    self._catch_up()
             self._files = files.pop_all()
         return self
 
@@ -196,6 +200,17 @@ class SelectionWriter:
         except GboptError as error:
             raise GboptError(str(error).replace(str(self._folder), str(self._out))) from error
 
+    @contextmanager
+    def _continuing(self) -> Iterator[None]:
+        """Errors of the run that was cut say how to get rid of it."""
+        try:
+            yield
+        except (GboptError, FileNotFoundError) as error:
+            raise GboptError(
+                f"{self._out}: the run that was cut is damaged ({error}); start anew without "
+                "--resume"
+            ) from error
+
     def _part(self, name: str) -> Path:
         """Entries of `selected.json`, one a line, before they are joined."""
         return self._folder.parent / f"{name}.part"
@@ -216,32 +231,42 @@ class SelectionWriter:
     def _go_on(self) -> None:
         """Take the state of the run that was cut, and remove what belongs to no whole clip."""
         _, *done = self._journal.read()
-        self._clips = [entry["clip"] for entry in done]
-        self._resumed_clips = len(done)
-        last = done[-1]
-        self.frames, self.masks = last["frames"], last["masks"]
-        self._last_index = last["last_index"]
+        entries = [Fields(entry, f"{JOURNAL_NAME}, clip {i}") for i, entry in enumerate(done)]
+        clips = [entry.object("clip") for entry in entries]
+        for clip in clips:
+            clip.integer("flow_runs", low=0)  # `finish` sums them
+        last, sizes = entries[-1], entries[-1].object("bytes")
+        self._clips, self._resumed_clips = [dict(clip.content) for clip in clips], len(clips)
+        self.frames, self.masks = last.integer("frames", low=0), last.integer("masks", low=0)
+        self._last_index = last.integer("last_index", low=-1)
         for name in _PARTS:
-            os.truncate(self._part(name), last["bytes"][name])
+            size = sizes.integer(name, low=0)
+            if self._part(name).stat().st_size < size:
+                raise GboptError(f"{self._part(name).name}: expected {size} bytes or more")
+            os.truncate(self._part(name), size)
         for path in (self._folder / "frames").iterdir():
-            if int(path.stem) > self._last_index:
+            if not path.stem.isdecimal() or int(path.stem) > self._last_index:
                 path.unlink()
         collect_leftovers(self._folder)
 
     def _catch_up(self) -> None:
         """Link and draw the frames of the run that was cut: a video cannot be continued."""
-        masks = groupby(_entries(self._part("annotations")), lambda entry: entry["image_id"])
+        masks = groupby(_entries(self._part("annotations")), lambda mask: mask.integer("image_id"))
         drawn, of_image = next(masks, (None, iter(())))
         for image in _entries(self._part("images")):
-            found: list[dict[str, Any]] = []
-            if drawn == image["id"]:
+            found: list[Fields] = []
+            if drawn == image.integer("id"):
                 found = list(of_image)
                 drawn, of_image = next(masks, (None, iter(())))
-            rles = [entry["segmentation"] for entry in found]
-            ids = self._linker.link(rles, image["stamp_ns"])
+            size = image_size(image)
+            rles = [
+                segmentation_to_rle(mask.content.get("segmentation"), size, mask.where)
+                for mask in found
+            ]
+            ids = self._linker.link(rles, image.integer("stamp_ns"))
             if self._draws:
-                frame = read_image(self._frame_file(image["frame_index"]))
-                self._draw(frame, rles, [entry["confidence"] for entry in found], ids)
+                frame = read_image(self._frame_file(image.integer("frame_index", low=0)))
+                self._draw(frame, rles, [mask.number("confidence") for mask in found], ids)
 
     def _add_frame(self, selection: Selection, selected: FrameSelection) -> None:
         frame = selected.frame
@@ -320,12 +345,13 @@ class SelectionWriter:
         } | facts
 
 
-def _entries(part: Path) -> Iterator[dict[str, Any]]:
+def _entries(part: Path) -> Iterator[Fields]:
     """The entries that `append_entry` wrote."""
-    with part.open(encoding="utf-8") as lines:
-        for line in lines:
-            if entry := line.strip().removesuffix(","):
-                yield json.loads(entry)
+    with part.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if entry := line.strip().removesuffix(b","):
+                where = f"{part.name}, line {number}"
+                yield Fields(parse_json(entry, where), where)
 
 
 def read_selection(folder: Path) -> Iterator[SelectedFrame]:

@@ -25,10 +25,11 @@ def test_journal_gives_whole_entries_and_drops_a_cut_one(tmp_path: Path, cut: in
     assert journal.read() == [*entries[:2], {"clip": 7}]
 
 
-def test_journal_that_is_missing_or_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"\xff\x00", b"7", b"[]"])
+def test_journal_that_is_missing_or_damaged(tmp_path: Path, line: bytes) -> None:
     assert Journal(tmp_path / "none").read() == []
     path = tmp_path / "journal"
-    path.write_bytes(b'{"a": 1}\n\xff\x00\n{"b": 2}\n')
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
     assert Journal(path).read() == [{"a": 1}]
 
 

@@ -327,3 +327,41 @@ def test_selection_writer_ignores_a_cut_line_of_the_journal(
     journal.write_bytes(journal.read_bytes()[:-9])
     assert write_clips(tmp_path / "out", clips, resume=True)["resumed_clips"] == 1
     assert selected_bytes(tmp_path / "out") == selected_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "words"),
+    [
+        ("journal", b'"frames": 2', b'"f": 2', "journal, clip 0: expected 'frames', it is not"),
+        ("journal", b'"bytes": {', b'"bytes": 7, "b": {', "clip 0: bytes: expected a JSON object"),
+        ("journal", b'"images": ', b'"images": 9', r"images\.part: expected 9\d+ bytes or more"),
+        ("journal", b'"flow_runs": ', b'"flow_runs": -', "clip: 'flow_runs': expected a whole"),
+        ("images.part", b'"stamp_ns"', b'"stamp_xx"', "line 2: expected 'stamp_ns', it is not"),
+        ("images.part", b'{"id"', b'{_id"', r"images\.part, line 2: expected JSON"),
+        ("annotations.part", b'"counts"', b'"count_"', "line 2: bad segmentation"),
+        ("annotations.part", None, None, "No such file"),
+    ],
+)
+def test_selection_writer_says_what_to_do_about_a_damaged_run(
+    tmp_path: Path,
+    clips: list[Selection],
+    name: str,
+    before: bytes | None,
+    after: bytes | None,
+    words: str,
+) -> None:
+    killed_after(tmp_path / "out", clips, 1)
+    (path,) = tmp_path.glob(f".out.*/{name}")
+    if before is None or after is None:
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        assert before in content
+        path.write_bytes(content.replace(before, after))
+    for _ in range(2):  # it is kept: nothing but the user's word removes what was done
+        with pytest.raises(
+            GboptError, match=rf"out: the run .* damaged \(.*{words}.*\); start anew without --res"
+        ):
+            write_clips(tmp_path / "out", clips, resume=True)
+    assert write_clips(tmp_path / "out", clips)["resumed_clips"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
