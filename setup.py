@@ -27,6 +27,8 @@ NAME = MANIFEST.findtext("name", "")
 
 DEPENDENCIES = [
     "av>=12,<19",  # videos in H.264, which OpenCV's wheels cannot write
+    "backports.zstd>=1,<2",  # what rosbags reads compressed bags with; here within bounds
+    "lz4>=4,<5",  # likewise
     "matplotlib>=3.8,<4",  # the curves of the reports
     "numpy>=1.26,<3",  # every mask, image and map
     "omegaconf>=2.3,<3",  # YAML profiles and --set overrides onto the config dataclasses
@@ -69,7 +71,10 @@ ROS = [
 # Backbones of background networks beyond torchvision's ResNets: the paper's is a ResNeSt-200.
 TIMM = "timm>=1.0.9,<2"
 
-REVIEW = "flask>=3.1,<4"  # the servers of `gbopt review` and `gbopt serve-models`
+REVIEW = [  # the servers of `gbopt review` and `gbopt serve-models`
+    "flask>=3.1,<4",
+    "werkzeug>=3.1,<4",  # what flask serves with
+]
 
 ONNX = [
     "onnx>=1.16,<2",  # `gbopt models export` checks and describes its files with it
@@ -96,7 +101,7 @@ EXTRAS = {
     "onnx": ONNX,
     # `gbopt bulk --ray` on many machines; on one machine plain processes need nothing.
     "bulk": ["ray>=2.40,<3"],  # actors (Ray Core); 2.40 has wheels for Python 3.10 to 3.12
-    "review": [REVIEW],
+    "review": REVIEW,
     "rerun": [RERUN],
     "docs": [
         "mkdocs-material>=9.5,<10",  # the site of docs/
@@ -105,7 +110,7 @@ EXTRAS = {
     "dev": [
         TIMM,  # its tests run where it is
         *ONNX,  # likewise
-        REVIEW,  # likewise
+        *REVIEW,  # likewise
         RERUN,  # likewise
         "hypothesis>=6.100,<7",  # property tests
         "mypy>=1.13,<3",  # types; the version that counts is in constraints.txt
