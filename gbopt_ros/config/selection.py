@@ -75,7 +75,8 @@ class SelectionConfig(ConfigSection):
     max_flow_runs: int = setting(
         0,
         "Maximum number of optical-flow evaluations per clip, or per new frame if selection.lag is "
-        "not -1 (0: no limit). Fewer are faster; the result may then not be proven optimal.",
+        "not -1 (0: no limit); a first path, up to one evaluation for each pair of frames, always "
+        "runs. Fewer are faster; the result may then not be proven optimal.",
         low=0,
     )
     optimality_gap: float = setting(
