@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from experiments.command_line import config_of, make_parser, start
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, OutlineConfig, SelectionConfig, load_config
+from gbopt_ros.config.load import bundled_profile
 from gbopt_ros.evaluation.calibration import (
     CalibrationQuality,
     LabelledMasks,
@@ -291,7 +292,7 @@ def why(recordings: Sequence[Recording], network: FlowNetwork, seed: int) -> dic
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/ablation")
     names = list(variants(SelectionConfig()))
-    parser.set_defaults(config=find_resource("config/paper.yaml"))
+    parser.set_defaults(config=bundled_profile("paper"))
     parser.add_argument("recordings", type=Path, nargs="*")
     parser.add_argument("--calibrate", type=Path, help="recording that is not among the others")
     parser.add_argument("--variants", nargs="+", default=names, choices=names)

@@ -48,11 +48,11 @@ from experiments.recordings import Recording, networks_of
 from experiments.training_masks import MaskMaker, TrainingMasks
 from gbopt_ros.config import Config, FlowConfig
 from gbopt_ros.config.background import BUNDLED
+from gbopt_ros.config.load import bundled_profile
 from gbopt_ros.evaluation.davis_metrics import summarise
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.io.files import replacing, write_text
-from gbopt_ros.io.resources import find_resource
 from gbopt_ros.learning.data.datasets import CocoInstances
 from gbopt_ros.learning.training.fine_tuning import fine_tune
 from gbopt_ros.learning.training.pretraining import pretrain_proposals
@@ -77,7 +77,7 @@ _NO_FLOW = (
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/paper")
-    parser.set_defaults(config=find_resource("config/paper.yaml"))
+    parser.set_defaults(config=bundled_profile("paper"))
     parser.add_argument("--youtube-vis", type=Path, metavar="DIR", help="YouTube-VIS 2019, train")
     parser.add_argument("--all-frames", type=Path, metavar="DIR", help="its train_all_frames")
     parser.add_argument("--coco", type=Path, metavar="DIR", help="COCO 2017, as released")

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
+from gbopt_ros.config.load import bundled_profile
 from gbopt_ros.io.json_file import to_json
-from gbopt_ros.io.resources import find_resource
 from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from gbopt_ros.learning.training.trainer import TrainingLog
 
 NETWORKS = ("proposals", "background")
-PAPER = "config/paper.yaml"
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     folders = [*([args.coco] if args.coco else []), *args.data]
     if not folders:
         raise GboptError("nothing to learn from: name COCO folders, or use --coco")
-    config = config_from_args(args, find_resource(PAPER) if args.coco else None)
+    config = config_from_args(args, bundled_profile("paper") if args.coco else None)
     wanted = NETWORKS if args.only is None else (args.only,)
     if "proposals" in wanted:  # an error now, not after days of training the other network
         build_mask_rcnn(config.pretrain.proposal_architecture)

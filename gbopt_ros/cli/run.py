@@ -15,7 +15,7 @@ import tempfile
 import threading
 
 from gbopt_ros.cli.options import add_config_arguments, config_from_args
-from gbopt_ros.io.resources import find_resource
+from gbopt_ros.config.load import bundled_profile
 from gbopt_ros.process import exit_on_signals, stop_on_signals
 from gbopt_ros.structures import GboptError
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
-    config = config_from_args(args, find_resource(f"config/{_PROFILE}.yaml"))
+    config = config_from_args(args, bundled_profile(_PROFILE))
     exit_on_signals()
 
     from gbopt_ros.nodes import composed

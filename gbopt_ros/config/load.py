@@ -118,10 +118,14 @@ def profile_path(path: Path | str) -> Path:
             f'{type(path).__name__}; settings are given as overrides=["selection.k=5"]'
         )
     for name in PROFILES:
-        bundled = f"config/{name}.yaml"
-        if str(path) in (name, bundled) and not Path(path).is_file():
-            return find_resource(bundled)
+        if str(path) in (name, f"config/{name}.yaml") and not Path(path).is_file():
+            return bundled_profile(name)
     return Path(path)
+
+
+def bundled_profile(name: str) -> Path:
+    """The file of one of `PROFILES`. Raises GboptError if it is missing."""
+    return find_resource(f"config/{name}.yaml")
 
 
 def _merged(config: Any, changes: DictConfig, reading: str, set_by: dict[str, str]) -> Any:

@@ -21,11 +21,11 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gbopt_ros.cli.main import main
-from gbopt_ros.cli.pretrain import NETWORKS, PAPER, _join_processes
+from gbopt_ros.cli.pretrain import NETWORKS, _join_processes
 from gbopt_ros.config import AugmentConfig, PretrainConfig, load_config
+from gbopt_ros.config.load import bundled_profile
 from gbopt_ros.config.pretrain import milestone_steps
 from gbopt_ros.io.datasets.coco import load_coco_dir, write_coco
-from gbopt_ros.io.resources import find_resource
 from gbopt_ros.learning.data.datasets import InstanceDataset
 from gbopt_ros.learning.data.loader import Batch, Batches
 from gbopt_ros.learning.training import pretraining as pretrain
@@ -310,7 +310,7 @@ def test_pretraining_passes_images_one_by_one_if_statistics_are_frozen() -> None
 
 
 def test_rate_at_is_the_papers_schedule() -> None:
-    paper = load_config(find_resource(PAPER)).pretrain
+    paper = load_config(bundled_profile("paper")).pretrain
     milestones = milestone_steps(paper.lr_milestones)
 
     def rate(step: int) -> float:
