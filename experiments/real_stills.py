@@ -8,16 +8,16 @@
 fifth photograph of the first folder is for validation, all others are for training.
 
 `judge` prints a row for each folder, COCO or frames with a PNG of labels beside each:
-class-agnostic AP, the recall AR15 of the 15 best masks, and the IoU of the foreground with the
-union of all labelled objects, mean over images. Labels are incomplete: what they leave out counts
-against AP and IoU.
+class-agnostic AP, the recall AR15 of the 15 best masks (after non-maximum suppression at 0.5, as
+in AP), and the IoU of the foreground with the union of all labelled objects, mean over images.
+Labels are incomplete: what they leave out counts against AP and IoU.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from experiments.command_line import config_of, make_parser, start
 from experiments.real_video import instances
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall
+from gbopt_ros.evaluation.results import CocoResult
 from gbopt_ros.io.datasets.coco import (
     ANNOTATIONS_NAME,
     IMAGES_NAME,
@@ -38,9 +39,10 @@ from gbopt_ros.io.datasets.coco import (
 from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.masks import decode_all
 from gbopt_ros.perception.load import load_background_network, load_proposal_network
-from gbopt_ros.structures import GboptError, Proposals
+from gbopt_ros.structures import GboptError, Rle
 
 VALIDATION_EVERY = 5
+BEST = 15  # masks of an image that count in AR15
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -76,35 +78,38 @@ def judge(args: argparse.Namespace) -> None:
     """Print a table of the networks on every folder."""
     named = {"proposal.weights": args.weights, "background.weights": args.background}
     config = config_of(args, *(f"{key}={value}" for key, value in named.items() if value))
-    proposals = load_proposal_network(config)
-    wide = load_proposal_network(evaluation_config(config))
+    proposals = load_proposal_network(evaluation_config(config))
     background = load_background_network(config)
     print("| folder | images | AP | AR15 | foreground IoU |\n|---|---:|---:|---:|---:|")
     for folder in args.folders:
         dataset = labelled_frames(folder)
-        metrics, _ = evaluate_network(wide, dataset, progress=False)
-        found: dict[int, Proposals] = {}
+        metrics, results = evaluate_network(proposals, dataset, progress=False)
         overlaps: list[float] = []
         for image in dataset.images:
             pixels = dataset.load_image(image)
-            (found[image.id],) = proposals.propose([pixels])
             objects = decode_all(dataset.rles_by_image[image.id], pixels.shape[:2]).any(axis=0)
             if objects.any():
                 foreground = background.background([pixels])[0] < 0.5
                 overlaps.append((objects & foreground).sum() / (objects | foreground).sum())
-        recall = recall_at(dataset, found)
+        recall = recall_of_best(dataset, results)
         print(
             f"| {folder.resolve().name} | {len(dataset)} | {metrics.AP:.1f} | {recall:.1f} | "
             f"{np.mean(overlaps):.3f} |", flush=True,
         )  # fmt: skip
 
 
-def recall_at(dataset: CocoDataset, found: Mapping[int, Proposals]) -> float:
-    """Recall, percent, of all masks that were proposed: mean over IoU 0.50, 0.55 ... 0.95."""
+def recall_of_best(dataset: CocoDataset, results: Sequence[CocoResult]) -> float:
+    """Recall, percent, of the best masks of each image: mean over IoU 0.50, 0.55 ... 0.95.
+
+    Args:
+        results: those of one image in descending order of their scores.
+    """
+    found: dict[int, list[Rle]] = {image.id: [] for image in dataset.images}
+    for result in results:
+        if len(found[result["image_id"]]) < BEST:
+            found[result["image_id"]].append(result["segmentation"])
     recalls = [
-        mask_precision_recall(
-            dataset.rles_by_image, {key: value.rles for key, value in found.items()}, iou
-        ).recall
+        mask_precision_recall(dataset.rles_by_image, found, iou).recall
         for iou in np.linspace(0.5, 0.95, 10)
     ]
     return 100 * float(np.mean(recalls))

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.real_stills import load_stills, recall_at, split
+from experiments.real_stills import load_stills, recall_of_best, split
+from gbopt_ros.evaluation.results import CocoResult
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir, write_coco
 from gbopt_ros.masks import encode_all
-from gbopt_ros.structures import GboptError, Proposals
+from gbopt_ros.structures import GboptError
 
 SIZE = (10, 20)
 
@@ -48,11 +49,14 @@ def test_load_stills_wants_one_annotation_file(tmp_path: Path) -> None:
         load_stills(tmp_path)
 
 
-def test_recall_at_is_the_mean_over_ten_ious() -> None:
-    """One object is found at an IoU of 0.8, so up to 0.8; the other is not."""
+def test_recall_of_the_best_is_the_mean_over_ten_ious() -> None:
+    """One object is found at an IoU of 0.8, so up to 0.8; the other after 15 masks, so never."""
     truth = encode_all(np.stack([square(0, 5), square(10, 5)]))
     dataset = CocoDataset((CocoImage(1, "a", *SIZE),), {1: truth})
-    found = Proposals(
-        SIZE, encode_all(square(0, 4)[None]), np.ones(1, np.float32), np.ones((1, 4), np.float32)
-    )
-    assert recall_at(dataset, {1: found}) == pytest.approx(100 * 7 / 10 / 2)
+    masks = [square(0, 4), *[square(17, 2)] * 14, square(10, 5)]
+    results = [
+        CocoResult(image_id=1, segmentation=rle, score=1 - 0.01 * place)
+        for place, rle in enumerate(encode_all(np.stack(masks)))
+    ]
+    assert recall_of_best(dataset, results) == pytest.approx(100 * 7 / 10 / 2)
+    assert recall_of_best(dataset, results[1:]) == pytest.approx(100 / 2)
