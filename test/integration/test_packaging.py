@@ -246,8 +246,11 @@ def run_gbopt(*arguments: str, **options: Any) -> subprocess.CompletedProcess[st
     return subprocess.run([GBOPT, *arguments], capture_output=True, text=True, **options)
 
 
-def test_console_script_lists_every_verb() -> None:
-    shown = run_gbopt("--help")
+@pytest.mark.parametrize(
+    "command", [[GBOPT], [sys.executable, "-m", "gbopt_ros.cli"]], ids=["gbopt", "python -m"]
+)
+def test_program_lists_every_verb(command: list[str | Path]) -> None:
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0
     for verb in VERBS:
         assert re.search(rf"^    {verb}\s+\S", shown.stdout, re.MULTILINE), verb

@@ -1,11 +1,8 @@
-"""`gbopt run` and `gbopt play` as processes, as a user starts them."""
+"""`gbopt run` and `gbopt play`: the graph in a process of its own, what it gives and refuses."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,16 +25,6 @@ from gbopt_ros.msg import SelectedMasks
 from gbopt_ros.nodes import composed
 
 
-def gbopt(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "gbopt_ros.cli", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_run_and_play_give_masks_and_fill_the_store(
     ros_domain_id: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,13 +32,15 @@ def test_run_and_play_give_masks_and_fill_the_store(
     bag = tmp_path / "disc"
     write_rosbag(disc_frames(6), bag, topic="/other/topic")
     store = tmp_path / "store"
-    graph = gbopt(
+    log = tmp_path / "log"
+    arguments = [
         "run", "--camera", "robot_camera", "--namespace", "robot1",
         "--set", f"proposal.weights={weights['proposals']}",
         "--set", f"background.weights={weights['background']}",
         "--set", "clip.length=4", "--set", "clip.overlap=1",
         "--ros-args", "-p", f"store:={store}",
-    )  # fmt: skip
+    ]  # fmt: skip
+    graph = ForkedProgram("gbopt_ros.cli", arguments, log)
     try:
         with Graph(ros_domain_id) as observing:
             masks = observing.observe(SelectedMasks, "/robot1/selector/output/masks")
@@ -61,11 +50,11 @@ def test_run_and_play_give_masks_and_fill_the_store(
             assert said == "6 frames published on robot_camera, 0 undecodable ones skipped\n"
             observing.wait(lambda: len(masks) == 6, "the masks")
             observing.wait((store / "training").is_dir, "the learner beside the graph")
+        graph.interrupt()
+        assert graph.wait(30) == 0, log.read_text()
     finally:
-        graph.send_signal(signal.SIGINT)
-        _, log = graph.communicate(timeout=30)
-    assert graph.returncode == 0, log
-    assert "Traceback" not in log
+        graph.kill()
+    assert "Traceback" not in log.read_text()
     assert ModelStore(store).current() is None
 
 
