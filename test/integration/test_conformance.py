@@ -112,7 +112,7 @@ def coco(architecture: str) -> MakeProposals:
             if isinstance(module, Bottleneck):  # else random blocks double the variance, each
                 nn.init.constant_(module.bn3.weight, 0.2)
         built.roi_heads = ClassAgnosticHeads(built.roi_heads)
-        return look_at_little(built)
+        return look_at_little(built, regions=12)
 
     def make(config: ProposalConfig, device: torch.device) -> ProposalNetwork:
         return MaskRcnnProposals(copy.deepcopy(network()), architecture, config, device)

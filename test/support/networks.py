@@ -51,12 +51,12 @@ def _slim_background() -> tuple[nn.Module, torch.Tensor]:
     return build_background("slim18-semantic-fpn"), torch.get_rng_state()
 
 
-def look_at_little(network: MaskRCNN) -> MaskRCNN:
+def look_at_little(network: MaskRCNN, regions: int = 32) -> MaskRCNN:
     """The network, looking at 64-pixel images as they are and at few regions of them."""
     network.transform.min_size = (SIDE,)
     network.transform.max_size = 2 * SIDE
     for limits in (network.rpn._pre_nms_top_n, network.rpn._post_nms_top_n):
-        limits.update(training=32, testing=32)
+        limits.update(training=regions, testing=regions)
     return network.eval()
 
 

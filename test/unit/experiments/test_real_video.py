@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import real_video
 from experiments.tabletop import few, first
 from gbopt_ros.masks import decode_all
+from gbopt_ros.models import mask_rcnn
 from gbopt_ros.structures import GboptError
 
 
@@ -45,6 +47,16 @@ def test_run_learns_from_the_beginning_alone(
     sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, data = real_video.load_coco_dir, few()
+    bundled = mask_rcnn.ARCHITECTURES["lite0-fpn"]
+    little = replace(
+        bundled,
+        short_side=64,
+        long_side=128,
+        enlarged_to=None,
+        train_proposals=32,
+        test_proposals=32,
+    )
+    monkeypatch.setitem(mask_rcnn.ARCHITECTURES, "lite0-fpn", little)
     monkeypatch.setattr(real_video, "demo_validation", lambda *_: data.validation)
     monkeypatch.setattr(real_video, "load_coco_dir", lambda path: first(load(path), 1))
     out = tmp_path / "out"
