@@ -19,6 +19,8 @@ from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 from support.networks import save_random_weights
 from support.recordings import disc_frames
 from support.ros import Graph, ros_arguments
@@ -33,7 +35,7 @@ from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.learner import LearnerNode
-from gbopt_ros.nodes.messages import stamp_ns
+from gbopt_ros.nodes.messages import make_time, stamp_ns
 from gbopt_ros.nodes.selector import SelectorNode
 from gbopt_ros.nodes.spin import SteadyExecutor
 from gbopt_ros.structures import Frame
@@ -180,6 +182,27 @@ def test_segment_waits_for_frames_from_now_on_and_can_be_cancelled(graph: Graph)
     status, result = caller.result(goal)
     assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
     assert [stamp_ns(m.header.stamp) for m in result.masks] == [f.stamp_ns for f in frames]
+
+
+def test_segment_compares_stamps_with_a_simulated_clock(graph: Graph) -> None:
+    selector, now = graph.nodes["selector"], 100 * 10**9
+    assert selector.set_parameters([Parameter("use_sim_time", value=True)])[0].successful
+    clock = graph.observer.create_publisher(Clock, "/clock", 1)
+
+    def is_now() -> bool:
+        clock.publish(Clock(clock=make_time(now)))
+        return bool(selector.get_clock().now().nanoseconds == now)
+
+    graph.wait(is_now, "the clock")
+    caller = Caller(graph, Segment, "/selector/segment")
+    goal = caller.send(frames=4, from_now=True, timeout=60.0)
+    frames = [
+        Frame(f.image, now + (i - 4) * 10**8, i, f.frame_id) for i, f in enumerate(disc_frames(8))
+    ]
+    graph.feed(frames)
+    _, result = caller.result(goal)
+    assert result.success
+    assert [stamp_ns(m.header.stamp) for m in result.masks] == [f.stamp_ns for f in frames[4:]]
     waiting = [caller.send(frames=1, from_now=True, timeout=1e9) for _ in range(32)]
     status, result = caller.call(frames=1, from_now=True, timeout=1e9)
     assert status == GoalStatus.STATUS_ABORTED and "32 goals wait already" in result.message
