@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from support.fakes import make_proposals
 from support.moving_squares import GREEN, RED, SIZE, picture, place
 from support.networks import save_random_weights
+from torchvision.models.resnet import BasicBlock
 
 from experiments import paper, paper_data, recordings, training_masks
 from experiments.methods import fst, ioa, nlc
@@ -25,6 +28,8 @@ from gbopt_ros.io.datasets import unseen_vis
 from gbopt_ros.io.datasets.davis import write_label_image
 from gbopt_ros.masks import encode
 from gbopt_ros.models import mask_rcnn
+from gbopt_ros.models.resnet_pyramid import resnet_pyramid
+from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
 from gbopt_ros.structures import Proposals
 
 FRAMES = 2
@@ -119,7 +124,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with data and random weights; networks and methods that look at little."""
     folder = tmp_path_factory.mktemp("paper")
     architecture = mask_rcnn.ARCHITECTURES["slim18-fpn"]
-    little = replace(architecture, short_side=64, train_proposals=8, test_proposals=8)
+    little = replace(
+        architecture, pyramid=partial(resnet_pyramid, BasicBlock, (1, 1, 1, 1), (8, 16, 16, 16)),
+        pyramid_channels=16, box_channels=16, mask_channels=16, short_side=64,
+        train_proposals=8, test_proposals=8,
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mask_rcnn.ARCHITECTURES, "slim18-fpn", little)
         for module in (recordings, pipeline):
@@ -133,6 +142,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_coco(folder / "coco")
         write_davis(folder / "davis")
         save_random_weights(folder)
+        torch.manual_seed(0)
+        save_weights(
+            folder / "proposals.safetensors", mask_rcnn.build_mask_rcnn("slim18-fpn"),
+            WeightsInfo(PROPOSALS, "slim18-fpn", "random"),
+        )  # fmt: skip
         yield folder
 
 
