@@ -105,7 +105,8 @@ def test_ensemble_of_a_mirrored_image_gives_mirrored_proposals(make, scales) -> 
 def test_ensemble_threshold_is_for_merged_scores() -> None:
     def scores_above(threshold: float) -> np.ndarray:
         config = ProposalConfig(max_proposals=5, score_threshold=threshold)
-        (found,) = EnsembleProposals(tiny_mask_rcnn(), "v", config, CPU).propose([disc_picture(0)])
+        ensemble = EnsembleProposals(tiny_mask_rcnn(), "v", config, CPU)
+        (found,) = ensemble.propose([disc_picture(0)[:64, :64]])
         return found.scores
 
     every = scores_above(0.0)
@@ -113,7 +114,7 @@ def test_ensemble_threshold_is_for_merged_scores() -> None:
     np.testing.assert_array_equal(scores_above(middle), every[every > middle])
 
 
-def test_ensemble_from_config(tmp_path: Path) -> None:
+def test_ensemble_from_config(small_networks: None, tmp_path: Path) -> None:
     path = save_random_weights(tmp_path)["proposals"]
     proposal = ProposalConfig(weights=str(path), max_proposals=3)
     network = EnsembleProposals.from_config(Config(proposal=proposal, device="cpu"))
