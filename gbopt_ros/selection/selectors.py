@@ -91,7 +91,7 @@ class StreamSelector:
     The masks do not depend on how many frames come at a time: a whole clip gives the same masks as
     its frames one by one. Motion is taken from the frames that have come; the first ones of a clip
     wait for later ones, as long as the lag allows. `ClipSelector` takes it from all frames. In the
-    same way, the confidence of a mask knows its track up to the frame of the mask.
+    same way, the confidence of a mask knows its track up to the frames that are decided with it.
 
     Args:
         flow_network: g, for the composites and for motion.
@@ -137,19 +137,26 @@ class StreamSelector:
         self._clip_id = -1  # if an error ends this call, the next one takes the clip afresh
         new: list[FrameSelection] = []
         for come in range(seen + 1, len(clip) + 1):
-            new += self._add(clip.frames[:come], cues, self._lag)
+            new += self._described(self._add(clip.frames[:come], cues, self._lag))
         if is_whole:
-            new += self._add(clip.frames, cues, 0)
+            last = self._add(clip.frames, cues, 0)
             with self._timed("selection"):
-                new += self._selector.finish()
-        with self._timed("outlines"):
-            new = [redraw_outlines(frame, config.outline) for frame in new]
-        if config.tracks.average_confidence:
-            with self._timed("tracks"):
-                new = [self._tracks.apply(frame, self._tracks.add(frame)) for frame in new]
+                last += self._selector.finish()
+            new += self._described(last)
         self._decided += new
         self._clip_id, self._stamps = clip.clip_id, stamps
         return new
+
+    def _described(self, decided: list[FrameSelection]) -> list[FrameSelection]:
+        """Frames that were decided at one time, with their outlines and confidences by track."""
+        config = self._begun_with
+        with self._timed("outlines"):
+            decided = [redraw_outlines(frame, config.outline) for frame in decided]
+        if not decided or not config.tracks.average_confidence:
+            return decided
+        with self._timed("tracks"):
+            ids = [self._tracks.add(frame) for frame in decided]
+            return list(map(self._tracks.apply, decided, ids))
 
     def _add(self, frames: Sequence[Frame], cues: Cues, patience: int) -> list[FrameSelection]:
         """Take the frames before the first one that waits for another to compare its motion with.

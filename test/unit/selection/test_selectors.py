@@ -278,11 +278,20 @@ def test_selectors_follow_the_calibration_of_the_proposals(
             for frame in found.frames
         ]
         tracks = TrackConfidence(TrackLinker())
-        if lag == -1:
-            ids = [tracks.add(frame) for frame in alone]
-            expected = list(map(tracks.apply, alone, ids))
-        else:
-            expected = [tracks.apply(frame, tracks.add(frame)) for frame in alone]
+        at_a_time = [FRAMES]  # frames that are decided together
+        if lag != -1:
+            growing = StreamSelector(DisFlow(), configured(lag))
+            at_a_time = [
+                len(growing.advance(*partial(clip, cues, count), is_whole=False))
+                for count in range(1, FRAMES + 1)
+            ]
+            at_a_time.append(FRAMES - sum(at_a_time))  # at the end of the clip
+            assert at_a_time[-1] > 1
+        expected, left = list[FrameSelection](), iter(alone)
+        for count in at_a_time:
+            together = [next(left) for _ in range(count)]
+            ids = [tracks.add(frame) for frame in together]
+            expected += map(tracks.apply, together, ids)
         assert all(map(len, found.frames))
         assert content(found.frames) == content(expected)
         assert (content(alone) == content(expected)) == (calibration is None)
