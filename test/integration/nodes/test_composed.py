@@ -22,7 +22,7 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.forks import ForkedProgram
-from support.networks import save_random_weights
+from support.networks import little_slim, save_random_weights
 from support.recordings import disc_frames
 from support.ros import PATIENCE_S, PIPELINE, TOPIC, Graph, counts_by_stamp, ros_arguments
 
@@ -30,6 +30,7 @@ from gbopt_ros.config import Config, load_config
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources.images import image_from_message
 from gbopt_ros.masks import decode
+from gbopt_ros.models import mask_rcnn
 from gbopt_ros.msg import ClipFrames, ClipStatus, SelectedMasks
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PipelineNode
 from gbopt_ros.nodes.composed import COMPOSED, compose
@@ -49,7 +50,7 @@ SUCCESS = TransitionCallbackReturn.SUCCESS
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return save_random_weights(tmp_path_factory.mktemp("weights"))
+    return save_random_weights(tmp_path_factory.mktemp("weights"), sees_foreground=True)
 
 
 def offline(
@@ -76,8 +77,17 @@ def offline(
 
 
 @pytest.fixture
-def graph(request: pytest.FixtureRequest, ros_domain_id: int, weights: Any) -> Iterator[Graph]:
-    """All nodes but the learner in this process; parametrise indirectly with parameters."""
+def graph(
+    request: pytest.FixtureRequest,
+    ros_domain_id: int,
+    weights: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Graph]:
+    """All nodes but the learner in this process; parametrise indirectly with parameters.
+
+    As long as it lasts, proposal networks look at few regions, `offline` too.
+    """
+    monkeypatch.setitem(mask_rcnn.ARCHITECTURES, "slim18-fpn", little_slim())
     parameters = getattr(request, "param", {})
     arguments = ros_arguments(weights, **parameters)
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
