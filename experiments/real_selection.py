@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from experiments import ablation
 from experiments.cache import digest
 from experiments.command_line import config_of, make_parser, positive, run_facts, start
-from experiments.real_video import instances
+from experiments.methods.mask_file import instances
 from experiments.recordings import networks_of
 from gbopt_ros.config import Config, TrackConfig
 from gbopt_ros.config.background import BUNDLED
@@ -116,11 +116,11 @@ def counts_of(recording: ablation.Recording, selections: Sequence[Selection]) ->
         for frame, candidates in zip(clip.frames, cues.proposals, strict=True)
     }
     curve = threshold_curve(recording.masks, proposals)
-    matched = curve.recall * curve.instances
-    masks = np.divide(matched, curve.precision, out=np.zeros_like(matched), where=matched > 0)
+    scores = np.sort(np.concatenate([each.scores for each in proposals.values()]))
+    below = np.searchsorted(scores, curve.thresholds)
     return Counts(
-        found.matched, found.masks, found.instances, curve.thresholds, matched,
-        np.where(matched > 0, masks, np.arange(1, len(masks) + 1)),
+        found.matched, found.masks, found.instances, curve.thresholds,
+        curve.recall * curve.instances, (len(scores) - below).astype(np.float64),
     )  # fmt: skip
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.clips import paper, random_inputs, run
+from support.fakes import make_clip, make_proposals
 
 from experiments.ablation import Recording
-from experiments.real_selection import Counts, compared, confidence_rows, row
+from experiments.real_selection import Counts, compared, confidence_rows, counts_of, row
 from gbopt_ros.config import TrackConfig
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.selection.confidence import with_track_confidence
+from gbopt_ros.structures import Cues
 
 
 def counts(
@@ -37,6 +39,20 @@ def test_compared_applies_one_threshold_to_all_sequences() -> None:
     second = counts(1, 1, [0.5, 0.1], [0, 1])
     # 3 of 4 are right from 0.1 on, 2 of 3 from 0.2 on; two are needed.
     assert compared([first, second]) == pytest.approx((1.0, 2 / 20, 3 / 4))
+
+
+def test_counts_of_proposals_of_one_score_that_are_all_wrong() -> None:
+    """Two wrong proposals have score 0.9; the right one follows at 0.5."""
+    masks = np.zeros((3, 4, 6), bool)
+    masks[0, :2, :2] = masks[1, 2:, :2] = masks[2, :, 3:] = True
+    proposals = make_proposals(masks, [0.9, 0.9, 0.5])
+    clip = make_clip([np.zeros((4, 6, 3), np.uint8)])
+    truth = {0: proposals.rles[2:]}
+    cues = Cues([proposals], [np.ones((4, 6), np.float32)], [])
+    found = counts_of(Recording([(clip, cues)], [], CocoDataset((), {}), truth, {}), [])
+    np.testing.assert_allclose(found.thresholds, [0.9, 0.5])
+    np.testing.assert_allclose(found.matched_from, [0, 1])
+    np.testing.assert_allclose(found.masks_from, [2, 3])
 
 
 def test_row_has_an_interval_of_no_width_for_equal_sequences() -> None:
