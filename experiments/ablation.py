@@ -290,9 +290,9 @@ def why(recordings: Sequence[Recording], network: FlowNetwork, seed: int) -> dic
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(__doc__, "benchmark-output/ablation")
+    profile = bundled_profile("paper")
+    parser = make_parser(__doc__, "benchmark-output/ablation", config=profile)
     names = list(variants(SelectionConfig()))
-    parser.set_defaults(config=bundled_profile("paper"))
     parser.add_argument("recordings", type=Path, nargs="*")
     parser.add_argument("--calibrate", type=Path, help="recording that is not among the others")
     parser.add_argument("--variants", nargs="+", default=names, choices=names)

@@ -22,16 +22,25 @@ from gbopt_ros.models.device import resolve_device
 from gbopt_ros.structures import GboptError
 
 
-def make_parser(doc: str | None, out: str) -> argparse.ArgumentParser:
+def make_parser(
+    doc: str | None, out: str, *, writes: str = "output folder", config: Path | None = None
+) -> argparse.ArgumentParser:
     """A parser with --out, --config and --set.
 
     Args:
         doc: docstring of the script; its first line is the description.
-        out: default output folder.
+        out: default of --out.
+        writes: what --out is.
+        config: default profile; None for the recommended settings.
     """
+    profile = config.stem if config else "the recommended settings"
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(out), help="output folder")
-    parser.add_argument("--config", type=Path, help="YAML profile (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path(out), help=f"{writes} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=config, help=f"YAML profile (default: {profile})"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser
 

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -283,7 +283,7 @@ class Continual:
         ) as folder:
             yield Path(folder)
 
-    def _once(self, name: str, make: Any) -> dict[str, Any]:
+    def _once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self._folder / name
         if not path.exists():
             write_text(path, json.dumps(make(), indent=1))

@@ -76,8 +76,8 @@ _NO_FLOW = (
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(__doc__, "benchmark-output/paper")
-    parser.set_defaults(config=bundled_profile("paper"))
+    profile = bundled_profile("paper")
+    parser = make_parser(__doc__, "benchmark-output/paper", config=profile)
     parser.add_argument("--youtube-vis", type=Path, metavar="DIR", help="YouTube-VIS 2019, train")
     parser.add_argument("--all-frames", type=Path, metavar="DIR", help="its train_all_frames")
     parser.add_argument("--coco", type=Path, metavar="DIR", help="COCO 2017, as released")

@@ -24,7 +24,7 @@ from gbopt_ros.perception.load import load_proposal_network
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(__doc__, "chosen.json")
+    parser = make_parser(__doc__, "chosen.json", writes="file of masks, COCO JSON")
     parser.add_argument("labels", type=Path, help="ground truth, COCO JSON")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR")
     parser.add_argument("--weights", default="", help="proposal network (default: the bundled one)")

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.command_line import config_of, make_parser, start
-from experiments.real_video import instances
+from experiments.methods.mask_file import instances
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall
 from gbopt_ros.evaluation.results import CocoResult

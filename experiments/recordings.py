@@ -129,6 +129,11 @@ class CachedRecordings:
         return found
 
     def replay(self, recording: Recording, config: Config, title: str) -> Path:
+        """The folder of what a configuration selects in a recording, as `gbopt replay` writes it.
+
+        Args:
+            title: of the progress bar.
+        """
         inputs = {
             "recording": recording.digest,
             "networks": networks_of(config),

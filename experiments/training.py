@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.cache import Cache, digest
+from experiments.cache import Cache, digest, digest_of_weights
 from experiments.command_line import single_threaded
 from experiments.recordings import networks_of
 from experiments.tabletop import Stills
@@ -31,7 +31,7 @@ from gbopt_ros.learning.round import config_of_round
 from gbopt_ros.learning.training.fine_tuning import fine_tune
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
-from gbopt_ros.models.weights import save_weights, sha256_of
+from gbopt_ros.models.weights import save_weights
 from gbopt_ros.perception.load import proposal_weights
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import GboptError
@@ -80,7 +80,7 @@ class Cell:
             if key not in _ELSEWHERE and not key.startswith("gate_")
         }
         return {
-            "parent": sha256_of(proposal_weights(self.config)),
+            "parent": digest_of_weights(proposal_weights(self.config)),
             "learning": kept if self.learns else None,
             "masks": self.masks.digest,
             "evaluation": asdict(evaluation_config(self.config).proposal) | {"weights": ""},
