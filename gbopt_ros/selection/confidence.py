@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from gbopt_ros.structures import Calibration, FrameSelection, Selection
 from gbopt_ros.tracks import TrackLinker
 
-_ABSENT = 0.1  # weight of a frame in which a track has no mask; 0.1 to 1 gave much the same
+# Weight of a frame in which a track has no mask. It is small, since objects leave the view.
+_ABSENT = 0.1
 
 
 def confidence(
