@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_calibrate_writes_our_weights_of_a_network_of_torchvision_without_a_warn
     theirs.write_bytes(b"")
     info = WeightsInfo(PROPOSALS, "lite0-fpn", "theirs-0123")
     with monkeypatch.context() as patch:
-        patch.setattr(detection, "load_torchvision", lambda path: (network, info))
+        patch.setattr(detection, "load_torchvision", lambda path: (deepcopy(network), info))
         arguments = ["calibrate", str(labelled), "--weights", str(theirs), "--out", str(out)]
         assert main(arguments) == 0
     assert "no calibration" not in capsys.readouterr().err + caplog.text
