@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from gbopt_ros.config import LearningConfig, PretrainConfig
 from gbopt_ros.learning.training.checkpoint import Checkpoint
+from gbopt_ros.learning.training.heap import kept_heap
 from gbopt_ros.models.device import has_fast_bfloat16
 from gbopt_ros.structures import GboptError
 
@@ -62,6 +63,7 @@ def build_optimizer(
     return torch.optim.AdamW(groups)
 
 
+@kept_heap()
 def train(
     network: nn.Module,
     batches: Iterator[Sequence[P]],
