@@ -104,11 +104,12 @@ def segment(
 
 
 def _flows(inputs: Inputs, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(T, height, width, 2), from each frame to the next, from the last one back."""
+    """(T, height, width, 2), pixels, from each frame to the next, from the last one back."""
     images = inputs.images
     flows = high_detail_flow(inputs.flow_network).flow(images, [*images[1:], images[-2]])
-    factor = size[1] / inputs.clip.size[1]
-    return np.stack([factor * resized(flow, size) for flow in flows])
+    height, width = inputs.clip.size
+    scale = np.array([size[1] / width, size[0] / height], np.float32)
+    return np.stack([scale * resized(flow, size) for flow in flows])
 
 
 def location_prior(

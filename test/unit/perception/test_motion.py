@@ -207,10 +207,20 @@ def test_clip_with_motion_compares_large_images_at_a_smaller_size() -> None:
     assert {m.shape for m in moved} == {size}
 
 
-def test_flow_at_the_size_of_the_evidence_is_in_its_pixels() -> None:
-    flow = np.broadcast_to(np.float32([6, -3]), (240, 360, 2))
-    coarse = motion._coarser(flow)
-    np.testing.assert_allclose(coarse, np.broadcast_to([4, -2], (160, 240, 2)), rtol=1e-6)
+@pytest.mark.parametrize(
+    ("size", "coarse_size", "expected"),
+    [
+        ((240, 360), (160, 240), [4, -2]),
+        ((240, 427), (160, 285), [6 * 285 / 427, -2]),  # 284.67 columns are rounded
+        ((427, 240), (285, 160), [4, -3 * 285 / 427]),
+        ((48, 64), (48, 64), [6, -3]),
+    ],
+)
+def test_flow_at_the_size_of_the_evidence_is_in_its_pixels(
+    size: tuple[int, int], coarse_size: tuple[int, int], expected: list[float]
+) -> None:
+    coarse = motion._coarser(np.broadcast_to(np.float32([6, -3]), (*size, 2)))
+    np.testing.assert_allclose(coarse, np.broadcast_to(expected, (*coarse_size, 2)), rtol=1e-6)
 
 
 def test_add_evidence_limits_the_certainty_of_the_network() -> None:

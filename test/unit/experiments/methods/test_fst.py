@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("maxflow", reason="FST needs PyMaxflow (extra `dev`)")
 pytest.importorskip("sklearn", reason="FST needs scikit-learn (extra `dev`)")
@@ -12,8 +15,9 @@ from support.fakes import make_clip
 from support.moving_disc import FRAMES, disc_inputs, iou
 
 from experiments.methods.contract import Inputs
-from experiments.methods.fst import Fst, location_prior
+from experiments.methods.fst import Fst, _flows, location_prior
 from gbopt_ros.perception.flow import DisFlow
+from gbopt_ros.structures import Image
 
 
 def test_masks_are_the_disc_that_moves_against_a_pan() -> None:
@@ -28,6 +32,19 @@ def test_masks_of_frames_at_rest_are_none(frames: int) -> None:
     images = [disc_inputs().images[0]] * frames
     found = Fst().masks(Inputs(make_clip(images), (), DisFlow(), None, None))
     assert [len(p) for p in found] == [0] * frames
+
+
+def test_flows_of_smaller_images_are_in_their_pixels() -> None:
+    clip = make_clip([np.zeros((48, 64, 3), np.uint8)] * 3)
+    flows = _flows(Inputs(clip, (), Constant(), None, None), (12, 40))
+    np.testing.assert_allclose(flows, np.broadcast_to([5.0, -2.0], (3, 12, 40, 2)))
+
+
+class Constant:
+    """A flow network to which everything moves 8 pixels to the right and 8 up."""
+
+    def flow(self, first: Sequence[Image], _: Sequence[Image]) -> NDArray[np.float32]:
+        return np.broadcast_to(np.float32([8, -8]), (len(first), *first[0].shape[:2], 2))
 
 
 def test_location_prior_is_carried_along_the_flow_both_ways() -> None:
