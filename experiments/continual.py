@@ -409,7 +409,7 @@ def run(args: argparse.Namespace) -> int:
         config,
         [sha256_of(path) for path in (proposal_weights(config), *background_weights(config))],
         [(r.recording.digest, digest_of_stills(r.stills)) for r in rounds],
-        [digest_of_stills(s) for s in vars(stills).values()],
+        [digest_of_stills(s) for s in vars(stills).values() if s is not None],
     ]
     folder = args.out / f"run-{digest(inputs)[:12]}"
     before, results, poisoned = Continual(folder, rounds, stills, config).run()

@@ -47,6 +47,26 @@ def test_environment_stream_adds_an_object_in_every_round(
     assert len(made) == count == 6  # what is there is not rendered again
 
 
+def test_run_writes_its_report_from_the_stills_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = {"round": 1, "version": "v0001", "unseen": 40.0, "so_far": 41.0, "seen": 60.0,
+              "bytes": 10**6, "frames_kept": {"round-1": 3}}  # fmt: skip
+    found = (
+        {"unseen": 38.0, "seen": 64.0, "so_far": [39.0]},
+        [judged],
+        {"round": {"passed": True, "reason": "r"}, "set": {"passed": False, "reason": "s"}},
+    )
+    monkeypatch.setattr(continual.Continual, "run", lambda self: found)
+    monkeypatch.setattr(continual, "few_rounds", lambda stills: [])
+    args = continual.parse_arguments(["--quick", "--out", str(tmp_path)])
+    assert continual.run(args) == 0  # a smoke test does not judge the gate
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "continual.json", "continual.md", "continual.svg"
+    ]  # fmt: skip
+    assert "Poisoned round: PASSED; r." in capsys.readouterr().out
+
+
 def test_shuffled_frames_bear_the_masks_of_another_scene() -> None:
     frames = [
         SelectedFrame("r", i // 2, i, i, Path(f"{i}.jpg"), (4, 6), labelled(0, i + 1).rles,
