@@ -52,7 +52,7 @@ from gbopt_ros.evaluation.davis_metrics import ObjectScore, score_sequence, summ
 from gbopt_ros.evaluation.results import results_of
 from gbopt_ros.evaluation.tracks import ScoredMasks, label_array, link_tracks
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
-from gbopt_ros.io.datasets.davis import VOID, load_davis
+from gbopt_ros.io.datasets.davis import VOID, load_sequence
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.pipeline import FRAME_PERIOD_NS
@@ -187,8 +187,7 @@ def linked_scores(
 
 def object_labels(sequence: Beginning) -> NDArray[np.uint8]:
     """(T, H, W) uint8: the objects of the first frame, counted from 1, and `VOID`."""
-    (labelled,) = load_davis(sequence.folder)
-    labels = labelled.labels()[: len(sequence.open())]
+    labels = load_sequence(sequence.folder).labels()[: len(sequence.open())]
     numbers = np.zeros(VOID + 1, np.uint8)
     objects = np.setdiff1d(labels[0], [0, VOID])
     numbers[objects] = np.arange(1, len(objects) + 1)

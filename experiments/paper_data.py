@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cache import digest, digest_of_files
-from experiments.methods.mask_file import instances
 from experiments.tabletop import first
 from experiments.training_masks import label_of
 from gbopt_ros.evaluation.coco_metrics import METRICS, SIZES
@@ -23,7 +22,7 @@ from gbopt_ros.io.datasets.coco import (
     load_coco,
     load_coco_dir,
 )
-from gbopt_ros.io.datasets.davis import DavisSequence, load_davis
+from gbopt_ros.io.datasets.davis import DavisSequence, load_davis, object_masks
 from gbopt_ros.io.datasets.unseen_vis import UnseenVisConfig, build_unseen_vis
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.base import Source
@@ -208,7 +207,7 @@ class DavisVideo:
     @cached_property
     def truth(self) -> dict[int, tuple[Rle, ...]]:
         labels = zip(self.sequence.frame_indices, self.sequence.labels(), strict=True)
-        return {index: instances(label) for index, label in labels}
+        return {index: tuple(object_masks(label).values()) for index, label in labels}
 
     def open(self) -> Source:
         return open_source(self.folder)

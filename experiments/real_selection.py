@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 from experiments import ablation
 from experiments.cache import digest
 from experiments.command_line import config_of, make_parser, positive, run_facts, start
-from experiments.methods.mask_file import instances
-from experiments.recordings import networks_of
+from experiments.recordings import networks_of, truth_of
 from gbopt_ros.config import Config, TrackConfig
 from gbopt_ros.config.background import BUNDLED
 from gbopt_ros.evaluation.calibration import LabelledMasks, calibration_quality, label_masks
@@ -39,7 +38,6 @@ from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.evaluation.results import CocoResult
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
-from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.perception.flow import high_detail_flow, make_flow
@@ -94,10 +92,8 @@ def read(folder: Path, frames: int, config: Config, cache: Path) -> ablation.Rec
     """The first frames of a sequence, what the networks say of them, and the labels."""
     pipeline = Pipeline(config, background_network=Remembering(config, cache))
     shown = list(itertools.islice(open_source(folder), frames))
+    masks = truth_of(folder, shown)
     perceived = [(clip, pipeline.perceive(clip)) for clip in pipeline.clips(shown)]
-    (sequence,) = load_davis(folder)
-    labels = dict(zip(sequence.frame_indices, sequence.labels(), strict=True))
-    masks = {frame.index: instances(labels[frame.index]) for frame in shown}
     detailed = high_detail_flow(pipeline.flow_network)
     moved = [
         clip_with_motion(clip.frames, cues.backgrounds, detailed, config.motion)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.command_line import config_of, make_parser, start
-from experiments.methods.mask_file import instances
+from experiments.recordings import frames_with_labels
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall
 from gbopt_ros.evaluation.results import CocoResult
@@ -36,7 +36,6 @@ from gbopt_ros.io.datasets.coco import (
     load_coco_dir,
     write_coco,
 )
-from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.masks import decode_all
 from gbopt_ros.perception.load import load_background_network, load_proposal_network
 from gbopt_ros.structures import GboptError, Rle
@@ -122,14 +121,9 @@ def labelled_frames(folder: Path) -> CocoDataset:
 
 def sequence(folder: Path) -> CocoDataset:
     """Every frame of a sequence with its labels."""
-    (labels,) = load_davis(folder)
-    images, rles = [], {}
-    for path, label in zip(labels.masks, labels.labels(), strict=True):
-        frame = next(p for p in sorted(folder.glob(f"{path.stem}.*")) if p.suffix != ".png")
-        image = CocoImage(len(images) + 1, frame.name, *label.shape)
-        images.append(image)
-        rles[image.id] = instances(label)
-    return CocoDataset(tuple(images), rles, folder)
+    numbered = dict(enumerate(frames_with_labels(folder), start=1))
+    images = tuple(CocoImage(n, frame.path.name, *frame.size) for n, frame in numbered.items())
+    return CocoDataset(images, {n: frame.rles for n, frame in numbered.items()}, folder)
 
 
 def load_stills(folder: Path) -> CocoDataset:

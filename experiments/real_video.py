@@ -38,13 +38,12 @@ from experiments.command_line import (
     start,
 )
 from experiments.comparison import compare
-from experiments.methods.mask_file import instances
+from experiments.recordings import frames_with_labels, truth_of
 from experiments.tabletop import Stills, demo_validation
 from experiments.training import Result
 from experiments.training_masks import CHOOSING, COMPARED, OTHERS, TrainingMasks, label_of
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
-from gbopt_ros.io.datasets.davis import load_davis
 from gbopt_ros.io.files import write_text
 from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.io.resources import find_resource
@@ -79,12 +78,7 @@ class Beginning:
 
     @cached_property
     def truth(self) -> dict[int, tuple[Rle, ...]]:
-        (sequence,) = load_davis(self.folder)
-        labels = dict(zip(sequence.frame_indices, sequence.labels(), strict=True))
-        learnt = [frame.index for frame in self.open()]
-        if missing := [index for index in learnt if index not in labels]:
-            raise GboptError(f"{self.folder}: frame {missing[0]} has no label image beside it")
-        return {index: instances(labels[index]) for index in learnt}
+        return truth_of(self.folder, self.open())
 
     def open(self) -> list[Frame]:
         frames = list(open_source(self.folder))
@@ -128,22 +122,18 @@ def judged_frames(folders: Sequence[Path]) -> CocoDataset:
     images: list[CocoImage] = []
     rles: dict[int, tuple[Rle, ...]] = {}
     for folder in folders:
-        (sequence,) = load_davis(folder)
-        labels = sequence.labels()
-        judged = range(len(labels) - round(JUDGED * len(labels)), len(labels))
+        frames = frames_with_labels(folder)
+        judged = frames[len(frames) - round(JUDGED * len(frames)) :]
         learnt = len(Beginning(folder).open())
-        if judged and sequence.frame_indices[judged[0]] < learnt:
+        if judged and judged[0].index < learnt:
             raise GboptError(
                 f"{folder}: the last labels are of frames that are learnt from; "
                 f"label the frames after the first {learnt}"
             )
-        for position in judged:
-            label = labels[position]
-            path = next(p for p in sorted(folder.glob(f"{sequence.masks[position].stem}.*"))
-                        if p.suffix != ".png")  # fmt: skip
-            image = CocoImage(len(images) + 1, f"{folder.resolve().name}/{path.name}", *label.shape)
-            images.append(image)
-            rles[image.id] = instances(label)
+        for number, frame in enumerate(judged, start=len(images) + 1):
+            name = f"{folder.resolve().name}/{frame.path.name}"
+            images.append(CocoImage(number, name, *frame.size))
+            rles[number] = frame.rles
     return CocoDataset(tuple(images), rles, folders[0].resolve().parent)
 
 

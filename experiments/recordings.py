@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 from tqdm import tqdm
@@ -17,11 +17,12 @@ from experiments.methods.run import from_json, to_json
 from experiments.test_time_augmentation import SCALES, EnsembleProposals
 from gbopt_ros.config import Config
 from gbopt_ros.io.clip_cutter import cut_clips
+from gbopt_ros.io.datasets.davis import load_sequence, object_masks
 from gbopt_ros.io.selection_format import SelectionWriter
 from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.perception.load import background_weights, load_proposal_network, proposal_weights
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import Clip, Frame, ProposalNetwork, Proposals, Rle
+from gbopt_ros.structures import Clip, Frame, GboptError, ProposalNetwork, Proposals, Rle
 
 _JPEG_QUALITY = 95  # of frames, the same as in the output of a replay
 
@@ -169,6 +170,46 @@ class CachedRecordings:
                         cv2.imwrite(path, bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
                 os.replace(aside, folder)
         return folder
+
+
+class LabelledFrame(NamedTuple):
+    """A frame with the objects of its label image.
+
+    Attributes:
+        index: position among all frames of its sequence.
+        path: file of the frame.
+        size: (height, width) of the labels.
+    """
+
+    index: int
+    path: Path
+    size: tuple[int, int]
+    rles: tuple[Rle, ...]
+
+
+def frames_with_labels(folder: Path) -> list[LabelledFrame]:
+    """The labelled frames of a folder of frames with a PNG of labels beside each.
+
+    Raises:
+        GboptError: it is not one such sequence, or a label image cannot be read.
+    """
+    sequence = load_sequence(folder)
+    if not sequence.frames:
+        raise GboptError(f"{folder}: label images (.png) without frames beside them")
+    labelled = zip(sequence.frame_indices, sequence.frames, sequence.labels(), strict=True)
+    return [
+        LabelledFrame(index, path, label.shape, tuple(object_masks(label).values()))
+        for index, path, label in labelled
+    ]
+
+
+def truth_of(folder: Path, frames: Iterable[Frame]) -> dict[int, tuple[Rle, ...]]:
+    """The objects of these frames of such a folder, by index; raises as `frames_with_labels`."""
+    labels = {labelled.index: labelled.rles for labelled in frames_with_labels(folder)}
+    indices = [frame.index for frame in frames]
+    if missing := [index for index in indices if index not in labels]:
+        raise GboptError(f"{folder}: frame {missing[0]} has no label image beside it")
+    return {index: labels[index] for index in indices}
 
 
 def networks_of(config: Config, *sections: str) -> dict[str, Any]:

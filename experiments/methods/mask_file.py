@@ -26,7 +26,7 @@ from experiments.methods.contract import Inputs, without_overlap
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.evaluation.results import load_results
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco
-from gbopt_ros.io.datasets.davis import VOID, LabelImage, load_davis
+from gbopt_ros.io.datasets.davis import load_sequence, object_masks
 from gbopt_ros.io.json_file import read_json
 from gbopt_ros.io.sources.folder import natural_key
 from gbopt_ros.structures import GboptError, Proposals, Rle
@@ -95,9 +95,9 @@ def read_masks(path: Path, size: tuple[int, int]) -> dict[int, Scored]:
         GboptError: it cannot be read, or is none of the formats.
     """
     if path.is_dir():
-        (sequence,) = load_davis(path)
+        sequence = load_sequence(path)
         return {
-            index: [(rle, 1.0) for rle in instances(label)]
+            index: [(rle, 1.0) for rle in object_masks(label).values()]
             for index, label in zip(sequence.frame_indices, sequence.labels(), strict=True)
         }
     content = read_json(path)
@@ -117,12 +117,6 @@ def read_masks(path: Path, size: tuple[int, int]) -> dict[int, Scored]:
     for result in load_results(path, described):
         found[frames[result["image_id"]]].append((result["segmentation"], result["score"]))
     return found
-
-
-def instances(label: LabelImage) -> tuple[Rle, ...]:
-    """The objects of a label image; what is void is none."""
-    values = np.setdiff1d(label, [0, VOID])
-    return mask_ops.encode_all(label[None] == values[:, None, None])
 
 
 def _proposals(path: Path, scored: Scored, size: tuple[int, int]) -> Proposals:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.davis_results import Replay
 from gbopt_ros.evaluation.identity_metrics import (
@@ -16,7 +12,7 @@ from gbopt_ros.evaluation.identity_metrics import (
     count_identities,
 )
 from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME, load_coco
-from gbopt_ros.io.datasets.davis import VOID, load_davis
+from gbopt_ros.io.datasets.davis import load_sequence, object_masks
 from gbopt_ros.io.json_file import Fields
 from gbopt_ros.structures import GboptError
 from gbopt_ros.tracks import TrackLinker
@@ -40,11 +36,9 @@ def load_identities(path: Path, config: Config) -> Identities:
     labels = path / ANNOTATIONS_NAME if path.is_dir() else path
     if labels.is_file():
         return _of_coco(labels, config.clip.max_gap_s)
-    sequences = load_davis(path)
-    if len(sequences) > 1:
-        raise GboptError(f"{path}: expected one sequence, got {len(sequences)}: give its folder")
-    pairs = zip(sequences[0].frame_indices, sequences[0].labels(), strict=True)
-    return {index: _of_label_image(label) for index, label in pairs}
+    sequence = load_sequence(path)
+    objects = zip(sequence.frame_indices, map(object_masks, sequence.labels()), strict=True)
+    return {index: IdentifiedMasks(list(found), list(found.values())) for index, found in objects}
 
 
 def score_identities(
@@ -75,12 +69,6 @@ def score_identities(
             "without --resize"
         )
     return count_identities([truth[i] for i in common], [found[i] for i in common])
-
-
-def _of_label_image(label: NDArray[np.uint8]) -> IdentifiedMasks:
-    values = np.setdiff1d(label, [0, VOID])
-    masks = mask_ops.encode_all(label[None] == values[:, None, None])
-    return IdentifiedMasks(values.tolist(), masks)
 
 
 def _of_coco(path: Path, max_gap_s: float) -> Identities:

@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.files import replacing
 from gbopt_ros.io.limits import MAX_PIXELS
 from gbopt_ros.io.sources.folder import list_images, natural_key
 from gbopt_ros.io.sources.images import check_pixels
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, Rle
 
 VOID = 255
 LabelImage = NDArray[np.uint8]
@@ -43,11 +44,13 @@ class DavisSequence:
         name: name of the sequence.
         masks: T files of label images, in the order of the frames.
         frame_indices: T positions of the labelled frames among all frames of the sequence.
+        frames: T files of these frames; () where the labels are alone.
     """
 
     name: str
     masks: tuple[Path, ...]
     frame_indices: tuple[int, ...]
+    frames: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -89,6 +92,21 @@ def load_davis(
     return tuple(_sequence(name, annotations / name, images / name) for name in names)
 
 
+def load_sequence(folder: Path) -> DavisSequence:
+    """The sequence of a folder of frame and label pairs; raises GboptError as `load_davis`."""
+    first, *others = load_davis(folder)
+    if others:
+        raise GboptError(f"{folder}: expected one sequence, got {1 + len(others)}: give its folder")
+    return first
+
+
+def object_masks(label: LabelImage) -> dict[int, Rle]:
+    """The mask of every object of a label image by its value; what is void is none."""
+    values = np.setdiff1d(label, [0, VOID])
+    masks = mask_ops.encode_all(label[None] == values[:, None, None])
+    return dict(zip(values.tolist(), masks, strict=True))
+
+
 def _subset(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split()
@@ -123,7 +141,8 @@ def _sequence(name: str, mask_dir: Path, image_dir: Path) -> DavisSequence:
     unpaired = [path for path in masks if path.stem not in positions]
     if unpaired:
         raise GboptError(f"{unpaired[0]}: label image without a frame of its name in {image_dir}")
-    return DavisSequence(name, masks, tuple(positions[path.stem] for path in masks))
+    indices = tuple(positions[path.stem] for path in masks)
+    return DavisSequence(name, masks, indices, tuple(frames[index] for index in indices))
 
 
 def read_label_images(paths: Sequence[Path]) -> NDArray[np.uint8]:

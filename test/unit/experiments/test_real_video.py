@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
-from experiments import real_video
+from experiments import real_selection, real_video
 from experiments.tabletop import few, first
+from gbopt_ros.config import Config
 from gbopt_ros.masks import decode_all
 from gbopt_ros.models import mask_rcnn
 from gbopt_ros.structures import GboptError
@@ -93,21 +94,22 @@ def test_run_learns_from_the_beginning_alone(
     assert len(replays) == 2  # one more with the network of the first round
 
 
-def test_instances_leave_out_what_is_void() -> None:
-    label = np.zeros((4, 6), np.uint8)
-    label[1, :3], label[2] = 7, 255
-    (mask,) = decode_all(real_video.instances(label), (4, 6))
-    np.testing.assert_array_equal(mask, label == 7)
-    assert real_video.instances(np.zeros_like(label)) == ()
-
-
-def test_beginning_needs_a_label_for_every_frame(sequence: Path) -> None:
+def test_beginning_and_real_selection_need_a_label_for_every_frame(sequence: Path) -> None:
     truth = real_video.Beginning(sequence).truth
     assert list(truth) == [0, 1, 2, 3, 4, 5]
     assert all(len(rles) == 1 for rles in truth.values())
     (sequence / "00004.png").unlink()
     with pytest.raises(GboptError, match="frame 4 has no label image"):
+        real_selection.read(sequence, 5, Config(), sequence.parent)
+    with pytest.raises(GboptError, match="frame 4 has no label image"):
         _ = real_video.Beginning(sequence).truth
+
+
+def test_judged_frames_want_frames_beside_the_labels(sequence: Path) -> None:
+    for path in sequence.glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(GboptError, match=r"label images .* without frames beside them"):
+        real_video.judged_frames([sequence])
 
 
 def test_judged_frames_are_not_learnt_from(sequence: Path) -> None:

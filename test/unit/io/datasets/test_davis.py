@@ -11,10 +11,13 @@ from PIL import Image
 
 from gbopt_ros.io.datasets.davis import (
     load_davis,
+    load_sequence,
+    object_masks,
     read_label_image,
     read_label_images,
     write_label_image,
 )
+from gbopt_ros.masks import decode_all
 from gbopt_ros.structures import GboptError
 
 LABEL = np.array([[0, 1, 2], [255, 0, 1]], np.uint8)
@@ -68,6 +71,19 @@ def test_load_davis_2017_layout(tmp_path: Path) -> None:
     assert dog.frame_indices == (0, 2)
     assert [path.name for path in dog.masks] == ["00000.png", "00002.png"]
     np.testing.assert_array_equal(cat.labels(), np.stack([LABEL] * 3))
+
+
+def test_load_sequence_refuses_a_folder_of_several(tmp_path: Path) -> None:
+    with pytest.raises(GboptError, match="expected one sequence, got 2: give its folder"):
+        load_sequence(davis_root(tmp_path))
+
+
+def test_object_masks_are_by_value_and_leave_out_what_is_void() -> None:
+    masks = object_masks(LABEL)
+    assert list(masks) == [1, 2]
+    found = decode_all(list(masks.values()), (2, 3))
+    np.testing.assert_array_equal(found, [LABEL == 1, LABEL == 2])
+    assert object_masks(np.full((2, 3), 255, np.uint8)) == {}
 
 
 def test_load_davis_counts_labels_without_frames_from_0(tmp_path: Path) -> None:
