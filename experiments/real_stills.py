@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,9 +136,15 @@ def load_stills(folder: Path) -> CocoDataset:
 
 
 def write_part(out: Path, parts: Sequence[tuple[CocoDataset, Sequence[CocoImage]]]) -> None:
-    """A COCO folder of some images of several datasets, the images linked."""
+    """A COCO folder of some images of several datasets, the images linked.
+
+    Raises:
+        GboptError: two images have the same name.
+    """
+    names = Counter(image.file_name for _, chosen in parts for image in chosen)
+    if shared := [name for name, count in names.items() if count > 1]:
+        raise GboptError(f"{shared[0]}: several photographs have this name; rename them")
     images, rles, crowds = [], {}, {}
-    (out / IMAGES_NAME).mkdir(parents=True, exist_ok=True)
     for dataset, chosen in parts:
         assert dataset.image_dir is not None
         for image in chosen:
@@ -146,6 +153,7 @@ def write_part(out: Path, parts: Sequence[tuple[CocoDataset, Sequence[CocoImage]
             rles[number] = dataset.rles_by_image[image.id]
             crowds[number] = dataset.crowd_by_image.get(image.id, ())
             link = out / IMAGES_NAME / image.file_name
+            link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to((dataset.image_dir / image.file_name).resolve())
     write_coco(out / ANNOTATIONS_NAME, images, rles, crowds)

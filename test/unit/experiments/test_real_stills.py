@@ -44,6 +44,25 @@ def test_split_keeps_every_fifth_photograph_of_the_first_folder_apart(tmp_path: 
     assert train.load_image(train.images[-1]).shape == (*SIZE, 3)
 
 
+def test_split_refuses_two_photographs_of_one_name(tmp_path: Path) -> None:
+    """Both would show the second one, with the labels of each."""
+    with pytest.raises(GboptError, match=r"a-2.png: several photographs have this name"):
+        split([stills(tmp_path / "x" / "a", 3), stills(tmp_path / "y" / "a", 3)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_split_keeps_folders_of_photographs(tmp_path: Path) -> None:
+    folder = stills(tmp_path / "a", 2)
+    labels = folder / "some-name.json"
+    labels.write_text(labels.read_text().replace("a-", "left/a-"))
+    (folder / "images/left").mkdir()
+    for path in folder.glob("images/*.png"):
+        path.rename(folder / "images/left" / path.name)
+    split([folder], tmp_path / "out")
+    validation = load_coco_dir(tmp_path / "out/validation")
+    assert validation.load_image(validation.images[0]).shape == (*SIZE, 3)
+
+
 def test_load_stills_wants_one_annotation_file(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match=r"expected one annotation file \*.json, found 0"):
         load_stills(tmp_path)
