@@ -16,6 +16,7 @@ Writes OUT/real-selection.md and .json. What networks say is kept in OUT/cache.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import sys
@@ -38,7 +39,7 @@ from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.mask_quality import mask_precision_recall, threshold_curve
 from gbopt_ros.evaluation.results import CocoResult
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
-from gbopt_ros.io.files import write_text
+from gbopt_ros.io.files import replacing, write_text
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.perception.flow import high_detail_flow, make_flow
 from gbopt_ros.perception.load import load_background_network
@@ -75,7 +76,6 @@ class Remembering:
         self._config = config
         self._network: BackgroundNetwork | None = None
         self._folder = folder / digest(networks_of(config, "background"))[:16]
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
         return [self._of(image) for image in images]
@@ -84,7 +84,10 @@ class Remembering:
         path = self._folder / f"{digest(image.tobytes().hex())[:24]}.npy"
         if not path.exists():
             self._network = self._network or load_background_network(self._config)
-            np.save(path, self._network.background([image])[0].astype(np.float16))
+            content = io.BytesIO()  # on a full disk, NumPy writes a part and says nothing
+            np.save(content, self._network.background([image])[0].astype(np.float16))
+            with replacing(path) as aside:
+                aside.write_bytes(content.getbuffer())
         return np.load(path).astype(np.float32)
 
 

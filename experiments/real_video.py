@@ -44,10 +44,11 @@ from experiments.training import Result
 from experiments.training_masks import CHOOSING, COMPARED, OTHERS, TrainingMasks, label_of
 from gbopt_ros.config import Config
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir
-from gbopt_ros.io.files import write_text
+from gbopt_ros.io.files import replacing, write_text
 from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
+from gbopt_ros.io.sources.images import encode_image
 from gbopt_ros.structures import Frame, GboptError, Image, Rle
 
 LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
@@ -173,8 +174,8 @@ def write(
     pictured = [method for method in PICTURED if method in done]
     results = [done[method][0] for method in pictured]
     rows = [picture(stills.unseen, image, results) for image in shown]
-    figure = cv2.cvtColor(np.vstack([titles(pictured), *rows]), cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(path.with_suffix(".jpg")), figure, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    with replacing(path.with_suffix(".jpg")) as aside:
+        aside.write_bytes(encode_image(np.vstack([titles(pictured), *rows]), "jpeg", 85))
 
 
 def titles(pictured: Sequence[str]) -> Image:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 from tqdm import tqdm
 
 from experiments.cache import Cache, digest_of_weights
@@ -18,7 +15,9 @@ from experiments.test_time_augmentation import SCALES, EnsembleProposals
 from gbopt_ros.config import Config
 from gbopt_ros.io.clip_cutter import cut_clips
 from gbopt_ros.io.datasets.davis import load_sequence, object_masks
+from gbopt_ros.io.files import replacing_folder
 from gbopt_ros.io.selection_format import SelectionWriter
+from gbopt_ros.io.sources.images import encode_image
 from gbopt_ros.models.catalogue import find_weights
 from gbopt_ros.perception.load import background_weights, load_proposal_network, proposal_weights
 from gbopt_ros.pipeline import Pipeline
@@ -159,16 +158,12 @@ class CachedRecordings:
         """The frames of a recording as image files."""
         folder = self._cache.path("frames", [recording.digest, self._config.clip])
         if not folder.exists():
-            self._cache.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=".frames-", dir=self._cache.folder, ignore_cleanup_errors=True
-            ) as aside:
+            with replacing_folder(folder) as aside:
+                aside.mkdir()
                 for clip in self.clips(recording):
                     for frame in clip.frames:
-                        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-                        path = f"{aside}/{frame.index:06d}.jpg"
-                        cv2.imwrite(path, bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-                os.replace(aside, folder)
+                        encoded = encode_image(frame.image, "jpeg", _JPEG_QUALITY)
+                        (aside / f"{frame.index:06d}.jpg").write_bytes(encoded)
         return folder
 
 

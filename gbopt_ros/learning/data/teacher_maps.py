@@ -50,4 +50,4 @@ def write_teacher_maps(teacher: BackgroundNetwork, dataset: CocoDataset, folder:
         (background,) = teacher.background([dataset.load_image(image)])
         _, encoded = cv2.imencode(".png", np.rint((1 - background) * 255).astype(np.uint8))
         with replacing(map_path(folder, image.file_name)) as aside:
-            encoded.tofile(aside)
+            aside.write_bytes(encoded)  # `tofile` says nothing of a full disk

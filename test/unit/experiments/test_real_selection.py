@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from support.clips import paper, random_inputs, run
+from support.disk import files_of_at_most
 from support.fakes import make_clip, make_proposals
 
+from experiments import real_selection
 from experiments.ablation import Recording
 from experiments.real_selection import Counts, compared, confidence_rows, counts_of, row
-from gbopt_ros.config import TrackConfig
+from gbopt_ros.config import Config, TrackConfig
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.selection.confidence import with_track_confidence
-from gbopt_ros.structures import Cues
+from gbopt_ros.structures import Cues, GboptError
 
 
 def counts(
@@ -53,6 +58,21 @@ def test_counts_of_proposals_of_one_score_that_are_all_wrong() -> None:
     np.testing.assert_allclose(found.thresholds, [0.9, 0.5])
     np.testing.assert_allclose(found.matched_from, [0, 1])
     np.testing.assert_allclose(found.masks_from, [2, 3])
+
+
+def test_remembering_keeps_no_part_of_a_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
+    maps = [np.full((30, 40), 0.25, np.float32)]
+    network = SimpleNamespace(background=lambda images: maps)
+    monkeypatch.setattr(real_selection, "load_background_network", lambda config: network)
+    remembering = real_selection.Remembering(Config(), tmp_path)
+    with pytest.raises(GboptError, match="cannot be written"), files_of_at_most(1000):
+        remembering.background([image])
+    np.testing.assert_array_equal(remembering.background([image]), maps)
+    monkeypatch.delattr(network, "background")
+    np.testing.assert_array_equal(remembering.background([image]), maps)
 
 
 def test_row_has_an_interval_of_no_width_for_equal_sequences() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
+from support.disk import files_of_at_most
 from support.fakes import make_proposals
 from support.labelled import labelled
 
@@ -18,7 +19,7 @@ from experiments.cache import Cache
 from gbopt_ros.config import LearningConfig, load_config
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.masks import boxes_xyxy, encode, encode_all
-from gbopt_ros.structures import Proposals
+from gbopt_ros.structures import GboptError, Proposals
 
 CONFIG = load_config(None, ["device=cpu"])
 SIZE = (4, 6)
@@ -80,6 +81,15 @@ def test_filter_by_confidence_leaves_out_the_unsure_but_never_most() -> None:
     assert kept(0.5) == [first, other]
     assert kept(0.0) == [frame, other]
     assert kept(0.95) == [first, other]  # from the median on
+
+
+def test_frames_of_a_recording_on_a_full_disk_are_not_kept_in_part(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    kept = recordings.CachedRecordings(CONFIG, cache)
+    with pytest.raises(GboptError, match="cannot be written"), files_of_at_most(1000):
+        kept.frames(tabletop.few().train)
+    assert not list(cache.folder.glob("*"))
+    assert len(list(kept.frames(tabletop.few().train).iterdir())) == 5
 
 
 def test_masks_of_methods_are_made_once_and_judged(

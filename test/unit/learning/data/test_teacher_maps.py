@@ -7,13 +7,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+from support.disk import files_of_at_most
 
 from gbopt_ros.io.datasets.coco import CocoImage, load_coco_dir, write_coco
 from gbopt_ros.learning.data.datasets import CocoInstances
 from gbopt_ros.learning.data.teacher_maps import map_path, maps_folder, write_teacher_maps
 from gbopt_ros.masks import encode_all
-from gbopt_ros.structures import Image
+from gbopt_ros.structures import GboptError, Image
 
 
 class Teacher:
@@ -46,6 +48,18 @@ def test_write_teacher_maps_writes_what_is_missing(tmp_path: Path) -> None:
         assert labelled.foreground is not None and not labelled.complete
         assert np.array_equal(labelled.foreground, np.full((6, 8), expected))
     assert CocoInstances(dataset)[0].foreground is None and CocoInstances(dataset)[0].complete
+
+
+def test_write_teacher_maps_on_a_full_disk_leaves_no_part_of_a_map(tmp_path: Path) -> None:
+    """The parts of a small file wait in memory until it is closed."""
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "images/1.png"), pixels)
+    write_coco(tmp_path / "annotations.json", [CocoImage(1, "1.png", 30, 40)], {1: ()})
+    dataset, folder = load_coco_dir(tmp_path), tmp_path / "maps"
+    with pytest.raises(GboptError, match="cannot be written"), files_of_at_most(500):
+        write_teacher_maps(Teacher(), dataset, folder)
+    assert not list(folder.iterdir())
 
 
 def test_maps_have_one_place_for_each_image_dataset_and_teacher(tmp_path: Path) -> None:
