@@ -22,14 +22,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,10 +47,17 @@ from experiments.tabletop import (
     recording_of,
     render,
 )
+from experiments.training_masks import MASK_FIELDS
 from gbopt_ros.config import Config
 from gbopt_ros.evaluation.evaluate import evaluate
 from gbopt_ros.io.datasets.coco import CocoDataset, load_coco, load_coco_dir
-from gbopt_ros.io.files import make_folder, replacing, write_text
+from gbopt_ros.io.files import (
+    make_folder,
+    replacing,
+    replacing_folder,
+    temporary_folder,
+    write_text,
+)
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
 from gbopt_ros.learning.round import Learnt
@@ -194,7 +198,8 @@ class Continual:
     def _learn_round(self, number: int) -> None:
         begin = time.perf_counter()
         this = self._rounds[number - 1]
-        with self._aside() as aside:
+        with replacing_folder(self._round_folder(number)) as aside:
+            aside.mkdir()
             store = self._store_after(number - 1, aside)
             self._replay(aside / "replay", number, store)
             (added,) = store.add(aside / "replay", config=self._config.learning)
@@ -217,13 +222,12 @@ class Continual:
                 "seconds": time.perf_counter() - begin,
             }
             (aside / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-            os.replace(aside, self._round_folder(number))
 
     def _poison(self, kind: str) -> dict[str, Any]:
         """The gate's decision on the last round, or on all rounds, with shuffled masks."""
         last = len(self._rounds)
         chosen = [last] if kind == "round" else range(1, last + 1)
-        with self._aside() as aside:
+        with temporary_folder(self._folder, "poisoned") as aside:
             store = self._store_after(last - 1, aside)
             if kind == "set":
                 shutil.rmtree(aside / "store" / "training", ignore_errors=True)
@@ -275,14 +279,6 @@ class Continual:
     def _round_folder(self, number: int) -> Path:
         return self._folder / f"round-{number}"
 
-    @contextmanager
-    def _aside(self) -> Iterator[Path]:
-        """A folder for work in progress that is gone afterwards, if it was not renamed."""
-        with tempfile.TemporaryDirectory(
-            prefix=".part-", dir=self._folder, ignore_cleanup_errors=True
-        ) as folder:
-            yield Path(folder)
-
     def _once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self._folder / name
         if not path.exists():
@@ -301,7 +297,7 @@ def shuffled(frames: Iterable[SelectedFrame]) -> list[SelectedFrame]:
     found = list(frames)
     donors = found[len(found) // 2 :] + found[: len(found) // 2]
     return [
-        replace(frame, rles=donor.rles, scores=donor.scores, confidences=donor.confidences)
+        replace(frame, **{name: getattr(donor, name) for name in MASK_FIELDS})
         for frame, donor in zip(found, donors, strict=True)
     ]
 

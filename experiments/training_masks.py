@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ LIMITS = ("right", "complete")  # ours with one kind of error corrected by groun
 ABLATION = ("L_I", "constraint", "L_F", "L_p")  # the paper's Table 4, outlines as proposed
 SELECTED = ("ours", *LIMITS, *ABLATION)  # methods that select in clips
 CHOOSING = ("threshold", *OTHERS)  # with a threshold from the validation recording
-
+MASK_FIELDS = ("rles", "scores", "confidences", "track_ids")  # of a `SelectedFrame`, by mask
 
 Sources = tuple[Sequence[Recording], Recording | None, CocoDataset]
 """The arguments `train`, `validation` and `rehearsal` of `MaskMaker`."""
@@ -261,6 +262,7 @@ class MaskMaker:
                     rles=tuple(rle for rle, _ in learnt),
                     scores=tuple(score for _, score in learnt),
                     confidences=(1.0,) * len(learnt),
+                    track_ids=(),
                 )
             )
         return corrected
@@ -365,15 +367,9 @@ def filter_by_confidence(frames: Sequence[SelectedFrame], config: Config) -> lis
     least = confidence_cutoff((frame.confidences for frame in frames), minimum)
     kept = []
     for frame in frames:
-        chosen = [i for i, value in enumerate(frame.confidences) if value >= least]
-        kept.append(
-            replace(
-                frame,
-                rles=tuple(frame.rles[i] for i in chosen),
-                scores=tuple(frame.scores[i] for i in chosen),
-                confidences=tuple(frame.confidences[i] for i in chosen),
-            )
-        )
+        sure = [value >= least for value in frame.confidences]
+        masks = {name: tuple(compress(getattr(frame, name), sure)) for name in MASK_FIELDS}
+        kept.append(replace(frame, **masks))
     return kept
 
 

@@ -70,11 +70,12 @@ def test_run_writes_its_report_from_the_stills_of_the_demo(
 def test_shuffled_frames_bear_the_masks_of_another_scene() -> None:
     frames = [
         SelectedFrame("r", i // 2, i, i, Path(f"{i}.jpg"), (4, 6), labelled(0, i + 1).rles,
-                      (0.1 * i,), (0.5,))
+                      (0.1 * i,), (0.5,), track_ids=(i,))
         for i in range(4)
     ]  # fmt: skip
     poisoned = continual.shuffled(iter(frames))
     assert [f.image_path.name for f in poisoned] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
     assert [f.rles for f in poisoned] == [frames[i].rles for i in (2, 3, 0, 1)]
     assert [f.scores for f in poisoned] == [frames[i].scores for i in (2, 3, 0, 1)]
+    assert [f.track_ids for f in poisoned] == [(2,), (3,), (0,), (1,)]
     assert continual.shuffled([]) == []

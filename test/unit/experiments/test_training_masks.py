@@ -18,6 +18,7 @@ from experiments import comparison, recordings, tabletop, training_masks
 from experiments.cache import Cache
 from gbopt_ros.config import LearningConfig, load_config
 from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning.data.verdicts import stored_masks
 from gbopt_ros.masks import boxes_xyxy, encode, encode_all
 from gbopt_ros.structures import GboptError, Proposals
 
@@ -70,14 +71,17 @@ def test_selection_of_gives_the_methods_of_table_4() -> None:
 
 def test_filter_by_confidence_leaves_out_the_unsure_but_never_most() -> None:
     rles = labelled().rles
-    frame = SelectedFrame("r", 0, 0, 0, Path("0.jpg"), (4, 6), rles * 2, (0.7, 0.8), (0.9, 0.4))
-    other = replace(frame, frame_index=1, rles=rles, scores=(0.6,), confidences=(0.6,))
+    frame = SelectedFrame(
+        "r", 0, 0, 0, Path("0.jpg"), (4, 6), rles * 2, (0.7, 0.8), (0.9, 0.4), track_ids=(3, 5)
+    )
+    alone = {"rles": rles, "track_ids": (3,)}
+    other = replace(frame, frame_index=1, **alone, scores=(0.6,), confidences=(0.6,))
 
     def kept(minimum: float) -> list[SelectedFrame]:
         config = replace(CONFIG, learning=LearningConfig(min_confidence=minimum))
         return training_masks.filter_by_confidence([frame, other], config)
 
-    first = replace(frame, rles=rles, scores=(0.7,), confidences=(0.9,))
+    first = replace(frame, **alone, scores=(0.7,), confidences=(0.9,))
     assert kept(0.5) == [first, other]
     assert kept(0.0) == [frame, other]
     assert kept(0.95) == [first, other]  # from the median on
@@ -179,6 +183,7 @@ def test_limits_correct_what_ours_learns(tmp_path: Path, monkeypatch: pytest.Mon
     frame = SelectedFrame(
         data.train.name, 0, index, 0, tmp_path / "frame.jpg", size,
         (truth[0], truth[1], encode(corner)), (0.9, 0.8, 0.7), (0.9, 0.3, 0.8),
+        track_ids=(1, 2, 3),
     )  # fmt: skip
     cache = Cache(tmp_path / "cache")
     maker = training_masks.MaskMaker([data.train], None, data.rehearsal, CONFIG, cache)
@@ -189,3 +194,5 @@ def test_limits_correct_what_ours_learns(tmp_path: Path, monkeypatch: pytest.Mon
     assert complete.rles == (truth[0], encode(corner), *truth[1:])
     assert complete.scores[:2] == (0.9, 0.7)
     assert complete.confidences == (1.0,) * len(complete.rles)
+    for corrected in (right, complete):  # a training set takes them
+        assert [mask.rle for mask in stored_masks(corrected)] == list(corrected.rles)
