@@ -31,7 +31,8 @@ def load_identities(path: Path, config: Config) -> Identities:
             each, as of one DAVIS sequence.
 
     Raises:
-        GboptError: neither, or two objects of a frame have the same name.
+        GboptError: neither, or two images are the same frame, or two objects of a frame have the
+            same name.
     """
     labels = path / ANNOTATIONS_NAME if path.is_dir() else path
     if labels.is_file():
@@ -78,7 +79,10 @@ def _of_coco(path: Path, max_gap_s: float) -> Identities:
     by_index = {}
     for image in dataset.images:
         entry = Fields(image.extra, f"{path}: image {image.id}")
-        by_index[entry.integer("frame_index")] = entry, image
+        index = entry.integer("frame_index")
+        if index in by_index:
+            raise GboptError(f"{entry.where}: another image is frame {index}, too")
+        by_index[index] = entry, image
     for index, (entry, image) in sorted(by_index.items()):
         stamp_ns = entry.integer("stamp_ns")
         scene += last_ns is not None and stamp_ns - last_ns > max_gap_s * 1e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -99,6 +100,8 @@ def test_tracks_says_what_is_wrong(
     unnamed, small = tmp_path / "unnamed.json", tmp_path / "small"
     image = CocoImage(1, "0.jpg", *SIZE, {"frame_index": 0, "stamp_ns": 0})
     write_coco(unnamed, [image], {1: squares(0)})
+    again = tmp_path / "again.json"
+    write_coco(again, [image, replace(image, id=2)], {1: squares(0), 2: squares(0)})
     small.mkdir()
     other = tmp_path / "other.json"
     other.write_text("{}")
@@ -106,6 +109,7 @@ def test_tracks_says_what_is_wrong(
     for arguments, message in (
         (["--gt", pairs, pairs], "expected the labels of 1 replays, got 2"),
         (["--gt", unnamed], "expected a 'name' of its own for every object"),
+        (["--gt", again], "another image is frame 0, too"),
         (["--gt", small], "masks and labels of sizes [(24, 32), (48, 64)]"),
         (["--gt", tmp_path / "nothing"], "/nothing: no such file or folder; expected `annotations"),
         (["--gt", tmp_path], f"{tmp_path}: neither DAVIS"),
