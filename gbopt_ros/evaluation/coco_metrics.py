@@ -87,38 +87,27 @@ def paired_difference(
     gt: CocoDataset,
     results_a: Sequence[CocoResult | Mapping[str, Any]],
     results_b: Sequence[CocoResult | Mapping[str, Any]],
-    metric: str = "AP",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> tuple[float, float]:
-    """The metric of `b` minus that of `a`, and its standard error, percentage points.
+    """The AP of `b` minus that of `a`, and its standard error, percentage points.
 
     Paired bootstrap over images: both results are evaluated on the same resampled images, so the
     difficulty of the images cancels. The error is that of the choice of test images, not of the
     training seeds. It is infinite where a single image has instances.
 
-    Args:
-        metric: one of `METRICS`.
-        resamples: number of bootstrap samples, at least 2.
-
     Raises:
-        GboptError: unknown metric, no instance, or a result does not fit `gt`.
+        GboptError: no instance, or a result does not fit `gt`.
     """
-    if metric not in METRICS:
-        raise GboptError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
-    if resamples < 2:
-        raise GboptError(f"resamples: expected at least 2, got {resamples}")
     a, b = (_matches_of(_match(gt, results)) for results in (results_a, results_b))
     images = len(a.instances)
     labelled = int(np.count_nonzero(a.instances))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     differences: list[float] = []
-    while len(differences) < resamples:
+    while len(differences) < RESAMPLES:
         counts = generator.multinomial(images, np.full(images, 1 / images))
-        if counts @ a.instances > 0:  # a resample without instances has no metric
-            differences.append(_metric(b, counts, metric) - _metric(a, counts, metric))
-    every_image_once = np.ones(images, np.int64)
-    difference = _metric(b, every_image_once, metric) - _metric(a, every_image_once, metric)
+        if counts @ a.instances > 0:  # a resample without instances has no AP
+            differences.append(_average_precision(b, counts) - _average_precision(a, counts))
+    once = np.ones(images, np.int64)
+    difference = _average_precision(b, once) - _average_precision(a, once)
     if labelled < 2:
         return difference, math.inf
     # A resample of n images has n - 1 degrees of freedom.
@@ -188,14 +177,12 @@ class _Matches:
 
     Attributes:
         image: (D,) index of the image.
-        rank: (D,) 0 for the best of its image.
         hit: (J, D) bool, matches an instance.
         false: (J, D) bool, matches nothing; a match with a crowd region is neither hit nor false.
         instances: (I,) int, number of instances of each image without crowd regions.
     """
 
     image: NDArray[np.int64]
-    rank: NDArray[np.int64]
     hit: NDArray[np.bool_]
     false: NDArray[np.bool_]
     instances: NDArray[np.int64]
@@ -203,17 +190,15 @@ class _Matches:
 
 def _matches_of(evaluation: COCOeval) -> _Matches:
     thresholds = len(evaluation.params.iouThrs)
-    scores, image, rank = [np.zeros(0)], [np.zeros(0, int)], [np.zeros(0, int)]
+    scores, image = [np.zeros(0)], [np.zeros(0, int)]
     matched = [np.zeros((thresholds, 0), bool)]
     ignored = [np.zeros((thresholds, 0), bool)]
     instances = np.zeros(len(evaluation.evalImgs), np.int64)
     for i, entry in enumerate(evaluation.evalImgs):
         if entry is None:  # neither instances nor detections
             continue
-        count = len(entry["dtScores"])
         scores.append(np.asarray(entry["dtScores"], float))
-        image.append(np.full(count, i))
-        rank.append(np.arange(count))
+        image.append(np.full(len(entry["dtScores"]), i))
         matched.append(entry["dtMatches"] > 0)
         ignored.append(np.asarray(entry["dtIgnore"], bool))
         instances[i] = np.count_nonzero(entry["gtIgnore"] == 0)
@@ -223,23 +208,18 @@ def _matches_of(evaluation: COCOeval) -> _Matches:
     crowd = np.concatenate(ignored, axis=1)[:, order]
     return _Matches(
         np.concatenate(image)[order],
-        np.concatenate(rank)[order],
         hits & ~crowd,
         ~hits & ~crowd,
         instances,
     )
 
 
-def _metric(matches: _Matches, counts: NDArray[np.int64], metric: str) -> float:
-    """A metric, percent, with image i taken `counts[i]` times, computed as COCOeval does."""
+def _average_precision(matches: _Matches, counts: NDArray[np.int64]) -> float:
+    """AP, percent, with image i taken `counts[i]` times, computed as COCOeval does."""
     total = int(counts @ matches.instances)
     weight = counts[matches.image]  # (D,)
-    if metric.startswith("AR"):
-        weight = np.where(matches.rank < int(metric[2:]), weight, 0)
-        return 100 * float((matches.hit @ weight).mean()) / total
-    rows = slice(None) if metric == "AP" else [_iou_index(int(metric[2:]) / 100)]
-    hits = np.cumsum(matches.hit[rows] * weight, axis=1)  # (J, D)
-    found = hits + np.cumsum(matches.false[rows] * weight, axis=1)
+    hits = np.cumsum(matches.hit * weight, axis=1)  # (J, D)
+    found = hits + np.cumsum(matches.false * weight, axis=1)
     precision = hits / (found + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     padded = np.pad(envelope, ((0, 0), (0, 1)))  # recalls that are not reached have precision 0

@@ -195,16 +195,12 @@ def test_evaluate_instances_agrees_with_the_summary_of_pycocotools(seed: int):
     )
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_paired_difference_is_that_of_the_metrics(metric: str):
+def test_paired_difference_is_that_of_the_metrics():
     gt, results = random_case(1)
     worse = results[::2]
-    difference, error = paired_difference(gt, worse, results, metric, resamples=20)
+    difference, error = paired_difference(gt, worse, results)
     assert np.isfinite(error)
-    expected = (
-        evaluate_instances(gt, results).to_dict()[metric]
-        - evaluate_instances(gt, worse).to_dict()[metric]
-    )
+    expected = evaluate_instances(gt, results).AP - evaluate_instances(gt, worse).AP
     assert difference == pytest.approx(expected)
 
 
@@ -221,54 +217,41 @@ def test_paired_difference_equals_evaluating_repeated_images():
         for r in results
         if r["image_id"] == old
     ]
-    found = evaluate_instances(repeated_gt, repeated).to_dict()
-    expected = {name: found[name] for name in METRICS}
+    expected = evaluate_instances(repeated_gt, repeated).AP
     matches = coco_metrics._matches_of(coco_metrics._match(gt, results))
-    got = {name: coco_metrics._metric(matches, counts, name) for name in METRICS}
-    assert got == pytest.approx(expected)
+    assert coco_metrics._average_precision(matches, counts) == pytest.approx(expected)
 
 
 def test_paired_difference_ignores_masks_on_crowd_regions():
     gt = dataset((square(0, 0),), (square(0, 0),), crowd={1: (square(30, 30, 30),)})
     found = [result(image, square(0, 0), 0.9) for image in (1, 2)]
     on_crowd = [result(1, square(35, 35), 0.95), *found]
-    for metric in ("AP", "AR5"):
-        assert paired_difference(gt, found, on_crowd, metric, resamples=10) == (0.0, 0.0)
+    assert paired_difference(gt, found, on_crowd) == (0.0, 0.0)
 
 
 def test_paired_difference_has_the_known_standard_error():
-    # Six of ten images are solved by b alone; a resampled AR1 is a binomial share.
+    # Six of ten images are solved by b alone; a resampled AP is a binomial share, but that 0 counts
+    # among its 101 levels of recall.
     gt = dataset(*[(square(0, 0),)] * 10)
     solved = [result(image, square(0, 0), 0.9) for image in range(1, 7)]
-    difference, error = paired_difference(gt, [], solved, "AR1", resamples=4000, seed=3)
-    assert difference == pytest.approx(60)
+    difference, error = paired_difference(gt, [], solved)
+    assert difference == pytest.approx(100 * 61 / 101)
     # The unbiased estimate for the mean of ten images.
-    assert error == pytest.approx(100 * np.sqrt(0.6 * 0.4 / 9), rel=0.03)
+    assert error == pytest.approx(100 * np.sqrt(0.6 * 0.4 / 9), rel=0.05)
 
 
 def test_paired_difference_of_one_labelled_image_has_an_infinite_error():
     gt = dataset((square(0, 0), square(20, 20)), (), ())
-    difference, error = paired_difference(
-        gt, [], [result(1, square(0, 0), 0.9)], "AR1", resamples=20
-    )
-    assert difference == pytest.approx(50)
+    difference, error = paired_difference(gt, [], [result(1, square(0, 0), 0.9)])
+    assert difference == pytest.approx(100 * 51 / 101)
     assert error == np.inf
 
 
 def test_paired_difference_of_equal_results_is_zero_and_repeatable():
     gt, results = random_case(3)
-    assert paired_difference(gt, results, results, resamples=10) == (0.0, 0.0)
-    runs = [paired_difference(gt, results[1:], results, resamples=10, seed=5) for _ in range(2)]
+    assert paired_difference(gt, results, results) == (0.0, 0.0)
+    runs = [paired_difference(gt, results[1:], results) for _ in range(2)]
     assert runs[0] == runs[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"metric": "AP60"}, "one of AP, AP50"), ({"resamples": 1}, "at least 2")],
-)
-def test_paired_difference_refuses_bad_options(options: dict[str, object], message: str):
-    with pytest.raises(GboptError, match=message):
-        paired_difference(dataset((square(0, 0),)), [], [], **options)
 
 
 class FixedNetwork:
