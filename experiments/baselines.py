@@ -22,6 +22,8 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.evaluation.mask_quality import PrecisionRecallCurve
 from gbopt_ros.structures import GboptError, Proposals, Rle
 
+_SAME_IOU = 0.5  # smallest IoU of a mask with the instance that it shows
+
 
 def best_threshold(curve: PrecisionRecallCurve) -> float:
     """The threshold with the highest F1, the highest one of equally good ones.
@@ -58,12 +60,12 @@ def above(proposals: Proposals, threshold: float) -> Proposals:
     return Proposals(proposals.size, proposals.rles[:n], proposals.scores[:n], proposals.boxes[:n])
 
 
-def agreeing_with(proposals: Proposals, instances: Sequence[Rle], iou: float = 0.5) -> Proposals:
+def agreeing_with(proposals: Proposals, instances: Sequence[Rle]) -> Proposals:
     """The proposals of the one-to-one matching with the largest sum of IoUs (Hungarian method).
 
-    Pairs below `iou` count nothing and are left out.
+    Pairs below an IoU of 0.5 count nothing and are left out.
     """
-    chosen = [i for i, _ in closest_pairs(proposals.rles, instances, iou)]
+    chosen = [i for i, _ in closest_pairs(proposals.rles, instances)]
     return Proposals(
         proposals.size,
         tuple(proposals.rles[i] for i in chosen),
@@ -72,12 +74,10 @@ def agreeing_with(proposals: Proposals, instances: Sequence[Rle], iou: float = 0
     )
 
 
-def closest_pairs(
-    masks: Sequence[Rle], instances: Sequence[Rle], iou: float = 0.5
-) -> list[tuple[int, int]]:
+def closest_pairs(masks: Sequence[Rle], instances: Sequence[Rle]) -> list[tuple[int, int]]:
     """Mask and instance of the one-to-one matching that `agreeing_with` chooses by."""
     overlap = mask_ops.iou_matrix(masks, instances)  # (N, M)
-    overlap[overlap < iou] = 0.0
+    overlap[overlap < _SAME_IOU] = 0.0
     pairs = zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
     return sorted((int(i), int(j)) for i, j in pairs if overlap[i, j] > 0)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -42,20 +40,12 @@ class Inputs:
         """T arrays (H, W, 3) uint8, RGB."""
         return [frame.image for frame in self.clip.frames]
 
-    @cached_property
-    def forward_flows(self) -> NDArray[np.float32]:
-        """(T - 1, H, W, 2) pixels (x, y), from each frame to the next."""
-        return self._flows(self.images[:-1], self.images[1:])
-
-    @cached_property
+    @property
     def backward_flows(self) -> NDArray[np.float32]:
         """(T - 1, H, W, 2) pixels (x, y), from each frame but the first to the one before."""
-        return self._flows(self.images[1:], self.images[:-1])
-
-    def _flows(self, first: Sequence[Image], second: Sequence[Image]) -> NDArray[np.float32]:
-        if not first:
+        if len(self.clip) < 2:
             return np.zeros((0, *self.clip.size, 2), np.float32)
-        return self.flow_network.flow(first, second)
+        return self.flow_network.flow(self.images[1:], self.images[:-1])
 
 
 class Method(Protocol):

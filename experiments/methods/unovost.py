@@ -113,12 +113,12 @@ class UnOvostPlus(UnOvost):
     label = "UnOVOST+ (of the masks selected by ours)"
 
 
-def best_of_overlapping(proposals: Proposals, overlap: float = MAX_OVERLAP) -> Proposals:
+def best_of_overlapping(proposals: Proposals) -> Proposals:
     """Greedy non-maximum suppression of masks by their IoU."""
     ious = mask_ops.iou_matrix(proposals.rles, proposals.rles)
     kept: list[int] = []
     for i in range(len(proposals)):
-        if not np.any(ious[i, kept] >= overlap):
+        if not np.any(ious[i, kept] >= MAX_OVERLAP):
             kept.append(i)
     rles = tuple(proposals.rles[i] for i in kept)
     return Proposals(proposals.size, rles, proposals.scores[kept], proposals.boxes[kept])

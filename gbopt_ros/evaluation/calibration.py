@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 BINS = 10  # of the calibration error
 _RIDGE = 1e-3  # keeps the coefficients finite where right and wrong masks can be told apart
+_RIGHT_IOU = 0.5  # smallest IoU of a right mask with an instance
 _FEW = 30  # right or wrong masks, from which on a fit is taken to be reliable
 
 
@@ -68,16 +69,13 @@ class CalibrationQuality(NamedTuple):
 
 
 def label_masks(
-    frames: Iterable[FrameSelection],
-    instances_by_frame: Mapping[int, Sequence[Rle]],
-    min_iou: float = 0.5,
+    frames: Iterable[FrameSelection], instances_by_frame: Mapping[int, Sequence[Rle]]
 ) -> LabelledMasks:
     """Compare selected masks with the ground truth.
 
     Args:
         frames: frames that are not in the ground truth are left out.
         instances_by_frame: instances of every labelled frame index, () where there is none.
-        min_iou: smallest IoU of a right mask with an instance.
 
     Raises:
         GboptError: instances of another size than their frame.
@@ -96,7 +94,7 @@ def label_masks(
     return LabelledMasks(
         np.concatenate([np.zeros(0), *(frame.margins for frame in labelled)]),
         np.concatenate([np.zeros(0, np.float32), *(frame.scores for frame in labelled)]),
-        np.concatenate([np.zeros(0), *best]) >= min_iou,
+        np.concatenate([np.zeros(0), *best]) >= _RIGHT_IOU,
     )
 
 

@@ -68,7 +68,7 @@ class IdentityCounts:
 
 
 def count_identities(
-    truth: Sequence[IdentifiedMasks], found: Sequence[IdentifiedMasks], min_iou: float = MATCH_IOU
+    truth: Sequence[IdentifiedMasks], found: Sequence[IdentifiedMasks]
 ) -> IdentityCounts:
     """Compare T frames of one recording with their ground truth."""
     together: Counter[tuple[Hashable, Hashable]] = Counter()
@@ -77,7 +77,7 @@ def count_identities(
     switches = 0
     for objects, masks in zip(truth, found, strict=True):
         ious = mask_ops.iou_matrix(objects.rles, masks.rles)
-        overlapping = ious >= min_iou
+        overlapping = ious >= MATCH_IOU
         pairs = [(objects.ids[i], masks.ids[j]) for i, j in np.argwhere(overlapping)]
         together.update(pairs)
         values = np.where(overlapping, ious, 0.0)

@@ -108,7 +108,6 @@ class RemoteStore:
         *,
         keep: int,
         on_block: Callable[[], None] = lambda: None,
-        max_bytes: int = MAX_WEIGHTS_BYTES,
     ) -> None:
         """Make the version that serves there the current one of the own store.
 
@@ -117,7 +116,6 @@ class RemoteStore:
             keep: number of newest versions that stay.
             on_block: called before each block of a download; an exception in it ends it. The next
                 call goes on.
-            max_bytes: maximum size of the weights.
 
         Raises:
             Unreachable: the connection broke; the next call goes on.
@@ -125,17 +123,13 @@ class RemoteStore:
                 those of the manifest or too large, or the store cannot be written.
         """
         if manifest is not None and not models.has(manifest["version"], manifest["sha256"]):
-            weights = self._fetch(models, manifest, on_block, max_bytes)
+            weights = self._fetch(models, manifest, on_block)
             models.adopt(manifest, weights)
         models.make_current(manifest["version"] if manifest is not None else None)
         models.prune(keep)
 
     def _fetch(
-        self,
-        models: ModelStore,
-        manifest: dict[str, Any],
-        on_block: Callable[[], None],
-        max_bytes: int,
+        self, models: ModelStore, manifest: dict[str, Any], on_block: Callable[[], None]
     ) -> Path:
         """Fetch the weights, or what is missing of them, and check them; returns their path."""
         name, digest = manifest["version"], manifest["sha256"]
@@ -148,8 +142,8 @@ class RemoteStore:
                     left.unlink()
             with part.open("a+b") as file:
                 lock_unfinished(part, file)
-                fetch(url, file, name, open_url=open_directly, max_bytes=max_bytes,
-                      on_block=on_block)  # fmt: skip
+                fetch(url, file, name, open_url=open_directly,
+                      max_bytes=MAX_WEIGHTS_BYTES, on_block=on_block)  # fmt: skip
                 file.flush()
                 os.fsync(file.fileno())
                 try:

@@ -143,9 +143,9 @@ def test_label_masks_compares_with_the_frame_of_the_same_index() -> None:
     assert found.correct.tolist() == [True, False, False, False, False, False]
     np.testing.assert_allclose(found.margins, [0, 0.1, 0.2] * 2)
     np.testing.assert_allclose(found.scores, [0.9, 0.5, 0.1] * 2)
-    looser = label_masks(frames, {3: encode_all(instance)}, min_iou=0.15)
-    assert looser.correct.tolist() == [True, True, False]
-    assert len(LabelledMasks.joined([found, looser])) == 9
+    fewer = label_masks(frames, {3: encode_all(masks[1:2])})
+    assert fewer.correct.tolist() == [False, True, False]
+    assert len(LabelledMasks.joined([found, fewer])) == 9
 
 
 def test_label_masks_of_no_mask() -> None:

@@ -55,10 +55,10 @@ def test_count_identities_counts_a_switch_after_a_gap() -> None:
     assert (same.f1, other.f1) == (75.0, 50.0)
 
 
-def test_count_identities_matches_from_min_iou_on() -> None:
-    truth, found = frames({A: 0}), frames({1: 3})  # IoU 7 / 13
-    assert count_identities(truth, found).matched == 1
-    assert count_identities(truth, found, min_iou=0.6).matched == 0
+def test_count_identities_matches_from_an_iou_of_one_half_on() -> None:
+    truth = frames({A: 0})
+    assert count_identities(truth, frames({1: 3})).matched == 1  # IoU 7 / 13
+    assert count_identities(truth, frames({1: 4})).matched == 0  # IoU 6 / 14
 
 
 def test_count_identities_goes_on_with_a_match_although_another_fits_better() -> None:
