@@ -27,7 +27,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.evaluation.results import load_results
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco
 from gbopt_ros.io.datasets.davis import load_sequence, object_masks
-from gbopt_ros.io.json_file import read_json
+from gbopt_ros.io.json_file import Fields, read_json
 from gbopt_ros.io.sources.folder import natural_key
 from gbopt_ros.structures import GboptError, Proposals, Rle
 
@@ -105,7 +105,9 @@ def read_masks(path: Path, size: tuple[int, int]) -> dict[int, Scored]:
         described = load_coco(path)
         ordered = sorted(described.images, key=lambda image: natural_key(Path(image.file_name)))
         frames = {
-            image.id: int(image.extra.get("frame_index", position))
+            image.id: Fields(
+                {"frame_index": position} | image.extra, f"{path}: image {image.id}"
+            ).integer("frame_index")
             for position, image in enumerate(ordered)
         }
     else:

@@ -72,6 +72,15 @@ def test_a_dataset_names_frames_by_index_or_order(tmp_path: Path, indexed: bool)
     assert [len(masks) for masks in found] == ([1, 0] if indexed else [0, 1])
 
 
+@pytest.mark.parametrize("index", [None, "first", 0.5])
+def test_a_frame_index_is_a_whole_number(tmp_path: Path, index: object) -> None:
+    image = {"id": 1, "file_name": "1.jpg", "height": SIZE[0], "width": SIZE[1]}
+    content = {"images": [image | {"frame_index": index}], "annotations": [], "categories": []}
+    (tmp_path / "masks.json").write_text(json.dumps(content))
+    with pytest.raises(GboptError, match=r"image 1: .*frame_index.* a whole number"):
+        masks_of(tmp_path / "masks.json")
+
+
 def test_errors_say_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match=r"no masks of recording 'cups'; expected a JSON file"):
         masks_of(tmp_path)
