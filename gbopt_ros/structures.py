@@ -28,6 +28,11 @@ class GboptError(Exception):
     """A failure that the user can act on; the message is one line that says what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """Class and first line of an error of another library, to be told in a `GboptError`."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 class Rle(TypedDict):
     """A mask in COCO's run-length encoding: `size` (height, width), compressed `counts` (ASCII)."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gbopt_ros.io.resources import SEED_BACKGROUND, SEED_PROPOSALS, find_resource
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, first_line
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 
@@ -89,8 +89,7 @@ class Check:
         except ModuleNotFoundError as error:
             status, found = ABSENT, str(error)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
-            status, found = BROKEN, f"{type(error).__name__}: {line}"
+            status, found = BROKEN, first_line(error)
         return Finding(self.name, status, found, self.meaning, self.remedy, self.required)
 
 

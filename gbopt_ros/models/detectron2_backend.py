@@ -31,7 +31,6 @@ from torchvision.ops import nms
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.models.detectron2_files import (
     dump_config,
-    first_line,
     parse_config,
     read_checkpoint,
     read_config,
@@ -46,7 +45,7 @@ from gbopt_ros.models.weights import (
     sha256_of,
     version_of_file,
 )
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, first_line
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, get_cfg
 from torch import Tensor
 
 from gbopt_ros.models.weights import read_state_dict
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, first_line
 
 _CONVERT = (
     "import pickle, torch; m = pickle.load(open('{0}.pkl', 'rb'), encoding='latin1')['model']; "
@@ -75,7 +75,3 @@ def dump_config(config: CfgNode) -> str:
     described.VERSION = config.VERSION
     described.MODEL.WEIGHTS = ""
     return str(described.dump())
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gbopt_ros.models.catalogue import models_folder
 from gbopt_ros.models.weights import sha256_of, version_of_file
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +173,3 @@ def providers_for(device: torch.device, offered: Sequence[str]) -> list[tuple[st
         wanted = {TENSORRT: number | engines, CUDA: number}
     chosen = [(name, options) for name, options in wanted.items() if name in offered]
     return [*chosen, (CPU, {})]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of the message of an error of onnxruntime or torch, else its class."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -28,9 +28,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gbopt_ros.models.background_fpn import SemanticFpn
 from gbopt_ros.models.mask_rcnn import ARCHITECTURES
-from gbopt_ros.models.onnx import first_line
 from gbopt_ros.models.weights import WeightsInfo, to_metadata
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, first_line
 
 OPSET = 20  # the newest of torch's TorchScript exporter, which torchvision's detectors need
 

@@ -25,6 +25,7 @@ from gbopt_ros.structures import (
     LabelledImage,
     Proposals,
     Selection,
+    first_line,
 )
 
 
@@ -180,3 +181,9 @@ def test_repr_of_public_dataclasses_shows_no_array() -> None:
         assert "array" not in repr(of) and "counts" not in repr(of), type(of)
         assert len(repr(of)) < 600
     assert "stamp_ns=10" in repr(frame(10))
+
+
+def test_first_line_has_the_class_since_some_messages_are_a_key_or_nothing() -> None:
+    assert first_line(KeyError("averaged")) == "KeyError: 'averaged'"
+    assert first_line(RuntimeError("\nwrong shape\nin layer 1\n")) == "RuntimeError: wrong shape"
+    assert first_line(AssertionError()) == "AssertionError: "

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gbopt_ros.io.files import replacing
-from gbopt_ros.structures import GboptError
+from gbopt_ros.structures import GboptError, first_line
 
 
 class Checkpoint:
@@ -61,7 +61,7 @@ class Checkpoint:
         except (KeyError, ValueError, RuntimeError, AttributeError) as error:
             raise GboptError(
                 f"{self._path}: this checkpoint does not fit the network "
-                f"({str(error).splitlines()[0]}); remove it to train anew"
+                f"({first_line(error)}); remove it to train anew"
             ) from error
 
     def is_due(self, step: int, iterations: int) -> bool:
