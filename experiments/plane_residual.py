@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from experiments.command_line import start
-from experiments.tabletop import RECORDING_NAME
+from experiments.tabletop import RECORDING_NAME, Recording
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import load_config
 from gbopt_ros.io.clip_cutter import cut_clips
-from gbopt_ros.io.datasets.coco import load_coco
-from gbopt_ros.io.sources import open_source
+from gbopt_ros.io.datasets.coco import ANNOTATIONS_NAME
 from gbopt_ros.perception.flow import high_detail_flow, make_flow
 from gbopt_ros.perception.load import load_background_network
 from gbopt_ros.perception.motion import motion_between, resized
@@ -63,18 +62,16 @@ def run(args: argparse.Namespace) -> None:
 def pixels_of(folder: Path, settings: Sequence[str]) -> Pixels:
     """The pixels of all frames of a recording that have a partner to compare with."""
     config = load_config(None, settings)
-    labels = load_coco(folder / "annotations.json")
-    truth = {im.extra["frame_index"]: labels.rles_by_image[im.id] for im in labels.images}
+    recording = Recording(folder / RECORDING_NAME, folder / ANNOTATIONS_NAME)
     network = load_background_network(config)
     flow = high_detail_flow(make_flow(config.flow, config.device))
-    source = open_source(folder / RECORDING_NAME)
     found: list[tuple[NDArray, ...]] = []
-    for clip in cut_clips(source, config.clip.length, max_gap_s=config.clip.max_gap_s):
+    for clip in cut_clips(recording.open(), config.clip.length, max_gap_s=config.clip.max_gap_s):
         backgrounds = dict(enumerate(network.background([f.image for f in clip.frames])))
         evidence = motion_between(clip.frames, backgrounds, flow, config.motion.baseline_s)
         for t, motion in evidence.items():
             sure = resized(backgrounds[t], motion.shape).clip(1e-3, 1 - 1e-3)
-            masks = mask_ops.decode_all(truth[clip.frames[t].index], clip.size)  # (M, H, W)
+            masks = mask_ops.decode_all(recording.truth[clip.frames[t].index], clip.size)
             union = masks.any(axis=0).astype(np.float32)
             is_object = resized(union, motion.shape) >= 0.5
             maps = np.log1p(-sure) - np.log(sure), motion, is_object

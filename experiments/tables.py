@@ -21,6 +21,7 @@ from experiments.command_line import start
 from experiments.training import Result
 from experiments.training_masks import METHODS, OTHERS, TrainingMasks, label_of
 from gbopt_ros.evaluation.coco_metrics import METRICS
+from gbopt_ros.evaluation.tables import format_cell
 from gbopt_ros.io.files import replacing
 from gbopt_ros.structures import GboptError
 
@@ -124,7 +125,7 @@ def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
         shown = [
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
         ]
-        numbers = [_cell(values) for values in columns]
+        numbers = [format_cell(values) for values in columns]
         lines.append("| " + " | ".join([label_of(name), *numbers, *shown, str(len(cells))]) + " |")
     lines += ["", *(f"- {line}" for line in sentences(results))]
     return "\n".join(lines) + "\n"
@@ -137,11 +138,6 @@ def kept_splits(results: Results) -> list[str]:
         for split in ("seen", "photographs")
         if all(split in cell for cells in results.values() for cell in cells)
     ]
-
-
-def _cell(values: Sequence[float]) -> str:
-    spread = deviation(values)
-    return f"{mean(values):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
 
 
 def sentences(results: Results) -> list[str]:

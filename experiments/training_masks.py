@@ -193,10 +193,10 @@ class MaskMaker:
     def _thresholded(self) -> tuple[Masks, dict[str, float]]:
         validation = [self._validation]
         curve = threshold_curve(self._shared.truth(validation), self._shared.proposals(validation))
-        return _above(self._shared.proposals(self._train), baselines.best_threshold(curve))
+        return _above(self.candidates(), baselines.best_threshold(curve))
 
     def _distilled(self) -> tuple[Masks, dict[str, float]]:
-        proposals = self._shared.proposals(self._train, ensemble=True)
+        proposals = self.candidates(ensemble=True)
         objects = baselines.objects_an_image(self._rehearsal.rles_by_image)
         scores = [found.scores for found in proposals.values()]
         return _above(proposals, baselines.expected_number_threshold(scores, objects))
@@ -217,13 +217,10 @@ class MaskMaker:
         return _above(masks, threshold)
 
     def _closest(self) -> tuple[Masks, dict[str, float]]:
-        truth, proposals = (
-            self._shared.truth(self._train),
-            self._shared.proposals(self._train),
-        )
+        truth = self._shared.truth(self._train)
         return {
             key: baselines.agreeing_with(found, truth.get(key, ()))
-            for key, found in proposals.items()
+            for key, found in self.candidates().items()
         }, {}
 
     def _true(self) -> tuple[Masks, dict[str, float]]:
@@ -239,10 +236,7 @@ class MaskMaker:
 
         Which masks are right is decided as in `gt`.
         """
-        truth, proposals = (
-            self._shared.truth(self._train),
-            self._shared.proposals(self._train),
-        )
+        truth, proposals = self._shared.truth(self._train), self.candidates()
         corrected = []
         for frame in filter_by_confidence(frames, self._config):
             key = frame.recording, frame.frame_index
