@@ -15,7 +15,7 @@ from gbopt_ros.config import TrackConfig
 from gbopt_ros.evaluation.report_content import FoundMask, FramePair, SelectionNumbers
 from gbopt_ros.evaluation.tracks import ScoredMasks, link_tracks
 from gbopt_ros.io.json_file import Fields
-from gbopt_ros.io.overlay import OverlayWriter, draw_masks
+from gbopt_ros.io.overlay import OVERLAY_FPS, OverlayWriter, draw_masks
 from gbopt_ros.io.selection_format import SelectedFrame, read_selection
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import read_image
@@ -168,13 +168,13 @@ def picture_pairs(before: Replay, after: Replay | None) -> tuple[FramePair, ...]
     return tuple(pairs)
 
 
-def write_overlay(path: Path, before: Path, after: Path, frames_per_second: float = 10.0) -> None:
+def write_overlay(path: Path, before: Path, after: Path) -> None:
     """Join the overlays of two replays side by side.
 
     Args:
         before, after: folders of replays of the same frames.
     """
-    with OverlayWriter(path, frames_per_second) as overlay:
+    with OverlayWriter(path, OVERLAY_FPS) as overlay:
         videos = (open_source(folder / "overlay.mp4") for folder in (before, after))
         for first, second in zip(*videos, strict=True):
             titled = (_titled(first.image, "before"), _titled(second.image, "after"))

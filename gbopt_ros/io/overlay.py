@@ -91,6 +91,10 @@ def _draw_label(image: Image, text: str, box: np.ndarray, rgb: np.ndarray) -> No
     cv2.putText(image, text, (x + 2, y + text_height + 1), _FONT, scale, ink, 1, cv2.LINE_AA)
 
 
+OVERLAY_FPS = 10.0
+"""Frames per second of the overlay of a replay, whatever the speed of the recording."""
+
+
 class OverlayWriter:
     """Writes RGB images as an mp4 video; a context manager. Nothing is left after a failure.
 

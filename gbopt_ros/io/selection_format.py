@@ -38,7 +38,7 @@ from gbopt_ros.io.files import (
 )
 from gbopt_ros.io.journal import JOURNAL_NAME, Journal, unfinished_run
 from gbopt_ros.io.json_file import Fields, parse_json, printable, to_json
-from gbopt_ros.io.overlay import OverlayWriter, draw_masks
+from gbopt_ros.io.overlay import OVERLAY_FPS, OverlayWriter, draw_masks
 from gbopt_ros.io.sources.images import encode_image, read_image
 from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selection
 from gbopt_ros.tracks import TrackLinker
@@ -84,7 +84,6 @@ class SelectionWriter:
     Args:
         out: must not exist, or be an empty folder.
         recording: name of the recording.
-        frames_per_second: speed of the overlay.
         frames: whether to write `frames/`; without them nothing can be learnt, and no run that was
             cut can go on.
         overlay: whether to write `overlay.mp4`.
@@ -105,7 +104,6 @@ class SelectionWriter:
         self,
         out: Path,
         recording: str,
-        frames_per_second: float = 10.0,
         *,
         frames: bool = True,
         overlay: bool = True,
@@ -113,7 +111,7 @@ class SelectionWriter:
         resume: bool = False,
         linker: TrackLinker | None = None,
     ) -> None:
-        self._out, self._recording, self._fps = out, recording, frames_per_second
+        self._out, self._recording = out, recording
         self._keeps, self._draws = frames, overlay
         self._identity, self._resume = identity, resume
         self._overlay: OverlayWriter | None = None
@@ -306,7 +304,7 @@ class SelectionWriter:
             # Encoding is the slowest part of a replay of large images.
             scale = min(1.0, _OVERLAY_SIDE / max(height, width))
             size = (round(height * scale), round(width * scale))
-            overlay = OverlayWriter(self._folder / "overlay.mp4", self._fps, size)
+            overlay = OverlayWriter(self._folder / "overlay.mp4", OVERLAY_FPS, size)
             self._overlay = self._files.enter_context(overlay)
         labels = [f"{c:.2f}" for c in confidences]
         self._overlay.write(draw_masks(image, rles, labels, colours=ids))
