@@ -30,7 +30,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.command_line import config_of, make_parser, start
+from experiments.command_line import config_of, make_parser, run_facts, start
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, OutlineConfig, SelectionConfig, load_config
 from gbopt_ros.config.load import bundled_profile
@@ -326,9 +326,11 @@ def run(args: argparse.Namespace) -> None:
         facts, qualities = judged(validation, recordings, network, config.selection)
         draw(qualities, args.out / f"reliability-{name}.svg")
         print(json.dumps(facts), flush=True)
-        results[name] = {"table": found, "calibration": facts}
+        settings = config.to_dict()["selection"]
+        results[name] = {"selection": settings, "table": found, "calibration": facts}
     results["why"] = why(recordings, network, recommended.selection.seed)
     print(json.dumps(results["why"]))
+    results = run_facts(recommended) | results
     (args.out / "ablation.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,11 @@ import numpy as np
 from support.clips import paper
 from support.fakes import HashFlow, make_clip, make_proposals
 
+from experiments import ablation
 from experiments.ablation import as_proposed
+from gbopt_ros.config import load_config
+from gbopt_ros.config.load import bundled_profile
+from gbopt_ros.io.selection_format import versions
 from gbopt_ros.masks import decode
 from gbopt_ros.selection import select_clip
 
@@ -29,3 +35,20 @@ def test_masks_of_l_i_alone_are_judged_whole_where_they_overlap() -> None:
     whole = as_proposed(cut, proposals)
     assert whole.frames[0].rles == proposals[0].rles
     assert whole.energy == cut.energy
+
+
+def test_run_writes_settings_and_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = {"read": (None, None), "table": {}, "judged": ({}, {}), "draw": None, "why": {}}
+    for name, value in found.items():
+        monkeypatch.setattr(ablation, name, lambda *_, _value=value, **__: _value)
+    out, changed = tmp_path / "out", "selection.k=3"
+    ablation.run(ablation.parse_arguments(["--quick", "--out", str(out), "--set", changed]))
+    written = json.loads((out / "ablation.json").read_text())
+    assert written["versions"] == versions()
+    assert written["config"] == load_config(None, [changed]).to_dict()
+    for name, expected in (
+        ("recommended", load_config(None, [changed])),
+        ("paper", load_config(bundled_profile("paper"), [changed])),
+    ):
+        assert written[name]["selection"] == expected.to_dict()["selection"]
+    assert written["paper"]["selection"] != written["recommended"]["selection"]
