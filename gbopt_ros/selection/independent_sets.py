@@ -12,8 +12,9 @@ found at once, which is faster for a few masks. The search branches first where 
 takes fractions of masks, as there its bound is too low, and then where a wrong decision costs most:
 both raise the bounds of all states below at once.
 
-The search is exact, but its time may grow exponentially with the number of masks. At a limit it
-gives way to a beam search, and says so.
+The search is exact, but its time may grow exponentially with the number of masks. At a limit of
+work it gives way to a beam search, and says so. The linear program has a limit, too: a larger one
+leaves out atoms of little evidence, which makes the bounds lower and keeps them valid.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from numpy.typing import NDArray
 
 _GREEDY_UP_TO = 20  # masks; solving the linear program takes longer than it saves below
 _ROUNDING = 1e-6  # nats; bounds and costs add the same numbers in different orders
-# Limits of the search: states, and terms of all their bounds. Each is about two seconds; a hundred
-# ellipses thrown at random take at most 1,500 states.
-_MAX_STATES, _MAX_TERMS = 20_000, 10_000_000
-_BEAM_SHARE = 200  # states of the search for each state of the beam, which then takes less time
+# Limits of work, which unlike a limit of time leave the result the same everywhere.
+_MAX_ROWS = 6_000  # of the linear program, and its iterations: half a second
+_MAX_WORK = 10_000_000  # of the search, in terms of bounds: one to two seconds
+_WORK_OF_STATE = 500  # terms that take as long as a state does beside its bound
+
+_WORD = 2**64 - 1
 
 Scored = tuple[float, tuple[int, ...]]
 """Cost of a set and its sorted indices."""
@@ -61,7 +64,8 @@ def best_independent_sets(
 
     Returns:
         The sets, cheapest first, and whether they are proven to be the K cheapest. If they are not,
-        the search came to its limit, and they are the cheapest that a beam search finds.
+        the search came to its limit, and they are the empty set and the cheapest that a beam search
+        finds, K at most.
     """
     least = least_marginals(membership, evidence, prior, conflict)
     helpful, others = np.flatnonzero(least < 0), np.flatnonzero(least >= 0)
@@ -182,7 +186,7 @@ class _Multipliers:
 
 
 def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> tuple[list[Scored], bool]:
-    """The K cheapest sets, best first, and whether they are proven to be."""
+    """The K cheapest sets, best first, and whether they are proven to be; else at most K."""
     n = len(problem.own)
     if not n:
         return [(0.0, ())], True
@@ -191,52 +195,91 @@ def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> tuple[list
     multipliers = multipliers or _greedy_multipliers(problem, cliques, least)
     bound = _Bound(problem, multipliers)
     order = _branching_order(problem, multipliers)
-    serials = itertools.count()
-    # Of equal bounds the state that decided on most cliques goes first. A state is made, and its
-    # own bound computed, once it is popped by a simpler bound: most never are.
-    heap: list[tuple[float, int, int, _State, _Decision | None]]
-    heap = [(bound(bound.start), 0, next(serials), bound.start, None)]
-    limit = min(_MAX_STATES, _MAX_TERMS // bound.terms)
+    frontier = _Frontier(bound, order)
+    frontier.add(bound(bound.start), 0, bound.start)
     best: list[Scored] = []
-    made = 0
-    while heap and len(best) < k:
-        if made == limit:
-            found = {*best, *_beam_search(bound, order, max(k, limit // _BEAM_SHARE))}
-            return heapq.nsmallest(k, found), False
-        least_cost, depth, _, state, decision = heapq.heappop(heap)
-        if decision is not None:
-            state = bound.after(state, decision)
-            made += 1
-            least_cost = max(least_cost, bound(state))
-            if heap and least_cost > heap[0][0]:
-                heapq.heappush(heap, (least_cost, depth, next(serials), state, None))
-                continue
-        if not state.free:
-            best.append(state.scored)
-            continue
-        clique, multiplier = _next_clique(state, order)
-        cost = least_cost + multiplier
-        heapq.heappush(heap, (cost, depth - 1, next(serials), state, (clique, None)))
-        for mask in _bits(clique & state.free):
-            cost = least_cost + bound.increase(mask, state.covered)
-            heapq.heappush(heap, (cost, depth - 1, next(serials), state, (clique, mask)))
+    while frontier and len(best) < k:
+        if bound.work >= _MAX_WORK:
+            # A beam of this width makes no more states than the search did.
+            found = _beam_search(bound, order, max(1, frontier.made // n))
+            return heapq.nsmallest(k, {(0.0, ()), *best, *found}), False
+        if popped := frontier.pop():
+            least_cost, depth, state = popped
+            if state.free:
+                frontier.expand(least_cost, depth, state)
+            else:
+                best.append(state.scored)
     return best, True
 
 
 def _beam_search(bound: _Bound, order: Sequence[_Paying], width: int) -> list[Scored]:
-    """At most `width` cheap sets: after every decision the states of the lowest bounds are kept."""
-    beam = [bound.start]
-    while any(state.free for state in beam):
-        reached = []
-        for state in beam:
+    """At most `width` cheap sets: of each decision, the states of the lowest bounds are made."""
+    beam = [(bound(bound.start), 0, bound.start)]
+    while any(state.free for _, _, state in beam):
+        frontier = _Frontier(bound, order)
+        for least_cost, depth, state in beam:
             if state.free:
-                clique, _ = _next_clique(state, order)
-                decisions = [None, *_bits(clique & state.free)]
-                reached += [bound.after(state, (clique, mask)) for mask in decisions]
+                frontier.expand(least_cost, depth, state)
             else:
-                reached.append(state)
-        beam = heapq.nsmallest(width, reached, key=bound)
-    return [state.scored for state in beam]
+                frontier.add(least_cost, depth, state)
+        beam = [frontier.take() for _ in range(min(width, len(frontier)))]
+    return [state.scored for _, _, state in beam]
+
+
+_Waiting = tuple[float, int, "_State"]
+"""A lower bound, minus the number of decisions, and the state."""
+
+
+class _Frontier:
+    """States that wait, in the order of their lower bounds.
+
+    Of equal bounds the state that decided on most cliques goes first. A state is made, and its own
+    bound computed, once it is popped by a simpler bound: most never are.
+
+    Attributes:
+        made: number of states made so far.
+    """
+
+    def __init__(self, bound: _Bound, order: Sequence[_Paying]) -> None:
+        self._bound, self._order = bound, order
+        self._heap: list[tuple[float, int, int, _State, _Decision | None]] = []
+        self._serials = itertools.count()
+        self.made = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(
+        self, least_cost: float, depth: int, state: _State, decision: _Decision | None = None
+    ) -> None:
+        """Add a state, or the one that a decision leads to; `depth` falls with every decision."""
+        entry = (least_cost, depth, next(self._serials), state, decision)
+        heapq.heappush(self._heap, entry)
+
+    def take(self) -> _Waiting:
+        """The state that waits with the lowest bound; its own bound may be higher."""
+        least_cost, depth, _, state, decision = heapq.heappop(self._heap)
+        if decision is not None:
+            state = self._bound.after(state, decision)
+            self.made += 1
+            least_cost = max(least_cost, self._bound(state))
+        return least_cost, depth, state
+
+    def pop(self) -> _Waiting | None:
+        """The state of the lowest bound; None if its own bound put it behind another one."""
+        taken = self.take()
+        if self._heap and taken[0] > self._heap[0][0]:
+            self.add(*taken)
+            return None
+        return taken
+
+    def expand(self, least_cost: float, depth: int, state: _State) -> None:
+        """Add the states that the next decision leads to."""
+        clique, multiplier = _next_clique(state, self._order)
+        self.add(least_cost + multiplier, depth - 1, state, (clique, None))
+        for mask in _bits(clique & state.free):
+            increase = self._bound.increase(mask, state.covered)
+            self.add(least_cost + increase, depth - 1, state, (clique, mask))
 
 
 def _next_clique(state: _State, order: Sequence[_Paying]) -> _Paying:
@@ -269,8 +312,8 @@ _Paying = tuple[int, float]
 """A clique and its multiplier."""
 
 _Saving = tuple[int, int, float]
-"""Masks, a joint atom (0: none), and the amount that is saved if a mask is free and the atom is not
-covered."""
+"""Masks, the masks that cover a joint atom (0: no atom), and the amount that is saved if one of the
+former is free and none of the latter is taken."""
 
 _Decision = tuple[int, int | None]
 """A clique, and which of its masks is taken (None: none)."""
@@ -308,7 +351,7 @@ class _Bound:
 
     Attributes:
         start: the state where all masks are free.
-        terms: number of terms of a bound, at most, and 1.
+        work: number of terms computed so far, and `_WORK_OF_STATE` for each state.
     """
 
     def __init__(self, problem: _Problem, multipliers: _Multipliers) -> None:
@@ -322,17 +365,18 @@ class _Bound:
         remaining = np.where(evidence < 0, -evidence - given, 0.0)
         coverers = _bit_sets(problem.joint.T)
         savings += [
-            (coverers[a], 1 << int(a), float(remaining[a])) for a in np.flatnonzero(remaining)
+            (coverers[a], coverers[a], float(remaining[a])) for a in np.flatnonzero(remaining)
         ]
         self.start = _State(savings, 0.0, 0, (1 << len(problem.own)) - 1, 0)
         self._problem, self._given = problem, given.tolist()
         self._if_covered = (given - paid).tolist()
         payers = _bit_sets(paid.T > 0)
         self._payments = [
-            (1 << int(a), payers[a], [(i, float(paid[i, a])) for i in _bits(payers[a])])
+            (coverers[a], payers[a], [(i, float(paid[i, a])) for i in _bits(payers[a])])
             for a in np.flatnonzero(paid.any(axis=0))
         ]
-        self.terms = 1 + len(savings) + len(self._payments)
+        self._credited = sum(1 << a for a, credit in enumerate(self._given) if credit)
+        self.work = 0
 
     def after(self, state: _State, decision: _Decision) -> _State:
         """The state that a decision leads to."""
@@ -344,28 +388,35 @@ class _Bound:
             taken |= 1 << mask
             free &= ~self._problem.neighbours[mask]
             covered |= self._problem.atoms[mask]
-        left = [s for s in savings if s[0] & free and not s[1] & covered]
+        self.work += _WORK_OF_STATE + len(savings)
+        left = [s for s in savings if s[0] & free and not s[1] & taken]
         return _State(left, cost, taken, free, covered)
 
     def increase(self, mask: int, covered: int) -> float:
         """By how much the bound of a state rises at least if it takes a mask."""
         value: float = self._reduced[mask]
-        for atom in _bits(self._problem.atoms[mask] & covered):
+        again = self._problem.atoms[mask] & covered
+        self.work += again.bit_count()
+        for atom in _bits(again):
             value += self._if_covered[mask][atom]
         return max(value, 0.0)
 
     def __call__(self, state: _State) -> float:
-        free, covered = state.free, state.covered
+        taken, free, covered = state.taken, state.free, state.covered
         bound = state.cost - _ROUNDING - sum([s[2] for s in state.savings])
+        self.work += len(self._payments)
         reduced: dict[int, float] = {}
-        for atom, payers, payments in self._payments:
-            if atom & covered and payers & free:
+        for coverers, payers, payments in self._payments:
+            if coverers & taken and payers & free:
+                self.work += len(payments)
                 for mask, payment in payments:
                     if free >> mask & 1:
                         reduced[mask] = reduced.get(mask, self._reduced[mask]) - payment
         for mask, value in reduced.items():
             if value < 0:  # it is not credited with covered atoms again
-                value += sum(self._given[a] for a in _bits(self._problem.atoms[mask] & covered))
+                again = self._problem.atoms[mask] & covered & self._credited
+                self.work += again.bit_count()
+                value += sum(self._given[a] for a in _bits(again))
                 bound += min(value, 0.0)
         return bound
 
@@ -431,20 +482,33 @@ def _greedy_multipliers(
 
 
 def _optimal_multipliers(problem: _Problem, cliques: Sequence[int]) -> _Multipliers | None:
-    """The dual of the linear program over masks and joint atoms; None if it was not solved."""
+    """The dual of the linear program over masks and joint atoms; None if it was not solved.
+
+    Joint atoms of little evidence are left out where the program would be too large.
+    """
     # Imported here: with few candidates, a node starts without it.
     from scipy.optimize import linprog
     from scipy.sparse import coo_matrix
 
-    n, evidence = len(problem.own), problem.joint_evidence
-    members = _as_rows(cliques, n)  # (C, n)
-    payers, dear = np.nonzero(problem.joint & (evidence > 0))  # an atom is covered if one is taken
+    n, c, evidence = len(problem.own), len(cliques), problem.joint_evidence
+    coverers = np.count_nonzero(problem.joint, axis=0)
+    by_evidence = np.argsort(-np.abs(evidence), kind="stable")
+    within = np.cumsum(coverers[by_evidence]) <= max(0, _MAX_ROWS - c)
+    used = np.sort(by_evidence[within])
+    # Of the others, all coverers pay the same share, or are credited with all of it.
+    spread = np.where(evidence > 0, evidence / np.maximum(coverers, 1), evidence)
+    spread[used] = 0.0
+    given, paid = np.maximum(-spread, 0.0), np.where(problem.joint, np.maximum(spread, 0.0), 0.0)
+    costs = problem.own + problem.joint @ spread
+
+    joint, evidence = problem.joint[:, used], evidence[used]
+    payers, dear = np.nonzero(joint & (evidence > 0))  # an atom is covered if one is taken
     saving = np.flatnonzero(evidence < 0)  # and only then
-    coverers, covered = np.nonzero(problem.joint[:, saving])
-    in_clique, of_clique = np.nonzero(members)
-    pairs, c = np.arange(len(payers)), len(members)
+    takers, covered = np.nonzero(joint[:, saving])
+    in_clique, of_clique = np.nonzero(_as_rows(cliques, n))  # (C, n)
+    pairs = np.arange(len(payers))
     rows = [in_clique, c + pairs, c + pairs, c + len(pairs) + covered]
-    columns = [of_clique, payers, n + dear, coverers]
+    columns = [of_clique, payers, n + dear, takers]
     values = [1.0, 1.0, -1.0, -1.0]
     rows.append(c + len(pairs) + np.arange(len(saving)))
     columns.append(n + saving)
@@ -452,33 +516,38 @@ def _optimal_multipliers(problem: _Problem, cliques: Sequence[int]) -> _Multipli
     entries = np.concatenate([np.full(len(r), v) for r, v in zip(rows, values, strict=True)])
     places = np.concatenate(rows), np.concatenate(columns)
     limits = np.repeat([1.0, 0.0], [c, len(pairs) + len(saving)])
-    matrix = coo_matrix((entries, places), (len(limits), n + len(evidence)))
+    matrix = coo_matrix((entries, places), (len(limits), n + len(used)))
     found = linprog(
-        np.concatenate([problem.own, evidence]),
+        np.concatenate([costs, evidence]),
         A_ub=matrix.tocsc(),
         b_ub=limits,
         # An upper bound on the atoms that cost would take part of what masks pay for them.
         bounds=[(0.0, None)] * n + [(0.0, 1.0 if e < 0 else None) for e in evidence],
         method="highs-ds",
+        options={"maxiter": _MAX_ROWS},
     )
     if found.status != 0:
         return None
     dual = np.maximum(-found.ineqlin.marginals, 0.0)
-    paid = np.zeros((n, len(evidence)))
-    paid[payers, dear] = dual[c : c + len(pairs)]
+    paid[payers, used[dear]] = dual[c : c + len(pairs)]
     total = paid.sum(axis=0)  # rounding must not make masks pay more than there is
-    paid *= np.minimum(1.0, np.maximum(evidence, 0.0) / np.where(total > 0, total, 1.0))
-    given = np.zeros(len(evidence))
-    given[saving] = np.minimum(dual[c + len(pairs) :], -evidence[saving])
+    there = np.maximum(problem.joint_evidence, 0.0)
+    paid *= np.minimum(1.0, there / np.where(total > 0, total, 1.0))
+    given[used[saving]] = np.minimum(dual[c + len(pairs) :], -evidence[saving])
     return _Multipliers(tuple(cliques), tuple(dual[:c].tolist()), given, paid, found.x[:n])
 
 
 def _bits(bit_set: int) -> Iterator[int]:
     """The members of a bit set, ascending."""
+    start = 0
     while bit_set:
-        low = bit_set & -bit_set
-        yield low.bit_length() - 1
-        bit_set ^= low
+        word = bit_set & _WORD  # operations on whole sets of thousands would be slow
+        while word:
+            low = word & -word
+            yield start + low.bit_length() - 1
+            word ^= low
+        bit_set >>= 64
+        start += 64
 
 
 def _bit_sets(rows: NDArray[np.bool_]) -> list[int]:

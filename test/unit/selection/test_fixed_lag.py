@@ -112,10 +112,10 @@ def test_fixed_lag_selector_is_not_optimal_in_a_clip_whose_stage_1_came_to_its_l
     selector = FixedLagSelector(HashFlow(), SelectionConfig(k=3))
     images, masks, backgrounds, flows = random_inputs(1, 3, 3)
     frames = make_clip(list(images)).frames
-    for first_limit in (0, 1000):
+    for first_limit in (0, 10**7):
         for t, flow in enumerate([None, *flows]):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(independent_sets, "_MAX_STATES", 1000 if t else first_limit)
+                patch.setattr(independent_sets, "_MAX_WORK", 10**7 if t else first_limit)
                 selector.add(frames[t], calibrated(masks[t]), backgrounds[t], flow)
         selector.finish()
         assert selector.lower_bound == selector.energy

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from gbopt_ros.selection import independent_sets
+from gbopt_ros.selection.atoms import atoms
+from gbopt_ros.selection.combinations import conflict_graph
 from gbopt_ros.selection.independent_sets import (
+    _beam_search,
     _Bound,
     _branching_order,
     _greedy_multipliers,
@@ -53,12 +58,17 @@ def all_sets(inputs: Inputs) -> list[tuple[float, tuple[int, ...]]]:
     n=st.integers(0, 9),
     k=st.integers(1, 30),
     greedy=st.booleans(),
+    rows=st.sampled_from([0, 20, 40, 6000]),
 )
-def test_best_independent_sets_equal_brute_force(seed: int, n: int, k: int, greedy: bool) -> None:
+def test_best_independent_sets_equal_brute_force(
+    seed: int, n: int, k: int, greedy: bool, rows: int
+) -> None:
+    """A linear program of any size gives them: it decides on the time alone."""
     inputs = random_inputs(seed, n)
     expected = all_sets(inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(independent_sets, "_GREEDY_UP_TO", 99 if greedy else 0)
+        patch.setattr(independent_sets, "_MAX_ROWS", rows)
         found, exact = best_independent_sets(*inputs, k)
     assert exact
     assert [cost for cost, _ in found] == [cost for cost, _ in expected[:k]]
@@ -68,23 +78,33 @@ def test_best_independent_sets_equal_brute_force(seed: int, n: int, k: int, gree
 
 @settings(max_examples=80, deadline=None)
 @given(
-    seed=st.integers(0, 10**6), n=st.integers(0, 9), k=st.integers(1, 30), limit=st.integers(0, 9)
+    seed=st.integers(0, 10**6), n=st.integers(0, 9), k=st.integers(1, 30), states=st.integers(0, 9)
 )
-def test_best_independent_sets_at_the_limit_are_sets_that_beam_search_finds(
-    seed: int, n: int, k: int, limit: int
+def test_best_independent_sets_at_the_limit_are_sets_and_the_empty_one_competes(
+    seed: int, n: int, k: int, states: int
 ) -> None:
-    """A beam is as wide as there are sets to find; if they are all sets, it finds them."""
     inputs = random_inputs(seed, n)
     expected = all_sets(inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(independent_sets, "_MAX_STATES", limit)
+        patch.setattr(independent_sets, "_MAX_WORK", 500 * states)
         found, exact = best_independent_sets(*inputs, k)
-        of_wide_beam, _ = best_independent_sets(*inputs, 2**n)
-    assert of_wide_beam == expected
-    assert len(found) == len(set(found)) <= min(k, len(expected))
+    assert 1 <= len(found) == len(set(found)) <= min(k, len(expected))
     assert found == sorted(set(found) & set(expected), key=scored_order)
+    assert found[0][0] <= 0.0
     if exact:
         assert [cost for cost, _ in found] == [cost for cost, _ in expected[:k]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 8))
+def test_beam_search_as_wide_as_there_are_sets_finds_them(seed: int, n: int) -> None:
+    inputs = random_inputs(seed, n)
+    problem = _Problem.of(*inputs)
+    cliques = _maximal_cliques(problem.neighbours)
+    multipliers = _greedy_multipliers(problem, cliques, least_marginals(*inputs))
+    order = _branching_order(problem, multipliers)
+    found = _beam_search(_Bound(problem, multipliers), order, 2**n)
+    assert sorted(found, key=scored_order) == all_sets(inputs)
 
 
 def test_best_independent_sets_of_a_hard_crowd_end_at_the_limit() -> None:
@@ -94,7 +114,7 @@ def test_best_independent_sets_of_a_hard_crowd_end_at_the_limit() -> None:
     upper = np.triu(rng.random((n, n)) < 0.3, 1)
     inputs = np.eye(n, dtype=bool), -rng.integers(90, 110, n) * 1.0, np.zeros(n), upper | upper.T
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(independent_sets, "_MAX_STATES", 300)
+        patch.setattr(independent_sets, "_MAX_WORK", 600_000)
         found, exact = best_independent_sets(*inputs, 8)
     assert not exact
     assert len(found) == 8
@@ -106,6 +126,41 @@ def test_best_independent_sets_of_a_hard_crowd_end_at_the_limit() -> None:
         if not inputs[3][i, greedy].any():
             greedy.append(int(i))
     assert found[0][0] < inputs[1][greedy].sum()
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 1.0])
+def test_best_independent_sets_of_ragged_masks_end_at_the_limits(tolerance: float) -> None:
+    """Work is counted, not timed: a linear program over all of their atoms takes a minute."""
+    rng = np.random.default_rng(1)
+    decomposed = atoms(rng.random((30, 96, 128)) < 0.3)
+    evidence = rng.normal(0.0, 1.0, len(decomposed.areas))
+    conflict = conflict_graph(decomposed.intersections(), tolerance)
+    rows, work = [], []
+
+    def linear_program(*arguments: Any, **options: Any) -> Any:
+        rows.append(options["A_ub"].shape[0])
+        found = linprog(*arguments, **options)
+        assert found.nit <= rows[-1]
+        return found
+
+    class Counted(_Bound):
+        def __call__(self, state: _State) -> float:
+            value = super().__call__(state)
+            work.append(self.work)
+            return value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(independent_sets, "_MAX_ROWS", 600)
+        patch.setattr(independent_sets, "_MAX_WORK", 2_000_000)
+        patch.setattr("scipy.optimize.linprog", linear_program)
+        patch.setattr(independent_sets, "_Bound", Counted)
+        found, exact = best_independent_sets(
+            decomposed.membership, evidence, np.zeros(30), conflict, 10
+        )
+    assert not exact
+    assert rows[0] <= 600
+    assert max(work) < 3 * 2_000_000
+    assert found[0][0] <= 0.0
 
 
 @settings(max_examples=60, deadline=None)

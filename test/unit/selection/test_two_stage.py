@@ -52,7 +52,7 @@ def test_select_clip_is_not_optimal_if_stage_1_of_a_frame_came_to_its_limit(
 ) -> None:
     inputs = random_inputs(1, 3, 3)
     assert run(inputs, paper())[0].optimal
-    monkeypatch.setattr(independent_sets, "_MAX_STATES", 0)
+    monkeypatch.setattr(independent_sets, "_MAX_WORK", 0)
     selection, _ = run(inputs, paper())
     assert not selection.optimal
     assert selection.lower_bound == selection.energy  # stage 2 is
