@@ -10,7 +10,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,7 +119,9 @@ class Pipeline:
         """
         if prefetch is None:
             prefetch = has_idle_core(resolve_device(self.config.device))
-        stage: Callable[[Generator[T, None, None]], Iterator[T]] = prefetched if prefetch else iter
+        stage: Callable[[Generator[T, None, None]], Iterator[T]] = (
+            partial(prefetched, stopping=Event()) if prefetch else iter
+        )
         clips = stage(clip for clip in self.clips(source) if clip.clip_id >= first_clip)
         perceived = stage((clip, self.perceive(clip)) for clip in clips)
         return stage(self.select(clip, cues) for clip, cues in perceived)
