@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ament_index_python.packages import get_package_prefix, get_package_share_directory
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -22,6 +22,7 @@ from launch.actions import (
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch_ros.substitutions import ExecutableInPackage
 
 from gbopt_ros.nodes.launching import end_all
 
@@ -58,8 +59,8 @@ def play(context: LaunchContext) -> list[ExecuteProcess]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    program = Path(get_package_prefix("gbopt_ros"), "lib", "gbopt_ros", "gbopt")
-    command = [str(program), "play", value("bag"), "--to", CAMERA, "--rate", value("rate")]
+    program = ExecutableInPackage("gbopt", "gbopt_ros")
+    command = [program, "play", value("bag"), "--to", CAMERA, "--rate", value("rate")]
     if value("namespace"):
         command += ["--namespace", value("namespace")]
     command.append("--lockstep" if value("lockstep") == "true" else "--finish")

@@ -87,13 +87,12 @@ def test_a_process_that_ends_ends_the_others_unless_they_do_not_need_it() -> Non
     assert on_exit_of(nodes(respawn="true")["composed"]) is None
 
 
-def test_replay_ends_with_its_player_and_fails_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_ends_with_its_player_and_fails_with_it() -> None:
     module, context = load("replay"), launch.LaunchContext()
     context.launch_configurations.update({
         "bag": "/data/monday", "rate": "2.0", "lockstep": "true", "learner": "false",
         "namespace": "",
     })  # fmt: skip
-    monkeypatch.setattr(module, "get_package_prefix", lambda package: "/opt/robot")
     (player,) = module.play(context)
     assert on_exit_of(player) is end_all
 
