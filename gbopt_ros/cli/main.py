@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gbopt_ros.process import leave
+from gbopt_ros.process import leave, share_cores
 
 VERBS = (
     "demo", "bag", "replay", "bulk", "learn", "export", "review", "import", "calibrate", "evaluate",
@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> None:
     """The program `gbopt`: `main`, and the end of the process."""
+    share_cores()
     status = main()
     if "rclpy" in sys.modules:  # the verb has closed its nodes
         leave(status)

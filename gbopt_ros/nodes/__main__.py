@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from gbopt_ros.nodes.wiring import NODES, enclave
-from gbopt_ros.process import exit_on_signals, leave
+from gbopt_ros.process import exit_on_signals, leave, share_cores
 
 PROGRAMS = ("composed", *NODES)
 
@@ -24,6 +24,7 @@ def run(name: str, arguments: Sequence[str]) -> NoReturn:
         arguments: command line, as for any ROS node.
     """
     exit_on_signals()
+    share_cores()
     command_line = [name, "--ros-args", *enclave(name), "--", *arguments]
     leave(import_module(f"gbopt_ros.nodes.{name}").main(command_line))
 
