@@ -26,6 +26,7 @@ from support.digests import ROOT, replay
 from gbopt_ros.config import LearningConfig
 from gbopt_ros.io.datasets.coco import load_coco_dir
 from gbopt_ros.learning.data.datasets import CocoInstances
+from gbopt_ros.learning.training import trainer
 from gbopt_ros.learning.training.fine_tuning import fine_tune
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.models.detection import load_mask_rcnn
@@ -96,8 +97,15 @@ def as_rles(masks: list[Any], size: list[int]) -> list[Rle]:
     return [Rle(size=size, counts=counts) for counts, _ in masks]
 
 
-def test_fine_tune_moves_weights_as_far_as_the_golden_run(golden: Any) -> None:
-    """On labelled images alone: what is selected differs a little from machine to machine."""
+def test_fine_tune_moves_weights_as_far_as_the_golden_run(
+    golden: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On labelled images alone: what is selected differs a little from machine to machine.
+
+    In float32 on all of them: with the bfloat16 of some processors, weights of small gradients move
+    by half as much again.
+    """
+    monkeypatch.setattr(trainer, "has_fast_bfloat16", lambda _: False)
     parent, _ = load_mask_rcnn(ROOT / "demo/weights/proposals.safetensors")
     labelled = CocoInstances(load_coco_dir(ROOT / "demo/rehearsal"))
     config = LearningConfig(iterations=STEPS, batch_size=4, warmup=1)
