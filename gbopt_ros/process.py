@@ -9,9 +9,11 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+SPIN_COUNT = "1000"
+"""Turns after which a waiting thread of torch sleeps; 300,000 unless told otherwise."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _caught: list[int] = []
-_SPIN_COUNT = "1000"  # turns; 300,000 unless told otherwise
 
 
 def share_cores() -> None:
@@ -22,7 +24,7 @@ def share_cores() -> None:
     of its turn, and so take the cores from both. What the environment says about it holds.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def exit_on_signals() -> None:
