@@ -200,7 +200,7 @@ class LearnerNode(PipelineNode):
         self, session: str, masks: Any, image: Image, folder: Path
     ) -> SelectedFrame:
         path = folder / f"{masks.frame_index}.jpg"
-        encode_image(image, "jpeg", _JPEG_QUALITY).tofile(path)
+        path.write_bytes(encode_image(image, "jpeg", _JPEG_QUALITY).tobytes())
         return SelectedFrame(
             recording=session,
             clip_id=masks.clip_id,

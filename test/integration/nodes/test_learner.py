@@ -18,12 +18,14 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="no ROS: neither sourced nor as wheels")
 pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 
+import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 from support.detectron2_networks import needs_detectron2, tiny_detectron2, write_config
+from support.disk import files_of_at_most
 from support.forks import ForkedProgram
 from support.networks import save_random_weights, tiny_mask_rcnn
 from support.onnx_networks import needs_onnx, save_bright_yolo
@@ -367,6 +369,23 @@ def test_learner_leaves_nothing_of_a_clip_that_it_could_not_store(
         assert [path.parent.parent for path in places[0]] == [store] * 4
         assert not any(path.exists() for path in places[0])
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_learner_stores_no_part_of_an_image_on_a_full_disk(
+    ros_domain_id: int, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    store, rng = tmp_path / "store", np.random.default_rng(0)
+    noise = rng.integers(0, 256, (480, 640, 3), np.uint8)  # 300 kB as JPEG
+    frames = [replace(frame, image=noise) for frame in disc_frames(4)]
+    with with_learner(ros_domain_id, ros_arguments(weights, **learning(store))) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        with files_of_at_most(200_000):
+            play_frames(made, frames)
+            made.wait(lambda: learner.health.counted("failures") == 1, "the failure")
+        told = learner.health.status("", "active", {}).message
+        assert told == f"{store}: cannot be written: File too large"
+        assert not list(store.rglob("*.jpg"))
 
 
 def test_latency_of_the_learner_counts_the_wait_of_a_clip(
