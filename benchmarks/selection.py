@@ -5,7 +5,7 @@
 
 Parts, all by default: `paper_reference` (the paper's algorithm on the recording's proposals),
 `stage1` and `stage2` (times), `growth` (with a plot), `crowds` (stage 1 with N = 100 on crowded
-frames), `flow_runs`, `memory`, `share` (share of the whole time, with a profile) and `lag` (waiting
+frames), `limits` (stage 1 on frames too hard to search to the end), `flow_runs`, `memory`, `share` (share of the whole time, with a profile) and `lag` (waiting
 time and extra energy of an early decision). Times are medians of the CPU time of one process on one
 thread; the spread beside them is the noise of the machine. Exit status 1 if results that must be
 equal are not.
@@ -58,6 +58,7 @@ PARTS = (
     "stage2",
     "growth",
     "crowds",
+    "limits",
     "flow_runs",
     "memory",
     "share",
@@ -305,6 +306,25 @@ def crowds(frames: int) -> dict[str, Any]:
     return found
 
 
+def limits() -> dict[str, Any]:
+    """Seconds of stage 1, K = 10, for masks on white noise, which reach its limit of work."""
+    rng = np.random.default_rng(0)
+    crowds = {f"{n} ellipses": crowded(0, n, VGA)[0] for n in (150, 200, 300)}
+    noise = {
+        f"30 masks of pixel noise, {width}x{height}": mask_ops.encode_all(
+            rng.random((30, height, width)) < 0.1
+        )
+        for height, width in ((96, 128), (240, 320))
+    }
+    found = {}
+    for name, rles in (crowds | noise).items():
+        height, width = rles[0]["size"]
+        background = rng.random((height, width), np.float32)
+        work = partial(_stage1_of, rles, background, 10, SelectionConfig.overlap_tolerance)
+        found[name] = round(milliseconds(work, 2)["median"] / 1000, 1)
+    return found
+
+
 def growth(out: Path) -> dict[str, Any]:
     """Stage 1 on random frames, one of N, K and H x W varied at a time; a plot in `out`."""
     import matplotlib
@@ -496,6 +516,7 @@ def main() -> int:
         "stage2": stage2,
         "growth": lambda: growth(args.out),
         "crowds": lambda: crowds(20 if args.quick else 200),
+        "limits": limits,
         "flow_runs": lambda: flow_runs(clips(), config, args.exhaustive),
         "memory": lambda: memory(few(), config),
         "share": lambda: share(source, config, args.frames),
