@@ -5,10 +5,10 @@
 
 Parts, all by default: `paper_reference` (the paper's algorithm on the recording's proposals),
 `stage1` and `stage2` (times), `growth` (with a plot), `crowds` (stage 1 with N = 100 on crowded
-frames), `limits` (stage 1 on frames too hard to search to the end), `flow_runs`, `memory`, `share` (share of the whole time, with a profile) and `lag` (waiting
-time and extra energy of an early decision). Times are medians of the CPU time of one process on one
-thread; the spread beside them is the noise of the machine. Exit status 1 if results that must be
-equal are not.
+frames), `limits` (stage 1 on frames too hard to search to the end), `flow_runs`, `memory`, `share`
+(share of the whole time, with a profile) and `lag` (waiting time and extra energy of an early
+decision). Times are medians of the CPU time of one process on one thread; the spread beside them is
+the noise of the machine. Exit status 1 if results that must be equal are not.
 """
 
 from __future__ import annotations
