@@ -15,8 +15,8 @@ def kept_heap() -> Iterator[None]:
     """Within it glibc does not give freed memory back to the kernel.
 
     A training step on a CPU frees hundreds of megabytes, which the kernel would fill with zeros,
-    page by page, in the next one: up to a tenth of its time. At the end all of it is given back, for a
-    learner that waits for its next round. Other allocators are left as they are.
+    page by page, in the next one: up to a tenth of its time. At the end all of it is given back,
+    for a learner that waits for its next round. Other allocators are left as they are.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
