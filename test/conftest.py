@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -21,6 +22,10 @@ for _variable in (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM",
 ):  # fmt: skip
     os.environ[_variable] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+
+# A shell that starts the tests in the background has them ignore what tests of signals send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set by pytest for every test, by torch when it first touches CUDA or steps an optimiser, by OpenCV
 # when it is imported, and for OpenCV's FFmpeg by the module that reads videos.
