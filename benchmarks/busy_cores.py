@@ -42,11 +42,11 @@ class Row:
 
 
 def measure(steps: int) -> dict[str, float]:
-    """Wall seconds of the networks for a frame, and of a step of learning, in this process."""
+    """Wall times of the networks and of a step of learning on the CPU, in this process."""
     import torch
 
     from gbopt_ros import Pipeline
-    from gbopt_ros.config import LearningConfig
+    from gbopt_ros.config import Config, LearningConfig
     from gbopt_ros.demo.data import REHEARSAL
     from gbopt_ros.io.datasets.coco import load_coco_dir
     from gbopt_ros.io.resources import SEED_PROPOSALS, find_resource
@@ -54,7 +54,7 @@ def measure(steps: int) -> dict[str, float]:
     from gbopt_ros.learning.training.fine_tuning import fine_tune
     from gbopt_ros.models.detection import load_mask_rcnn
 
-    pipeline = Pipeline()
+    pipeline = Pipeline(Config(device="cpu"))
     clip = next(iter(pipeline.clips(find_resource("demo/recording"))))
     clip = replace(clip, frames=clip.frames[:_FRAMES])
     times = []
