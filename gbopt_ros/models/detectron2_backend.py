@@ -21,6 +21,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import GeneralizedRCNN, detector_postprocess
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
@@ -110,6 +111,7 @@ def build_detectron2(config: CfgNode, source: str) -> Detectron2MaskRcnn:
     config = config.clone()
     config.defrost()
     config.MODEL.DEVICE = "cpu"
+    config.MODEL.PROPOSAL_GENERATOR.NAME = IgnoringRpn.__name__
     config.MODEL.ROI_HEADS.NAME = AgnosticRoiHeads.__name__
     try:
         return Detectron2MaskRcnn(config)
@@ -209,6 +211,22 @@ class InputTransform(nn.Module):
         return (image.flip(0) if self._reverse else image) * 255.0
 
 
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class IgnoringRpn(RPN):
+    """Region proposals that do not learn ignore regions as objects."""
+
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As `RPN`; an anchor that matches an ignore region best is unknown, -1."""
+        labels, matched = super().label_and_sample_anchors(anchors, gt_instances)
+        for label, boxes, truth in zip(labels, matched, gt_instances, strict=True):
+            ignored = truth.gt_boxes.tensor[truth.gt_classes < 0]
+            on_ignored = (boxes[:, None] == ignored).all(dim=2).any(dim=1)
+            label[on_ignored & (label == 1)] = -1
+        return labels, matched
+
+
 @ROI_HEADS_REGISTRY.register()
 class AgnosticRoiHeads(StandardROIHeads):
     """Box and mask heads that use each region with its likeliest class.
@@ -288,7 +306,7 @@ class AgnosticRoiHeads(StandardROIHeads):
 def _instances(target: dict[str, Tensor], size: Sequence[int]) -> Instances:
     """The `Instances` of a torchvision target, scaled to the network's input.
 
-    detectron2 samples no region whose ground truth has class -1.
+    detectron2's heads sample no region whose ground truth has class -1, nor does `IgnoringRpn`.
 
     Args:
         size: (height, width) of the network's input.
