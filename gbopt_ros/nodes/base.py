@@ -85,7 +85,9 @@ class PipelineNode(LifecycleNode):
         self.settings: Any = parameters.with_values(self.SETTINGS(), self._parameter_values())
         config = load_config(self.settings.profile or None)
         parameters.declare(self, config, (*self.SECTIONS, "device"))
-        self.config = parameters.with_values(config, self._parameter_values())
+        # Also what was given to all nodes and is a parameter of others, such as the clip length.
+        given = {name: each.value for name, each in self._parameter_overrides.items()}
+        self.config = parameters.with_values(config, given | self._parameter_values())
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)

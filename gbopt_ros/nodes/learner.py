@@ -107,7 +107,7 @@ class LearnerNode(PipelineNode):
             "clips", self._add_clip, capacity=4
         )
         self._collector = ClipCollector(
-            self.settings.max_buffered_frames,
+            self.settings.buffered_frames(self.config.clip.length),
             lambda clip: self._storing.put((clip, time.monotonic())),
         )
         self._training = self.worker("training", self._train, capacity=1)

@@ -53,9 +53,8 @@ class Objects3dNode(PipelineNode):
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         super().__init__(bus, **options)
-        self._frames = RgbdBuffer(
-            self.settings.max_buffered_frames, round(self.settings.max_stamp_gap_s * 1e9)
-        )
+        self._capacity = self.settings.buffered_frames(self.config.clip.length)
+        self._frames = RgbdBuffer(self._capacity, round(self.settings.max_stamp_gap_s * 1e9))
 
     def configure(self) -> None:
         self._transforms = Transforms(self, self.settings.target_frame)
@@ -79,9 +78,7 @@ class Objects3dNode(PipelineNode):
         self._depth_count = 0
         self._frames.clear()
         self._pairs.clear()
-        self._jobs = self.worker(
-            "objects", self._handle, capacity=self.settings.max_buffered_frames
-        )
+        self._jobs = self.worker("objects", self._handle, capacity=self._capacity)
 
     def cleanup(self) -> None:
         self._frames.clear()

@@ -65,8 +65,9 @@ class SelectorNode(PipelineNode):
 
     def __init__(self, bus: IntraProcessBus | None = None, **options: Any) -> None:
         super().__init__(bus, **options)
+        self._capacity = self.settings.buffered_frames(self.config.clip.length)
         self._assembly = ClipAssembly(
-            self._on_ready, self._publish_done, self._on_lost, self.settings.max_buffered_frames
+            self._on_ready, self._publish_done, self._on_lost, self._capacity
         )
 
     def configure(self) -> None:
@@ -143,11 +144,10 @@ class SelectorNode(PipelineNode):
             if age > 0:
                 self.health.count("clips left out")
                 return
-        if len(message.stamps) > self.settings.max_buffered_frames:
+        if len(message.stamps) > self._capacity:
             complaint = (
                 f"a clip of {len(message.stamps)} frames does not fit max_buffered_frames "
-                f"({self.settings.max_buffered_frames}): shorten clip.length, or start selector "
-                "and learner with a larger max_buffered_frames"
+                f"({self._capacity}): shorten clip.length, or start all nodes with it"
             )
             self.health.fail(complaint)
             self.get_logger().error(complaint, throttle_duration_sec=60.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gbopt_ros.config import ConfigSection, setting
 
 TRANSPORTS = ("raw", "compressed")
+_ON_THEIR_WAY = 36  # frames beside those of clips: in flight, and on the topics between the nodes
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,24 @@ class ProposalSettings(StoreSettings):
 
 
 @dataclass(frozen=True)
-class SelectorSettings(NodeSettings):
+class BufferSettings(NodeSettings):
+    """Parameters of the nodes that hold frames until their clip is selected."""
+
+    max_buffered_frames: int = setting(
+        0,
+        "Maximum number of frames that are held until their clip ends, or until their masks come, "
+        "and of images of each other kind (0: those of two clips, and 36). A smaller number takes "
+        "less memory; two clips and the frames in flight must fit.",
+        low=0, fixed=True,
+    )  # fmt: skip
+
+    def buffered_frames(self, clip_length: int) -> int:
+        """`max_buffered_frames`, or what clips of a length need."""
+        return self.max_buffered_frames or 2 * clip_length + _ON_THEIR_WAY
+
+
+@dataclass(frozen=True)
+class SelectorSettings(BufferSettings):
     """Parameters of the selector itself."""
 
     queue: int = setting(
@@ -118,11 +136,6 @@ class SelectorSettings(NodeSettings):
         "No effect on goals with from_now.",
         above=0.0,
     )
-    max_buffered_frames: int = setting(
-        96,
-        "Maximum number of frames that are held. Two clips and the frames in flight must fit.",
-        low=4, fixed=True,
-    )  # fmt: skip
     stall_timeout_s: float = setting(
         10.0,
         "Time after which an incomplete clip is given up if no frame is finished any more, or "
@@ -132,7 +145,7 @@ class SelectorSettings(NodeSettings):
 
 
 @dataclass(frozen=True)
-class LearnerSettings(StoreSettings):
+class LearnerSettings(StoreSettings, BufferSettings):
     """Parameters of the learner node."""
 
     rehearse: str = setting(
@@ -158,13 +171,6 @@ class LearnerSettings(StoreSettings):
         "is called).",
         low=0,
     )
-    max_buffered_frames: int = setting(
-        96,
-        "Maximum number of images that wait for their masks. As many frames may wait for the end "
-        "of their clip.",
-        low=1,
-        fixed=True,
-    )
     niceness: int = setting(
         10,
         "Niceness that the process adds to its own. A larger value gives the other nodes more CPU "
@@ -180,7 +186,7 @@ class LearnerSettings(StoreSettings):
 
 
 @dataclass(frozen=True)
-class Objects3dSettings(NodeSettings):
+class Objects3dSettings(BufferSettings):
     """Parameters of the node that finds the objects in space."""
 
     target_frame: str = setting(
@@ -212,16 +218,10 @@ class Objects3dSettings(NodeSettings):
         "camera that takes them one after the other, and adds its motion as an error.",
         low=0.0, fixed=True,
     )  # fmt: skip
-    max_buffered_frames: int = setting(
-        96,
-        "Maximum number of colour images that wait for their masks, of their depth images, and of "
-        "the newest depth images. Two clips and the frames in flight must fit.",
-        low=4, fixed=True,
-    )  # fmt: skip
 
 
 SECTIONS = (
-    NodeSettings, ClipBufferSettings, StoreSettings, ProposalSettings, SelectorSettings,
-    LearnerSettings, Objects3dSettings,
+    NodeSettings, ClipBufferSettings, StoreSettings, ProposalSettings, BufferSettings,
+    SelectorSettings, LearnerSettings, Objects3dSettings,
 )  # fmt: skip
 """The parameters of all nodes."""

@@ -46,13 +46,14 @@ from gbopt_ros.models.weights import PROPOSALS, sha256_of
 from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
 from gbopt_ros.nodes import health, proposal
 from gbopt_ros.nodes.background import BackgroundNode
-from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PipelineNode
 from gbopt_ros.nodes.clip_buffer import ClipBufferNode, ClipBufferSettings
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.flow import main as flow_main
 from gbopt_ros.nodes.learner import LearnerNode, LearnerSettings
 from gbopt_ros.nodes.messages import Stamped, make_header, stamp_ns
+from gbopt_ros.nodes.objects_3d import Objects3dNode
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode, SelectorSettings
@@ -243,6 +244,30 @@ def test_profile_gives_the_defaults_of_parameters(ros_domain_id: int, tmp_path: 
     with Graph(ros_domain_id, lambda c: [ClipBufferNode(context=c)], arguments) as made:
         clip = made.nodes["clip_buffer"].config.clip
     assert (clip.length, clip.overlap) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("profile:=paper", 2 * 180 + 36),
+        ("clip.length:=40", 2 * 40 + 36),  # of all nodes, though a parameter of one of them
+        ("max_buffered_frames:=50", 50),
+    ],
+)
+def test_nodes_hold_the_frames_of_two_clips(
+    ros_domain_id: int, given: str, expected: int, tmp_path: Path
+) -> None:
+    arguments = ["--ros-args", "-p", given, "-p", f"store:={tmp_path / 'store'}"]
+
+    def make(context: rclpy.Context) -> list[PipelineNode]:
+        return [kind(context=context) for kind in (SelectorNode, Objects3dNode, LearnerNode)]
+
+    with Graph(ros_domain_id, make, arguments) as made:
+        learner = made.nodes["learner"]
+        assert learner.start()
+        assert made.nodes["selector"]._assembly._capacity == expected
+        assert made.nodes["objects_3d"]._frames._capacity == expected
+        assert learner._collector._capacity == expected
 
 
 @pytest.mark.parametrize(
