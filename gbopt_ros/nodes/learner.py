@@ -102,6 +102,7 @@ class LearnerNode(PipelineNode):
         self._last_progress = 0.0
         self._goal: Any = None  # of the action that the training is for
         self._told = ""  # the newest progress
+        self._iterations = self.config.learning.iterations  # of the training, or the next one
         # What is stored, and when it was complete.
         self._storing: Worker[tuple[CollectedFrames, float]] = self.worker(
             "clips", self._add_clip, capacity=4
@@ -252,10 +253,12 @@ class LearnerNode(PipelineNode):
     def _learn(self, reason: str, cancel: threading.Event) -> str:
         """Train once; returns the name of the version that is published, "" if none is."""
         self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
+        config = self.config  # what is set from now on is for the next training
+        self._iterations = config.learning.iterations
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
         try:
             learnt = self._store.learn(
-                self.config,
+                config,
                 rehearsal=self._rehearsal,
                 validation=self._validation,
                 on_step=partial(self._on_step, cancel),
@@ -291,7 +294,7 @@ class LearnerNode(PipelineNode):
         goal = self._goal
         if cancel.is_set() or (goal is not None and goal.is_cancel_requested):
             raise _Cancelled
-        now, last = time.monotonic(), step == self.config.learning.iterations
+        now, last = time.monotonic(), step == self._iterations
         if last or now - self._last_progress >= _PROGRESS_PERIOD_S:
             self._last_progress = now
             state = _STATES.STATE_CHECKING if last else _STATES.STATE_TRAINING
@@ -374,7 +377,7 @@ class LearnerNode(PipelineNode):
             state=state,
             parent="" if state == _STATES.STATE_IDLE else self._parent(),
             iteration=step,
-            iterations=self.config.learning.iterations,
+            iterations=self._iterations,
             loss=loss,
             clips=self._clips_stored,
             masks=self._masks_stored,

@@ -48,7 +48,7 @@ from gbopt_ros.nodes.clip_collector import CollectedFrames
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.learner import LearnerNode
 from gbopt_ros.nodes.player import Player, looped
-from gbopt_ros.structures import Calibration, Frame
+from gbopt_ros.structures import Calibration, Frame, GboptError
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -514,6 +514,35 @@ def test_deactivate_stops_training(
         learner.trigger_deactivate()
         made.wait(lambda: progress[-1].state == TrainingProgress.STATE_FAILED, "the end")
     assert Store(tmp_path / "store").models.current() is None
+
+
+def test_progress_counts_the_steps_of_the_training_that_runs(
+    ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parameter that is set meanwhile is that of the next one."""
+
+    def learn(store: Store, config: Any, *, on_step: Any, **_: Any) -> None:
+        changed = Parameter("learning.iterations", value=2)
+        assert learner.set_parameters([changed])[0].successful
+        for step in (2, config.learning.iterations):
+            learner._last_progress = 0.0
+            on_step(step, 0.0)
+        raise GboptError("enough")
+
+    monkeypatch.setattr(Store, "learn", learn)
+    arguments = ros_arguments(None, **learning(tmp_path / "store", **{"learning.iterations": 3}))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        progress = made.observe(TrainingProgress, PROGRESS, LINK_QOS)
+        learner._masks_stored = 1
+        assert made.call(Trigger, "/learner/train").success
+        made.wait(lambda: progress and progress[-1].state == TrainingProgress.STATE_FAILED, "it")
+    told = [(p.state, p.iteration, p.iterations) for p in progress if p.iteration]
+    assert told == [
+        (TrainingProgress.STATE_TRAINING, 2, 3),
+        (TrainingProgress.STATE_CHECKING, 3, 3),
+    ]
 
 
 def test_deactivate_stops_training_before_the_first_step(
