@@ -30,7 +30,14 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.command_line import config_of, make_parser, run_facts, start
+from experiments.command_line import (
+    Distinct,
+    check_apart,
+    config_of,
+    make_parser,
+    run_facts,
+    start,
+)
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import Config, OutlineConfig, SelectionConfig, load_config
 from gbopt_ros.config.load import bundled_profile
@@ -293,7 +300,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     profile = bundled_profile("paper")
     parser = make_parser(__doc__, "benchmark-output/ablation", config=profile)
     names = list(variants(SelectionConfig()))
-    parser.add_argument("recordings", type=Path, nargs="*")
+    parser.add_argument("recordings", type=Path, nargs="*", action=Distinct)
     parser.add_argument("--calibrate", type=Path, help="recording that is not among the others")
     parser.add_argument("--variants", nargs="+", default=names, choices=names)
     parser.add_argument(
@@ -302,6 +309,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     args = parser.parse_args(arguments)
     if not args.quick and not (args.recordings and args.calibrate):
         parser.error("expected recordings and --calibrate, or --quick")
+    if args.calibrate:
+        check_apart(parser, [args.calibrate], args.recordings)
     return args
 
 

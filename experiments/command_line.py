@@ -51,7 +51,7 @@ def add_training_arguments(
     """Add --methods, --rounds, --seeds and --jobs."""
     add_methods_argument(parser, methods, default)
     parser.add_argument("--rounds", type=positive, default=1, help="rounds of select and learn")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2], action=Distinct)
     parser.add_argument("--jobs", type=positive, default=1, help="processes of one thread each")
 
 
@@ -69,16 +69,49 @@ def add_methods_argument(
         return text
 
     parser.add_argument(
-        "--methods", nargs="+", default=list(default), type=name, metavar="METHOD",
+        "--methods", nargs="+", default=list(default), type=name, metavar="METHOD", action=Distinct,
         help=f"{', '.join(known)}; {FILE}PATH: masks made elsewhere, see methods/mask_file.py",
     )  # fmt: skip
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return value
+class Distinct(argparse.Action):
+    """Takes several values, each once: what is given twice would count as two measurements."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        once = {_identity(value): value for value in values}
+        setattr(namespace, self.dest, list(once.values()))
+
+
+def check_apart(
+    parser: argparse.ArgumentParser, fitted: Iterable[Path], judged: Iterable[Path]
+) -> None:
+    """End with an error if something is judged on what it was fitted on."""
+    if both := set(map(_identity, fitted)) & set(map(_identity, judged)):
+        parser.error(f"fitted and judged on the same data: {', '.join(map(str, sorted(both)))}")
+
+
+def _identity(value: Any) -> Any:
+    return value.resolve() if isinstance(value, Path) else value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number from `least` on, for argparse."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
+        return value
+
+    return number
+
+
+positive = at_least(1)
 
 
 def config_of(args: argparse.Namespace, *overrides: str) -> Config:

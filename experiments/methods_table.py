@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from experiments.cache import cache_of
 from experiments.command_line import (
+    Distinct,
     add_methods_argument,
     config_of,
     make_parser,
@@ -76,7 +77,7 @@ class Row:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/methods")
-    parser.add_argument("sequences", type=Path, nargs="*", metavar="SEQUENCE")
+    parser.add_argument("sequences", type=Path, nargs="*", metavar="SEQUENCE", action=Distinct)
     parser.add_argument("--environment", type=int, metavar="SEED", help="a recording of Tabletop")
     parser.add_argument(
         "--share", type=float, default=1.0, help="of each sequence, from its beginning"

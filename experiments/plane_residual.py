@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from experiments.command_line import start
+from experiments.command_line import Distinct, check_apart, start
 from experiments.tabletop import RECORDING_NAME, Recording
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import load_config
@@ -40,10 +40,13 @@ Pixels = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--fit", type=Path, nargs="+", required=True, help="splits of video")
-    parser.add_argument("--judge", type=Path, nargs="+", required=True, help="other splits")
+    several = {"type": Path, "nargs": "+", "required": True, "action": Distinct}
+    parser.add_argument("--fit", **several, help="splits of video")
+    parser.add_argument("--judge", **several, help="other splits")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    check_apart(parser, args.fit, args.judge)
+    return args
 
 
 def run(args: argparse.Namespace) -> None:

@@ -30,7 +30,14 @@ from numpy.typing import NDArray
 
 from experiments import ablation
 from experiments.cache import digest
-from experiments.command_line import config_of, make_parser, positive, run_facts, start
+from experiments.command_line import (
+    Distinct,
+    config_of,
+    make_parser,
+    positive,
+    run_facts,
+    start,
+)
 from experiments.recordings import networks_of, truth_of
 from gbopt_ros.config import Config, TrackConfig
 from gbopt_ros.config.background import BUNDLED
@@ -226,7 +233,7 @@ def joined_labels(
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/real-selection")
-    parser.add_argument("sequences", type=Path, nargs="+")
+    parser.add_argument("sequences", type=Path, nargs="+", action=Distinct)
     parser.add_argument("--proposals", nargs="+", default=[""], help="files (default: the bundled)")
     parser.add_argument(
         "--backgrounds", nargs="+", default=["bundled"], help="values of background.weights"

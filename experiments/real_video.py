@@ -31,6 +31,7 @@ import numpy as np
 from experiments import tables
 from experiments.cache import digest, digest_of_files
 from experiments.command_line import (
+    Distinct,
     add_training_arguments,
     config_of,
     make_parser,
@@ -88,7 +89,7 @@ class Beginning:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "benchmark-output/real-video")
-    parser.add_argument("sequences", type=Path, nargs="+")
+    parser.add_argument("sequences", type=Path, nargs="+", action=Distinct)
     parser.add_argument("--photographs", type=Path, metavar="COCO_DIR", help="judged too")
     parser.add_argument("--rehearse", type=Path, metavar="COCO_DIR", help="default: the demo's")
     add_training_arguments(parser, dict.fromkeys([*COMPARED, *OTHERS]), COMPARED)

@@ -17,7 +17,7 @@ from typing import Any
 
 import matplotlib
 
-from experiments.command_line import start
+from experiments.command_line import Distinct, start
 from experiments.training import Result
 from experiments.training_masks import METHODS, OTHERS, TrainingMasks, label_of
 from gbopt_ros.evaluation.coco_metrics import METRICS
@@ -248,7 +248,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The table of several runs of one experiment.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json", action=Distinct)
     parser.add_argument("--figure", type=Path, metavar="SVG")
     return parser.parse_args(arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,13 +121,7 @@ def test_judged_frames_are_not_learnt_from(sequence: Path) -> None:
 
 
 def test_run_refuses_two_sequences_of_one_name(sequence: Path, tmp_path: Path) -> None:
-    arguments = [
-        str(sequence),
-        str(sequence),
-        "--out",
-        str(tmp_path / "out"),
-        "--methods",
-        "before",
-    ]
+    other = shutil.copytree(sequence, tmp_path / "elsewhere" / sequence.name)
+    arguments = [str(sequence), str(other), "--out", str(tmp_path / "out"), "--methods", "before"]
     with pytest.raises(GboptError, match="same name"):
         real_video.run(real_video.parse_arguments(arguments))
