@@ -93,8 +93,9 @@ def learn(
             `proposal.weights`.
 
     Raises:
-        GboptError: there is nothing to learn from, a loss was not finite, weights cannot be
-            loaded, the store was begun with another network, or another process writes it.
+        GboptError: there is nothing to learn from, a loss or a gradient was not finite,
+            weights cannot be loaded, the store was begun with another network, or another process
+            writes it.
     """
     with models.lock.held("learning"):
         return _learn(

@@ -43,7 +43,7 @@ def fine_tune(
     selected masks.
 
     Raises:
-        GboptError: a loss is not finite.
+        GboptError: a loss or a gradient is not finite.
         ValueError: there is no dataset at all.
     """
     datasets, chosen = _datasets(selected, rehearsal, config)

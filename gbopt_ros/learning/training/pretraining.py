@@ -65,7 +65,7 @@ def pretrain_proposals(
         partial: images in which not every object is labelled, `partial_share` of every batch.
 
     Raises:
-        GboptError: a loss is not finite, or a file cannot be read or does not fit.
+        GboptError: a loss or a gradient is not finite, or a file cannot be read or does not fit.
     """
     torch.manual_seed(config.seed)
     network = build_mask_rcnn(config.proposal_architecture)
@@ -114,8 +114,8 @@ def pretrain_background(
             is unlabelled there counts as the teacher's foreground maps say, or not at all.
 
     Raises:
-        GboptError: a loss is not finite, a file cannot be read or does not fit, or the backbone
-            needs more images a process.
+        GboptError: a loss or a gradient is not finite, a file cannot be read or does not fit, or
+            the backbone needs more images a process.
     """
     torch.manual_seed(config.seed)
     network = build_background(config.background_architecture)

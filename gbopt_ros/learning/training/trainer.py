@@ -104,7 +104,8 @@ def train(
         The trained network (the moving average where there is one) and the losses of every step.
 
     Raises:
-        GboptError: a loss is not finite, or the checkpoint does not fit or cannot be written.
+        GboptError: a loss or a gradient is not finite, or the checkpoint does not fit or cannot be
+            written.
     """
     device = next(network.parameters()).device
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -130,13 +131,13 @@ def train(
             group["lr"] = peak * rate_at(step, iterations, warmup, lr_milestones, warmup_start)
         optimizer.zero_grad(set_to_none=True)
         values = _sum_gradients(model, next(batches), losses_of, device)
-        if not math.isfinite(values["total"]):
-            raise GboptError(
-                f"{title}: loss is not finite at step {step} ({values}); nothing was saved. "
-                "Lower the learning rate or look at the training masks."
-            )
-        if max_gradient_norm:
-            nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm or math.inf)
+        for what, value in (("loss", values["total"]), ("gradient", norm.item())):
+            if not math.isfinite(value):
+                raise GboptError(
+                    f"{title}: {what} is not finite at step {step} ({values}); nothing was saved. "
+                    "Lower the learning rate or look at the training masks."
+                )
         optimizer.step()
         if averaged is not None:
             _update_average(averaged, network, min(ema_decay, (1 + step) / (10 + step)))

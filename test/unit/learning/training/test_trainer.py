@@ -107,6 +107,19 @@ def test_train_aborts_on_a_loss_that_is_not_finite(bad: float) -> None:
     assert network.weight.item() == pytest.approx(1.0 - 0.1 * 2)  # the first step alone
 
 
+@pytest.mark.parametrize("max_gradient_norm", [0.0, 10.0])
+def test_train_aborts_on_a_gradient_that_is_not_finite(max_gradient_norm: float) -> None:
+    """In the last step no loss would tell: the network would hold values that are not numbers."""
+    network = Scalar(0.0)
+    optimizer = sgd(network.parameters(), lr=0.1)
+    with pytest.raises(GboptError, match="learn: gradient is not finite at step 0"):
+        train(
+            network, no_batches(), lambda network, _: {"loss": network().abs().sqrt()}, optimizer,
+            iterations=1, warmup=0, max_gradient_norm=max_gradient_norm, title="learn",
+        )  # fmt: skip
+    assert network.weight.item() == 0.0
+
+
 def test_train_clips_gradients() -> None:
     network = Scalar()
     optimizer = sgd(network.parameters(), lr=0.5)
