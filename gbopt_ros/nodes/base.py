@@ -163,20 +163,38 @@ class PipelineNode(LifecycleNode):
         return publisher
 
     def subscription(
-        self, message_type: Any, name: str, qos: QoSProfile, callback: Callable[[Any], None]
+        self,
+        message_type: Any,
+        name: str,
+        qos: QoSProfile,
+        callback: Callable[[Any], None],
+        on_lost: Callable[[int], None] | None = None,
     ) -> QoSProfile:
         """Subscribe to messages; as `input`, but on the executor, and exceptions are logged.
+
+        Args:
+            on_lost: called with the number of messages that were published and never came, if the
+                topic has one publisher and the middleware numbers its messages, as Fast DDS does.
+                A process that is too busy to take them loses them, which no event tells.
 
         Returns:
             The QoS in force, which parameters may have changed.
         """
+        last = 0
 
-        def guarded(message: Any) -> None:
-            if self.active:
-                self._attempt(lambda: callback(message), name)
+        def guarded(message: Any, info: Any) -> None:
+            nonlocal last
+            number = info["publication_sequence_number"] or 0
+            missed, last = number - last - 1 if last else 0, number
+            if not self.active:
+                return
+            if on_lost and missed > 0 and self.count_publishers(subscription.topic_name) == 1:
+                on_lost(missed)
+            self._attempt(lambda: callback(message), name)
 
+        create: Any = self.create_subscription  # its annotation has callbacks without info only
         subscription = self.with_qos_overrides(
-            name, qos, partial(self.create_subscription, message_type, self.topic(name), guarded)
+            name, qos, partial(create, message_type, self.topic(name), guarded)
         )
         self._entities.append(lambda: self.destroy_subscription(subscription))
         return subscription.qos_profile

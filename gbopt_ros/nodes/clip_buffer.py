@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rclpy.qos import qos_profile_sensor_data
@@ -37,6 +38,7 @@ _TYPES = dict(zip(TRANSPORTS, IMAGE_TYPES, strict=True))
 _CAMERA_QOS = qos_profile_sensor_data
 _WATCH_PERIOD_S, _LOOK_PERIOD_S = 0.5, 2.0  # of the look for the camera's publishers
 _DROPS_WINDOW_S, _MANY_DROPS = 10.0, 0.1  # share of the frames whose loss is worth a warning
+_LOST = "lost before arrival"  # a count of the diagnostics
 _REASONS = {
     ClipEnd.LENGTH: ClipFrames.REASON_LENGTH,
     ClipEnd.GAP: ClipFrames.REASON_GAP,
@@ -82,8 +84,9 @@ class ClipBufferNode(PipelineNode):
         self.input("~/input/done", HEADERS, LINK_QOS, self._on_done)
         message_type, self._decode = _DECODERS[self.settings.image_transport]
         self._camera_qos = self.subscription(
-            message_type, self._camera, _CAMERA_QOS, self._on_image
-        )
+            message_type, self._camera, _CAMERA_QOS, self._on_image,
+            on_lost=partial(self.health.count, _LOST),
+        )  # fmt: skip
         self.service(Trigger, "~/flush", self._on_flush)
         self.timer(_WATCH_PERIOD_S, self._watch)
 
@@ -91,7 +94,7 @@ class ClipBufferNode(PipelineNode):
         self._received = 0
         self._last_arrival = self._last_frame = time.monotonic()
         self._next_look = 0.0
-        # Time, frames received and frames dropped by then.
+        # Time, frames that were sent or dropped, and frames dropped by then.
         self._drops = deque([(self._last_frame, 0, 0)])
         self._in_flight.clear()
         self._is_heard = self.bus is not None  # within a process all nodes are there from the start
@@ -234,12 +237,13 @@ class ClipBufferNode(PipelineNode):
         self.get_logger().warning(complaint, throttle_duration_sec=30.0)
 
     def _watch_drops(self, now: float) -> None:
-        """Warn while many of the last frames were dropped."""
-        self._drops.append((now, self._received, self.health.counted("dropped")))
+        """Warn while many of the last frames were dropped, or lost before they came here."""
+        gone = self.health.counted("dropped") + self.health.counted(_LOST)
+        self._drops.append((now, gone + self.health.counted("done"), gone))
         while self._drops[0][0] < now - _DROPS_WINDOW_S:
             self._drops.popleft()
-        (_, received, dropped), (_, all_received, all_dropped) = self._drops[0], self._drops[-1]
-        lost, of = all_dropped - dropped, all_received - received
+        (_, all_before, gone_before), (_, all_now, gone_now) = self._drops[0], self._drops[-1]
+        lost, of = gone_now - gone_before, all_now - all_before
         if lost > _MANY_DROPS * of:
             self.health.warn(f"{lost} of the last {of} frames dropped", "drops")
         else:

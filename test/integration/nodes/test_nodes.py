@@ -419,6 +419,23 @@ def test_flush_of_a_busy_clip_buffer_drops_no_frame_and_is_not_dropped(buffer: B
     assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [2]]
 
 
+def test_frames_that_a_busy_process_loses_are_counted(buffer: Buffer) -> None:
+    first, *others = disc_frames(20)
+    graph, node = buffer.graph, buffer.node
+    buffer.send(first)
+    graph.executor.create_task(time.sleep, 2.0)  # it takes no message meanwhile
+    time.sleep(0.2)
+    for frame in others:
+        graph.send(frame, reliability=ReliabilityPolicy.RELIABLE)
+        time.sleep(0.01)
+    graph.wait(lambda: node.facts()["received"] == 6, "those that fit the queue, of depth 5")
+    assert node.health.counted("lost before arrival") == 14
+    graph.wait(lambda: node.health.counted("done") == 4, "the frames that may be in flight")
+    node._watch_drops(time.monotonic())
+    status = node.health.status("", "active", {})
+    assert "14 of the last 18 frames dropped" in status.message
+
+
 @pytest.mark.parametrize("buffer", [{"max_in_flight": 1, "max_wait_s": 60.0}], indirect=True)
 def test_latency_of_the_clip_buffer_counts_the_wait_of_a_frame(buffer: Buffer) -> None:
     first, second = disc_frames(2)
