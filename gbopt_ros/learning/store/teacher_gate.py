@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from gbopt_ros.config import Config, LearningConfig
 from gbopt_ros.config.learning import MIN_STUDENT_CLIPS
 from gbopt_ros.learning.data.datasets import SelectedDataset, SelectedImage
 from gbopt_ros.learning.data.training_set import TrainingSet
-from gbopt_ros.learning.store.gate import Z_95
 from gbopt_ros.masks import iou_matrix
 from gbopt_ros.perception.flow import high_detail_flow, make_flow
 from gbopt_ros.perception.load import load_background_network
@@ -103,7 +103,8 @@ def check_student(
 
     It passes if it can be excluded at 95 % that it saves less than 1 - `student_margin` of the
     energy that the teacher saves, and that they agree in less than `student_agreement` of the
-    masks. The error of the energy is that of a ratio of two means over clips, which are paired.
+    masks. The error of the energy is that of a ratio of two means over clips, which are paired. The
+    quantile is Student's, since errors are estimated from a few clips.
 
     Args:
         held_out: whether the student did not learn these clips.
@@ -121,7 +122,7 @@ def check_student(
     saved_error = _standard_error(student - saved * teacher) / mean
     agreements = np.array([clip.agreement for clip in clips])
     agreement, agreement_error = float(agreements.mean()), _standard_error(agreements)
-    least = 1 - config.student_margin
+    least, quantile = 1 - config.student_margin, float(stdtrit(count - 1, 0.95))
     reason = (
         f"saves {_percent(saved, saved_error)} of the energy that its teacher saves, more than "
         f"{100 * least:.0f} % needed; they agree in {_percent(agreement, agreement_error)} of the "
@@ -129,8 +130,8 @@ def check_student(
         f"{count} clips{'' if held_out else ' that it learnt from'}"
     )
     passed = (
-        saved - Z_95 * saved_error >= least
-        and agreement - Z_95 * agreement_error >= config.student_agreement
+        saved - quantile * saved_error >= least
+        and agreement - quantile * agreement_error >= config.student_agreement
     )
     return TeacherDecision(
         passed, reason, count, held_out, saved, saved_error, agreement, agreement_error

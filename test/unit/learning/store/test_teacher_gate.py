@@ -56,9 +56,10 @@ def clips(*saved: float, agreement: Sequence[float] = (1.0,)) -> list[ClipCompar
         ((1.2, 1.1, 1.3, 1.2), True),  # better than its teacher
         ((0.95, 0.95, 0.95, 0.95), True),
         ((0.94, 0.94, 0.94, 0.94), False),
-        ((0.96, 1.04, 0.96, 1.04), True),  # 1 - 1.645 * 0.0231 = 0.962
-        ((0.92, 1.08) * 2, False),  # 1 - 1.645 * 0.0462 = 0.924: too few clips to tell
-        ((0.92, 1.08) * 5, True),  # 1 - 1.645 * 0.0267 = 0.956
+        ((0.97, 1.03) * 2, True),  # 1 - 2.353 * 0.0173 = 0.959
+        ((0.96, 1.04) * 2, False),  # 1 - 2.353 * 0.0231 = 0.946: too few clips to tell
+        ((0.96, 1.04) * 4, True),  # 1 - 1.895 * 0.0151 = 0.971
+        ((0.92, 1.08) * 5, True),  # 1 - 1.833 * 0.0267 = 0.951
         ((1.0, 1.0, 1.0, 0.2), False),
     ],
 )
@@ -72,6 +73,15 @@ def test_check_student_rules_out_that_it_saves_less_energy(
     assert decision.standard_error == pytest.approx(
         np.std(saved, ddof=1) / np.sqrt(len(saved)), abs=1e-9
     )
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_check_student_lets_one_of_twenty_pass_at_the_limit(count: int) -> None:
+    rng = np.random.default_rng(0)
+    limit = 1 - SETTINGS.student_margin
+    saved = limit + 0.03 * rng.standard_normal((2000, count))
+    passed = [check_student(clips(*row), SETTINGS, held_out=True).passed for row in saved]
+    assert np.mean(passed) == pytest.approx(0.05, abs=0.015)  # three standard errors
 
 
 def test_check_student_takes_clips_in_pairs() -> None:
@@ -88,8 +98,8 @@ def test_check_student_takes_clips_in_pairs() -> None:
     [
         ((0.9,), True),
         ((0.89,), False),
-        ((1.0, 0.96), True),  # 0.98 - 1.645 * 0.0115 = 0.961
-        ((1.0, 0.84), False),  # 0.92 - 1.645 * 0.0462 = 0.844
+        ((1.0, 0.96), True),  # 0.98 - 2.353 * 0.0115 = 0.953
+        ((1.0, 0.84), False),  # 0.92 - 2.353 * 0.0462 = 0.811
     ],
 )
 def test_check_student_needs_the_same_masks(agreement: tuple[float, ...], passed: bool) -> None:
