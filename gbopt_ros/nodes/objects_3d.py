@@ -27,13 +27,11 @@ from gbopt_ros.nodes.messages import IMAGE, decode_rle, stamp_ns
 from gbopt_ros.nodes.rgbd import RgbdBuffer, RgbdMessages
 from gbopt_ros.nodes.settings import Objects3dSettings
 from gbopt_ros.nodes.spin import spin
-from gbopt_ros.nodes.synchroniser import make_synchroniser
 from gbopt_ros.nodes.transforms import Transforms
 from gbopt_ros.perception.objects_3d import Intrinsics, ObjectPoints, locate
 from gbopt_ros.structures import GboptError
 
 _CAMERA_QOS = qos_profile_sensor_data
-_SYNCHRONISED = 16  # depth images that wait for their camera info
 
 
 class _NotLocated(Exception):
@@ -64,20 +62,19 @@ class Objects3dNode(PipelineNode):
             self._detections = self.publisher(
                 messages_3d.Detection3DArray, "~/output/detections", RESULT_QOS
             )
-        self._pairs = make_synchroniser(2, _SYNCHRONISED, self._frames.add_depth)
         self.input("~/input/image", IMAGE, LINK_QOS, self._frames.add_image)
         self.subscription(SelectedMasks, "~/input/masks", RESULT_QOS, self._on_masks)
         self._depth_qos = self.subscription(
-            ImageMessage, "~/input/depth", _CAMERA_QOS, self._on_depth
-        )
-        self.subscription(CameraInfo, self._info_topic, _CAMERA_QOS, partial(self._pairs.add, 1))
+            ImageMessage, "~/input/depth", _CAMERA_QOS, self._frames.add_depth,
+            on_lost=partial(self.health.count, "depth images lost before arrival"),
+        )  # fmt: skip
+        self.subscription(CameraInfo, self._info_topic, _CAMERA_QOS, self._on_info)
 
     def activate(self) -> None:
+        self._info: Any = None  # the newest: a camera stays the same, whatever the stamps say
         self._camera: Intrinsics | None = None
         self._told: dict[str, str] = {}  # what is missing, and the words for it in the log
-        self._depth_count = 0
         self._frames.clear()
-        self._pairs.clear()
         self._jobs = self.worker("objects", self._handle, capacity=self._capacity)
 
     def cleanup(self) -> None:
@@ -113,9 +110,8 @@ class Objects3dNode(PipelineNode):
     def _depth_in_words(self) -> str:
         return topic_in_words(self._depth_topic, IMAGE_TYPE, self._depth_qos)
 
-    def _on_depth(self, message: Any) -> None:
-        self._depth_count += 1
-        self._pairs.add(0, message)
+    def _on_info(self, message: Any) -> None:
+        self._info = message
 
     def _on_masks(self, message: Any) -> None:
         self._jobs.put((message, time.monotonic()))
@@ -138,8 +134,7 @@ class Objects3dNode(PipelineNode):
         with self._needs("depth"):
             depth = self._depth(frame, (masks.height, masks.width))
         with self._needs("camera info"):
-            camera = messages_3d.intrinsics(frame.info, is_rectified=self.settings.rectified)
-            rays = self._rays(camera, depth.shape)
+            rays = self._rays(depth.shape)
         with self._needs("transform"):
             header = frame.depth.header
             pose = self._transforms.lookup(header)
@@ -206,18 +201,18 @@ class Objects3dNode(PipelineNode):
         return depth_from_message(message)
 
     def _why_no_depth(self, gap_ns: int | None) -> str:
-        if self._depth_count == 0:
+        if gap_ns is None:
             cause = silence(self, self._depth_topic, IMAGE_TYPE)
             return f"no depth image yet on {self._depth_in_words()}: {cause}"
-        if gap_ns is None:
-            topic = self.resolve_topic_name(self._info_topic)
-            return f"no camera info with the stamp of a depth image on {topic}"
         return (
             f"the nearest depth image is {gap_ns / 1e9:.3f} s from the colour image, more than "
             "max_stamp_gap_s"
         )
 
-    def _rays(self, camera: Intrinsics, size: tuple[int, ...]) -> NDArray[np.float32]:
+    def _rays(self, size: tuple[int, ...]) -> NDArray[np.float32]:
+        if self._info is None:
+            raise GboptError(f"no camera info yet on {self.resolve_topic_name(self._info_topic)}")
+        camera = messages_3d.intrinsics(self._info, is_rectified=self.settings.rectified)
         if camera.size != size:
             raise GboptError(
                 f"the camera info is of {camera.size[1]}x{camera.size[0]} pixels, the depth image "

@@ -18,13 +18,11 @@ class RgbdMessages:
     Attributes:
         image: the colour image.
         depth: `sensor_msgs/Image`; None if none is near enough in time.
-        info: the `CameraInfo` of the depth image; None without one.
         gap_ns: time between colour and depth, or the nearest depth; None if none is held.
     """
 
     image: Stamped[Image]
     depth: Any
-    info: Any
     gap_ns: int | None
 
 
@@ -45,8 +43,8 @@ class RgbdBuffer:
         self._capacity, self._tolerance_ns = capacity, tolerance_ns
         self._lock = threading.Lock()
         self._images: OrderedDict[int, Stamped[Image]] = OrderedDict()
-        self._recent: OrderedDict[int, tuple[Any, Any]] = OrderedDict()  # depth and camera info
-        self._kept: dict[int, tuple[Any, Any]] = {}  # by the stamp of their colour image
+        self._recent: OrderedDict[int, Any] = OrderedDict()  # depth images
+        self._kept: dict[int, Any] = {}  # by the stamp of their colour image
 
     def __len__(self) -> int:
         """Number of colour images that wait for their masks."""
@@ -66,11 +64,10 @@ class RgbdBuffer:
             if len(self._images) > self._capacity:
                 self._forget_oldest()
 
-    def add_depth(self, depth: Any, info: Any) -> None:
-        """Add a depth image and the camera info with the same stamp."""
+    def add_depth(self, depth: Any) -> None:
         with self._lock:
             stamp = stamp_ns(depth.header.stamp)
-            self._recent[stamp] = depth, info
+            self._recent[stamp] = depth
             self._recent.move_to_end(stamp)
             if len(self._recent) > self._capacity:
                 self._keep(*self._recent.popitem(last=False))
@@ -82,27 +79,27 @@ class RgbdBuffer:
                 return None
             depths = dict(self._recent)
             if stamp in self._kept:
-                pair = self._kept[stamp]
-                depths[stamp_ns(pair[0].header.stamp)] = pair
+                kept = self._kept[stamp]
+                depths[stamp_ns(kept.header.stamp)] = kept
             image = self._images[stamp]
             while stamp in self._images:
                 self._forget_oldest()
         if not depths:
-            return RgbdMessages(image, None, None, None)
+            return RgbdMessages(image, None, None)
         gap, nearest = min((abs(other - stamp), other) for other in depths)
         if gap > self._tolerance_ns:
-            return RgbdMessages(image, None, None, gap)
-        return RgbdMessages(image, *depths[nearest], gap)
+            return RgbdMessages(image, None, gap)
+        return RgbdMessages(image, depths[nearest], gap)
 
-    def _keep(self, stamp: int, pair: tuple[Any, Any]) -> None:
+    def _keep(self, stamp: int, depth: Any) -> None:
         """Keep a depth image for the colour images that it is nearest to."""
         for wanted in self._images:
             gap = abs(wanted - stamp)
             before = self._kept.get(wanted)
             if gap <= self._tolerance_ns and (
-                before is None or gap < abs(wanted - stamp_ns(before[0].header.stamp))
+                before is None or gap < abs(wanted - stamp_ns(before.header.stamp))
             ):
-                self._kept[wanted] = pair
+                self._kept[wanted] = depth
 
     def _forget_oldest(self) -> None:
         stamp, _ = self._images.popitem(last=False)

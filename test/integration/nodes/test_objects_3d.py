@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -125,7 +126,7 @@ class Camera:
 
     def show(self, depth: ImageMessage | None, info: CameraInfo | None) -> None:
         """A colour image with what belongs to it, once all of it has arrived."""
-        buffer, before = self.node._frames, self.node._depth_count
+        buffer = self.node._frames
         if depth is not None:
             self.depth.publish(depth)
         if info is not None:
@@ -133,9 +134,9 @@ class Camera:
         self.images.publish(encode_image(Stamped(make_header(self.stamp, "optical"), COLOURS)))
         self.graph.wait(lambda: self.stamp in buffer._images, "the image")
         if depth is not None:
-            self.graph.wait(lambda: self.node._depth_count > before, "the depth image")
-        if depth is not None and info is not None:
-            self.graph.wait(lambda: stamp_ns(depth.header.stamp) in buffer._recent, "the pair")
+            self.graph.wait(lambda: stamp_ns(depth.header.stamp) in buffer._recent, "the depth")
+        if info is not None:
+            self.graph.wait(lambda: self.node._info == info, "the camera info")
 
     def select(self, *masks: np.ndarray, tracks: Sequence[int] = ()) -> None:
         """The masks of the image; waits until the node has worked on them."""
@@ -283,10 +284,9 @@ def test_missing_or_wrong_input_is_a_warning_that_says_what_is_wrong(camera: Cam
     refused(None, None, f"no depth image yet on /{DEPTH_TOPIC} (sensor_msgs/msg/Image")
     refused(
         depth_message(depth, camera.stamp), None,
-        f"no camera info with the stamp of a depth image on /{INFO_TOPIC}",
+        f"no camera info yet on /{INFO_TOPIC}",
     )  # fmt: skip
-    early = camera.stamp - SECOND
-    refused(depth_message(depth, early), info_message(early), "nearest depth image is 1.000 s from")
+    refused(None, info_message(camera.stamp), "nearest depth image is 0.100 s from")
     stamp = camera.stamp
     refused(depth_message(small, stamp), info_message(stamp), "has 30x20 pixels and the masks have")
     stamp = camera.stamp
@@ -325,6 +325,30 @@ def test_missing_or_wrong_input_is_a_warning_that_says_what_is_wrong(camera: Cam
     camera.graph.wait(lambda: "masks cannot be used" in camera.told()[1], "the warning")
     camera.stamp += SECOND
     taken(depth, 144)
+
+
+def test_depth_images_that_a_busy_process_loses_are_counted(camera: Camera) -> None:
+    depth = np.full((HEIGHT, WIDTH), 1.0, np.float32)
+    camera.show(depth_message(depth, camera.stamp), None)
+    camera.graph.executor.create_task(time.sleep, 2.0)  # it takes no message meanwhile
+    time.sleep(0.2)
+    for n in range(1, 20):
+        camera.depth.publish(depth_message(depth, camera.stamp + n))
+        time.sleep(0.01)
+    buffer = camera.node._frames
+    camera.graph.wait(lambda: camera.stamp + 19 in buffer._recent, "the last one")
+    assert len(buffer._recent) == 6  # the first one, and the queue of depth 5
+    assert camera.node.health.counted("depth images lost before arrival") == 14
+
+
+def test_camera_info_may_come_once_with_any_stamp(camera: Camera) -> None:
+    depth = np.full((HEIGHT, WIDTH), 1.0, np.float32)
+    camera.show(depth_message(depth, camera.stamp), info_message(0))
+    camera.select(square(10, 10))
+    camera.show(depth_message(depth, camera.stamp), None)
+    camera.select(square(20, 10))
+    assert [cloud.width for cloud in camera.clouds] == [144, 144]
+    assert camera.told() == (DiagnosticStatus.OK, "active")
 
 
 @pytest.mark.parametrize("camera", [{"rectified": True}], indirect=True)

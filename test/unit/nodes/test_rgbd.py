@@ -38,7 +38,7 @@ def test_take_gives_the_nearest_depth_within_the_tolerance() -> None:
         buffer.add_image(image(stamp))
     assert taken(buffer, 100) == (None, None)  # no depth at all
     for stamp in (195, 208, 311):
-        buffer.add_depth(depth(stamp), "info")
+        buffer.add_depth(depth(stamp))
     assert taken(buffer, 200) == (195, 5)
     assert taken(buffer, 300) == (None, 11)
     assert buffer.take(300) is None  # its image is gone
@@ -49,7 +49,7 @@ def test_depth_of_a_frame_is_kept_while_others_come_and_go() -> None:
     """Depth at 30 Hz, of which the networks take a few frames, and masks a clip later."""
     buffer = RgbdBuffer(4, tolerance_ns=1)
     for stamp in range(1, 101):
-        buffer.add_depth(depth(stamp), "info")
+        buffer.add_depth(depth(stamp))
         if stamp % 30 == 0:
             buffer.add_image(image(stamp))
     assert len(buffer) == 3
@@ -61,7 +61,7 @@ def test_buffer_is_bounded_and_forgets_frames_before_the_one_taken() -> None:
     buffer = RgbdBuffer(3, tolerance_ns=0)
     for stamp in range(1, 9):
         buffer.add_image(image(stamp))
-        buffer.add_depth(depth(stamp), "info")
+        buffer.add_depth(depth(stamp))
     assert len(buffer) == len(buffer._recent) == 3
     assert set(buffer._kept) <= set(buffer._images)
     assert buffer.take(5) is None  # the oldest went first
@@ -75,7 +75,7 @@ def test_stamps_that_jump_back_are_new_frames() -> None:
     buffer = RgbdBuffer(4, tolerance_ns=0)
     for stamp in (50, 60, 10, 20):
         buffer.add_image(image(stamp))
-        buffer.add_depth(depth(stamp), "info")
+        buffer.add_depth(depth(stamp))
     assert taken(buffer, 60) == (60, 0)
     assert taken(buffer, 10) == (10, 0)
     assert taken(buffer, 20) == (20, 0)
