@@ -111,7 +111,7 @@ class CachedRecordings:
         networks = networks_of(self._config, "proposal")
         load = load_proposal_network
         if ensemble:
-            networks["scales"] = SCALES
+            networks["views"] = SCALES
             load = EnsembleProposals.from_config
         network: ProposalNetwork | None = None
         found: Masks = {}

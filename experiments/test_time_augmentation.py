@@ -157,4 +157,5 @@ def _at_scale(network: DetectionNetwork, scale: float) -> DetectionNetwork:
     scaled.transform = copy.copy(network.transform)
     scaled.transform.min_size = tuple(round(scale * side) for side in network.transform.min_size)
     scaled.transform.max_size = round(scale * network.transform.max_size)
+    scaled.transform.scale = scale  # else a network that keeps the size of images keeps it in all
     return scaled

@@ -146,14 +146,19 @@ def _build(arch: MaskRcnnArchitecture, classes: int) -> MaskRCNN:
 
 
 class _KeepsSize(GeneralizedRCNNTransform):
-    """Keeps the size of images between `enlarged_to` and `min_size`, by their shorter side."""
+    """Keeps the size of images between `enlarged_to` and `min_size`, by their shorter side.
+
+    Attributes:
+        scale: of the size that is kept; `min_size` and `max_size` are as they are.
+    """
 
     enlarged_to: int
+    scale: float = 1.0
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        kept = max(self.enlarged_to, min(image.shape[-2:]))
+        kept = round(self.scale * max(self.enlarged_to, min(image.shape[-2:])))
         of_image = copy(self)  # other threads may call this transform
         of_image.min_size = tuple(min(size, kept) for size in self.min_size)
         return super(_KeepsSize, of_image).resize(image, target)

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.detectron2_networks import needs_detectron2, tiny_detectron2
 from support.networks import CPU, save_random_weights, tiny_mask_rcnn
 from support.recordings import disc_picture
 
-from experiments.test_time_augmentation import EnsembleProposals, _at_scale, merge_views
+from experiments.test_time_augmentation import (
+    SCALES,
+    EnsembleProposals,
+    _at_scale,
+    merge_views,
+)
 from gbopt_ros.config import Config, ProposalConfig
 from gbopt_ros.masks import decode
+from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 
 SIZE = (8, 12)
 
@@ -84,6 +91,21 @@ def test_at_scale_shares_the_weights() -> None:
     assert scaled.transform.min_size == (96,)
     assert network.transform.min_size == (64,)
     assert scaled.backbone is network.backbone
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [((240, 320), (192, 240, 300)), ((120, 160), (192, 240, 300)), ((480, 640), (256, 320, 400))],
+)
+def test_at_scale_scales_images_whose_size_the_network_keeps(
+    size: tuple[int, int], sides: tuple[int, ...]
+) -> None:
+    network = build_mask_rcnn("lite0-fpn").eval()
+    seen = [
+        min(_at_scale(network, scale).transform([torch.zeros(3, *size)])[0].image_sizes[0])
+        for scale in SCALES
+    ]
+    assert tuple(seen) == sides
 
 
 @pytest.mark.parametrize(
