@@ -179,7 +179,6 @@ class LearnerNode(PipelineNode):
         if self._cancel.is_set():
             return
         if every and self._clips_since >= every and self._training.idle:
-            self._clips_since = 0
             self._training.put("after new clips")
 
     def _store_frames(self, clip: CollectedFrames) -> int:
@@ -255,6 +254,7 @@ class LearnerNode(PipelineNode):
         self.get_logger().info(f"training starts ({reason}) on {self._masks_stored} masks")
         config = self.config  # what is set from now on is for the next training
         self._iterations = config.learning.iterations
+        self._clips_since = 0
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
         try:
             learnt = self._store.learn(

@@ -322,6 +322,32 @@ def test_train_every_clips_starts_training(
         made.wait(lambda: len(updates) == 1, "a new version")
 
 
+def test_clips_that_were_learnt_from_are_not_new(
+    ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where somebody called for the training."""
+    trainings: list[int] = []  # clips stored by then
+
+    def learn(store: Store, *_: Any, **__: Any) -> None:
+        trainings.append(learner.health.counted("clips stored"))
+        raise GboptError("enough")
+
+    monkeypatch.setattr(Store, "learn", learn)
+    parameters = learning(tmp_path / "store", train_every_clips=3)
+    arguments = ros_arguments(some_masks(tmp_path), **parameters)
+    with with_learner(ros_domain_id, arguments) as made:
+        made.start()
+        learner = made.nodes["learner"]
+        for clips in (2, 4, 5):
+            play(made, 4 * (clips - learner.health.counted("clips stored")))
+            made.wait(lambda n=clips: learner.health.counted("clips stored") == n, "the clips")
+            if clips == 2:
+                assert made.call(Trigger, "/learner/train").success
+                made.wait(lambda: bool(trainings), "the training")
+        made.wait(lambda: len(trainings) == 2, "the third new clip")
+    assert trainings == [2, 5]
+
+
 def test_learner_stores_frames_of_a_clip_that_never_ends(
     ros_domain_id: int, tmp_path: Path
 ) -> None:
