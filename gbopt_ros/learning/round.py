@@ -28,7 +28,6 @@ from gbopt_ros.learning.store.teacher_gate import (
 )
 from gbopt_ros.learning.store.validation_results import ValidationResults
 from gbopt_ros.learning.student import load_teacher, student_config
-from gbopt_ros.learning.training.class_agnostic_conversion import starting_network
 from gbopt_ros.learning.training.fine_tuning import fine_tune, selected_in_batch
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog
 from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
@@ -136,7 +135,7 @@ def _learn(
     on_frame = (lambda: report(0)) if on_step else None
     confident = confident_masks(learnt, parent.network, config, max(1, draws), on_frame, teacher)
     network, training = fine_tune(
-        starting_network(parent.network),
+        parent.network,
         confident,
         CocoInstances(rehearsal) if rehearsal is not None else None,
         learning,

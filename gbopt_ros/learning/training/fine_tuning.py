@@ -15,6 +15,7 @@ from gbopt_ros.config import LearningConfig
 from gbopt_ros.learning.data.datasets import InstanceDataset
 from gbopt_ros.learning.data.loader import Batch, Batches, Sample, load_batches, to_device
 from gbopt_ros.learning.data.targets import detection_target
+from gbopt_ros.learning.training.class_agnostic_conversion import starting_network
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
 from gbopt_ros.learning.training.pretrained_backbone import freeze_beginning
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog, build_optimizer, train
@@ -34,6 +35,8 @@ def fine_tune(
 ) -> tuple[DetectionNetwork, TrainingLog]:
     """A copy of the parent, trained on selected masks and rehearsal data.
 
+    A Mask R-CNN of torchvision with classes becomes class-agnostic (`starting_network`).
+
     Each batch holds `rehearsal_share` of rehearsal images. Where one dataset is None the other
     fills the batch, so that the compute is the same.
 
@@ -46,6 +49,7 @@ def fine_tune(
         GboptError: a loss or a gradient is not finite.
         ValueError: there is no dataset at all.
     """
+    parent = starting_network(parent)
     datasets, chosen = _datasets(selected, rehearsal, config)
     torch.manual_seed(config.seed)
     network: Any = copy.deepcopy(parent).to(device).train()

@@ -26,13 +26,14 @@ from gbopt_ros.learning.training.class_agnostic_conversion import (
     starting_network,
     to_class_agnostic,
 )
+from gbopt_ros.learning.training.fine_tuning import fine_tune
 from gbopt_ros.masks import encode, iou_matrix
 from gbopt_ros.models.class_agnostic import ClassAgnosticHeads, class_count
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, WeightsInfo
 from gbopt_ros.perception.proposals import MaskRcnnProposals
-from gbopt_ros.structures import Proposals
+from gbopt_ros.structures import LabelledImage, Proposals
 
 CLASSES = 6
 
@@ -88,6 +89,19 @@ def test_starting_network_of_two_classes_is_the_parent() -> None:
     network = tiny_mask_rcnn()
     assert starting_network(network) is network
     assert class_count(starting_network(with_classes())) == 2
+
+
+def test_fine_tune_makes_a_network_with_classes_class_agnostic() -> None:
+    """Wherever it is called: with classes, all masks would be taught as the first class."""
+    config = LearningConfig(iterations=1, batch_size=1, warmup=0, weight_interpolation=0.9)
+    image = pictures(1)[0]
+    dataset = [LabelledImage(image, (encode((image > 99).any(axis=2)),))]
+    parent = with_classes()
+    child, _ = fine_tune(parent, dataset, None, config, CPU)
+    assert class_count(child) == 2 and class_count(parent) == CLASSES
+    weight = child.roi_heads.box_predictor.cls_score.weight
+    expected = to_class_agnostic(parent).roi_heads.box_predictor.cls_score.weight
+    torch.testing.assert_close(weight, expected, atol=1e-3, rtol=0)
 
 
 def test_to_class_agnostic_averages_the_class_rows() -> None:
