@@ -5,38 +5,40 @@ Two masks of a clique of the conflict graph cannot both be taken. The search bra
 after the other: one of its masks is taken, or none. States are popped in the order of a lower bound
 on all sets that they lead to, so sets appear cheapest first.
 
-The bound is the dual of a linear program: each clique u_C >= 0 pays for the mask taken from it, and
-an atom that several compatible masks cover is shared between them. Any multipliers give a valid
-bound; those of the optimum (HiGHS) make it almost tight, and those of a greedy clique cover are
-found at once, which is faster for a few masks. The search branches first where the linear program
-takes fractions of masks, as there its bound is too low, and then where a wrong decision costs most:
-both raise the bounds of all states below at once.
+The bound comes from multipliers of cliques and atoms (multipliers.py). The search branches first
+where the linear program takes fractions of masks, as there its bound is too low, and then where a
+wrong decision costs most: both raise the bounds of all states below at once.
 
 The search is exact, but its time may grow exponentially with the number of masks. At a limit of
-work it gives way to a beam search, and says so. The linear program has a limit, too: a larger one
-leaves out atoms of little evidence, which makes the bounds lower and keeps them valid.
+work it gives way to a beam search, and says so.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gbopt_ros.selection.bit_sets import bit_sets, bits
+from gbopt_ros.selection.multipliers import (
+    Multipliers,
+    Problem,
+    covered_by_compatible,
+    greedy_multipliers,
+    maximal_cliques,
+    optimal_multipliers,
+)
+
 _GREEDY_UP_TO = 20  # masks; solving the linear program takes longer than it saves below
 _ROUNDING = 1e-6  # nats; bounds and costs add the same numbers in different orders
-# Limits of work, which unlike a limit of time leave the result the same everywhere.
-_MAX_ROWS = 6_000  # of the linear program, and its iterations: half a second
+# A limit of work, which unlike a limit of time leaves the result the same everywhere.
 _MAX_WORK = 10_000_000  # of the search, in terms of bounds: one to two seconds
 _WORK_OF_STATE = 500  # terms that take as long as a state does beside its bound
-
-_WORD = 2**64 - 1
 
 Scored = tuple[float, tuple[int, ...]]
 """Cost of a set and its sorted indices."""
@@ -69,13 +71,13 @@ def best_independent_sets(
     """
     least = least_marginals(membership, evidence, prior, conflict)
     helpful, others = np.flatnonzero(least < 0), np.flatnonzero(least >= 0)
-    among = _Problem.of(
+    among = Problem.of(
         membership[helpful], evidence, prior[helpful], conflict[np.ix_(helpful, helpful)]
     )
     found, exact = _search(among, least[helpful], k)
     best = [(cost, tuple(helpful[list(taken)].tolist())) for cost, taken in found]
     # A mask that never lowers the cost is only ever added to one of the K best sets of the others.
-    whole = _Problem.of(membership, evidence, prior, conflict)
+    whole = Problem.of(membership, evidence, prior, conflict)
     return sorted(_with_others(whole, best, others.tolist(), k), key=scored_order), exact
 
 
@@ -90,109 +92,20 @@ def least_marginals(
     Atoms shared with a compatible mask may be covered already, so only negative evidence of them
     counts.
     """
-    shared = membership & _covered_by_compatible(membership, conflict)
+    shared = membership & covered_by_compatible(membership, conflict)
     alone = (membership & ~shared) @ evidence
     least: NDArray[np.float64] = alone + shared @ np.minimum(evidence, 0.0) + prior
     return least
 
 
-def _covered_by_compatible(
-    membership: NDArray[np.bool_], conflict: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """(n, A) whether a mask that may be taken with mask i covers atom a."""
-    compatible = ~conflict
-    np.fill_diagonal(compatible, False)
-    # Counts of at most n, exact in float32, whose product is fast.
-    counts = compatible.astype(np.float32) @ membership.astype(np.float32)
-    covered: NDArray[np.bool_] = counts > 0
-    return covered
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Masks as bit sets: bit i of an integer is mask i, or joint atom i.
-
-    Joint atoms are those that two compatible masks cover; only their evidence may be shared.
-
-    Attributes:
-        own: n costs, without joint atoms.
-        joint: (n, J) bool, the joint atoms of each mask.
-        joint_evidence: (J,) float64.
-        atoms: n bit sets of joint atoms.
-        neighbours: n bit sets of masks in conflict.
-    """
-
-    own: list[float]
-    joint: NDArray[np.bool_]
-    joint_evidence: NDArray[np.float64]
-    atoms: list[int]
-    neighbours: list[int]
-
-    @classmethod
-    def of(
-        cls,
-        membership: NDArray[np.bool_],
-        evidence: NDArray[np.float64],
-        prior: NDArray[np.float64],
-        conflict: NDArray[np.bool_],
-    ) -> _Problem:
-        is_joint = (membership & _covered_by_compatible(membership, conflict)).any(axis=0)
-        own = membership @ np.where(is_joint, 0.0, evidence) + prior
-        # Atoms of the same masks, which differed in masks that are not among these, are one.
-        summed: dict[int, float] = {}
-        for masks, value in zip(
-            _bit_sets(membership[:, is_joint].T), evidence[is_joint].tolist(), strict=True
-        ):
-            summed[masks] = summed.get(masks, 0.0) + value
-        joint = _as_rows([*summed], len(own)).T
-        joint_evidence = np.array([*summed.values()])
-        return cls(own.tolist(), joint, joint_evidence, _bit_sets(joint), _bit_sets(conflict))
-
-    def added(self, mask: int, covered: int) -> float:
-        """The cost of taking a mask when these joint atoms are covered already."""
-        cost = self.own[mask]
-        for atom in _bits(self.atoms[mask] & ~covered):
-            cost += self.joint_evidence[atom]
-        return float(cost)
-
-
-@dataclass(frozen=True)
-class _Multipliers:
-    """A dual solution; see `_Bound` for what each part pays.
-
-    Attributes:
-        cliques: bit sets of masks that exclude each other, together all masks.
-        clique: u >= 0 of each clique.
-        given: (J,) from 0 to |e| for each joint atom of negative evidence e: what each mask that
-            covers it is credited with; the rest, |e| - given, is credited once.
-        paid: (n, J) >= 0: what each mask pays for joint atoms of positive evidence. What masks that
-            can be taken together pay adds up to at most the evidence.
-        fraction: (n,) from 0 to 1, of each mask that the linear program takes; 0 without one.
-    """
-
-    cliques: tuple[int, ...]
-    clique: tuple[float, ...]
-    given: NDArray[np.float64]
-    paid: NDArray[np.float64]
-    fraction: NDArray[np.float64]
-
-    def reduced_costs(self, problem: _Problem) -> NDArray[np.float64]:
-        """(n,) what taking a mask costs when cliques and joint atoms pay their parts."""
-        members = _as_rows(self.cliques, len(problem.own))
-        by_cliques = np.array(self.clique) @ members
-        by_atoms = self.paid.sum(axis=1) - problem.joint @ self.given
-        reduced: NDArray[np.float64] = np.array(problem.own) + by_cliques + by_atoms
-        return reduced
-
-
-def _search(problem: _Problem, least: NDArray[np.float64], k: int) -> tuple[list[Scored], bool]:
+def _search(problem: Problem, least: NDArray[np.float64], k: int) -> tuple[list[Scored], bool]:
     """The K cheapest sets, best first, and whether they are proven to be; else at most K."""
     n = len(problem.own)
     if not n:
         return [(0.0, ())], True
-    cliques = _maximal_cliques(problem.neighbours)
-    multipliers = _optimal_multipliers(problem, cliques) if n > _GREEDY_UP_TO else None
-    multipliers = multipliers or _greedy_multipliers(problem, cliques, least)
+    cliques = maximal_cliques(problem.neighbours)
+    multipliers = optimal_multipliers(problem, cliques) if n > _GREEDY_UP_TO else None
+    multipliers = multipliers or greedy_multipliers(problem, cliques, least)
     bound = _Bound(problem, multipliers)
     order = _branching_order(problem, multipliers)
     frontier = _Frontier(bound, order)
@@ -277,7 +190,7 @@ class _Frontier:
         """Add the states that the next decision leads to."""
         clique, multiplier = _next_clique(state, self._order)
         self.add(least_cost + multiplier, depth - 1, state, (clique, None))
-        for mask in _bits(clique & state.free):
+        for mask in bits(clique & state.free):
             increase = self._bound.increase(mask, state.covered)
             self.add(least_cost + increase, depth - 1, state, (clique, mask))
 
@@ -287,7 +200,7 @@ def _next_clique(state: _State, order: Sequence[_Paying]) -> _Paying:
     return next(paying for paying in order if paying[0] & state.free)
 
 
-def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[_Paying]:
+def _branching_order(problem: Problem, multipliers: Multipliers) -> list[_Paying]:
     """The cliques and their multipliers, those first that the search decides on first.
 
     Cliques whose masks are taken in fractions come first, by the cost of these masks; then those
@@ -300,7 +213,7 @@ def _branching_order(problem: _Problem, multipliers: _Multipliers) -> list[_Payi
 
     def importance(paying: _Paying) -> tuple[float, float]:
         clique, multiplier = paying
-        members = [*_bits(clique)]
+        members = [*bits(clique)]
         decisions = sorted([multiplier, *reduced[members].tolist()])
         return float(undecided[members].sum()), fmean(decisions[1:3])
 
@@ -339,7 +252,7 @@ class _State(NamedTuple):
     @property
     def scored(self) -> Scored:
         """The set of what is taken."""
-        return self.cost, tuple(_bits(self.taken))
+        return self.cost, tuple(bits(self.taken))
 
 
 class _Bound:
@@ -354,7 +267,7 @@ class _Bound:
         work: number of terms computed so far, and `_WORK_OF_STATE` for each state.
     """
 
-    def __init__(self, problem: _Problem, multipliers: _Multipliers) -> None:
+    def __init__(self, problem: Problem, multipliers: Multipliers) -> None:
         evidence, given, paid = problem.joint_evidence, multipliers.given, multipliers.paid
         reduced = multipliers.reduced_costs(problem)
         # A mask that is credited with more than it pays is a clique of its own that pays the rest.
@@ -363,16 +276,16 @@ class _Bound:
         cliques = [*zip(multipliers.cliques, multipliers.clique, strict=True), *alone]
         savings = [(members, 0, u) for members, u in cliques if u]
         remaining = np.where(evidence < 0, -evidence - given, 0.0)
-        coverers = _bit_sets(problem.joint.T)
+        coverers = bit_sets(problem.joint.T)
         savings += [
             (coverers[a], coverers[a], float(remaining[a])) for a in np.flatnonzero(remaining)
         ]
         self.start = _State(savings, 0.0, 0, (1 << len(problem.own)) - 1, 0)
         self._problem, self._given = problem, given.tolist()
         self._if_covered = (given - paid).tolist()
-        payers = _bit_sets(paid.T > 0)
+        payers = bit_sets(paid.T > 0)
         self._payments = [
-            (coverers[a], payers[a], [(i, float(paid[i, a])) for i in _bits(payers[a])])
+            (coverers[a], payers[a], [(i, float(paid[i, a])) for i in bits(payers[a])])
             for a in np.flatnonzero(paid.any(axis=0))
         ]
         self._credited = sum(1 << a for a, credit in enumerate(self._given) if credit)
@@ -397,7 +310,7 @@ class _Bound:
         value: float = self._reduced[mask]
         again = self._problem.atoms[mask] & covered
         self.work += again.bit_count()
-        for atom in _bits(again):
+        for atom in bits(again):
             value += self._if_covered[mask][atom]
         return max(value, 0.0)
 
@@ -416,12 +329,12 @@ class _Bound:
             if value < 0:  # it is not credited with covered atoms again
                 again = self._problem.atoms[mask] & covered & self._credited
                 self.work += again.bit_count()
-                value += sum(self._given[a] for a in _bits(again))
+                value += sum(self._given[a] for a in bits(again))
                 bound += min(value, 0.0)
         return bound
 
 
-def _with_others(problem: _Problem, best: list[Scored], others: list[int], k: int) -> list[Scored]:
+def _with_others(problem: Problem, best: list[Scored], others: list[int], k: int) -> list[Scored]:
     """The K cheapest sets that are one of the best sets and any of the masks that lower no cost."""
     serials = itertools.count()
     heap = [(cost, next(serials), 0, taken) for cost, taken in best]
@@ -439,126 +352,3 @@ def _with_others(problem: _Problem, best: list[Scored], others: list[int], k: in
                 dearer = cost + problem.added(mask, covered)
                 heapq.heappush(heap, (dearer, next(serials), place, (*taken, mask)))
     return found
-
-
-def _maximal_cliques(neighbours: Sequence[int]) -> list[int]:
-    """Maximal cliques, among them one with each mask and one with each edge, as bit sets."""
-    cliques: list[int] = []
-    seen = [0] * len(neighbours)  # masks that a clique has together with this one
-    for mask, around in enumerate(neighbours):
-        while (missing := around & ~seen[mask]) or not seen[mask]:
-            clique, common = 1 << mask, around
-            while common:
-                pool = common & missing or common
-                other = pool & -pool
-                clique |= other
-                common &= neighbours[other.bit_length() - 1]
-            cliques.append(clique)
-            for member in _bits(clique):
-                seen[member] |= clique
-    return cliques
-
-
-def _greedy_multipliers(
-    problem: _Problem, cliques: Sequence[int], least: NDArray[np.float64]
-) -> _Multipliers:
-    """Large cliques pay first, each as much as the best of its masks still needs."""
-    needed: list[float] = (-least).tolist()
-    paying = []
-    for clique in sorted(cliques, key=int.bit_count, reverse=True):
-        members = list(_bits(clique))
-        multiplier = max(0.0, *(needed[i] for i in members))
-        paying.append((clique, multiplier))
-        for i in members:
-            needed[i] -= multiplier
-    evidence, conflict = problem.joint_evidence, _as_rows(problem.neighbours, len(least))
-    alone = problem.joint & ~_covered_by_compatible(problem.joint, conflict)
-    paid = np.where(alone, np.maximum(evidence, 0.0), 0.0)  # nobody else can have covered it
-    multipliers = tuple(multiplier for _, multiplier in paying)
-    return _Multipliers(
-        tuple(clique for clique, _ in paying), multipliers, np.maximum(-evidence, 0.0), paid,
-        np.zeros(len(least)),
-    )  # fmt: skip
-
-
-def _optimal_multipliers(problem: _Problem, cliques: Sequence[int]) -> _Multipliers | None:
-    """The dual of the linear program over masks and joint atoms; None if it was not solved.
-
-    Joint atoms of little evidence are left out where the program would be too large.
-    """
-    # Imported here: with few candidates, a node starts without it.
-    from scipy.optimize import linprog
-    from scipy.sparse import coo_matrix
-
-    n, c, evidence = len(problem.own), len(cliques), problem.joint_evidence
-    coverers = np.count_nonzero(problem.joint, axis=0)
-    by_evidence = np.argsort(-np.abs(evidence), kind="stable")
-    within = np.cumsum(coverers[by_evidence]) <= max(0, _MAX_ROWS - c)
-    used = np.sort(by_evidence[within])
-    # Of the others, all coverers pay the same share, or are credited with all of it.
-    spread = np.where(evidence > 0, evidence / np.maximum(coverers, 1), evidence)
-    spread[used] = 0.0
-    given, paid = np.maximum(-spread, 0.0), np.where(problem.joint, np.maximum(spread, 0.0), 0.0)
-    costs = problem.own + problem.joint @ spread
-
-    joint, evidence = problem.joint[:, used], evidence[used]
-    payers, dear = np.nonzero(joint & (evidence > 0))  # an atom is covered if one is taken
-    saving = np.flatnonzero(evidence < 0)  # and only then
-    takers, covered = np.nonzero(joint[:, saving])
-    in_clique, of_clique = np.nonzero(_as_rows(cliques, n))  # (C, n)
-    pairs = np.arange(len(payers))
-    rows = [in_clique, c + pairs, c + pairs, c + len(pairs) + covered]
-    columns = [of_clique, payers, n + dear, takers]
-    values = [1.0, 1.0, -1.0, -1.0]
-    rows.append(c + len(pairs) + np.arange(len(saving)))
-    columns.append(n + saving)
-    values.append(1.0)
-    entries = np.concatenate([np.full(len(r), v) for r, v in zip(rows, values, strict=True)])
-    places = np.concatenate(rows), np.concatenate(columns)
-    limits = np.repeat([1.0, 0.0], [c, len(pairs) + len(saving)])
-    matrix = coo_matrix((entries, places), (len(limits), n + len(used)))
-    found = linprog(
-        np.concatenate([costs, evidence]),
-        A_ub=matrix.tocsc(),
-        b_ub=limits,
-        # An upper bound on the atoms that cost would take part of what masks pay for them.
-        bounds=[(0.0, None)] * n + [(0.0, 1.0 if e < 0 else None) for e in evidence],
-        method="highs-ds",
-        options={"maxiter": _MAX_ROWS},
-    )
-    if found.status != 0:
-        return None
-    dual = np.maximum(-found.ineqlin.marginals, 0.0)
-    paid[payers, used[dear]] = dual[c : c + len(pairs)]
-    total = paid.sum(axis=0)  # rounding must not make masks pay more than there is
-    there = np.maximum(problem.joint_evidence, 0.0)
-    paid *= np.minimum(1.0, there / np.where(total > 0, total, 1.0))
-    given[used[saving]] = np.minimum(dual[c + len(pairs) :], -evidence[saving])
-    return _Multipliers(tuple(cliques), tuple(dual[:c].tolist()), given, paid, found.x[:n])
-
-
-def _bits(bit_set: int) -> Iterator[int]:
-    """The members of a bit set, ascending."""
-    start = 0
-    while bit_set:
-        word = bit_set & _WORD  # operations on whole sets of thousands would be slow
-        while word:
-            low = word & -word
-            yield start + low.bit_length() - 1
-            word ^= low
-        bit_set >>= 64
-        start += 64
-
-
-def _bit_sets(rows: NDArray[np.bool_]) -> list[int]:
-    """Each row of (R, n) bool as a bit set."""
-    packed = np.packbits(rows, axis=1, bitorder="little")
-    return [int.from_bytes(row.tobytes(), "little") for row in packed]
-
-
-def _as_rows(bit_sets: Sequence[int], n: int) -> NDArray[np.bool_]:
-    """(R, n) bool; the inverse of `_bit_sets`."""
-    size = max(1, -(-n // 8))  # bytes
-    packed = np.frombuffer(b"".join(b.to_bytes(size, "little") for b in bit_sets), np.uint8)
-    rows = np.unpackbits(packed.reshape(-1, size), axis=1, count=n, bitorder="little")
-    return rows.astype(bool)

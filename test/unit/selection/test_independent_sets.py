@@ -11,21 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from gbopt_ros.selection import independent_sets
+from gbopt_ros.selection import independent_sets, multipliers
 from gbopt_ros.selection.atoms import atoms
 from gbopt_ros.selection.combinations import conflict_graph
 from gbopt_ros.selection.independent_sets import (
     _beam_search,
     _Bound,
     _branching_order,
-    _greedy_multipliers,
-    _maximal_cliques,
-    _optimal_multipliers,
-    _Problem,
     _State,
     best_independent_sets,
     least_marginals,
     scored_order,
+)
+from gbopt_ros.selection.multipliers import (
+    Problem,
+    greedy_multipliers,
+    maximal_cliques,
+    optimal_multipliers,
 )
 
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -68,7 +70,7 @@ def test_best_independent_sets_equal_brute_force(
     expected = all_sets(inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(independent_sets, "_GREEDY_UP_TO", 99 if greedy else 0)
-        patch.setattr(independent_sets, "_MAX_ROWS", rows)
+        patch.setattr(multipliers, "_MAX_ROWS", rows)
         found, exact = best_independent_sets(*inputs, k)
     assert exact
     assert [cost for cost, _ in found] == [cost for cost, _ in expected[:k]]
@@ -99,11 +101,11 @@ def test_best_independent_sets_at_the_limit_are_sets_and_the_empty_one_competes(
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 8))
 def test_beam_search_as_wide_as_there_are_sets_finds_them(seed: int, n: int) -> None:
     inputs = random_inputs(seed, n)
-    problem = _Problem.of(*inputs)
-    cliques = _maximal_cliques(problem.neighbours)
-    multipliers = _greedy_multipliers(problem, cliques, least_marginals(*inputs))
-    order = _branching_order(problem, multipliers)
-    found = _beam_search(_Bound(problem, multipliers), order, 2**n)
+    problem = Problem.of(*inputs)
+    cliques = maximal_cliques(problem.neighbours)
+    greedy = greedy_multipliers(problem, cliques, least_marginals(*inputs))
+    order = _branching_order(problem, greedy)
+    found = _beam_search(_Bound(problem, greedy), order, 2**n)
     assert sorted(found, key=scored_order) == all_sets(inputs)
 
 
@@ -150,7 +152,7 @@ def test_best_independent_sets_of_ragged_masks_end_at_the_limits(tolerance: floa
             return value
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(independent_sets, "_MAX_ROWS", 600)
+        patch.setattr(multipliers, "_MAX_ROWS", 600)
         patch.setattr(independent_sets, "_MAX_WORK", 2_000_000)
         patch.setattr("scipy.optimize.linprog", linear_program)
         patch.setattr(independent_sets, "_Bound", Counted)
@@ -168,8 +170,8 @@ def test_best_independent_sets_of_ragged_masks_end_at_the_limits(tolerance: floa
 def test_bound_is_below_all_sets_that_a_state_leads_to(seed: int, n: int) -> None:
     """So are the simpler bounds by which states wait to be made."""
     inputs = random_inputs(seed, n)
-    problem = _Problem.of(*inputs)
-    cliques = _maximal_cliques(problem.neighbours)
+    problem = Problem.of(*inputs)
+    cliques = maximal_cliques(problem.neighbours)
     rng = np.random.default_rng(seed)
     sets = all_sets(inputs)
 
@@ -180,14 +182,14 @@ def test_bound_is_below_all_sets_that_a_state_leads_to(seed: int, n: int) -> Non
             if bits & state.taken == state.taken and not bits & ~(state.taken | state.free)
         )  # fmt: skip
 
-    for multipliers in (
-        _greedy_multipliers(problem, cliques, least_marginals(*inputs)),
-        _optimal_multipliers(problem, cliques),
+    for dual in (
+        greedy_multipliers(problem, cliques, least_marginals(*inputs)),
+        optimal_multipliers(problem, cliques),
     ):
-        assert multipliers is not None
-        bound = _Bound(problem, multipliers)
-        order = _branching_order(problem, multipliers)
-        assert sorted(order) == sorted(zip(multipliers.cliques, multipliers.clique, strict=True))
+        assert dual is not None
+        bound = _Bound(problem, dual)
+        order = _branching_order(problem, dual)
+        assert sorted(order) == sorted(zip(dual.cliques, dual.clique, strict=True))
         for _ in range(5):
             state = bound.start
             while state.free:
@@ -213,10 +215,10 @@ def test_optimal_multipliers_are_tight_where_the_greedy_ones_are_not() -> None:
     for i in range(n):
         conflict[i, (i + 1) % n] = conflict[(i + 1) % n, i] = True
     inputs = np.eye(n, dtype=bool), -np.array([1.0, 2, 3, 4, 5]), np.zeros(n), conflict
-    problem = _Problem.of(*inputs)
-    cliques = _maximal_cliques(problem.neighbours)
+    problem = Problem.of(*inputs)
+    cliques = maximal_cliques(problem.neighbours)
     assert sorted(cliques) == sorted([0b11, 0b110, 0b1100, 0b11000, 0b10001])
-    optimal = _optimal_multipliers(problem, cliques)
+    optimal = optimal_multipliers(problem, cliques)
     assert optimal is not None
     bound = _Bound(problem, optimal)
     least = bound(bound.start)
@@ -231,7 +233,7 @@ def test_maximal_cliques_hold_every_mask_and_every_edge(seed: int, n: int) -> No
     rng = np.random.default_rng(seed)
     upper = np.triu(rng.random((n, n)) < 0.5, 1)
     conflict = upper | upper.T
-    cliques = _maximal_cliques([int(sum(1 << int(j) for j in np.flatnonzero(r))) for r in conflict])
+    cliques = maximal_cliques([int(sum(1 << int(j) for j in np.flatnonzero(r))) for r in conflict])
     members = [[i for i in range(n) if clique >> i & 1] for clique in cliques]
     for clique in members:
         assert all(conflict[a, b] for a, b in itertools.combinations(clique, 2))
