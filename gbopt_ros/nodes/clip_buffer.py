@@ -103,7 +103,7 @@ class ClipBufferNode(PipelineNode):
         self._last_done = time.monotonic()
         self._last_done_sent = 0.0  # when the newest finished frame was sent
         self._stale = 0  # frames that waited too long
-        self._dropped_before = 0  # frames dropped in or after the queue, at the previous frame
+        self._dropped_before = 0  # frames lost, or dropped from the queue, until the last one
         self._cut_by = self.config.clip
         self._cutter = self._make_cutter(first_id=0)
         self._arrivals = self.worker(
@@ -292,7 +292,8 @@ class ClipBufferNode(PipelineNode):
         frame = self._decoded(arrival)
         if frame is None:
             return
-        repeats, dropped = self._cutter.dropped, self._arrivals.dropped + self._stale
+        repeats = self._cutter.dropped
+        dropped = self._arrivals.dropped + self._stale + self.health.counted(_LOST)
         clips = self._cutter.push(frame)
         # A clip is announced before its last frame is sent, see `SelectorNode`.
         self._publish_clips(clips, received_ns)
@@ -346,13 +347,14 @@ class ClipBufferNode(PipelineNode):
             return None
 
     def _tell_of_torn_clips(self) -> None:
-        """Warn that frames were dropped for busy networks, which left a gap that ends the clip."""
+        """Warn that frames were dropped or lost, which left a gap that ends the clip."""
         complaint = (
-            f"clips end early: the networks need more than {self._cut_by.max_gap_s:g} s for a frame"
+            f"clips end early: dropped frames leave gaps of more than {self._cut_by.max_gap_s:g} s"
         )
         self.health.warn(complaint, "torn clips")
         self.get_logger().warning(
-            f"{complaint} (clip.max_gap_s); raise it, or take smaller networks or images",
+            f"{complaint} (clip.max_gap_s); where the networks are too slow, raise it, or take "
+            "smaller networks or images",
             throttle_duration_sec=60.0,
         )
 

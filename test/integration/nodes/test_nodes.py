@@ -423,6 +423,7 @@ def test_frames_that_a_busy_process_loses_are_counted(buffer: Buffer) -> None:
     first, *others = disc_frames(20)
     graph, node = buffer.graph, buffer.node
     buffer.send(first)
+    graph.wait(lambda: node.facts()["in flight"] == 1, "the first frame to go out")
     graph.executor.create_task(time.sleep, 2.0)  # it takes no message meanwhile
     time.sleep(0.2)
     for frame in others:
@@ -434,6 +435,7 @@ def test_frames_that_a_busy_process_loses_are_counted(buffer: Buffer) -> None:
     node._watch_drops(time.monotonic())
     status = node.health.status("", "active", {})
     assert "14 of the last 18 frames dropped" in status.message
+    assert "clips end early: dropped frames leave gaps of more than 1 s" in status.message
 
 
 @pytest.mark.parametrize("buffer", [{"max_in_flight": 1, "max_wait_s": 60.0}], indirect=True)
