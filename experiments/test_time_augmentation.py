@@ -55,7 +55,12 @@ class EnsembleProposals:
         surplus = min(1000, round(_SURPLUS * config.max_proposals))
         single = replace(config, max_proposals=surplus, score_threshold=0.0)
         self._networks = [
-            MaskRcnnProposals(_at_scale(network, scale), version, single, device)
+            MaskRcnnProposals(
+                _at_scale(network, scale),
+                version,
+                replace(single, short_side=round(scale * config.short_side)),
+                device,
+            )
             for scale in scales
         ]
 

@@ -11,12 +11,7 @@ from support.detectron2_networks import needs_detectron2, tiny_detectron2
 from support.networks import CPU, save_random_weights, tiny_mask_rcnn
 from support.recordings import disc_picture
 
-from experiments.test_time_augmentation import (
-    SCALES,
-    EnsembleProposals,
-    _at_scale,
-    merge_views,
-)
+from experiments.test_time_augmentation import EnsembleProposals, _at_scale, merge_views
 from gbopt_ros.config import Config, ProposalConfig
 from gbopt_ros.masks import decode
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
@@ -94,18 +89,22 @@ def test_at_scale_shares_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "sides"),
-    [((240, 320), (192, 240, 300)), ((120, 160), (192, 240, 300)), ((480, 640), (256, 320, 400))],
+    ("size", "short_side", "sides"),
+    [
+        ((240, 320), 0, [192, 240, 300]),  # the network keeps the size of the image
+        ((120, 160), 0, [192, 240, 300]),
+        ((480, 640), 0, [256, 320, 400]),
+        ((480, 640), 400, [320, 400, 500]),
+    ],
 )
-def test_at_scale_scales_images_whose_size_the_network_keeps(
-    size: tuple[int, int], sides: tuple[int, ...]
+def test_ensemble_sees_an_image_at_all_scales(
+    size: tuple[int, int], short_side: int, sides: list[int]
 ) -> None:
-    network = build_mask_rcnn("lite0-fpn").eval()
-    seen = [
-        min(_at_scale(network, scale).transform([torch.zeros(3, *size)])[0].image_sizes[0])
-        for scale in SCALES
-    ]
-    assert tuple(seen) == sides
+    config = ProposalConfig(short_side=short_side)
+    ensemble = EnsembleProposals(build_mask_rcnn("lite0-fpn"), "v", config, CPU)
+    image = torch.zeros(3, *size)
+    seen = [each._network.transform([image])[0].image_sizes[0] for each in ensemble._networks]
+    assert list(map(min, seen)) == sides
 
 
 @pytest.mark.parametrize(
