@@ -21,7 +21,7 @@ from gbopt_ros.io.sources.images import (
     image_from_compressed_message,
 )
 from gbopt_ros.msg import ClipFrames
-from gbopt_ros.nodes.base import LINK_QOS, PATIENCE_S, PipelineNode
+from gbopt_ros.nodes.base import ALARM_S, LINK_QOS, PATIENCE_S, PipelineNode
 from gbopt_ros.nodes.camera import silence, topic_in_words
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import CLIPS, HEADERS, IMAGE, Stamped, make_time, stamp_ns
@@ -102,6 +102,7 @@ class ClipBufferNode(PipelineNode):
         self._clip_ends: set[int] = set()  # stamps of the last frames of clips, in flight
         self._last_done = time.monotonic()
         self._last_done_sent = 0.0  # when the newest finished frame was sent
+        self._last_stamp_ns = 0  # of the newest frame
         self._stale = 0  # frames that waited too long
         self._dropped_before = 0  # frames lost, or dropped from the queue, until the last one
         self._cut_by = self.config.clip
@@ -312,6 +313,9 @@ class ClipBufferNode(PipelineNode):
             return
         self.health.recover()
         self.health.recover("stamps")
+        if frame.stamp_ns < self._last_stamp_ns:
+            self._tell_of_jump(frame)
+        self._last_stamp_ns = frame.stamp_ns
         if dropped > self._dropped_before and any(clip.end is ClipEnd.GAP for clip in clips):
             self._tell_of_torn_clips()
         elif any(clip.end is ClipEnd.LENGTH for clip in clips):
@@ -345,6 +349,20 @@ class ClipBufferNode(PipelineNode):
                 f"frame {arrival.index} skipped: {error}", throttle_duration_sec=10.0
             )
             return None
+
+    def _tell_of_jump(self, frame: Frame) -> None:
+        """Warn that a stamp jumped back, with which all objects get new ids."""
+        self.health.count("stamps jumped back")
+        seconds = (self._last_stamp_ns - frame.stamp_ns) / 1e9
+        complaint = (
+            f"the stamp of frame {frame.index} jumped back by {seconds:.3f} s, a new clip begins"
+        )
+        topic = self.resolve_topic_name(self._camera)
+        publishers = self.count_publishers(topic)
+        if publishers > 1:
+            complaint += f": {publishers} nodes publish {topic}"
+        self.health.warn(complaint, "jump", ALARM_S)
+        self.get_logger().warning(complaint, throttle_duration_sec=10.0)
 
     def _tell_of_torn_clips(self) -> None:
         """Warn that frames were dropped or lost, which left a gap that ends the clip."""

@@ -34,7 +34,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from support.networks import save_random_weights
 from support.recordings import disc_frames
-from support.ros import Graph, ros_arguments
+from support.ros import TOPIC, Graph, ros_arguments
 
 from gbopt_ros.config import Config, settings
 from gbopt_ros.config.renamed import REMOVED, RENAMED
@@ -993,6 +993,22 @@ def test_clip_buffer_gives_up_a_lost_frame_while_others_are_finished(buffer: Buf
     )
     wait(lambda: node.health.status("", "", {}).message.startswith(stall), "the warning")
     assert node.facts()["in flight"] == 0
+
+
+def test_diagnostics_tell_stamps_that_jump_back(buffer: Buffer) -> None:
+    """As where a recording is played beside the camera: every clip has one frame."""
+    graph, node = buffer.graph, buffer.node
+    graph.camera(ReliabilityPolicy.BEST_EFFORT)  # a second publisher
+    first, _, third = disc_frames(3)
+    buffer.send(third)
+    buffer.finish(third)
+    buffer.send(first)
+    buffer.finish(first)
+    status = node.health.status("", "active", {})
+    assert status.level == DiagnosticStatus.WARN
+    told = "the stamp of frame 1 jumped back by 0.200 s, a new clip begins: 2 nodes publish"
+    assert f"{told} /{TOPIC}" in status.message
+    assert node.health.counted("stamps jumped back") == 1
 
 
 def test_diagnostics_tell_repeated_stamps(graph: Graph) -> None:
