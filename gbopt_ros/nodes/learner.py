@@ -256,6 +256,11 @@ class LearnerNode(PipelineNode):
         self._iterations = config.learning.iterations
         self._clips_since = 0
         self._tell(_STATES.STATE_TRAINING, f"training, {reason}")
+
+        def tell(state: int, message: str) -> None:
+            if cancel is self._cancel:  # else the node was cleaned up meanwhile: it has no topics
+                self._tell(state, message)
+
         try:
             learnt = self._store.learn(
                 config,
@@ -267,14 +272,13 @@ class LearnerNode(PipelineNode):
             cause = "the node was deactivated" if cancel.is_set() else "it was cancelled"
             told = f"training was stopped: {cause}"
             self.get_logger().warning(f"{told}; nothing is published, the masks stay in the store")
-            if cancel is self._cancel:
-                self._tell(_STATES.STATE_FAILED, told)
+            tell(_STATES.STATE_FAILED, told)
             return ""
         except Exception as error:
-            self._tell(_STATES.STATE_FAILED, f"training failed: {error}")
+            tell(_STATES.STATE_FAILED, f"training failed: {error}")
             raise
         if learnt.version is None:
-            self._tell(_STATES.STATE_REJECTED, f"refused by the gate: {learnt.decision.reason}")
+            tell(_STATES.STATE_REJECTED, f"refused by the gate: {learnt.decision.reason}")
             self.health.count("versions refused")
             return ""
         self.health.count("versions published")
@@ -283,11 +287,14 @@ class LearnerNode(PipelineNode):
         comparison = learnt.comparison
         if comparison is not None and not comparison.passed:
             reason = f"{name} does not serve yet, learning goes on from it: {comparison.reason}"
-            self.get_logger().info(reason)
-            self._tell(_STATES.STATE_REJECTED, reason)
+        elif cancel.is_set():
+            reason = f"{name} does not serve yet: the node was deactivated before it was published"
+        else:
+            self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
+            tell(_STATES.STATE_PUBLISHED, f"{name}: {reason}")
             return name
-        self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)
-        self._tell(_STATES.STATE_PUBLISHED, f"{name}: {reason}")
+        self.get_logger().info(reason)
+        tell(_STATES.STATE_REJECTED, reason)
         return name
 
     def _on_step(self, cancel: threading.Event, step: int, loss: float) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -628,6 +629,43 @@ def test_training_that_outlives_its_node_ends_without_a_traceback(
         assert learner.health.counted("failures") == 0
     log = capfd.readouterr().err
     assert "training was stopped: the node was deactivated" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize("goes_down", ["deactivated", "cleaned up"])
+def test_version_that_outlives_its_node_is_not_announced_before_it_is_active_again(
+    ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_down: str
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def learn(store: Store, *_: Any, **__: Any) -> Any:
+        began.set()
+        assert go_on.wait(60)
+        manifest = {"parent": "", "sha256": "0" * 64}
+        version = SimpleNamespace(version="v0001", path=tmp_path / "v1", manifest=manifest)
+        decision = SimpleNamespace(reason="better")
+        return SimpleNamespace(version=version, decision=decision, comparison=None)
+
+    monkeypatch.setattr(Store, "learn", learn)
+    for module in (base, learner_node):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+    arguments = ros_arguments(None, **learning(tmp_path / "store"))
+    with Graph(ros_domain_id, lambda context: [LearnerNode(context=context)], arguments) as made:
+        made.start()
+        updates = made.observe(ModelUpdate, UPDATE)
+        learner = made.nodes["learner"]
+        learner._masks_stored = 1
+        assert made.call(Trigger, "/learner/train").success
+        made.wait(began.is_set, "the training")
+        thread = learner._training._thread
+        assert learner.trigger_deactivate() == SUCCESS
+        if goes_down == "cleaned up":
+            assert learner.trigger_cleanup() == SUCCESS
+        go_on.set()
+        thread.join(60)
+        time.sleep(0.5)
+        assert not updates
+        assert learner.health.counted("failures") == 0
+        assert learner.health.counted("versions published") == 1
 
 
 def test_learner_killed_in_training_starts_again(
