@@ -7,6 +7,7 @@ one that is alive (`collect_leftovers`). Everything is on the disk before a name
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -282,7 +283,10 @@ def make_parents(path: Path) -> None:
     """Make the folder that `path` is in, durably. Raises OSError if that cannot be done."""
     for folder in reversed(path.parents):
         if not folder.is_dir():
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except FileExistsError as error:
+                raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder") from error
             sync(folder.parent)
 
 

@@ -71,6 +71,20 @@ def test_replacing_folder_leaves_nothing_after_a_failure(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("below", ["out", "deep/out", "deeper/still/out"])
+def test_writers_name_the_file_that_should_be_a_folder(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for write in (replacing, replacing_folder):
+        with pytest.raises(GboptError) as raised, write(file / below):
+            pass
+        assert str(raised.value) == f"{file / below}: cannot be written: {file} is no folder"
+    with pytest.raises(GboptError) as raised:
+        make_folder(file / below)
+    assert str(raised.value) == f"{file / below}: cannot be made a folder: {file} is no folder"
+    assert [*tmp_path.iterdir()] == [file]
+
+
 # ---------------------------------------------------------------------------- leftovers and locks
 
 
