@@ -12,6 +12,7 @@ from gbopt_ros.io.sources.images import read_image
 from gbopt_ros.structures import GboptError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".y4m")
 FOLDER_HZ = 30
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _STAMP = re.compile(r"\d{16,19}")
@@ -72,8 +73,10 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _hint(folder: Path) -> str:
-    """The end of the error message: a sub-folder with images, or what was expected."""
+    """The end of the error message: what to name in its place, or what was expected."""
     for child in sorted(folder.iterdir(), key=natural_key):
+        if child.suffix.lower() in VIDEO_SUFFIXES or (child / "metadata.yaml").is_file():
+            return f", but a recording: {child}"
         if child.is_dir() and list_images(child):
             return f", but there are in {child}"
     return f": expected rosbag2 files or images ({', '.join(IMAGE_SUFFIXES)})"

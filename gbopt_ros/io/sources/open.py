@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from stat import S_ISREG
 
 from gbopt_ros.io.json_file import printable
 from gbopt_ros.io.limits import MAX_PIXELS
@@ -69,11 +68,12 @@ def files_of_recording(path: Path) -> list[tuple[str, int, int]]:
         GboptError: it is not there, or cannot be read.
     """
     try:
-        children = path.iterdir() if path.is_dir() else [path]
-        stats = [(printable(file.name), file.stat()) for file in sorted(children)]
+        # Other children, such as links that lead nowhere, are not read either.
+        files = filter(Path.is_file, path.iterdir()) if path.is_dir() else [path]
+        stats = [(printable(file.name), file.stat()) for file in sorted(files)]
     except OSError as error:
         raise GboptError(f"{path}: cannot be read ({error.strerror})") from error
-    return [(name, s.st_size, s.st_mtime_ns) for name, s in stats if S_ISREG(s.st_mode)]
+    return [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
 
 
 def _is_rosbag(path: Path) -> bool:

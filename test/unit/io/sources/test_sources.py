@@ -208,6 +208,14 @@ def test_folder_source_without_images_says_where_they_are(tmp_path: Path) -> Non
     write_images(tmp_path / "frames", noise_frames(1))
     with pytest.raises(GboptError, match=f"there are in {tmp_path / 'frames'}"):
         open_source(tmp_path)
+    (tmp_path / "a.MP4").touch()
+    with pytest.raises(GboptError, match=f"no image in this folder, but a recording: {tmp_path}/a"):
+        open_source(tmp_path)
+    (tmp_path / "a.MP4").unlink()
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "metadata.yaml").touch()
+    with pytest.raises(GboptError, match=f"but a recording: {tmp_path / 'bag'}"):
+        open_source(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- video
@@ -359,6 +367,8 @@ def test_files_of_recording_tell_whether_it_has_changed(tmp_path: Path) -> None:
     expected = [("a.yaml", 1, 7), ("b.mcap", 2, 7)]
     assert files_of_recording(bag) == expected
     assert files_of_recording(bag / "b.mcap") == expected[1:]
+    (bag / "c.mcap").symlink_to(bag / "gone")  # not read either
+    assert files_of_recording(bag) == expected
     os.utime(bag / "a.yaml", ns=(5, 8))
     assert files_of_recording(bag) == [("a.yaml", 1, 8), expected[1]]
     with pytest.raises(GboptError, match="gone: cannot be read"):
