@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,12 @@ from gbopt_ros.io.json_file import Fields, printable
 from gbopt_ros.io.selection_format import SELECTION_NAME
 from gbopt_ros.io.sources import Source, open_source
 from gbopt_ros.io.sources.base import SourceOptions
-from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES, natural_key
+from gbopt_ros.io.sources.folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 from gbopt_ros.io.sources.rosbag import STORAGE_SUFFIXES
 from gbopt_ros.structures import GboptError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".y4m")
+log = logging.getLogger(__name__)
+
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 _MANIFEST_KEYS = {"source", "topic", "start", "end", "name"}
 _MAX_MANIFEST_BYTES = 1 << 24
@@ -142,17 +144,35 @@ def _recordings_in(path: Path, out: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    children = sorted(
-        (child for child in path.iterdir() if not child.name.startswith(".")), key=natural_key
-    )
+    if path.resolve() in map(Path.resolve, path.parents):  # a link to a folder that it is in
+        return
+    try:
+        entries = list(path.iterdir())
+    except OSError as error:
+        log.warning("%s: left out, it cannot be read (%s)", path, error.strerror)
+        return
+    children = sorted((e for e in entries if not e.name.startswith(".")), key=natural_key)
     names = {child.name for child in children}
     suffixes = {child.suffix.lower() for child in children if child.is_file()}
     storages = [child for child in children if child.suffix in STORAGE_SUFFIXES]
     if path == out or SELECTION_NAME in names:  # masks are selected there
         return
-    if "metadata.yaml" in names or suffixes & {*IMAGE_SUFFIXES} or _are_split(storages):
+    if "metadata.yaml" in names or _are_split(storages):
         yield path
         return
+    below = _recordings_among(children, out)
+    if not suffixes & {*IMAGE_SUFFIXES}:
+        yield from below
+        return
+    yield path
+    if (other := next(below, None)) is not None:
+        log.warning(
+            "%s: taken for a folder of images; other recordings in it, such as %s, are left out: "
+            "name them, too, or move the images", path, other,
+        )  # fmt: skip
+
+
+def _recordings_among(children: list[Path], out: Path) -> Iterator[Path]:
     for child in children:
         if child.is_dir():
             yield from _recordings_in(child, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,46 @@ def test_find_recordings_in_a_folder(fleet: Path) -> None:
         ("robot10-b", "robot10/b.mcap"),
     ]
     assert {each.options for each in found} == {OPTIONS}
+
+
+def test_find_recordings_follows_no_link_to_a_folder_above(fleet: Path) -> None:
+    before = find_recordings([fleet], OPTIONS, out=fleet / "out")
+    (fleet / "robot10" / "loop").symlink_to("..")
+    assert find_recordings([fleet], OPTIONS, out=fleet / "out") == before
+    (fleet / "other").symlink_to("robot9")  # to another one it does
+    names = [each.name for each in find_recordings([fleet], OPTIONS, out=fleet / "out")]
+    assert names[2:4] == ["other-bag", "other-split"]
+    assert len(names) == len(before) + 2
+
+
+def test_find_recordings_tells_of_others_beside_images(
+    fleet: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_recordings([fleet / "images"], OPTIONS, out=fleet / "out")
+    assert caplog.messages == []
+    (fleet / "cover.jpg").touch()
+    (found,) = find_recordings([fleet], OPTIONS, out=fleet / "out")
+    assert found.path == fleet
+    assert caplog.messages == [
+        f"{fleet}: taken for a folder of images; other recordings in it, such as {fleet}/hall.MP4, "
+        "are left out: name them, too, or move the images"
+    ]
+
+
+def test_find_recordings_leaves_out_a_folder_that_cannot_be_read(
+    fleet: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "robot9":  # root may read what its mode forbids
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    names = [each.name for each in find_recordings([fleet], OPTIONS, out=fleet / "out")]
+    assert names == ["hall", "images", "robot10-a", "robot10-b"]
+    assert caplog.messages == [f"{fleet}/robot9: left out, it cannot be read (Permission denied)"]
 
 
 def test_find_recordings_takes_manifests_folders_and_recordings(fleet: Path) -> None:
