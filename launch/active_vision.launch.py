@@ -82,6 +82,12 @@ ARGUMENTS = (
         description="YAML file of ROS parameters, such as the store of the learner.",
     ),
     DeclareLaunchArgument(
+        "use_sim_time",
+        default_value="false",
+        choices=["true", "false"],
+        description="Whether the clock of the nodes is that of /clock, as in a simulation.",
+    ),
+    DeclareLaunchArgument(
         "respawn",
         default_value="false",
         choices=["true", "false"],
@@ -114,6 +120,7 @@ def start(context: LaunchContext) -> list[Node]:
         arguments += remapping(DEPTH, value["depth"])
     if value["target_frame"]:
         arguments += ["-p", f"target_frame:={value['target_frame']}"]
+    arguments += clock(value)
     if value["profile"]:
         arguments += ["-p", f"profile:={value['profile']}"]
     if value["params_file"]:
@@ -141,6 +148,11 @@ def start(context: LaunchContext) -> list[Node]:
     return [*started, *rviz(value)] if value["rviz"] == "true" else started
 
 
+def clock(value: dict[str, str]) -> list[str]:
+    """Arguments of a ROS program; none by default, so that a parameter file may set it."""
+    return ["-p", "use_sim_time:=true"] if value["use_sim_time"] == "true" else []
+
+
 def rviz(value: dict[str, str]) -> list[Node]:
     """RViz on the topics of the graph, which it has with the slash of no namespace.
 
@@ -163,6 +175,7 @@ def rviz(value: dict[str, str]) -> list[Node]:
             executable="rviz2",
             namespace=value["namespace"],
             arguments=["-d", str(config), *(["-f", frame] if frame else [])],
+            ros_arguments=clock(value),
             remappings=[(f"/{topic}", topic) for topic in topics],
             output="screen",
         )

@@ -60,6 +60,23 @@ def test_start_launches_the_processes_of_its_arguments(
     assert nodes(**arguments).keys() == expected
 
 
+def words(parts: Any) -> list[str]:
+    """Parts of a command, as text."""
+    from launch.utilities import perform_substitutions
+
+    return [perform_substitutions(launch.LaunchContext(), part) for part in parts]
+
+
+@pytest.mark.usefixtures("rviz2")
+def test_use_sim_time_is_a_parameter_of_every_process() -> None:
+    """Else it is not mentioned, so that a parameter file may set it."""
+    given = {"rviz": "true", "composed": "false"}
+    for node in nodes(**given, use_sim_time="true").values():
+        assert "use_sim_time:=true" in words(node.cmd[1:])  # without the program
+    for node in nodes(**given).values():
+        assert not any("use_sim_time" in word for word in words(node.cmd[1:]))
+
+
 def ended(returncode: int) -> Any:
     about = {"action": None, "name": "player-1", "cmd": [], "cwd": None, "env": None, "pid": 1}
     return launch.events.process.ProcessExited(returncode=returncode, **about)
@@ -118,18 +135,11 @@ def test_rviz_that_is_not_installed_is_a_warning_and_the_nodes_start(
 @pytest.mark.usefixtures("rviz2")
 def test_rviz_shows_the_topics_of_the_namespace() -> None:
     """Its own configuration is installed, and names topics without a namespace."""
-    from launch.utilities import perform_substitutions
-
     assert "rviz2" not in nodes()
     rviz = nodes(rviz="true", namespace="robot1", target_frame="base_link")["rviz2"]
-    context = launch.LaunchContext()
-
-    def words(pairs: Any) -> list[str]:
-        return [perform_substitutions(context, pair) for pair in pairs]
-
     remappings = dict(map(words, rviz._Node__remappings))
     assert remappings["/selector/debug/overlay"] == "selector/debug/overlay"
     assert remappings["/objects_3d/output/points"] == "objects_3d/output/points"
-    command = words(rviz.cmd[1:])  # without the program, which need not be installed
+    command = words(rviz.cmd[1:])
     assert command[command.index("-f") + 1] == "base_link"
     assert Path(command[command.index("-d") + 1]).name == "gbopt.rviz"
