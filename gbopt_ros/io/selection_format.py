@@ -5,8 +5,8 @@ OUT/frames/         one JPEG a frame, named by its index in the recording
 OUT/overlay.mp4     the masks drawn on the frames
 OUT/run.json        configuration, versions, seconds, counts, energies
 
-Until it is complete, the folder is a hidden temporary one. A journal beside it says which clips are
-done, so that a run that was cut can go on.
+Until it is complete, the folder is a hidden temporary one. How a run that was cut goes on from it:
+`gbopt_ros.io.selection_progress`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.datasets.coco import CATEGORY, image_size, segmentation_to_rle
-from gbopt_ros.io.files import (
-    abandon,
-    collect_leftovers,
-    path_below,
-    replacing_folder,
-    sync,
-    unwritable,
-)
-from gbopt_ros.io.journal import JOURNAL_NAME, Journal, unfinished_run
-from gbopt_ros.io.json_file import Fields, parse_json, printable, to_json
+from gbopt_ros.io.files import abandon, path_below, replacing_folder, unwritable
+from gbopt_ros.io.journal import unfinished_run
+from gbopt_ros.io.json_file import Fields, printable, to_json
 from gbopt_ros.io.overlay import OVERLAY_FPS, OverlayWriter, draw_masks
+from gbopt_ros.io.selection_progress import (
+    PARTS,
+    Progress,
+    frame_file,
+    going_on,
+    journal_of,
+    note_clip,
+    part_file,
+    take_over,
+    written_frames,
+)
 from gbopt_ros.io.sources.images import encode_image, read_image
 from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selection
 from gbopt_ros.tracks import TrackLinker
 
 SELECTION_NAME = "selected.json"
-_PARTS = ("images", "annotations")  # lists of `selected.json`
 _JPEG_QUALITY = 95
 _OVERLAY_SIDE = 640  # longest side of the overlay, pixels
 _PACKAGES = ("gbopt_ros", "torch", "torchvision", "numpy", "opencv-python-headless")
@@ -116,15 +118,21 @@ class SelectionWriter:
         self._identity, self._resume = identity, resume
         self._overlay: OverlayWriter | None = None
         self._linker = linker or TrackLinker()
-        self._clips: list[dict[str, Any]] = []
+        self._done = Progress()
         self._resumed_clips = 0
-        self._last_index = -1
         self._started = time.time()
-        self.frames = self.masks = 0
 
     @property
     def clips(self) -> int:
-        return len(self._clips)
+        return len(self._done.clips)
+
+    @property
+    def frames(self) -> int:
+        return self._done.frames
+
+    @property
+    def masks(self) -> int:
+        return self._done.masks
 
     def __enter__(self) -> SelectionWriter:
         cut = unfinished_run(self._out, self._identity or {}) if self._resume else None
@@ -133,25 +141,25 @@ class SelectionWriter:
                 replacing_folder(
                     self._out,
                     unfinished=cut,
-                    keep=lambda: self._resume and (cut is not None or bool(self._clips)),
+                    keep=lambda: self._resume and (cut is not None or self.clips > 0),
                 )
             )
             (self._folder / "frames" if self._keeps else self._folder).mkdir(
                 parents=True, exist_ok=True
             )
-            self._journal = Journal(self._folder.parent / JOURNAL_NAME)
             if cut is not None:
-                with self._continuing():
-                    self._go_on()
+                with going_on(self._out):
+                    self._done = take_over(self._folder)
+                self._resumed_clips = self.clips
             elif self._identity is not None:
-                self._journal.begin(self._identity)
+                journal_of(self._folder).begin(self._identity)
             self._parts = {
-                name: files.enter_context(self._part(name).open("a", encoding="utf-8"))
-                for name in _PARTS
+                name: files.enter_context(part_file(self._folder, name).open("a", encoding="utf-8"))
+                for name in PARTS
             }
             self._files = files
             if cut is not None:
-                with self._continuing():
+                with going_on(self._out):
                     self._catch_up()
             self._files = files.pop_all()
         return self
@@ -165,13 +173,16 @@ class SelectionWriter:
         facts = {name: getattr(selection, name) for name in names}
         facts |= {"frames": len(selection), "masks": selection.mask_count}
         with self._writing():
-            new = [f for f in selection.frames if f.frame.index > self._last_index]
+            new = [f for f in selection.frames if f.frame.index > self._done.last_index]
             for frame in new:
                 self._add_frame(selection, frame)
-                self._last_index = frame.frame.index
-            self._clips.append(facts)  # before the note: an interruption may come between them
+                self._done.last_index = frame.frame.index
+            # Before the note: an interruption may come between them.
+            self._done.clips.append(facts)
             if self._identity is not None:
-                self._note([self._frame_file(frame.frame.index) for frame in new], facts)
+                for part in self._parts.values():
+                    part.flush()
+                note_clip(self._folder, self._done, [frame.frame.index for frame in new])
 
     def finish(self, **facts: Any) -> None:
         """Complete the files and give the folder its name.
@@ -182,7 +193,7 @@ class SelectionWriter:
         with self._writing():
             for part in self._parts.values():
                 part.close()
-            parts = {name: self._part(name) for name in _PARTS}
+            parts = {name: part_file(self._folder, name) for name in PARTS}
             join_parts(self._folder / SELECTION_NAME, self._recording, parts)
             run = to_json(self._run(facts), indent=2)
             (self._folder / "run.json").write_text(run, encoding="utf-8")
@@ -198,82 +209,22 @@ class SelectionWriter:
         except GboptError as error:
             raise GboptError(str(error).replace(str(self._folder), str(self._out))) from error
 
-    @contextmanager
-    def _continuing(self) -> Iterator[None]:
-        """Errors of the run that was cut say how to get rid of it."""
-        try:
-            yield
-        except (GboptError, FileNotFoundError) as error:
-            raise GboptError(
-                f"{self._out}: the run that was cut is damaged ({error}); start anew without "
-                "--resume"
-            ) from error
-
-    def _part(self, name: str) -> Path:
-        """Entries of `selected.json`, one a line, before they are joined."""
-        return self._folder.parent / f"{name}.part"
-
-    def _frame_file(self, index: int) -> Path:
-        return self._folder / "frames" / f"{index:06d}.jpg"
-
-    def _note(self, frames: Sequence[Path], clip: dict[str, Any]) -> None:
-        """Note in the journal that a clip is done, once its entries and frames are on the disk."""
-        for part in self._parts.values():
-            part.flush()
-        for path in (*frames, self._folder / "frames", *map(self._part, _PARTS)):
-            sync(path)
-        entry = {"clip": clip, "frames": self.frames, "masks": self.masks}
-        sizes = {name: self._part(name).stat().st_size for name in _PARTS}
-        self._journal.append(entry | {"last_index": self._last_index, "bytes": sizes})
-
-    def _go_on(self) -> None:
-        """Take the state of the run that was cut, and remove what belongs to no whole clip."""
-        _, *done = self._journal.read()
-        entries = [Fields(entry, f"{JOURNAL_NAME}, clip {i}") for i, entry in enumerate(done)]
-        clips = [entry.object("clip") for entry in entries]
-        for clip in clips:
-            clip.integer("flow_runs", low=0)  # `finish` sums them
-        last, sizes = entries[-1], entries[-1].object("bytes")
-        self._clips, self._resumed_clips = [dict(clip.content) for clip in clips], len(clips)
-        self.frames, self.masks = last.integer("frames", low=0), last.integer("masks", low=0)
-        self._last_index = last.integer("last_index", low=-1)
-        for name in _PARTS:
-            size = sizes.integer(name, low=0)
-            if self._part(name).stat().st_size < size:
-                raise GboptError(f"{self._part(name).name}: expected {size} bytes or more")
-            os.truncate(self._part(name), size)
-        for path in (self._folder / "frames").iterdir():
-            if not path.stem.isdecimal() or int(path.stem) > self._last_index:
-                path.unlink()
-        collect_leftovers(self._folder)
-
     def _catch_up(self) -> None:
         """Link and draw the frames of the run that was cut: a video cannot be continued."""
-        masks = groupby(_entries(self._part("annotations")), lambda mask: mask.integer("image_id"))
-        drawn, of_image = next(masks, (None, iter(())))
-        for image in _entries(self._part("images")):
-            found: list[Fields] = []
-            if drawn == image.integer("id"):
-                found = list(of_image)
-                drawn, of_image = next(masks, (None, iter(())))
-            size = image_size(image)
-            rles = [
-                segmentation_to_rle(mask.content.get("segmentation"), size, mask.where)
-                for mask in found
-            ]
-            ids = self._linker.link(rles, image.integer("stamp_ns"))
+        for written in written_frames(self._folder):
+            ids = self._linker.link(written.rles, written.stamp_ns)
             if self._draws:
-                frame = read_image(self._frame_file(image.integer("frame_index", low=0)))
-                self._draw(frame, rles, [mask.number("confidence") for mask in found], ids)
+                image = read_image(frame_file(self._folder, written.index))
+                self._draw(image, written.rles, written.confidences, ids)
 
     def _add_frame(self, selection: Selection, selected: FrameSelection) -> None:
         frame = selected.frame
-        path = self._frame_file(frame.index)
+        path = frame_file(self._folder, frame.index)
         height, width = frame.size
         if self._keeps:
             jpeg = encode_image(frame.image, "jpeg", _JPEG_QUALITY)
             path.write_bytes(jpeg.tobytes())
-        self.frames += 1
+        self._done.frames += 1
         image = {
             "id": self.frames,
             "file_name": path.name,
@@ -289,7 +240,7 @@ class SelectionWriter:
         append_entry(self._parts["images"], image, first=self.frames == 1)
         ids = self._linker.link(selected.rles, frame.stamp_ns)
         for i, track_id in enumerate(ids):
-            self.masks += 1
+            self._done.masks += 1
             entry = self._annotation(selected, i) | {"track_id": track_id}
             append_entry(self._parts["annotations"], entry, first=self.masks == 1)
         if self._draws:
@@ -332,24 +283,15 @@ class SelectionWriter:
             "wall_seconds": time.time() - self._started,
             "resumed_clips": self._resumed_clips,
             "counts": {
-                "clips": len(self._clips),
+                "clips": self.clips,
                 "frames": self.frames,
                 "masks": self.masks,
-                "flow_runs": sum(clip["flow_runs"] for clip in self._clips),
+                "flow_runs": sum(clip["flow_runs"] for clip in self._done.clips),
             },
             "peak_memory_bytes": peak_memory(),
             "versions": versions(),
-            "clips": self._clips,
+            "clips": self._done.clips,
         } | facts
-
-
-def _entries(part: Path) -> Iterator[Fields]:
-    """The entries that `append_entry` wrote."""
-    with part.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if entry := line.strip().removesuffix(b","):
-                where = f"{part.name}, line {number}"
-                yield Fields(parse_json(entry, where), where)
 
 
 def read_selection(folder: Path) -> Iterator[SelectedFrame]:
