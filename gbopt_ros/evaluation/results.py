@@ -40,7 +40,7 @@ def load_results(path: Path, gt: CocoDataset) -> list[CocoResult]:
     """Read a COCO result list, or a COCO dataset whose annotations have a `score`.
 
     A list names images by id. The images of a dataset are matched with those of `gt` by file name
-    without folder and suffix, or by id where the names do not match.
+    without folder and suffix, or by id where the names do not match; the others are left out.
 
     Raises:
         GboptError: missing file, not JSON, unknown images, or masks that do not fit them.
@@ -72,18 +72,21 @@ def _checked(gt: CocoDataset, entries: Sequence[Fields]) -> list[CocoResult]:
 
 
 def _results_of_dataset(content: Fields, gt: CocoDataset) -> list[Fields]:
-    matched = _match_images(content.objects("images"), gt)
+    images = content.objects("images")
+    known = {image.integer("id") for image in images}
+    matched = _match_images(images, gt)
     results = []
     for entry in content.objects("annotations"):
-        if entry.flag("iscrowd", default=0):
-            continue
-        image_id = matched.get(entry.integer("image_id"))
-        if image_id is None:
-            raise GboptError(
-                f"{entry.where}: image {entry.integer('image_id')} is not in the ground truth, "
-                "neither by file name nor by id"
-            )
-        results.append(Fields({**entry.content, "image_id": image_id}, entry.where))
+        image_id = entry.integer("image_id")
+        if image_id not in known:
+            raise GboptError(f"{entry.where}: 'image_id' is that of no image")
+        if image_id in matched and not entry.flag("iscrowd", default=0):
+            results.append(Fields({**entry.content, "image_id": matched[image_id]}, entry.where))
+    if known and not matched:
+        raise GboptError(
+            f"{content.where}: none of its {len(images)} images is in the ground truth, neither by "
+            "file name nor by id"
+        )
     return results
 
 
@@ -93,7 +96,7 @@ def _match_images(images: Sequence[Fields], gt: CocoDataset) -> dict[int, int]:
     Labelled images without a counterpart are told of: all their objects will count as missed.
     """
     matched, by = _matches(images, gt)
-    logger.info("%d images matched with the ground truth by %s", len(matched), by)
+    logger.info("%d of %d images matched with the labels by %s", len(matched), len(images), by)
     missing = {image.id for image in gt.images} - set(matched.values())
     if missing:
         logger.warning(

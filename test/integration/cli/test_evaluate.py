@@ -142,6 +142,16 @@ def test_evaluate_a_dataset_with_scores(
     assert warning in shown.err and ("labelled images" in shown.err) == bool(warning)
 
 
+def test_evaluate_takes_a_replay_of_which_some_frames_are_labelled(
+    gt: Path, capsys: pytest.CaptureFixture[str]
+):
+    found = [result(1, box(0, 0)), result(2, box(30, 30)), result(3, box(9, 9), 0.9)]
+    assert run(gt, replayed({1: "0001.jpg", 2: "0002.jpg", 3: "0003.jpg"}, found)) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[1].split()[1] == "100.0"  # the third counts for nothing
+    assert shown.err == "2 of 3 images matched with the labels by file name\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -161,7 +171,8 @@ def test_evaluate_a_dataset_with_scores(
         ([result(10, mask_ops.encode(np.ones((60, 81), bool)))], "expected [60, 80]"),
         ({"annotations": []}, "expected 'images', it is not there"),
         (replayed({1: "9.jpg"}, [{"id": 1}]), "expected 'image_id', it is not there"),
-        (replayed({1: "9.jpg"}, [result(1, box(0, 0))]), "neither by file name nor by id"),
+        (replayed({1: "9.jpg"}, [result(1, box(0, 0))]), "none of its 1 images is in the ground"),
+        (replayed({10: "a.jpg"}, [result(2, box(0, 0))]), "'image_id' is that of no image"),
     ],
 )
 def test_evaluate_refuses_bad_results(
