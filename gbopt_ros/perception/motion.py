@@ -147,9 +147,15 @@ def add_evidence(
 
     Where there is evidence, the probability is limited to 0.001 to 0.999 first.
     """
-    sure = np.clip(background.astype(np.float32), _SURE, 1 - _SURE)
-    of_object = (1 - sure) * np.exp(evidence.astype(np.float32))  # Bayes' rule
-    return np.where(evidence == 0, background, sure / (sure + of_object)).astype(np.float32)
+    background = background.astype(np.float32, copy=False)
+    evidence = evidence.astype(np.float32, copy=False)
+    sure = np.clip(background, _SURE, 1 - _SURE)
+    combined = cv2.exp(evidence)  # Bayes' rule: sure / (sure + (1 - sure) exp(evidence))
+    combined *= 1 - sure
+    combined += sure
+    np.divide(sure, combined, out=combined)
+    np.copyto(combined, background, where=evidence == 0)
+    return np.asarray(combined)
 
 
 def resized(values: NDArray[np.floating], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -61,7 +61,7 @@ def plane_residual(
         back.astype(np.float32), there, None, cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT, borderValue=(1e6, 1e6),
     )  # fmt: skip
-    known = cv2.magnitude(*cv2.split(there + returned - here)) < _RETURN_ERROR * side
+    known = _lengths(there + returned - here) < _RETURN_ERROR * side
     grid = np.zeros_like(known)
     grid[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID] = True
     fitted = grid & known & (background > _SURE)
@@ -78,12 +78,18 @@ def plane_residual(
     near[max(0, y - _GRID) : y + h + _GRID, max(0, x - _GRID) : x + w + _GRID] = True
     known &= near
     with_surroundings = cv2.perspectiveTransform(here.reshape(-1, 1, 2), homography)
-    residual = cv2.magnitude(*cv2.split(there - with_surroundings.reshape(there.shape)))
-    residual *= 1000 / side
-    moves = np.median(np.linalg.norm(flow[fitted], axis=-1)) > _FIT_ERROR * side
+    residual = _lengths(there - with_surroundings.reshape(there.shape)) * np.float32(1000 / side)
+    moves = np.median(_lengths(flow[fitted])) > _FIT_ERROR * side
     if not moves or np.percentile(residual[known], _PERCENTILE) < _LEAST:
         known &= residual > _NEUTRAL
     return np.where(known, residual, np.nan).astype(np.float32)
+
+
+def _lengths(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(...,) float32, of vectors (..., 2). cv2.magnitude rounds as the memory happens to lie."""
+    x, y = vectors[..., 0].astype(np.float32), vectors[..., 1].astype(np.float32)
+    lengths: NDArray[np.float32] = np.sqrt(x * x + y * y)
+    return lengths
 
 
 @lru_cache(maxsize=2)  # sizes

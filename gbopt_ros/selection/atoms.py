@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 import cv2
@@ -70,16 +71,13 @@ class Atoms:
         labels = np.full(2 * len(self.labels) + 1, len(self.areas), np.int32)
         labels[1::2] = self.labels
         edges = np.column_stack([self.starts, self.starts + self.lengths]).ravel()
-        gaps = np.diff(edges, prepend=0, append=self.size[0] * self.size[1])
-        painted = np.repeat(labels, gaps).reshape(self.size[:: 1 if self.order == "C" else -1])
-        if size != self.size:
-            rows, columns = (
-                ((np.arange(small) + 0.5) * (full / small)).astype(np.intp)
-                for small, full in zip(size, self.size, strict=True)
-            )
-            ends = (rows, columns) if self.order == "C" else (columns, rows)
-            painted = painted[ends[0][:, None], ends[1]]
-        return painted if self.order == "C" else np.asarray(cv2.transpose(painted))
+        if size != self.size:  # paints the pixels that are shown, not the whole image
+            edges = np.searchsorted(_pixels_shown(self.size, size, self.order), edges)
+        gaps = np.diff(edges, prepend=0, append=size[0] * size[1])
+        painted = np.repeat(labels, gaps)
+        if self.order == "C":
+            return painted.reshape(size)
+        return np.asarray(cv2.transpose(painted.reshape(size[::-1])))
 
     def exclusive(self, order: Sequence[int]) -> tuple[Rle, ...]:
         """COCO run-length encodings of masks of which no two share a pixel.
@@ -105,6 +103,20 @@ class Atoms:
         member = self.membership.astype(np.float64)  # whole numbers, far below 2^53
         shared: NDArray[np.int64] = ((member * self.areas) @ member.T).astype(np.int64)
         return shared
+
+
+@lru_cache(maxsize=4)  # sizes
+def _pixels_shown(
+    full: tuple[int, int], small: tuple[int, int], order: Literal["C", "F"]
+) -> NDArray[np.int64]:
+    """The pixels of the flattened image that a smaller one shows, ascending."""
+    rows, columns = (
+        ((np.arange(after) + 0.5) * (before / after)).astype(np.int64)
+        for before, after in zip(full, small, strict=True)
+    )
+    if order == "C":
+        return (rows[:, None] * full[1] + columns).ravel()
+    return (columns[:, None] * full[0] + rows).ravel()
 
 
 def atoms(masks: NDArray[np.bool_]) -> Atoms:

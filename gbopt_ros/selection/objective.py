@@ -54,10 +54,11 @@ def _probabilities(background: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def empty_background_loss(background: NDArray[np.floating], epsilon: float) -> float:
     """L_I, summed over the pixels, of selecting nothing: Eq. 14 over the whole image."""
+    values = np.maximum(background.astype(np.float32, copy=False), 0)
     with np.errstate(divide="ignore"):
-        logarithm = np.log(_probabilities(background))
-    clipped = np.clip(logarithm, np.log(epsilon), np.log1p(-epsilon), out=logarithm)
-    return -float(clipped.sum(dtype=np.float64))
+        np.log(values, out=values)
+    np.clip(values, np.log(epsilon), np.log1p(-epsilon), out=values)
+    return -float(values.sum(dtype=np.float64))
 
 
 def background_loss(

@@ -22,8 +22,8 @@ _GRID_SIDE = 240  # rows or columns of pixels that stand for all of a larger ima
 def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArray[np.float64]:
     """IoU of the masks of one frame, moved by the flow, with the masks of the next.
 
-    Every pixel moves to the nearest pixel that its flow points to, within the image. In images
-    whose shorter side is 480 pixels or more, each pixel of a coarser grid stands for its square.
+    Every pixel moves to the nearest pixel that its flow points to, within the image. Images whose
+    shorter side is 480 pixels or more are looked at on a coarser grid.
 
     Args:
         before: atoms of the N candidates of frame t.
@@ -33,15 +33,13 @@ def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArr
     Returns:
         (N, N') float64.
     """
-    height, width = before.size
-    targets = after.labels_at(after.size)
-    step = max(1, min(height, width) // _GRID_SIDE)
-    first = step // 2  # near the middle of its square
-    labels = before.labels_at(before.size)[first::step, first::step]
+    step = max(1, min(before.size) // _GRID_SIDE)
+    height, width = grid = before.size[0] // step, before.size[1] // step
+    labels, targets = before.labels_at(grid), after.labels_at(grid)
     rows, columns = np.nonzero(labels < len(before.areas))
     pixels = labels[rows, columns]
-    rows, columns = step * rows + first, step * columns + first
-    move = flow[rows, columns]
+    middle = step // 2  # of the square that a pixel of the grid shows, about
+    move = flow[step * rows + middle, step * columns + middle] / step
     to_column = np.clip(np.rint(columns + move[:, 0]), 0, width - 1).astype(np.intp)
     to_row = np.clip(np.rint(rows + move[:, 1]), 0, height - 1).astype(np.intp)
     reached, none = targets[to_row, to_column], len(after.areas)

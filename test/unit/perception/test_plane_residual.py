@@ -96,3 +96,17 @@ def test_motion_evidence_grows_with_the_residual() -> None:
     assert evidence[0] < -1.5
     assert evidence[3] > 1.5
     assert evidence[4] == 0
+
+
+def test_plane_residual_does_not_depend_on_where_memory_lies() -> None:
+    size = (48, 64)
+    rng = np.random.default_rng(0)
+    flow, back = rng.normal((2, 1), 0.06, (2, *size, 2)).astype(np.float32)
+    back *= -1
+    first = plane_residual(flow, back, np.full(size, 0.95))
+    assert np.isfinite(first[0, :8]).all()
+    kept = []
+    for number in range(100):  # blocks of other sizes move the next ones by multiples of 16 bytes
+        kept.append(np.empty(4 * size[0] * size[1] + 16 * int(rng.integers(1, 9)), np.uint8))
+        found = plane_residual(flow, back, np.full(size, 0.95))
+        np.testing.assert_array_equal(found, first, err_msg=f"call {number}")
