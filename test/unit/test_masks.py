@@ -23,6 +23,7 @@ from gbopt_ros.masks import (
     encode_labels,
     iou_matrix,
     make_exclusive,
+    overlap_matrix,
     union,
 )
 from gbopt_ros.structures import Rle
@@ -121,6 +122,13 @@ def test_iou_matrix_of_every_pair() -> None:
     np.testing.assert_allclose(iou_matrix(first, second), [[1, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4]])
 
 
+def test_overlap_matrix_divides_by_the_smaller_mask() -> None:
+    """On either side of a pair."""
+    first = encode_all(np.stack([rectangle(0, 0, 2, 2), rectangle(0, 0, 4, 4)]))
+    second = encode_all(np.stack([rectangle(0, 1, 4, 3), rectangle(0, 0, 1, 1)]))
+    np.testing.assert_allclose(overlap_matrix(first, second), [[2 / 4, 1], [1, 1]])
+
+
 def test_mask_operations_on_no_masks() -> None:
     some = encode_all(rectangle(0, 0, 2, 2)[None])
     assert encode_all(np.zeros((0, 4, 4), bool)) == encode_labels(np.zeros((4, 4), int), 0) == ()
@@ -129,6 +137,8 @@ def test_mask_operations_on_no_masks() -> None:
     assert boxes_xyxy(()).shape == (0, 4)
     assert iou_matrix((), some).shape == (0, 1)
     assert iou_matrix(some, ()).shape == (1, 0)
+    assert overlap_matrix((), some).shape == (0, 1)
+    assert overlap_matrix(some, ()).shape == (1, 0)
     assert make_exclusive(np.zeros((0, 4, 4), bool), np.zeros(0)).shape == (0, 4, 4)
 
 
@@ -194,6 +204,7 @@ SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
         [SQUARE],
         [[float(v) for v in SQUARE]],
         [[1, 1, 3, 1], SQUARE, [2, 2], []],  # too few points to enclose anything
+        [[1, 1, 3, 1, 3, 3], [1, 1, 1, 3, 3, 3]],  # two triangles
         {"size": [4, 4], "counts": [5, 2, 2, 2, 5]},
         {"size": [4, 4], "counts": "52203"},
         {"size": [4, 4], "counts": b"52203"},

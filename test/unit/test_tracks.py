@@ -94,8 +94,15 @@ def test_link_expects_a_mask_where_its_mean_motion_takes_it() -> None:
         assert ids == [expected]
 
 
+def test_link_finds_an_object_that_stopped_while_it_was_hidden() -> None:
+    """Its motion would have taken it 30 pixels further."""
+    frames = [[box(10, x)] for x in (0, 6, 12)]
+    hidden: list[list[Rle]] = [[]] * 4
+    assert linked(*frames, *hidden, [box(10, 12)])[-1] == [1]
+
+
 def test_link_follows_a_small_mask_that_does_not_overlap_its_last() -> None:
-    a, away, large = box(10, 10, 6, 6), box(10, 18, 6, 6), box(10, 18, 12, 12)
+    a, away, large = box(10, 10, 6, 6), box(10, 18, 6, 6), box(7, 16, 12, 12)
     assert linked([a], [away]) == [[1], [1]]
     assert linked([a], [large]) == [[1], [2]]  # another object, by its area
     assert linked([a], [box(10, 30, 6, 6)]) == [[1], [2]]  # too far
