@@ -52,15 +52,16 @@ def test_motion_without_weight_computes_nothing() -> None:
 
 
 def test_clip_with_motion_multiplies_log_odds_by_the_weight() -> None:
-    frames, background = make_clip(numbered(12)).frames, np.full((48, 64), 0.4, np.float32)
+    frames, background = make_clip(numbered(12)).frames, np.full((48, 64), 0.9, np.float32)
     evidence = motion_between(frames, {3: background}, Growing(), 0.5)[3]
+    assert evidence.min() < -1 < 1 < evidence.max()
 
     def log_odds(weight: float) -> NDArray[np.float64]:
         config = MotionConfig(weight=weight)
         p = clip_with_motion(frames, [background] * 12, Growing(), config)[3].astype(np.float64)
         return np.log(p / (1 - p))
 
-    start = np.log(0.4 / 0.6)
+    start = np.log(0.9 / 0.1)
     np.testing.assert_allclose(log_odds(1.0), start - evidence, atol=1e-4)
     np.testing.assert_allclose(log_odds(0.5), start - 0.5 * evidence, atol=1e-4)
 

@@ -52,6 +52,13 @@ def test_plane_residual_without_sure_background_is_unknown() -> None:
     assert np.all(np.isnan(plane_residual(flow, -flow, np.full((48, 64), 0.5))))
 
 
+def test_plane_residual_of_surroundings_that_are_no_plane_is_unknown() -> None:
+    """Three bands that slide past each other: no homography fits more than one."""
+    flow = np.zeros((120, 160, 2), np.float32)
+    flow[:, 53:106, 1], flow[:, 106:, 1] = 8.0, -8.0
+    assert np.all(np.isnan(plane_residual(flow, -flow, np.ones((120, 160)))))
+
+
 def test_plane_residual_does_not_depend_on_the_resolution() -> None:
     found = []
     for scale in (1, 2):
