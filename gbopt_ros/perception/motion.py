@@ -185,7 +185,7 @@ def _smaller(image: Image) -> Image:
 def _coarser(flow: NDArray[np.floating]) -> NDArray[np.float32]:
     """A flow at the size of the evidence, in its pixels."""
     size = _size(flow.shape, _EVIDENCE_SIDE)
-    coarse = cv2.resize(flow.astype(np.float32, copy=False), size, interpolation=cv2.INTER_AREA)
+    coarse = cv2.resize(flow.astype(np.float32, copy=False), size)
     height, width = flow.shape[:2]  # their ratios differ slightly: sides are rounded
     return np.asarray(coarse * np.array([size[0] / width, size[1] / height], np.float32))
 

@@ -26,8 +26,8 @@ _INLIERS = 0.5  # smallest share of the fitted pixels
 # experiments/plane_residual.py; the residual in thousandths of the shorter side.
 BIAS, SLOPE, FLOOR = -2.3, 1.1, 0.6
 _NEUTRAL = float(np.exp(-BIAS / SLOPE)) - FLOOR  # the residual whose log-odds are 0
-# Something stands out if this percentile of the residuals reaches the error of the flow.
-_PERCENTILE, _LEAST = 98, 3.0
+# Something stands out if this share of the residuals reaches the error of the flow.
+_FEWEST_OUTSTANDING, _LEAST = 0.02, 3.0
 
 
 def plane_residual(
@@ -80,7 +80,8 @@ def plane_residual(
     with_surroundings = cv2.perspectiveTransform(here.reshape(-1, 1, 2), homography)
     residual = _lengths(there - with_surroundings.reshape(there.shape)) * np.float32(1000 / side)
     moves = np.median(_lengths(flow[fitted])) > _FIT_ERROR * side
-    if not moves or np.percentile(residual[known], _PERCENTILE) < _LEAST:
+    outstanding = np.count_nonzero(known & (residual >= _LEAST))
+    if not moves or outstanding < _FEWEST_OUTSTANDING * np.count_nonzero(known):
         known &= residual > _NEUTRAL
     return np.where(known, residual, np.nan).astype(np.float32)
 

@@ -10,6 +10,7 @@ Symbols: `background` is Bg(I_t), `foreground` the binary image Fg(Delta_t) of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -54,11 +55,12 @@ def _probabilities(background: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def empty_background_loss(background: NDArray[np.floating], epsilon: float) -> float:
     """L_I, summed over the pixels, of selecting nothing: Eq. 14 over the whole image."""
-    values = np.maximum(background.astype(np.float32, copy=False), 0)
+    logarithm = _probabilities(background)
     with np.errstate(divide="ignore"):
-        np.log(values, out=values)
-    np.clip(values, np.log(epsilon), np.log1p(-epsilon), out=values)
-    return -float(values.sum(dtype=np.float64))
+        np.log(logarithm, out=logarithm)
+    # Floats of Python: with those of NumPy all would be computed in float64.
+    np.clip(logarithm, math.log(epsilon), math.log1p(-epsilon), out=logarithm)
+    return -float(logarithm.sum(dtype=np.float64))
 
 
 def background_loss(

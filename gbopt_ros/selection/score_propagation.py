@@ -36,13 +36,16 @@ def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArr
     step = max(1, min(before.size) // _GRID_SIDE)
     height, width = grid = before.size[0] // step, before.size[1] // step
     labels, targets = before.labels_at(grid), after.labels_at(grid)
-    rows, columns = np.nonzero(labels < len(before.areas))
-    pixels = labels[rows, columns]
+    # Numbers of pixels, row by row: `take` is several times faster than indexing by two arrays.
+    places = np.flatnonzero(labels < len(before.areas))
+    pixels = labels.ravel().take(places)
+    rows, columns = np.divmod(places, width)
     middle = step // 2  # of the square that a pixel of the grid shows, about
-    move = flow[step * rows + middle, step * columns + middle] / step
+    here = (step * rows + middle) * before.size[1] + step * columns + middle
+    move = flow.reshape(-1, 2).take(here, axis=0) / step
     to_column = np.clip(np.rint(columns + move[:, 0]), 0, width - 1).astype(np.intp)
     to_row = np.clip(np.rint(rows + move[:, 1]), 0, height - 1).astype(np.intp)
-    reached, none = targets[to_row, to_column], len(after.areas)
+    reached, none = targets.ravel().take(to_row * width + to_column), len(after.areas)
     covered = reached < none
     # Only pairs of atoms that occur: ragged masks may have as many atoms as pixels.
     pairs, count = np.unique(
