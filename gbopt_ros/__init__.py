@@ -12,6 +12,7 @@ that it was never taught:
 Where things are:
 
     structures   the vocabulary: Frame, Clip, Proposals, Selection ...
+    masks        run lengths, boxes and overlaps of masks
     tracks       ids of masks over time
     config       every setting, its default and its meaning
     io           recordings and datasets in, selected masks out
@@ -22,8 +23,10 @@ Where things are:
     learning     training set, fine-tuning, gate, store of versions
     simulation   the Tabletop world that the bundled networks and tests come from
     pipeline     the whole flow on one screen
+    bulk         many recordings at once, as one dataset
     demo         what `make demo` runs
     nodes        the ROS 2 nodes
+    web          the page of `gbopt review`, and the server of versions
     cli          the command `gbopt`, one verb a file
 
 The names below are the public ones. They are imported when they are first used, so that
