@@ -9,8 +9,8 @@ def short_side() -> int:
     return setting(
         0,
         "Length to which the shorter side of an image is scaled, pixels (0: as the network was "
-        "trained; 320 for the bundled one, which keeps the size of smaller images from 240 on). A "
-        "larger value shows smaller objects and takes more time. ONNX files have their own size.",
+        "trained; the bundled one scales it to between 240 and 320). A larger value shows smaller "
+        "objects and takes more time. ONNX files have their own size.",
         low=0, high=4096, fixed=True,
     )  # fmt: skip
 
