@@ -84,17 +84,14 @@ def test_fit_calibration_warns_of_few_masks(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_calibration_quality_of_four_masks() -> None:
-    probabilities = np.array([0.05, 0.92, 0.98, 1.0])
+    probabilities = np.array([0.05, 0.85, 0.98, 1.0])
     quality = calibration_quality(probabilities, np.array([False, True, False, True]))
     assert quality.masks == 4
     assert quality.correct == 0.5
-    # Two bins: 0.05 against 0 of one mask, 0.9667 against 2 of 3 masks.
-    assert quality.diagram == (
-        (0.05, 0.0, 1),
-        (pytest.approx(2.9 / 3), pytest.approx(2 / 3), 3),
-    )
-    assert quality.ece == pytest.approx((0.05 + 0.9) / 4)
-    assert quality.brier == pytest.approx((0.05**2 + 0.08**2 + 0.98**2) / 4)
+    # Three of ten bins: 0.05 against 0 of one mask, 0.85 against one of one, 0.99 against 1 of 2.
+    assert quality.diagram == ((0.05, 0.0, 1), (0.85, 1.0, 1), (pytest.approx(0.99), 0.5, 2))
+    assert quality.ece == pytest.approx((0.05 + 0.15 + 0.98) / 4)
+    assert quality.brier == pytest.approx((0.05**2 + 0.15**2 + 0.98**2) / 4)
     assert quality.auc == 0.75
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from gbopt_ros import masks as mask_ops
+from gbopt_ros.config import ClipConfig, Config
+from gbopt_ros.evaluation.identities import load_identities
 from gbopt_ros.evaluation.identity_metrics import (
     IdentifiedMasks,
     IdentityCounts,
     count_identities,
 )
+from gbopt_ros.io.datasets.coco import CocoImage, write_coco
 from gbopt_ros.structures import Rle
 
 A, B = "a", "b"
@@ -83,6 +88,21 @@ def test_count_identities_agrees_with_trackeval() -> None:
     counts = count_identities(truth, found)
     assert counts == IdentityCounts(matched=6, instances=11, masks=11, switches=3)
     assert counts.f1 == pytest.approx(54.5454545)
+
+
+def test_load_identities_gives_a_name_to_another_object_after_a_gap(tmp_path: Path) -> None:
+    """As clips do: `gbopt world` names the objects of every scene alike."""
+    stamps = [0, 2 * 10**9, 4 * 10**9 + 1]
+    images = [
+        CocoImage(n, f"{n}.jpg", 10, 80, {"frame_index": n, "stamp_ns": stamp})
+        for n, stamp in enumerate(stamps, 1)
+    ]
+    path = tmp_path / "annotations.json"
+    rles, names = {n: [box(0)] for n in (1, 2, 3)}, {n: ["mug"] for n in (1, 2, 3)}
+    write_coco(path, images, rles, names_by_image=names)
+    found = load_identities(tmp_path, Config(clip=ClipConfig(max_gap_s=2.0)))
+    first, second, third = (found[n].ids[0] for n in (1, 2, 3))
+    assert first == second != third
 
 
 def test_identity_counts_add_up() -> None:
