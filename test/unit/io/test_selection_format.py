@@ -18,13 +18,14 @@ import pytest
 from support.scenes import SquareNetworks, square_frames, square_selection
 
 from gbopt_ros.config import ClipConfig, Config, LearningConfig
+from gbopt_ros.io import journal, selection_progress
 from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.learning.data.training_set import TrainingSet
 from gbopt_ros.masks import encode_all
 from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.pipeline import Pipeline
-from gbopt_ros.structures import GboptError, Selection
+from gbopt_ros.structures import Frame, FrameEnergy, FrameSelection, GboptError, Selection
 from gbopt_ros.tracks import TrackLinker
 
 SIZE = 12, 16
@@ -126,6 +127,37 @@ def test_selection_writer_can_leave_the_overlay_out(tmp_path: Path) -> None:
     assert names["False"] == names["True"] - {"overlay.mp4"}
     written = [(tmp_path / name / "selected.json").read_bytes() for name in names]
     assert written[0] == written[1]
+
+
+def test_selection_writer_writes_a_coco_dataset(tmp_path: Path) -> None:
+    frame = FrameSelection(
+        Frame(np.zeros((*SIZE, 3), np.uint8), 50, 5, "camera"),
+        (4,),
+        encode_all(MASK),
+        np.array([[3, 2, 9, 7]], np.float32),
+        np.array([0.75], np.float32),
+        np.array([0.125]),
+        np.array([0.5], np.float32),
+        FrameEnergy(1.0, 2.0, -0.5),
+    )
+    with SelectionWriter(tmp_path / "out", "cups.mp4", overlay=False) as writer:
+        writer.add(Selection(3, (frame,), 2.5, 2.0, False, 7, "v0001"))
+        writer.finish()
+    content = json.loads((tmp_path / "out" / "selected.json").read_text())
+    assert content["images"] == [
+        {
+            "id": 1, "file_name": "000005.jpg", "height": 12, "width": 16, "frame_index": 5,
+            "stamp_ns": 50, "frame_id": "camera", "clip_id": 3, "model_version": "v0001",
+            "energy": {"background": 1.0, "flow": 2.0, "regularization": -0.5},
+        }
+    ]  # fmt: skip
+    assert content["annotations"] == [
+        {
+            "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0,
+            "segmentation": encode_all(MASK)[0], "bbox": [3.0, 2.0, 6.0, 5.0], "area": 30,
+            "score": 0.75, "confidence": 0.5, "margin": 0.125, "proposal": 4, "track_id": 1,
+        }
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../../secret.png", "sub/../../../secret.png"])
@@ -243,6 +275,34 @@ def test_selection_writer_goes_on_with_a_run_that_was_killed(
     assert contents[0] == contents[1]
     assert len(list(open_source(tmp_path / "out" / "overlay.mp4"))) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_selection_writer_goes_on_with_the_track_ids_of_a_run_that_was_killed(
+    tmp_path: Path, clips: list[Selection]
+) -> None:
+    """The linker knows the three frames that are done, and starts a track in every frame."""
+    killed_after(tmp_path / "out", clips, 2)
+    linker = TrackLinker(max_gap_s=0.05)
+    write_clips(tmp_path / "out", clips, resume=True, linker=linker, overlay=False)
+    ids = [f.track_ids for f in read_selection(tmp_path / "out")]
+    assert ids == [(1,), (1,), (1,), (4,), (5,)]
+
+
+def test_selection_writer_syncs_a_clip_before_its_line_of_the_journal(
+    tmp_path: Path, clips: list[Selection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    for module in (selection_progress, journal):
+        monkeypatch.setattr(module, "sync", lambda path: synced.append(path.name))
+    with SelectionWriter(tmp_path / "out", "cups.mp4", identity=IDENTITY) as writer:
+        begun = len(synced)
+        writer.add(clips[0])
+        *of_clip, journal_file, _ = synced[begun:]
+        writer.finish()
+    assert {*of_clip} == {
+        "000000.jpg", "000001.jpg", "frames", "images.part", "annotations.part"
+    }  # fmt: skip
+    assert journal_file == "journal"
 
 
 def test_selection_writer_has_no_lower_bound_where_the_lag_forced_a_decision(
