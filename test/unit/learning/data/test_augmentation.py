@@ -19,6 +19,7 @@ from gbopt_ros.learning.data.augmentation import (
     to_example,
 )
 from gbopt_ros.masks import encode_all
+from gbopt_ros.models.catalogue import IMAGENET_MEAN
 from gbopt_ros.structures import LabelledImage
 
 NOTHING = {
@@ -94,6 +95,10 @@ def test_augment_scale_moves_image_and_masks_together(seed: int, low: float, hig
     assert result.masks.shape[1:] == SCENE.masks.shape[1:]
     assert result.masks.sum(axis=0).max(initial=0) <= 1
     assert_aligned(result)
+
+
+def test_padding_is_the_mean_that_networks_subtract() -> None:
+    np.testing.assert_allclose(PADDING_VALUE, 255 * np.array(IMAGENET_MEAN), atol=0.5)  # RGB
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,11 @@ def test_batches_draw_every_image_once_an_epoch(others: int) -> None:
     epochs = [row[start : start + 7] for start in range(0, 28, 7)]
     assert all(sorted(epoch) == list(range(10, 17)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_batches_augment_an_image_differently_in_every_epoch() -> None:
+    drawn = batches((Numbered(1, 100), 1), augmentation=replace(PLAIN, colour=1.0))
+    assert len({values(drawn[step])[0] for step in range(8)}) > 4
 
 
 def test_batches_of_two_datasets_have_different_orders() -> None:

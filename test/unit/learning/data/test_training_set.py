@@ -318,6 +318,8 @@ def test_what_leaves_a_full_set_is_logged_and_counted(
     with TrainingSet(folder, 3 * size, "oldest") as training_set:
         training_set.add([selected(frames_dir, i) for i in (4, 5)])
         assert training_set.evicted == {"cups": 2, "hall": 2}
+        training_set.add([selected(frames_dir, i, clip=1) for i in (6, 7)])
+        assert training_set.evicted == {"cups": 4, "hall": 2}
 
 
 def test_max_bytes_0_is_no_limit(folder: Path, frames_dir: Path) -> None:
