@@ -139,7 +139,10 @@ def test_clip_assembly_loses_a_clip_before_a_complete_one() -> None:
     made.image(1)
     made.proposals(1)  # and no background
     made.frame(2, last=1)
-    assert made.calls == [("lost", 0), ("whole", 1, [2])]
+    made.announce(2, [3])
+    made.flow(2)
+    made.frame(3)
+    assert made.calls == [("lost", 0), ("whole", 1, [2]), ("whole", 2, [3])]
 
 
 def test_clip_assembly_takes_another_frame_of_the_same_stamp() -> None:
