@@ -126,6 +126,12 @@ def test_resize_short_side(size: tuple[int, int], expected: tuple[int, int]) -> 
     np.testing.assert_allclose(resized.numpy(), 0.25, atol=1e-6)
 
 
+def test_resize_short_side_loses_no_pixel_of_a_larger_image() -> None:
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::4] = 1.0
+    np.testing.assert_allclose(resize_short_side(stripes, 8).numpy(), 0.25, atol=0.1)
+
+
 def test_fpn_background_from_file(tmp_path: Path) -> None:
     path = tmp_path / "background.safetensors"
     constant = build_background(ARCHITECTURE)

@@ -73,12 +73,13 @@ def test_rays_refuse_coefficients_that_do_not_fit_the_model() -> None:
         camera.rays()
 
 
-def test_object_pixels_leave_out_what_is_behind_the_border_and_in_holes() -> None:
-    """An object at 1 m; its mask is 2 pixels too wide, and has a hole through to 3 m."""
-    depth = np.full((40, 40), 3.0, np.float32)
+@pytest.mark.parametrize(("other", "mixture"), [(3.0, 1.9), (0.4, 0.7)])
+def test_object_pixels_leave_out_what_is_not_of_the_object(other: float, mixture: float) -> None:
+    """An object at 1 m; its mask is 2 pixels too wide, with a hole, behind it or before it."""
+    depth = np.full((40, 40), other, np.float32)
     depth[10:30, 10:30] = 1.0
-    depth[18:22, 18:22] = 3.0  # the hole
-    depth[10, 10:30] = 1.9  # a mixture along an edge
+    depth[18:22, 18:22] = other  # the hole
+    depth[10, 10:30] = mixture  # along an edge
     depth[25, 12:20] = np.nan
     mask = np.zeros((40, 40), bool)
     mask[8:32, 8:32] = True
@@ -87,6 +88,15 @@ def test_object_pixels_leave_out_what_is_behind_the_border_and_in_holes() -> Non
     got = np.zeros_like(mask)
     got[rows, columns] = True
     np.testing.assert_array_equal(got, expected)
+
+
+def test_object_pixels_leave_out_a_border_that_leads_away_in_small_steps() -> None:
+    """Depth cameras mix object and background at an edge; each step alone is no gap (2 cm)."""
+    depth = np.ones((30, 30), np.float32)
+    depth[:, :4] = [1.072, 1.054, 1.036, 1.018]
+    rows, columns = object_pixels(np.ones((30, 30), bool), depth, border=4)
+    assert len(rows) == 30 * 27
+    assert columns.min() == 3
 
 
 def test_object_pixels_keep_a_handle_and_a_thin_object() -> None:
