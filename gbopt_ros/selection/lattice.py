@@ -200,7 +200,9 @@ class Lattice:
         self._regularization: list[Costs] = []
         self._outside: list[Costs] = []
         self._photograph: Image | None = None
+        # By the number of the layer among all that were added, and the combination.
         self._composites: OrderedDict[tuple[int, int], tuple[Image, BoolMask]] = OrderedDict()
+        self._gone = 0  # number of layers cut off
 
     def append(
         self,
@@ -275,8 +277,8 @@ class Lattice:
 
     def cut(self, first: int) -> None:
         """Forget the layers before `first`."""
-        gone = {id(layer) for layer in self.layers[:first]}  # ids may be given to new layers
-        for key in [key for key in self._composites if key[0] in gone]:
+        self._gone += first
+        for key in [key for key in self._composites if key[0] < self._gone]:
             del self._composites[key]
         for values in (
             self.layers, self.nodes, self.bounds, self.edges, self.evaluated,
@@ -341,7 +343,7 @@ class Lattice:
     def _composite(self, t: int, k: int) -> tuple[Image, BoolMask]:
         """The masks of a combination on the photograph, and their pixels."""
         layer = self.layers[t]
-        key = id(layer), k
+        key = self._gone + t, k
         made = self._composites.pop(key, None)
         if made is None:
             assert self._photograph is not None

@@ -99,6 +99,16 @@ def test_select_clip_lazy_finds_what_exhaustive_finds_with_fewer_runs(seed: int)
         assert (some.margins <= exact.margins + 1e-12).all(), "a lazy margin is a lower bound"
 
 
+def test_select_clip_ends_the_search_within_the_optimality_gap_of_each_frame() -> None:
+    inputs = random_inputs(0, 6, 5)
+    optimum, _ = run(inputs, paper(k=5))
+    near, _ = run(inputs, paper(k=5, optimality_gap=0.05))
+    assert near.flow_runs < optimum.flow_runs
+    assert near.lower_bound <= optimum.energy <= near.energy
+    assert 0.05 < near.energy - near.lower_bound <= 6 * 0.05
+    assert not near.optimal
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_select_clip_exhaustive_margin_is_the_cost_of_doing_without_the_mask(seed: int) -> None:
