@@ -64,8 +64,14 @@ def test_describe_context_begins_beyond_the_outline() -> None:
     everything[0, 80:120, 80:120] = everything[1] = True
     features = [np.ones((1, 12, 12), np.float32)]
     found = appearance._describe(image, features, encode_all(everything))
-    lab = cv2.cvtColor(np.uint8([[[0, 255, 0]]]), cv2.COLOR_RGB2LAB)
-    green = cv2.calcHist([lab], [0, 1, 2], None, appearance._BINS, [0, 256] * 3).ravel()
+    red, green = (
+        cv2.calcHist(
+            [cv2.cvtColor(np.uint8([[colour]]), cv2.COLOR_RGB2LAB)], [0, 1, 2], None,
+            appearance._BINS, [0, 256] * 3,
+        ).ravel()
+        for colour in ((255, 0, 0), (0, 255, 0))
+    )  # fmt: skip
+    np.testing.assert_allclose(found.inside[0, 1:], red, atol=1e-6)
     np.testing.assert_allclose(found.context[0], green, atol=1e-6)  # 17 pixels, all of them green
     assert found.context[0] @ found.inside[0, 1:] == 0
     assert not found.context[1].any()

@@ -373,9 +373,11 @@ def test_recalibrate_is_stopped_by_on_frame(dataset: SelectedDataset) -> None:
 
 
 def test_confident_masks_drops_masks_below_min_confidence(dataset: SelectedDataset) -> None:
+    """Without cross-clip confidence, it looks at no image."""
     config = Config(device="cpu")
     plain = replace(config, learning=replace(config.learning, cross_clip_confidence=False))
-    sure = confident_masks(dataset, tiny_mask_rcnn(), plain, 100)
+    fail = lambda: pytest.fail("a frame was read")  # noqa: E731
+    sure = confident_masks(dataset, tiny_mask_rcnn(), plain, 100, fail)
     assert len(sure) == 14
     assert all(sure[i].rles == dataset[i].rles[1:] for i in range(14))
 

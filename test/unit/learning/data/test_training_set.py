@@ -967,7 +967,7 @@ def test_clips_whose_masks_were_all_rejected_are_no_newest_clips(
 def test_unjudged_masks_are_ordered_by_what_a_person_should_see_first(
     folder: Path, frames_dir: Path
 ) -> None:
-    sure = {0: (0.3, 0.2), 1: (0.1, 0.4), 2: (0.9, 0.8)}
+    sure = {0: (0.3, 0.2), 1: (0.1, 0.4), 2: (0.05, 0.8)}
     with TrainingSet(folder, PLENTY) as training_set:
         for index, confidences in sure.items():
             clip = 0 if index < 2 else 1
@@ -980,10 +980,10 @@ def test_unjudged_masks_are_ordered_by_what_a_person_should_see_first(
             return [(names[name], int(counts == second)) for name, counts in found]
 
         # The least sure of each clip, then the next ones.
-        assert seen("unsure") == [(1, 0), (2, 1), (0, 1), (2, 0), (0, 0), (1, 1)]
-        assert seen("newest", 3) == [(2, 1), (2, 0), (1, 0)]
+        assert seen("unsure") == [(2, 0), (1, 0), (0, 1), (2, 1), (0, 0), (1, 1)]
+        assert seen("newest", 3) == [(2, 0), (2, 1), (1, 0)]
         judge(training_set, 1, Verdict.REJECTED, Verdict.VERIFIED)
-        assert seen("unsure") == [(0, 1), (2, 1), (0, 0), (2, 0)]
+        assert seen("unsure") == [(2, 0), (0, 1), (0, 0), (2, 1)]
         assert training_set.verdicts() == {
             Verdict.REJECTED: 1, Verdict.NONE: 4, Verdict.VERIFIED: 1
         }  # fmt: skip

@@ -43,6 +43,13 @@ def test_with_labels_verifies_replaces_draws_and_rejects() -> None:
     )
 
 
+def test_with_labels_gives_a_track_to_the_label_that_fits_it_best() -> None:
+    stored = mask(0, 10)
+    part, most = mask(0, 6).rle, mask(0, 9).rle
+    tracks = [label.track_id for label in with_labels((stored,), [part, most])]
+    assert tracks == [None, stored.track_id]
+
+
 def test_with_labels_takes_what_was_erased_as_removed() -> None:
     first, second = mask(0, 4), mask(5, 10)
     empty = encode(np.zeros(SIZE, bool))

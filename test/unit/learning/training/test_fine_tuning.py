@@ -218,6 +218,28 @@ def test_fine_tune_is_decided_by_the_seed() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+def test_fine_tune_draws_images_in_the_order_of_the_seed() -> None:
+    class Recorded(Squares):
+        def __getitem__(self, index: int) -> LabelledImage:
+            order.append(index)
+            return super().__getitem__(index)
+
+    orders = []
+    for seed in (1, 2):
+        order: list[int] = []
+        fine_tune(tiny_mask_rcnn(), Recorded(9), None, config(seed=seed, batch_size=6), CPU)
+        orders.append(order)
+    assert orders[0] != orders[1]
+
+
+def test_fine_tune_begins_the_warmup_at_warmup_start() -> None:
+    parent = tiny_mask_rcnn()
+    for start, moves in ((0.0, False), (0.5, True)):
+        settings = config(warmup=10, warmup_start=start)
+        child = state(fine_tune(parent, Squares(), None, settings, CPU)[0])
+        assert moves is any(not torch.equal(child[n], v) for n, v in state(parent).items())
+
+
 def test_fine_tune_weight_interpolation_averages_with_the_parent() -> None:
     parent = tiny_mask_rcnn()
     before = state(parent)
