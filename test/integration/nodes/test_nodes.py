@@ -419,6 +419,19 @@ def test_flush_of_a_busy_clip_buffer_drops_no_frame_and_is_not_dropped(buffer: B
     assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [2]]
 
 
+def test_clip_ids_go_on_after_a_change_of_the_clip_settings(buffer: Buffer) -> None:
+    first, second = disc_frames(2)
+    buffer.send(first)
+    buffer.finish(first)
+    assert set_parameter(buffer.graph, "clip_buffer", "clip.length", integer_value=9).successful
+    buffer.send(second)
+    buffer.finish(second)
+    assert buffer.graph.call(Trigger, "/clip_buffer/flush").success
+    buffer.graph.wait(lambda: len(buffer.clips) == 2, "both clips")
+    assert [clip.clip_id for clip in buffer.clips] == [0, 1]
+    assert [list(clip.frame_indices) for clip in buffer.clips] == [[0], [1]]
+
+
 def test_frames_that_a_busy_process_loses_are_counted(buffer: Buffer) -> None:
     first, *others = disc_frames(20)
     graph, node = buffer.graph, buffer.node
