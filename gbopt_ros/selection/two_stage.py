@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +78,11 @@ def _frame_selection(
     kept = layer.combinations[found.path[t]].indices
     rles = tuple(proposals.rles[i] for i in kept)
     union, *areas = mask_ops.areas([layer.unions[found.path[t]], *rles])
-    if union < sum(areas):  # they share pixels, which go to the mask with the highest score
-        order = sorted(kept, key=lambda i: (-proposals.scores[i], i))
-        exclusive = dict(zip(order, layer.atoms.exclusive(order), strict=True))
-        visible = mask_ops.areas([exclusive[i] for i in kept]) > 0
-        kept = tuple(i for i, seen in zip(kept, visible, strict=True) if seen)
-        rles = tuple(exclusive[i] for i in kept)
+    if union < sum(areas):  # shared pixels go to the highest score, which is that of the first
+        exclusive = layer.atoms.exclusive(kept)
+        visible = mask_ops.areas(exclusive) > 0
+        kept = tuple(compress(kept, visible))
+        rles = tuple(compress(exclusive, visible))
     scores = proposals.scores[list(kept)].astype(np.float32)
     margin = np.array([margins[i] for i in kept], np.float64)
     return FrameSelection(
