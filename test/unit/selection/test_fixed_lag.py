@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.clips import calibrated, random_inputs, run
+from support.clips import calibrated, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip
 
 from gbopt_ros.config import SelectionConfig
@@ -74,6 +74,18 @@ def test_fixed_lag_selector_lets_no_frame_wait_longer_than_the_lag(
     assert selector.lower_bound - 1e-9 <= optimum <= selector.energy + 1e-9
     if lag == 0 and k > 1:
         assert selector.lower_bound == -np.inf, "a decision at once can seldom be proven"
+
+
+def test_fixed_lag_selector_proves_a_clip_after_one_in_which_the_lag_forced_decisions() -> None:
+    selector = FixedLagSelector(HashFlow(), paper(k=5), lag=1)
+    images, masks, backgrounds, flows = random_inputs(1, 6, 4)
+    frames = make_clip(list(images)).frames
+    for count in (6, 1):
+        for t, flow in enumerate([None, *flows][:count]):
+            selector.add(frames[t], calibrated(masks[t]), backgrounds[t], flow)
+        selector.finish()
+        assert selector.optimal is (count == 1)
+    assert selector.lower_bound == selector.energy
 
 
 def test_fixed_lag_selector_decides_early_where_all_paths_agree() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from gbopt_ros.selection import (
     with_outlines,
 )
 from gbopt_ros.selection.confidence import TrackConfidence, confidence, with_track_confidence
-from gbopt_ros.structures import Calibration, Clip, Cues, FrameSelection
+from gbopt_ros.structures import Calibration, Clip, Cues, FrameSelection, GboptError
 from gbopt_ros.tracks import TrackLinker
 
 FRAMES = 9
@@ -181,6 +182,7 @@ def test_stream_selector_starts_afresh_with_another_clip(clip: Clip, cues: Cues)
         grow(selector, clip, cues, [3, 6])
         selection = selector.select(other, cues)
         assert selection.clip_id == other.clip_id
+        assert [f.frame for f in selection.frames] == list(other.frames)
         assert [f.rles for f in selection.frames] == [f.rles for f in expected.frames]
         assert (selection.energy, selection.flow_runs) == (expected.energy, expected.flow_runs)
 
@@ -237,6 +239,7 @@ def test_selectors_leave_out_a_print_by_its_motion() -> None:
     assert selected(lag=-1, weight=1.0)[5] == thing
     stream = selected(lag=2, weight=1.0)
     assert stream[0] == both
+    assert selected(lag=3, weight=1.0)[0] == thing
     assert stream[6:] == [thing] * 5
     assert selected(lag=5, weight=1.0) == [thing] * 11
 
@@ -249,6 +252,15 @@ def test_selectors_leave_out_a_print_by_its_motion() -> None:
 )
 def test_make_selector_follows_the_lag(lag: int, kind: type) -> None:
     assert type(make_selector(DisFlow(), configured(lag))) is kind
+
+
+@pytest.mark.parametrize("lag", [-1, 4])
+def test_make_selector_refuses_a_photograph_that_is_no_image(lag: int, tmp_path: Path) -> None:
+    path = tmp_path / "photograph.jpg"
+    path.write_bytes(b"no image")
+    config = replace(configured(lag), selection=SelectionConfig(lag=lag, photograph=str(path)))
+    with pytest.raises(GboptError, match=r"photograph\.jpg"):
+        make_selector(DisFlow(), config)
 
 
 def test_stream_selector_decides_after_the_lag(clip: Clip, cues: Cues) -> None:

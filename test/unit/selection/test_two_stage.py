@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.clips import SIZE, brute_force, calibrated, paper, random_inputs, run
+from support.clips import CALIBRATION, SIZE, brute_force, calibrated, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip, make_proposals
 
 from gbopt_ros import masks as mask_ops
@@ -97,6 +97,30 @@ def test_select_clip_lazy_finds_what_exhaustive_finds_with_fewer_runs(seed: int)
     assert lazy.flow_runs <= full.flow_runs
     for some, exact in zip(lazy.frames, full.frames, strict=True):
         assert (some.margins <= exact.margins + 1e-12).all(), "a lazy margin is a lower bound"
+
+
+def test_select_clip_clips_the_background_to_epsilon() -> None:
+    masks = np.zeros((1, 1, *SIZE), bool)
+    masks[0, 0, 1:4, 2:6] = True
+    inputs = np.zeros((1, *SIZE, 3), np.uint8), masks, [1.0 - masks[0, 0]], []
+    assert run(inputs, paper(epsilon=0.05))[0].energy == pytest.approx(-np.log(0.95))
+
+
+def test_select_clip_hands_propagated_scores_on_from_frame_to_frame() -> None:
+    """With a share of a half: 0.8, then (0.4 + 0.8) / 2 = 0.6, then (0.4 + 0.6) / 2 = 0.5."""
+    mask = np.zeros((1, *SIZE), bool)
+    mask[0, 1:4, 2:6] = True
+    proposals = [
+        replace(make_proposals(mask, [score]), calibration=CALIBRATION) for score in (0.8, 0.4, 0.4)
+    ]
+    config = paper(score_weight=1.0, score_propagation=0.5, lambda_flow=0.0)
+    still = [np.zeros((*SIZE, 2), np.float32)] * 2
+    background = np.where(mask[0], 0.01, 0.99)
+    clip = make_clip([np.zeros((*SIZE, 3), np.uint8)] * 3)
+    found = select_clip(clip, proposals, [background] * 3, still, HashFlow(), config)
+    assert [frame.indices for frame in found.frames] == [(0,)] * 3
+    first, second, third = (frame.energy.background for frame in found.frames)
+    assert (second - first, third - first) == (pytest.approx(0.2), pytest.approx(0.3))
 
 
 def test_select_clip_ends_the_search_within_the_optimality_gap_of_each_frame() -> None:
