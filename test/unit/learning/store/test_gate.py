@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
+from support.fakes import make_proposals
+from support.networks import tiny_mask_rcnn
 
-from gbopt_ros.config import LearningConfig
+from gbopt_ros.config import Config, LearningConfig
+from gbopt_ros.learning.data.datasets import SelectedDataset
+from gbopt_ros.learning.store import gate_checks
 from gbopt_ros.learning.store.gate import all_passed, check_forgetting, check_masks
+from gbopt_ros.structures import Image, LabelledImage, Proposals
 
 CONFIG = LearningConfig(gate_margin=1.0, gate_worst=5.0, gate_agreement=0.5)
 
@@ -97,3 +104,31 @@ def test_all_passed_joins_the_reasons() -> None:
     assert all_passed(decisions).passed
     assert all_passed(decisions).reason == f"{decisions[0].reason}; {decisions[1].reason}"
     assert all_passed(decisions[:1]) == decisions[0]
+
+
+def test_agreement_of_parts_is_that_of_the_worst_with_parent_and_teacher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The parent proposes what is on the left, the teacher what is on the right."""
+    left, right = np.zeros((2, 1, 12, 16), bool)
+    left[:, 2:10, :8], right[:, 2:10, 8:] = True, True
+    image = np.zeros((12, 16, 3), np.uint8)
+
+    class Proposing:
+        version = ""
+
+        def __init__(self, masks: np.ndarray) -> None:
+            self._found = make_proposals(masks)
+
+        def propose(self, images: Sequence[Image]) -> list[Proposals]:
+            return [self._found for _ in images]
+
+    class Selected(SelectedDataset):
+        def __getitem__(self, index: int) -> LabelledImage:
+            return LabelledImage(image, make_proposals(left if index < 6 else right).rles)
+
+    monkeypatch.setattr(gate_checks, "evaluated_proposals", lambda *_: Proposing(left))
+    parts = np.arange(6), np.arange(6, 12)
+    arguments = tiny_mask_rcnn(), Selected(()), parts, Config()
+    assert gate_checks.agreement_of_parts(*arguments) == (0.0, [*range(6, 12)])
+    assert gate_checks.agreement_of_parts(*arguments, teacher=Proposing(right))[0] == 1.0
