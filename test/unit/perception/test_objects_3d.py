@@ -126,6 +126,9 @@ def test_bounding_box_of_a_turned_cuboid() -> None:
 def test_bounding_box_is_upright_where_turning_gains_nothing() -> None:
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 12)] * 3), -1).reshape(-1, 3)
     assert bounding_box(grid.astype(np.float32)).yaw == 0.0
+    scattered = np.random.default_rng(0).uniform(0, 1, (300, 3)) * [0.2, 0.1, 0.1]
+    box = bounding_box(scattered.astype(np.float32))  # 87 degrees would be 1 % smaller
+    assert box.yaw == 0.0 and box.size[0] > 0.19 and box.size[1] < 0.11
     one = bounding_box(np.array([[1, 2, 3]], np.float32))
     assert one == Box((1.0, 2.0, 3.0), (0.0, 0.0, 0.0), 0.0)
 
