@@ -209,6 +209,7 @@ def test_learner_stores_replayed_frames_once(graph: Graph, tmp_path: Path) -> No
     learner, buffer = graph.nodes["learner"], graph.nodes["clip_buffer"]
     masks = graph.observe(SelectedMasks, "/selector/output/masks")
     recordings: list[list[str]] = []
+    tracks: list[dict[int, list[int | None]]] = []
     for session in (1, 2, 3):
         if session == 3:  # so that no score is good enough
             selector = graph.nodes["selector"]
@@ -225,9 +226,13 @@ def test_learner_stores_replayed_frames_once(graph: Graph, tmp_path: Path) -> No
         with Store(tmp_path / "store").training_set() as stored:
             entries = stored.labelled_images().entries
             recordings.append([entry.recording for entry in entries])
+            held = stored.frames()
+            tracks.append({f.frame_index: [mask.track_id for mask in f.masks] for f in held})
         assert buffer.trigger_deactivate() == buffer.trigger_activate() == SUCCESS
     graph.wait(lambda: len(masks) == 24, "all masks")
     assert len(recordings[1]) == sum(bool(m.masks) for m in masks[8:16]) > 0
+    sent = {m.frame_index: [mask.track_id for mask in m.masks] for m in masks[8:16] if m.masks}
+    assert tracks[1] == sent
     assert len(set(recordings[1])) == 1 and set(recordings[1]) != set(recordings[0])
     assert not any(m.masks for m in masks[16:]) and recordings[2] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def test_store_add_and_forget(replay: Path, tmp_path: Path) -> None:
         store.forget("tuesday")
     assert store.forget("monday/cups.mp4") == [1]
     assert store.add(config=LearningConfig(policy="oldest")) == []
+
+
+def test_store_add_of_a_damaged_image_adds_no_other_replay(replay: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(replay, tmp_path / "tuesday")
+    for image in (damaged / "frames").iterdir():
+        image.write_bytes(b"damaged")
+    store = Store(tmp_path / "store")
+    with pytest.raises(GboptError, match=r"tuesday/.* cannot be learnt from"):
+        store.add(replay, damaged)
+    with store.training_set() as training_set:
+        assert len(training_set) == 0
 
 
 def test_store_add_of_a_missing_folder_changes_nothing(replay: Path, tmp_path: Path) -> None:
