@@ -132,7 +132,8 @@ def _polygon(points: Any) -> list[float]:
     if not all(abs(v) <= _MAX_COORDINATE for v in points):  # NaN neither
         raise ValueError(f"a polygon reaches beyond {_MAX_COORDINATE:.0f} pixels")
     corners = [*zip(points[::2], points[1::2], strict=True)]
-    outline = sum(max(abs(a - c), abs(b - d)) for (a, b), (c, d) in pairwise(corners * 2))
+    closed = corners + corners[:1]
+    outline = sum(max(abs(a - c), abs(b - d)) for (a, b), (c, d) in pairwise(closed))
     if outline > _MAX_OUTLINE:
         raise ValueError(f"a polygon's outline is longer than {_MAX_OUTLINE} pixels")
     return [float(v) for v in points]

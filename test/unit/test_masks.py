@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,15 @@ def test_checked_rle_of_polygons_and_run_lengths(segmentation: Any) -> None:
 def test_checked_rle_refuses_what_would_crash(segmentation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         checked_rle(segmentation, (4, 4))
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(8, True), (7, False)])
+def test_checked_rle_measures_the_outline_of_a_polygon_once(
+    limit: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gbopt_ros.masks._MAX_OUTLINE", limit)  # of a square of 2x2 pixels it is 8
+    with nullcontext() if fits else pytest.raises(ValueError, match="outline is longer"):
+        checked_rle([SQUARE], (4, 4))
 
 
 @pytest.mark.parametrize("size", [(10**9, 4), (0, 4), (-4, -4), (40_000, 40_000)])
