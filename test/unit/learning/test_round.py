@@ -1,8 +1,9 @@
-"""A training round on masks on which a person has spoken."""
+"""Training rounds on masks on which a person has spoken."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,11 +42,11 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def learn(store: Store, folder: Path) -> Learnt:
+def learn(store: Store, folder: Path, **learning: Any) -> Learnt:
     weights = save_random_weights(folder)
     config = Config(
         proposal=ProposalConfig(weights=str(weights[PROPOSALS])),
-        learning=LearningConfig(iterations=2, batch_size=3, warmup=0),
+        learning=LearningConfig(iterations=2, batch_size=3, warmup=0, **learning),
         device="cpu",
     )
     return store.learn(config, on_step=lambda step, loss: None)
@@ -76,3 +77,13 @@ def test_verified_masks_pass_the_gate_and_rejected_ones_are_not_learnt(
     ]
     assert manifest["origin_licence"] == "that of the seed network: ask its publisher"
     assert "| hall | 1 | 2 | 1 | 1 |" in learnt.version.path.with_name("card.md").read_text()
+
+
+def test_rounds_keep_the_first_version_and_as_many_of_the_newest_as_set(
+    store: Store, tmp_path: Path
+) -> None:
+    for index in range(4):
+        say(store, index, Verdict.VERIFIED)
+    published = [learn(store, tmp_path, keep_versions=2).version for _ in range(4)]
+    assert [each and each.version for each in published] == ["v0001", "v0002", "v0003", "v0004"]
+    assert [each.version for each in store.models.versions()] == ["v0001", "v0003", "v0004"]
