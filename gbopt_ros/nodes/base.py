@@ -180,17 +180,18 @@ class PipelineNode(LifecycleNode):
         Returns:
             The QoS in force, which parameters may have changed.
         """
-        last = 0
+        last = 0  # number of the newest message; 0 while several publishers number theirs
 
         def guarded(message: Any, info: Any) -> None:
             nonlocal last
-            number = info["publication_sequence_number"] or 0
-            missed, last = number - last - 1 if last else 0, number
-            if not self.active:
-                return
-            if on_lost and missed > 0 and self.count_publishers(subscription.topic_name) == 1:
-                on_lost(missed)
-            self._attempt(lambda: callback(message), name)
+            if on_lost:
+                is_alone = self.count_publishers(subscription.topic_name) == 1
+                number = (info["publication_sequence_number"] or 0) if is_alone else 0
+                missed, last = number - last - 1 if last else 0, number
+                if self.active and missed > 0:
+                    on_lost(missed)
+            if self.active:
+                self._attempt(lambda: callback(message), name)
 
         create: Any = self.create_subscription  # its annotation has callbacks without info only
         subscription = self.with_qos_overrides(

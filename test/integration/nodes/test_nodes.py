@@ -451,6 +451,22 @@ def test_frames_that_a_busy_process_loses_are_counted(buffer: Buffer) -> None:
     assert "clips end early: dropped frames leave gaps of more than 1 s" in status.message
 
 
+def test_frames_of_a_second_camera_are_no_lost_frames_of_the_first(buffer: Buffer) -> None:
+    """Each publisher numbers its own messages: those of the first go on at 11."""
+    graph, frames = buffer.graph, disc_frames(16)
+    for frame in frames[:10]:
+        buffer.send(frame)
+    other = graph.camera(ReliabilityPolicy.BEST_EFFORT)
+    for frame in frames[10:12]:
+        graph.send(frame, reliability=ReliabilityPolicy.BEST_EFFORT)
+    graph.wait(lambda: buffer.node.facts()["received"] == 12, "frames of the second camera")
+    graph.observer.destroy_publisher(other)
+    graph.wait(lambda: buffer.node.count_publishers(TOPIC) == 1, "the second camera to go")
+    for frame in frames[12:]:
+        buffer.send(frame)
+    assert buffer.node.health.counted("lost before arrival") == 0
+
+
 @pytest.mark.parametrize("buffer", [{"max_in_flight": 1, "max_wait_s": 60.0}], indirect=True)
 def test_latency_of_the_clip_buffer_counts_the_wait_of_a_frame(buffer: Buffer) -> None:
     first, second = disc_frames(2)
