@@ -287,7 +287,7 @@ class LearnerNode(PipelineNode):
         comparison = learnt.comparison
         if comparison is not None and not comparison.passed:
             reason = f"{name} does not serve yet, learning goes on from it: {comparison.reason}"
-        elif cancel.is_set():
+        elif not self.active:
             reason = f"{name} does not serve yet: the node was deactivated before it was published"
         else:
             self._announce(learnt.version, ModelUpdate.CAUSE_TRAINED)

@@ -636,7 +636,7 @@ def test_training_that_outlives_its_node_ends_without_a_traceback(
     assert "training was stopped: the node was deactivated" in log and "Traceback" not in log
 
 
-@pytest.mark.parametrize("goes_down", ["deactivated", "cleaned up"])
+@pytest.mark.parametrize("goes_down", ["deactivated", "cleaned up", "deactivated for a moment"])
 def test_version_that_outlives_its_node_is_not_announced_before_it_is_active_again(
     ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_down: str
 ) -> None:
@@ -665,10 +665,13 @@ def test_version_that_outlives_its_node_is_not_announced_before_it_is_active_aga
         assert learner.trigger_deactivate() == SUCCESS
         if goes_down == "cleaned up":
             assert learner.trigger_cleanup() == SUCCESS
+        is_back = goes_down == "deactivated for a moment"
+        if is_back:
+            assert learner.trigger_activate() == SUCCESS
         go_on.set()
         thread.join(60)
         time.sleep(0.5)
-        assert not updates
+        assert [update.version for update in updates] == ["v0001"] * is_back
         assert learner.health.counted("failures") == 0
         assert learner.health.counted("versions published") == 1
 
