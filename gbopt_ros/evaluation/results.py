@@ -40,7 +40,8 @@ def load_results(path: Path, gt: CocoDataset) -> list[CocoResult]:
     """Read a COCO result list, or a COCO dataset whose annotations have a `score`.
 
     A list names images by id. The images of a dataset are matched with those of `gt` by file name
-    without folder and suffix, or by id where the names do not match; the others are left out.
+    without folder and suffix; those without a match are left out. Where the names do not match,
+    they are matched by id, and then `gt` must have all of them.
 
     Raises:
         GboptError: missing file, not JSON, unknown images, or masks that do not fit them.
@@ -84,8 +85,8 @@ def _results_of_dataset(content: Fields, gt: CocoDataset) -> list[Fields]:
             results.append(Fields({**entry.content, "image_id": matched[image_id]}, entry.where))
     if known and not matched:
         raise GboptError(
-            f"{content.where}: none of its {len(images)} images is in the ground truth, neither by "
-            "file name nor by id"
+            f"{content.where}: which of its {len(images)} images are in the ground truth, neither "
+            "file names nor ids tell"
         )
     return results
 
@@ -115,5 +116,6 @@ def _matches(images: Sequence[Fields], gt: CocoDataset) -> tuple[dict[int, int],
     unique = len(gt_ids) == len(gt.images) and len(set(by_name.values())) == len(by_name)
     if by_name and unique:
         return by_name, "file name"
-    known = {image.id for image in gt.images}
-    return {key: key for key in stems if key in known}, "id"
+    # Two datasets that number their own images have some ids in common, of different images.
+    is_same = stems.keys() <= {image.id for image in gt.images}
+    return {key: key for key in stems} if is_same else {}, "id"

@@ -171,7 +171,11 @@ def test_evaluate_takes_a_replay_of_which_some_frames_are_labelled(
         ([result(10, mask_ops.encode(np.ones((60, 81), bool)))], "expected [60, 80]"),
         ({"annotations": []}, "expected 'images', it is not there"),
         (replayed({1: "9.jpg"}, [{"id": 1}]), "expected 'image_id', it is not there"),
-        (replayed({1: "9.jpg"}, [result(1, box(0, 0))]), "none of its 1 images is in the ground"),
+        (replayed({1: "9.jpg"}, [result(1, box(0, 0))]), "which of its 1 images are in"),
+        (
+            replayed({10: "a.jpg", 11: "b.jpg"}, [result(10, box(0, 0))]),
+            "neither file names nor ids tell",
+        ),
         (replayed({10: "a.jpg"}, [result(2, box(0, 0))]), "'image_id' is that of no image"),
     ],
 )
