@@ -141,7 +141,7 @@ def _entry(
 
 def _recordings_in(path: Path, out: Path) -> Iterator[Path]:
     """The recording at a path, or all those below it, in natural order."""
-    if path.is_file():
+    if os.path.isfile(path):
         yield path
         return
     if path.resolve() in map(Path.resolve, path.parents):  # a link to a folder that it is in
@@ -153,7 +153,8 @@ def _recordings_in(path: Path, out: Path) -> Iterator[Path]:
         return
     children = sorted((e for e in entries if not e.name.startswith(".")), key=natural_key)
     names = {child.name for child in children}
-    suffixes = {child.suffix.lower() for child in children if child.is_file()}
+    # Unlike those of Path, the tests of os.path pass over what must not be looked at.
+    suffixes = {child.suffix.lower() for child in children if os.path.isfile(child)}
     storages = [child for child in children if child.suffix in STORAGE_SUFFIXES]
     if path == out or SELECTION_NAME in names:  # masks are selected there
         return
@@ -174,7 +175,7 @@ def _recordings_in(path: Path, out: Path) -> Iterator[Path]:
 
 def _recordings_among(children: list[Path], out: Path) -> Iterator[Path]:
     for child in children:
-        if child.is_dir():
+        if os.path.isdir(child):
             yield from _recordings_in(child, out)
         elif child.suffix.lower() in (*STORAGE_SUFFIXES, *VIDEO_SUFFIXES):
             yield child

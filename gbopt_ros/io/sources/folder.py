@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -75,7 +76,7 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 def _hint(folder: Path) -> str:
     """The end of the error message: what to name in its place, or what was expected."""
     for child in sorted(folder.iterdir(), key=natural_key):
-        if child.suffix.lower() in VIDEO_SUFFIXES or (child / "metadata.yaml").is_file():
+        if child.suffix.lower() in VIDEO_SUFFIXES or os.path.isfile(child / "metadata.yaml"):
             return f", but a recording: {child}"
         if child.is_dir() and list_images(child):
             return f", but there are in {child}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,22 @@ def test_find_recordings_leaves_out_a_folder_that_cannot_be_read(
     names = [each.name for each in find_recordings([fleet], OPTIONS, out=fleet / "out")]
     assert names == ["hall", "images", "robot10-a", "robot10-b"]
     assert caplog.messages == [f"{fleet}/robot9: left out, it cannot be read (Permission denied)"]
+
+
+def test_find_recordings_passes_over_a_link_that_must_not_be_followed(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = find_recordings([fleet], OPTIONS, out=fleet / "out")
+    (fleet / "secret").symlink_to("images/1.png")
+    look = os.stat
+
+    def stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert find_recordings([fleet], OPTIONS, out=fleet / "out") == before
 
 
 def test_find_recordings_takes_manifests_folders_and_recordings(fleet: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -200,6 +202,22 @@ def test_folder_source_skips_undecodable_files(tmp_path: Path) -> None:
 def test_folder_source_allows_a_change_of_size(tmp_path: Path) -> None:
     write_images(tmp_path, [*noise_frames(2), *noise_frames(4, (10, 12))[2:]])
     assert [f.size for f in open_source(tmp_path)] == [(24, 32)] * 2 + [(10, 12)] * 2
+
+
+def test_folder_source_without_images_says_so_beside_a_folder_that_must_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").mkdir()
+    look = os.stat
+
+    def stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if "secret/" in str(path):  # root may enter what its mode forbids
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(GboptError, match="no image in this folder: expected"):
+        open_source(tmp_path)
 
 
 def test_folder_source_without_images_says_where_they_are(tmp_path: Path) -> None:
