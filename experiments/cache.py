@@ -60,7 +60,8 @@ def digest_of_files(*paths: Path) -> str:
 
 def digest_of_stills(dataset: CocoDataset) -> str:
     """SHA-256 of labels and images, whichever folder they lie in."""
-    total = hashlib.sha256(_canonical([dataset.images, dataset.rles_by_image]).encode())
+    labels = dataset.images, dataset.rles_by_image, dataset.crowd_by_image
+    total = hashlib.sha256(_canonical(labels).encode())
     for image in dataset.images:
         total.update(hashlib.sha256(dataset.load_image(image).tobytes()).digest())
     return total.hexdigest()

@@ -112,10 +112,12 @@ def test_digest_of_stills_is_of_labels_and_pixels() -> None:
         def load_image(self, image: CocoImage) -> np.ndarray:
             return labelled(image.extra["value"]).image
 
-    def dataset(value: int, columns: int) -> CocoDataset:
+    def dataset(value: int, columns: int, crowd: int = 0) -> CocoDataset:
         image = CocoImage(1, "a.jpg", 4, 6, {"value": value})
-        return Painted((image,), {1: labelled(0, columns).rles})
+        crowds = {1: labelled(0, crowd).rles} if crowd else {}
+        return Painted((image,), {1: labelled(0, columns).rles}, crowd_by_image=crowds)
 
-    digests = [digest_of_stills(dataset(v, c)) for v, c in ((0, 3), (1, 3), (0, 4))]
-    assert len(set(digests)) == 3
+    different = (0, 3), (1, 3), (0, 4), (0, 3, 1), (0, 3, 2)
+    digests = [digest_of_stills(dataset(*parts)) for parts in different]
+    assert len(set(digests)) == 5
     assert digest_of_stills(dataset(0, 3)) == digests[0]
