@@ -107,6 +107,12 @@ def _recordings(args: argparse.Namespace) -> list[tuple[Path, Path]]:
         raise GboptError("nothing to fit on: name labelled folders, or --recording and --labels")
     if args.judge is not None:
         pairs.append((args.judge / RECORDING_NAME, args.judge / ANNOTATIONS_NAME))
+    sources = [source.resolve() for source, _ in pairs]
+    for (source, _), resolved in zip(pairs, sources, strict=True):
+        if sources.count(resolved) > 1:
+            raise GboptError(
+                f"{source}: given twice; name each recording once, and judge by another one"
+            )
     return pairs
 
 

@@ -180,6 +180,8 @@ def test_calibrate_refuses_a_frame_index_that_is_no_number(
         (["--recording", "{labelled}/recording"], "--recording and --labels go together"),
         (["{labelled}", "--labels", "x.json"], "--recording and --labels go together"),
         (["{labelled}", "--out", "mine.pth"], "expected a file name that ends with .safetensors"),
+        (["{labelled}", "{labelled}"], "/recording: given twice; name each recording once"),
+        (["{labelled}", "--judge", "{labelled}/."], "/recording: given twice"),
         (["nowhere"], "nowhere: has no recording and no annotations.json; expected a labelled"),
         (["--judge", "{labelled}/recording", "{labelled}"], "/recording: has no recording and no"),
         (
