@@ -13,6 +13,8 @@ import torch
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.cli import evaluate
 from gbopt_ros.cli.main import main
+from gbopt_ros.config import Config
+from gbopt_ros.evaluation.evaluate import evaluation_config
 from gbopt_ros.io.datasets.coco import CocoImage, write_coco
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, WeightsInfo, save_weights
@@ -273,3 +275,12 @@ def test_evaluate_takes_a_hundred_proposals_without_duplicates_unless_the_user_s
     ):
         proposal = evaluate._load_config(path, overrides).proposal
         assert (proposal.max_proposals, proposal.nms_iou) == expected
+
+
+def test_evaluate_help_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    usual = evaluation_config(Config()).proposal
+    assert f"the {usual.max_proposals} best masks" in told
+    assert f"proposal.max_proposals {usual.max_proposals}, proposal.nms_iou {usual.nms_iou}" in told
