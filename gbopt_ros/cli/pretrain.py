@@ -15,13 +15,14 @@ recordings (Table 5).
 Photographs of which only some objects are labelled, such as COCO's, go into --partial: a region
 without a label is not learnt as background where the network is sure of an object. With --teacher
 the background network also learns from the foreground maps of another network, which are kept in
-OUT/teacher.
+OUT/teacher; so it can learn from --photographs, which have no label at all.
 """
 
 from __future__ import annotations
 
 import argparse
 import atexit
+import functools
 import hashlib
 import logging
 import os
@@ -34,6 +35,8 @@ from gbopt_ros.io.json_file import to_json
 from gbopt_ros.structures import GboptError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import nn
     from torchvision.models.detection import MaskRCNN
@@ -73,7 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="WEIGHTS",
         help="background network, such as an ONNX file, that the new background network learns "
-        "from on the --partial images",
+        "from on the --partial images and the --photographs",
+    )
+    parser.add_argument(
+        "--photographs",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of images that have no label; the background network learns what --teacher "
+        "sees in them, in the share of a batch that --partial images have; may be repeated",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights files")
     parser.add_argument("--only", choices=NETWORKS, help="train only this network")
@@ -81,8 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from torch.utils.data import ConcatDataset
-
     from gbopt_ros.io.files import make_folder, write_text
     from gbopt_ros.learning.data.datasets import CocoInstances
     from gbopt_ros.learning.training.pretraining import pretrain_background, pretrain_proposals
@@ -94,6 +104,11 @@ def run(args: argparse.Namespace) -> None:
     folders = [*([args.coco] if args.coco else []), *args.data]
     if not folders:
         raise GboptError("nothing to learn from: name COCO folders, or use --coco")
+    if args.photographs and (args.teacher is None or args.only == "proposals"):
+        raise GboptError(
+            "--photographs have no label: only the background network learns from them, and from "
+            "its teacher; name --teacher"
+        )
     config = config_from_args(args, bundled_profile("paper") if args.coco else None)
     wanted = NETWORKS if args.only is None else (args.only,)
     if "proposals" in wanted:  # an error now, not after days of training the other network
@@ -101,10 +116,9 @@ def run(args: argparse.Namespace) -> None:
     if "background" in wanted:
         build_background(config.pretrain.background_architecture)
     device, rank = _join_processes(config.device)
-    parts: list[Any] = [CocoInstances(_labelled(folder)) for folder in folders]
-    dataset: Any = ConcatDataset(parts)
+    dataset: Any = _together([CocoInstances(_labelled(folder)) for folder in folders])
     make_folder(args.out)
-    partial = _partial(args, config, device, rank) if args.partial else None
+    partial, background_partial = _partial(args, config, device, rank)
     checkpoints = {name: args.out / f"{name}.checkpoint" for name in NETWORKS}
 
     def save(name: str, network: nn.Module, architecture: str, training: TrainingLog) -> None:
@@ -126,8 +140,9 @@ def run(args: argparse.Namespace) -> None:
         proposals, _ = load_mask_rcnn(args.out / "proposals.safetensors")
     if "background" in wanted:
         background, training = pretrain_background(
-            dataset, config.pretrain, device, proposals, checkpoints["background"], partial
-        )
+            dataset, config.pretrain, device, proposals, checkpoints["background"],
+            background_partial,
+        )  # fmt: skip
         save("background", background, config.pretrain.background_architecture, training)
     if rank == 0:  # at the end: an interrupted run does not train the first network again
         for name in wanted:
@@ -146,34 +161,57 @@ def _labelled(folder: Path) -> CocoDataset:
 
 def _partial(
     args: argparse.Namespace, config: Config, device: torch.device, rank: int
-) -> InstanceDataset:
-    """The images of all --partial folders, with the maps of the teacher if there is one."""
+) -> tuple[InstanceDataset | None, InstanceDataset | None]:
+    """The images that are not wholly labelled, for the proposal and the background network.
+
+    The background network has those of --photographs, too, and the maps of its teacher.
+    """
     import torch
-    from torch.utils.data import ConcatDataset
 
     from gbopt_ros.io.datasets.coco import load_coco_dir
-    from gbopt_ros.learning.data.datasets import CocoInstances
+    from gbopt_ros.io.sources.folder import list_images
+    from gbopt_ros.io.sources.images import read_image
+    from gbopt_ros.learning.data.datasets import CocoInstances, Photographs
     from gbopt_ros.learning.data.teacher_maps import maps_folder, write_teacher_maps
     from gbopt_ros.models.catalogue import find_weights
     from gbopt_ros.perception.load import read_background
 
-    # The teacher is heavy and each map is needed many times, so maps are kept in files.
-    datasets = {path: load_coco_dir(path) for path in args.partial}
-    folders: dict[Path, Path] = {}
-    if args.teacher is not None and args.only != "proposals":
-        weights = find_weights(args.teacher)
-        folders = {path: maps_folder(args.out / "teacher", weights, path) for path in datasets}
-        if rank == 0:
-            teacher = read_background(weights, config.background, device)
-            for path, dataset in datasets.items():
-                write_teacher_maps(teacher, dataset, folders[path])
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-    parts: list[Any] = [
-        CocoInstances(dataset, complete=False, teacher=folders.get(path))
-        for path, dataset in datasets.items()
+    partial = [load_coco_dir(path) for path in args.partial]
+    for_proposals = [CocoInstances(dataset, complete=False) for dataset in partial]
+    if args.teacher is None or args.only == "proposals":
+        return _together(for_proposals), _together(for_proposals)
+
+    photographs = [list_images(path) for path in args.photographs]
+    if not all(photographs):
+        raise GboptError(f"{args.photographs[photographs.index([])]}: no image is in this folder")
+    images = [
+        {image.file_name: functools.partial(dataset.load_image, image) for image in dataset.images}
+        for dataset in partial
     ]
-    together: InstanceDataset = ConcatDataset(parts)
+    images += [{path.name: functools.partial(read_image, path) for path in p} for p in photographs]
+    # The teacher is heavy and each map is needed many times, so maps are kept in files.
+    weights = find_weights(args.teacher)
+    places = (*args.partial, *args.photographs)
+    folders = [maps_folder(args.out / "teacher", weights, place) for place in places]
+    if rank == 0:
+        teacher = read_background(weights, config.background, device)
+        for of_folder, folder in zip(images, folders, strict=True):
+            write_teacher_maps(teacher, of_folder, folder)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    for_background: list[Any] = [
+        CocoInstances(dataset, complete=False, teacher=folder)
+        for dataset, folder in zip(partial, folders, strict=False)
+    ]
+    for_background += map(Photographs, photographs, folders[len(partial) :])
+    return _together(for_proposals), _together(for_background)
+
+
+def _together(datasets: Sequence[Any]) -> InstanceDataset | None:
+    """One dataset after the other; None if there is none."""
+    from torch.utils.data import ConcatDataset
+
+    together: InstanceDataset | None = ConcatDataset(datasets) if datasets else None
     return together
 
 

@@ -33,6 +33,16 @@ class PretrainConfig(ConfigSection):
         "File of ImageNet weights that the background network starts from. Empty: the backbone of "
         "the trained proposal network if it fits, else random weights.",
     )
+    background_weights: str = setting(
+        "",
+        "Weights file of a background network that is trained further, in place of a new one from "
+        "pretrain.background_backbone.",
+    )
+    background_frozen: str = setting(
+        "",
+        "Parts of the background network's backbone that stay as they are beside those that always "
+        "do, such as stage6,stage7 of EfficientNet-Lite0.",
+    )
     iterations: int = setting(
         2800, "Number of optimiser steps for the proposal network (paper: 90,000).", low=1
     )

@@ -80,7 +80,7 @@ def augment(
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
     if rng.random() < config.noise:
         noise = rng.normal(0, rng.uniform(2, 12), image.shape[:2]).astype(np.float32)
-        image = np.clip(image + noise[..., None], 0, 255).astype(np.uint8)
+        image = _to_uint8(image + noise[..., None])
     return replace(example, image=image)
 
 
@@ -91,15 +91,20 @@ def _scale_and_crop(
     factor = float(np.exp(rng.uniform(np.log(config.scale_min), np.log(config.scale_max))))
     factor *= min(height / old_height, width / old_width)
     extra_x, extra_y = old_width * factor - width, old_height * factor - height
-    # From input to output pixels. The offset places the crop inside the enlarged image, or the
-    # reduced image inside the padding.
-    offset_x = rng.uniform(min(0.0, extra_x), max(0.0, extra_x))
-    offset_y = rng.uniform(min(0.0, extra_y), max(0.0, extra_y))
+    # From input to output pixels, whose centres are half a pixel from their corners. The offset
+    # places the crop inside the enlarged image, or the reduced image inside the padding.
+    centre = (factor - 1) / 2
+    offset_x = rng.uniform(min(0.0, extra_x), max(0.0, extra_x)) - centre
+    offset_y = rng.uniform(min(0.0, extra_y), max(0.0, extra_y)) - centre
     matrix = np.array([[factor, 0, -offset_x], [0, factor, -offset_y]], np.float32)
+    is_inside = min(extra_x, extra_y) >= 0  # the outer half of the pixels at the edge included
+    beyond = cv2.BORDER_REPLICATE if is_inside else cv2.BORDER_CONSTANT
 
     def warp(pixels: NDArray[np.uint8], border: tuple[int, ...]) -> NDArray[np.uint8]:
-        flags = cv2.INTER_LINEAR if border else cv2.INTER_NEAREST
-        warped = cv2.warpAffine(pixels, matrix, (width, height), flags=flags, borderValue=border)
+        warped = cv2.warpAffine(
+            pixels, matrix, (width, height), borderMode=beyond, borderValue=border,
+            flags=cv2.INTER_LINEAR if border else cv2.INTER_NEAREST,
+        )  # fmt: skip
         return warped.astype(np.uint8, copy=False)
 
     return _drop_small(_on_every_map(example, warp), config.min_pixels)
@@ -135,13 +140,17 @@ def _jitter_colour(image: Image, rng: np.random.Generator, config: AugmentConfig
     x = np.clip(x, 0, 255) / 255.0
     if rng.random() < config.grey:
         grey = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)
-        return (np.repeat(grey[..., None], 3, axis=2) * 255).astype(np.uint8)
+        return _to_uint8(np.repeat(grey[..., None], 3, axis=2) * 255)
     hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.uniform(-1, 1) * config.hue * 360) % 360
     hsv[..., 1] = np.clip(
         hsv[..., 1] * rng.uniform(1 - config.saturation, 1 + config.saturation), 0, 1
     )
-    return (cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+    return _to_uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255)
+
+
+def _to_uint8(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
 
 
 def copy_paste(
@@ -163,7 +172,7 @@ def copy_paste(
     union = pasted.any(axis=0)
     # A soft edge hides the seam, which a network would learn to detect.
     alpha = cv2.GaussianBlur(union.astype(np.float32), (0, 0), 0.7)[..., None]
-    image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
+    image = _to_uint8(source.image * alpha + target.image * (1 - alpha))
     masks = np.concatenate([target.masks & ~union, pasted])
     is_object = np.concatenate([target.is_object, np.ones(len(pasted), np.bool_)])
     rejected = target.is_rejected

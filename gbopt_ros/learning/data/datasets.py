@@ -12,7 +12,7 @@ import numpy as np
 
 from gbopt_ros.io.datasets.coco import CocoDataset
 from gbopt_ros.io.sources.images import read_image
-from gbopt_ros.learning.data.teacher_maps import map_path
+from gbopt_ros.learning.data.teacher_maps import read_map
 from gbopt_ros.learning.data.verdicts import StoredFrame, Verdict
 from gbopt_ros.structures import GboptError, LabelledImage, Rle
 
@@ -48,12 +48,30 @@ class CocoInstances:
 
     def __getitem__(self, index: int) -> LabelledImage:
         image = self._images[index]
-        foreground = None
-        if self._teacher is not None:
-            foreground = read_image(map_path(self._teacher, image.file_name))[..., 0]
-        return replace(
-            self._dataset.labelled(image), complete=self._complete, foreground=foreground
-        )
+        labelled = replace(self._dataset.labelled(image), complete=self._complete)
+        if self._teacher is None:
+            return labelled
+        return replace(labelled, foreground=read_map(self._teacher, image.file_name))
+
+
+class Photographs:
+    """Images without any label: all that is known of them is what a teacher sees.
+
+    Args:
+        paths: image files of one folder.
+        teacher: folder of `write_teacher_maps`.
+    """
+
+    def __init__(self, paths: Sequence[Path], teacher: Path) -> None:
+        self._paths, self._teacher = paths, teacher
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        path = self._paths[index]
+        foreground = read_map(self._teacher, path.name)
+        return LabelledImage(read_image(path), (), complete=False, foreground=foreground)
 
 
 @dataclass(frozen=True)

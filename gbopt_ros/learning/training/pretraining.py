@@ -38,7 +38,7 @@ from gbopt_ros.learning.training.pretrained_backbone import (
 from gbopt_ros.learning.training.trainer import TrainingLog, build_optimizer, train
 from gbopt_ros.models.background_fpn import TIMM, SemanticFpn, build_background
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
-from gbopt_ros.perception.background import resize_short_side
+from gbopt_ros.perception.background import load_semantic_fpn, resize_short_side
 from gbopt_ros.perception.proposals import LONG_SIDE_RATIO
 from gbopt_ros.structures import GboptError
 
@@ -114,16 +114,11 @@ def pretrain_background(
             is unlabelled there counts as the teacher's foreground maps say, or not at all.
 
     Raises:
-        GboptError: a loss or a gradient is not finite, a file cannot be read or does not fit, or
-            the backbone needs more images a process.
+        GboptError: a loss or a gradient is not finite, a file cannot be read or does not fit,
+            there is no such part to freeze, or the backbone needs more images a process.
     """
     torch.manual_seed(config.seed)
-    network = build_background(config.background_architecture)
-    if config.background_backbone:
-        start_from(network.backbone.get_submodule("body"), Path(config.background_backbone))
-    elif proposals is not None and not config.background_architecture.startswith(TIMM):
-        _copy_fitting(proposals.backbone, network.backbone)
-        freeze_beginning(network.backbone.get_submodule("body"))
+    network = _background_to_train(config, proposals)
     sizes = _sizes(network.short_side, config.background_min_scale)
 
     def parts_of(batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -161,6 +156,35 @@ def pretrain_background(
     )  # fmt: skip
     assert isinstance(trained, SemanticFpn)
     return trained.eval(), losses
+
+
+def _background_to_train(config: PretrainConfig, proposals: MaskRCNN | None) -> SemanticFpn:
+    """The network before the first step, with its parameters frozen that are not trained."""
+    network = build_background(config.background_architecture)
+    body = network.backbone.get_submodule("body")
+    if config.background_weights:
+        trained, info = load_semantic_fpn(Path(config.background_weights))
+        if info.architecture != config.background_architecture:
+            raise GboptError(
+                f"{config.background_weights}: a {info.architecture}; set "
+                "pretrain.background_architecture to that to train it further"
+            )
+        network.load_state_dict(trained.state_dict())
+        freeze_beginning(body)
+    elif config.background_backbone:
+        start_from(body, Path(config.background_backbone))
+    elif proposals is not None and not config.background_architecture.startswith(TIMM):
+        _copy_fitting(proposals.backbone, network.backbone)
+        freeze_beginning(body)
+    parts = dict(body.named_children())
+    for name in filter(None, config.background_frozen.split(",")):
+        if name not in parts:
+            raise GboptError(
+                f"pretrain.background_frozen: the backbone of {config.background_architecture} has "
+                f"no part {name!r}, but {', '.join(parts)}"
+            )
+        parts[name].requires_grad_(False)
+    return network
 
 
 def _split(batch: Batch, network: nn.Module, device: torch.device) -> list[list[Sample]]:

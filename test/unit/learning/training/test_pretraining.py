@@ -10,7 +10,9 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -41,12 +43,12 @@ from gbopt_ros.learning.training.pretraining import (
     pretrain_background,
     pretrain_proposals,
 )
-from gbopt_ros.learning.training.trainer import rate_at
+from gbopt_ros.learning.training.trainer import TrainingLog, rate_at
 from gbopt_ros.masks import encode_all
 from gbopt_ros.models.background_fpn import build_background
 from gbopt_ros.models.catalogue import IMAGENET_MEAN
 from gbopt_ros.models.mask_rcnn import build_mask_rcnn
-from gbopt_ros.models.weights import read_weights
+from gbopt_ros.models.weights import WeightsInfo, read_weights, save_weights
 from gbopt_ros.structures import GboptError, LabelledImage
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -486,6 +488,48 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         pretrain_background(Numbered(3), settings, CPU, None, path)
 
 
+# ------------------------------------------------------------------------- trained further
+
+
+def test_background_is_trained_further_and_its_frozen_parts_stay(tmp_path: Path) -> None:
+    before = build_background("slim18-semantic-fpn")
+    path = tmp_path / "background.safetensors"
+    save_weights(path, before, WeightsInfo("background", "slim18-semantic-fpn", "seed-1"))
+    settings = config(background_weights=str(path), background_frozen="layer2,layer4")
+    trained, _ = pretrain_background(Numbered(3), settings, CPU)
+    stayed = {
+        name
+        for name, value in trained.named_parameters()
+        if torch.equal(value, before.get_parameter(name))
+    }
+    body = "backbone.body."
+    frozen = tuple(f"{body}{part}." for part in ("conv1", "bn1", "layer1", "layer2", "layer4"))
+    assert (
+        stayed
+        == {
+            name
+            for name in state(before)
+            if name.startswith(frozen) or is_normalization(before, name)
+        }
+        & dict(before.named_parameters()).keys()
+    )
+    assert any(name.startswith(f"{body}layer3.") for name in state(before).keys() - stayed)
+
+
+def is_normalization(network: nn.Module, name: str) -> bool:
+    return isinstance(network.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)
+
+
+def test_background_of_another_kind_or_without_the_part_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "background.safetensors"
+    info = WeightsInfo("background", "resnet18-semantic-fpn", "seed-1")
+    save_weights(path, build_background(info.architecture), info)
+    with pytest.raises(GboptError, match=r"a resnet18-semantic-fpn; set pretrain\.background_arch"):
+        pretrain_background(Numbered(3), config(background_weights=str(path)), CPU)
+    with pytest.raises(GboptError, match=r"no part 'stage6', but conv1, bn1, .*layer4"):
+        pretrain_background(Numbered(3), config(background_frozen="layer1,stage6"), CPU)
+
+
 # --------------------------------------------------------------------------------------- commands
 
 
@@ -537,6 +581,47 @@ def test_pretrain_command_mixes_coco_with_the_masks_of_a_replay(
     count, rles = stopped.value.args
     assert count == sum(bool(rles) for rles in labelled.rles_by_image.values()) + 1
     assert rles == labelled.rles_by_image[last.id][:1]
+
+
+def test_pretrain_command_takes_photographs_for_the_background_alone(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, InstanceDataset | None] = {}
+
+    class Stopped(BaseException):
+        """The command reports all others."""
+
+    def proposals(*arguments: Any) -> tuple[nn.Module, TrainingLog]:
+        given["proposals"] = arguments[-1]
+        return build_mask_rcnn("slim18-fpn"), TrainingLog({"total": [0.0]})
+
+    def background(*arguments: Any) -> None:
+        given["background"] = arguments[-1]
+        raise Stopped
+
+    monkeypatch.setattr(pretrain, "pretrain_proposals", proposals)
+    monkeypatch.setattr(pretrain, "pretrain_background", background)
+    teacher = tmp_path / "teacher.safetensors"
+    info = WeightsInfo("background", "slim18-semantic-fpn", "seed-1")
+    save_weights(teacher, build_background(info.architecture), info)
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    cv2.imwrite(str(photographs / "p.jpg"), np.full((40, 50, 3), 90, np.uint8))
+    out = ["--out", str(tmp_path / "out")]
+    command = ["pretrain", "--coco", str(coco), *out, *SMALL, "--photographs", str(photographs)]
+    with pytest.raises(Stopped):
+        main([*command, "--partial", str(coco), "--teacher", str(teacher)])
+    assert given["proposals"] is not None and given["background"] is not None
+    assert (len(given["proposals"]), len(given["background"])) == (3, 4)
+    assert [given["background"][i].foreground is not None for i in (0, 3)] == [True, True]
+    assert given["background"][3].image.shape == (40, 50, 3)
+    assert given["proposals"][0].foreground is None
+    for wrong in ([], ["--teacher", str(teacher), "--only", "proposals"]):
+        assert main([*command, *wrong]) == 1
+        assert "--photographs have no label" in capsys.readouterr().err
+    (photographs / "p.jpg").unlink()
+    assert main([*command, "--teacher", str(teacher)]) == 1
+    assert "photographs: no image is in this folder" in capsys.readouterr().err
 
 
 def test_pretrain_command_refuses_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
