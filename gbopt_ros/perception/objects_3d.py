@@ -16,6 +16,10 @@ from gbopt_ros.structures import BoolMask, GboptError, Image
 
 PERSPECTIVE_MODELS = ("", "plumb_bob", "rational_polynomial")
 FISHEYE_MODEL = "equidistant"
+# OpenCV's own criteria, 5 iterations, leave a wide lens a quarter of a pixel off.
+_UNDISTORTION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-6)
+_MAX_RAY_ERROR = 0.1  # pixels; a ray that comes back farther from its pixel is none
+_RAYS_AT_ONCE = 100_000  # rays projected at once; OpenCV makes 30 derivatives of each
 _GAP_M, _GAP_SHARE = 0.01, 0.02  # a gap in depth that ends an object: metres, or share of the depth
 _SPARSE = 0.005  # share of the points of an object; a bin of depth with fewer is a gap
 _TAIL = 1.0  # percent of the points left out at each end of a box, so that noise does not widen it
@@ -58,27 +62,56 @@ class Intrinsics:
             )
 
     def rays(self) -> NDArray[np.float32]:
-        """(H, W, 2): (x, y) at depth 1 of every pixel."""
+        """(H, W, 2): (x, y) at depth 1 of every pixel.
+
+        NaN where the distortion model has no ray in front of the camera, as in the corners of a
+        wide lens.
+        """
         height, width = self.size
         columns, rows = np.meshgrid(np.arange(width), np.arange(height))
         pixels = np.stack([columns, rows], axis=-1).astype(np.float64)
-        if not any(self.distortion):
+        # The equidistant model bends rays even with coefficients of 0.
+        bends = any(self.distortion) or (self.distortion and self.model == FISHEYE_MODEL)
+        if not bends:
             return ((pixels - self.centre) / self.focal).astype(np.float32)
-        matrix = np.diag([*self.focal, 1.0])
-        matrix[:2, 2] = self.centre
-        coefficients = np.array(self.distortion)
         points = pixels.reshape(-1, 1, 2)
         try:
-            if self.model == FISHEYE_MODEL:
-                rays = cv2.fisheye.undistortPoints(points, matrix, coefficients)
-            else:
-                rays = cv2.undistortPoints(points, matrix, coefficients)
+            rays = self._undistorted(points)
         except cv2.error as error:
             raise GboptError(
-                f"camera info: {len(coefficients)} coefficients do not fit distortion model "
+                f"camera info: {len(self.distortion)} coefficients do not fit distortion model "
                 f"{self.model!r}: {error.err}"
             ) from error
-        return np.asarray(rays, np.float32).reshape(height, width, 2)
+        with np.errstate(invalid="ignore"):  # rays that diverged
+            errors = np.linalg.norm(self._projected(rays) - points, axis=2)
+        rays[~(errors <= _MAX_RAY_ERROR)] = np.nan
+        return rays.astype(np.float32).reshape(height, width, 2)
+
+    @property
+    def _matrix(self) -> NDArray[np.float64]:
+        matrix = np.diag([*self.focal, 1.0])
+        matrix[:2, 2] = self.centre
+        return matrix
+
+    def _undistorted(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(P, 1, 2) rays of pixels (P, 1, 2)."""
+        coefficients = np.array(self.distortion)
+        if self.model == FISHEYE_MODEL:
+            return np.asarray(cv2.fisheye.undistortPoints(points, self._matrix, coefficients))
+        straight = cv2.undistortImagePoints(points, self._matrix, coefficients, None, _UNDISTORTION)
+        return (np.asarray(straight) - self.centre) / self.focal
+
+    def _projected(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(P, 1, 2) pixels of rays (P, 1, 2)."""
+        coefficients, origin = np.array(self.distortion), np.zeros(3)
+        if self.model == FISHEYE_MODEL:
+            return np.asarray(cv2.fisheye.distortPoints(rays, self._matrix, coefficients))
+        points = np.pad(rays, ((0, 0), (0, 0), (0, 1)), constant_values=1.0)
+        parts = np.array_split(points, 1 + len(points) // _RAYS_AT_ONCE)
+        projected = [
+            cv2.projectPoints(part, origin, origin, self._matrix, coefficients)[0] for part in parts
+        ]
+        return np.concatenate(projected)
 
 
 @dataclass(frozen=True)
@@ -132,11 +165,12 @@ def locate(
         masks: (N, H, W) bool.
         image: (H, W, 3) uint8 RGB.
         depth: (H, W) metres along the optical axis; NaN where nothing was measured.
-        rays: (H, W, 2), see `Intrinsics.rays`.
+        rays: (H, W, 2), see `Intrinsics.rays`; depth without a ray counts as not measured.
         pose: (4, 4) from the camera to the frame of the result, whose z axis points up if
             `on_surface`.
         border: width of the border of a mask that is not trusted, pixels.
     """
+    depth = np.where(np.isfinite(rays[..., 0]), depth, np.float32(np.nan))
     free = ~masks.any(axis=0) & np.isfinite(depth) if on_surface else None
     found = []
     for index, mask in enumerate(masks):
@@ -177,7 +211,8 @@ def object_pixels(
     inside = _eroded(mask, border) & measured
     if not inside.any():
         inside = measured.copy()
-    middle = float(np.median(depth[inside]))
+    # A depth that occurs: the mean of the middle two may lie in the gap between two halves.
+    middle = float(np.percentile(depth[inside], 50, method="lower"))
     gap = max(_GAP_M, _GAP_SHARE * middle)
     inside[inside] = _around(depth[inside], middle, gap)
     square = _square(border + 1)  # one more, to reach over holes

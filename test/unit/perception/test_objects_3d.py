@@ -53,6 +53,50 @@ def test_rays_undo_distortion(model: str, distortion: tuple[float, ...]) -> None
     assert not np.allclose(rays, CAMERA.rays(), atol=1e-3)
 
 
+def test_rays_of_a_wide_lens_come_back_to_their_pixels() -> None:
+    """The left camera of EuRoC, at 640x480."""
+    distortion = (-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05, 0.0)
+    matrix = np.array([[390.3, 0, 312.5], [0, 389.3, 248.4], [0, 0, 1]])
+    camera = Intrinsics((480, 640), (390.3, 389.3), (312.5, 248.4), distortion, "plumb_bob")
+    corners = camera.rays()[[0, 0, 479, 479], [0, 639, 0, 639]].astype(np.float64)
+    points = np.column_stack([corners, np.ones(4)])[:, None]
+    pixels, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array(distortion))
+    np.testing.assert_allclose(pixels[:, 0], [[0, 0], [639, 0], [0, 479], [639, 479]], atol=1e-3)
+
+
+def test_rays_of_a_fisheye_without_coefficients_are_equidistant() -> None:
+    """Pixels at r from the centre show what is at the angle r / f; at 90 degrees nothing does."""
+    camera = Intrinsics((3, 241), (50.0, 50.0), (120.0, 1.0), (0.0, 0.0, 0.0, 0.0), "equidistant")
+    rays = camera.rays()[1]
+    angles = (np.arange(241) - 120) / 50
+    seen = np.abs(angles) < np.pi / 2
+    np.testing.assert_allclose(rays[seen, 0], np.tan(angles[seen]), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(rays[seen, 1], 0, atol=1e-6)
+    assert np.isnan(rays[~seen]).all()
+
+
+def test_rays_are_nan_where_the_distortion_model_reaches_none() -> None:
+    """With k1 = -0.3 no ray comes farther from the centre than 0.703 focal lengths, at 1.054."""
+    camera = Intrinsics((3, 201), (100.0, 100.0), (100.0, 1.0), (-0.3, 0, 0, 0, 0), "plumb_bob")
+    rays = camera.rays()[1]
+    distance = np.abs(np.arange(201) - 100)
+    assert np.isfinite(rays[distance <= 70]).all()
+    assert np.isnan(rays[distance >= 71]).all()
+    assert np.nanmax(rays[:, 0]) < 1.054
+
+
+def test_locate_leaves_out_depth_without_a_ray() -> None:
+    rays = CAMERA.rays()
+    rays[:, :32] = np.nan
+    masks, depth = np.ones((1, 48, 64), bool), np.ones((48, 64), np.float32)
+    (found,) = locate(
+        masks, np.zeros((48, 64, 3), np.uint8), depth, rays, np.eye(4), border=0, on_surface=False
+    )
+    assert len(found.points) == 48 * 32
+    assert np.isfinite(found.points).all()
+    assert np.isfinite(found.box.centre).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -88,6 +132,14 @@ def test_object_pixels_leave_out_what_is_not_of_the_object(other: float, mixture
     got = np.zeros_like(mask)
     got[rows, columns] = True
     np.testing.assert_array_equal(got, expected)
+
+
+def test_object_pixels_take_one_of_two_halves() -> None:
+    """As many pixels at 1 m as at 2 m: none is at the mean of both, 1.5 m."""
+    depth = np.repeat(np.array([[1.0], [2.0]], np.float32), 10, axis=0).repeat(20, axis=1)
+    rows, _ = object_pixels(np.ones((20, 20), bool), depth, border=0)
+    assert len(rows) == 200
+    assert rows.max() == 9
 
 
 def test_object_pixels_leave_out_a_border_that_leads_away_in_small_steps() -> None:
