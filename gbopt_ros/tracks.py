@@ -101,13 +101,14 @@ class TrackLinker:
     Ids are counted from 1, and never given to a second object. They do not depend on the order of
     the masks of a frame: new ones are numbered from left to right.
 
-    Args:
+    Attributes:
         min_iou: smallest IoU of a mask, or of an enlarged box, with that of its track.
-        max_gap_s: longest time between two masks of a track, seconds.
+        max_gap_s: longest time between two masks of a track, seconds. Both may be replaced between
+            two frames.
     """
 
     def __init__(self, min_iou: float = MIN_IOU, max_gap_s: float = MAX_GAP_S) -> None:
-        self._min_iou, self._max_gap_s = min_iou, max_gap_s
+        self.min_iou, self.max_gap_s = min_iou, max_gap_s
         self._tracks: list[_Track] = []
         self._size: list[int] = []
         self._stamp_ns: int | None = None
@@ -130,7 +131,7 @@ class TrackLinker:
         if jumped_back or size != self._size:
             self.forget()
         self._stamp_ns, self._size = stamp_ns, size
-        self._tracks = [t for t in self._tracks if t.age_s(stamp_ns) <= self._max_gap_s]
+        self._tracks = [t for t in self._tracks if t.age_s(stamp_ns) <= self.max_gap_s]
         boxes = mask_ops.boxes_xyxy(rles).astype(np.float64)
         crops = mask_ops.decode_crops(rles, boxes)
         order = sorted(range(len(rles)), key=lambda i: (*boxes[i], rles[i]["counts"]))
@@ -168,7 +169,7 @@ class TrackLinker:
             values = likeness(left, lost, [np.zeros(2)] * len(lost))
             if np.any(ways):
                 values = np.maximum(values, likeness(left, lost, ways))
-            values[values < self._min_iou] = 0.0
+            values[values < self.min_iou] = 0.0
             pairs = zip(*linear_sum_assignment(values, maximize=True), strict=True)
             matched |= {free[row]: lost[column] for row, column in pairs if values[row, column] > 0}
         return matched

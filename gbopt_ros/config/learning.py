@@ -66,6 +66,7 @@ class LearningConfig(ConfigSection):
         "Weights of the network that is trained on the selected masks: a file, or a name from "
         "`gbopt models pull`. Empty: the network that proposes (proposal.weights); if that is an "
         "ONNX file, which cannot be trained, the bundled network.",
+        fixed=True,
     )
     student_clips: int = setting(
         8,
@@ -73,8 +74,8 @@ class LearningConfig(ConfigSection):
         "another network. They are left out of the training if at least as many clips remain. More "
         "clips take more time and tell smaller differences. 0: no comparison, the student serves "
         "in any case.",
-        low=0,
-    )
+        low=0, fixed=True,
+    )  # fmt: skip
     student_margin: float = setting(
         0.05,
         "Share by which the masks of a student may save less energy than those of its teacher. A "

@@ -88,7 +88,7 @@ class SelectionConfig(ConfigSection):
     lag: int = setting(
         -1,
         "Maximum delay of the masks of a frame, frames (-1: the masks come when the clip ends). A "
-        "smaller lag brings masks sooner, with less context. A node reads it when it is activated.",
+        "smaller lag brings masks sooner, with less context. An active node refuses a change.",
         low=-1,
     )
     exhaustive: bool = setting(

@@ -15,13 +15,13 @@ class TrackConfig(ConfigSection):
     min_iou: float = setting(
         MIN_IOU,
         "Minimum IoU of a mask with the last mask of its track, or of their enlarged boxes. A "
-        "larger value gives more, shorter tracks. A node reads it when it is configured.",
+        "larger value gives more, shorter tracks.",
         above=0.0, high=1.0,
     )  # fmt: skip
     max_gap_s: float = setting(
         MAX_GAP_S,
         "Maximum time between two masks of a track, seconds. A larger value keeps the id of an "
-        "object over longer occlusions. A node reads it when it is configured.",
+        "object over longer occlusions.",
         above=0.0,
     )
     max_tracks: int = setting(

@@ -19,7 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.timer import Timer
 
-from gbopt_ros.config import load_config
+from gbopt_ros.config import Config, load_config
 from gbopt_ros.nodes import parameters
 from gbopt_ros.nodes.health import Health
 from gbopt_ros.nodes.intra_process import IntraProcessBus, Output
@@ -53,10 +53,11 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 class PipelineNode(LifecycleNode):
     """A lifecycle node that runs a part of the pipeline.
 
-    A subclass has a NAME, the names of the SECTIONS of the configuration that it uses, and its own
-    SETTINGS. It fills in `configure`, `activate`, `deactivate` and `cleanup`. An exception there is
-    logged and fails the transition; rclpy would hide it. A node that cannot configure or activate
-    stays as it was. One that raises while it goes down frees all that it holds and is unconfigured.
+    A subclass has a NAME, its own SETTINGS, and in SECTIONS what it uses of the configuration: names
+    of sections, or of single settings such as `learning.student`. It fills in `configure`,
+    `activate`, `deactivate` and `cleanup`. An exception there is logged and fails the transition;
+    rclpy would hide it. A node that cannot configure or activate stays as it was. One that raises
+    while it goes down frees all that it holds and is unconfigured.
 
     Args:
         bus: joins the nodes of one process; with None all topics go through the middleware.
@@ -108,6 +109,10 @@ class PipelineNode(LifecycleNode):
 
     def cleanup(self) -> None:
         """Free the networks. Topics and workers are closed anyway."""
+
+    def refusal(self, config: Config, settings: Any) -> str:
+        """Why the node cannot take other parameters as it is now, and what to do; "" if it can."""
+        return ""
 
     def facts(self) -> dict[str, object]:
         """Values for the diagnostics, besides those that every node gives."""
@@ -409,7 +414,7 @@ class PipelineNode(LifecycleNode):
         declared: Any = self.get_parameters_by_prefix("")
         return {name: parameter.value for name, parameter in declared.items()}
 
-    def _changed(self, changes: Sequence[Any]) -> tuple[Any, Any]:
+    def _changed(self, changes: Sequence[Any]) -> tuple[Config, Any]:
         """Configuration and settings with other parameters. Raises ValueError out of range."""
         values = {parameter.name: parameter.value for parameter in changes}
         if "" in values:  # rclpy would declare it
@@ -419,10 +424,10 @@ class PipelineNode(LifecycleNode):
 
     def _check_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
         try:
-            self._changed(changes)
+            reason = self.refusal(*self._changed(changes))
         except ValueError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
+            reason = str(error)
+        return SetParametersResult(successful=not reason, reason=reason)
 
     def _take_parameters(self, changes: Sequence[Any]) -> None:
         """Called once no callback of the node has refused the changes."""

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_srvs.srv import Trigger
 
+from gbopt_ros.config import Config
 from gbopt_ros.io.clip_cutter import ClipCutter
 from gbopt_ros.io.sources.images import (
     IMAGE_TYPES,
@@ -76,6 +77,7 @@ class ClipBufferNode(PipelineNode):
         self._in_flight: dict[int, float] = {}  # stamp: when the frame was sent
         self._received = 0
         super().__init__(bus, **options)
+        self._longest = self.config.clip.length
 
     def configure(self) -> None:
         self._images = self.output("~/output/image", IMAGE, LINK_QOS)
@@ -119,6 +121,14 @@ class ClipBufferNode(PipelineNode):
     def deactivate(self) -> None:
         self._arrivals.close(PATIENCE_S)
         self._publish_clips(self._cutter.flush(), time.time_ns())
+
+    def refusal(self, config: Config, settings: Any) -> str:
+        if config.clip.length <= self._longest:
+            return ""
+        return (
+            f"clip.length: the other nodes hold the frames of clips of at most {self._longest}; "
+            "start all nodes with a larger one"
+        )
 
     def facts(self) -> dict[str, object]:
         return {"in flight": len(self._in_flight), "received": self._received}

@@ -109,8 +109,8 @@ def announced_weights(
     if (update.version, update.sha256) != (name, digest):
         raise GboptError(
             f"the store {models.root} serves {name}, not {shortened(update.version)} as announced, "
-            "or another file; have learner and proposal node the same parameters store and "
-            "learning.student?"
+            "or another file; have learner and proposal node the same parameters store, "
+            "learning.student and learning.student_clips?"
         )
     return first.path if version is None else _checked(version, models)
 

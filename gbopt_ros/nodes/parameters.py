@@ -26,10 +26,11 @@ def declare(node: Any, values: Any, sections: tuple[str, ...] | None = None) -> 
     """Declare a parameter for each setting of a dataclass instance; its value is the default.
 
     Args:
-        sections: names of the fields to declare; None declares all.
+        sections: names of the fields to declare, or of single settings; None declares all.
     """
     for setting in settings(type(values)):
-        if sections is None or setting.name.partition(".")[0] in sections:
+        section = setting.name.partition(".")[0]
+        if sections is None or section in sections or setting.name in sections:
             default = attrgetter(setting.name)(values)
             node.declare_parameter(setting.name, default, descriptor(setting))
 

@@ -51,7 +51,8 @@ class ProposalNode(FrameNode):
     """
 
     NAME = "proposal"
-    SECTIONS = ("proposal", "learning")  # the latter says whether a student serves
+    # Single settings: those that say whether a student serves, and of the store.
+    SECTIONS = ("proposal", "learning.student", "learning.student_clips", "learning.keep_versions")
     SETTINGS = ProposalSettings
     _network: ProposalNetwork | None = None
     _missed: Any = None  # the last update, if its machine did not answer

@@ -8,6 +8,7 @@ from typing import Any
 
 from sensor_msgs.msg import Image as ImageMessage
 
+from gbopt_ros.config import Config
 from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.msg import ClipStatus, SelectedMasks
 from gbopt_ros.nodes.assembly import AssembledClip, ClipAssembly
@@ -121,6 +122,11 @@ class SelectorNode(PipelineNode):
         self._flow_network = None
         self._assembly.clear()
 
+    def refusal(self, config: Config, settings: Any) -> str:
+        if not self.active or config.selection.lag == self.config.selection.lag:
+            return ""
+        return "selection.lag: the selector is active; deactivate it, set the lag, and activate it"
+
     def facts(self) -> dict[str, object]:
         return {"frames held": len(self._assembly)}
 
@@ -191,6 +197,8 @@ class SelectorNode(PipelineNode):
             self._on_drop(clip)
             return
         self._selector.config = self.config
+        tracks = self.config.tracks
+        self._linker.min_iou, self._linker.max_gap_s = tracks.min_iou, tracks.max_gap_s
         try:
             frames = self._selector.advance(clip.clip, clip.cues, is_whole=clip.is_whole)
             seconds = time.monotonic() - start

@@ -43,7 +43,7 @@ from gbopt_ros.learning.store.pull import Unreachable
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.device import resolve_device
 from gbopt_ros.models.weights import PROPOSALS, sha256_of
-from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals
+from gbopt_ros.msg import ClipFrames, ModelUpdate, Proposals, SelectedMasks
 from gbopt_ros.nodes import health, proposal
 from gbopt_ros.nodes.background import BackgroundNode
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PipelineNode
@@ -88,9 +88,9 @@ def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Itera
 def test_declare_gives_every_setting_with_its_description_and_range(graph: Graph) -> None:
     for node in graph.nodes.values():
         expected = {
-            f"{section}.{known.name}": known
-            for section in node.SECTIONS
-            for known in settings(type(getattr(Config(), section)))
+            known.name: known
+            for known in settings(Config)
+            if {known.name, known.name.partition(".")[0]} & {*node.SECTIONS}
         } | {known.name: known for known in settings(node.SETTINGS)}
         names = sorted(expected)
         described = graph.call(
@@ -126,6 +126,43 @@ def test_set_parameters_changes_a_running_node(graph: Graph) -> None:
     assert graph.nodes["selector"].config.selection.k == 2
     assert set_parameter(graph, "clip_buffer", "max_in_flight", integer_value=7).successful
     assert graph.nodes["clip_buffer"].settings.max_in_flight == 7
+
+
+def test_lag_is_refused_while_the_selector_is_active(graph: Graph) -> None:
+    graph.start()
+    selector = graph.nodes["selector"]
+
+    def set_lag() -> Any:
+        return set_parameter(graph, "selector", "selection.lag", integer_value=2)
+
+    refused = set_lag()
+    assert not refused.successful
+    assert refused.reason.startswith("selection.lag: the selector is active; deactivate it")
+    assert set_parameter(graph, "selector", "selection.k", integer_value=2).successful
+    assert selector.trigger_deactivate() == SUCCESS
+    assert set_lag().successful
+    assert selector.trigger_activate() == SUCCESS
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+    graph.feed(disc_frames(3))
+    graph.wait(lambda: len(masks) == 1, "the masks of the first frame, two frames later")
+
+
+def test_track_settings_change_while_frames_flow(graph: Graph) -> None:
+    graph.start()
+    masks = graph.observe(SelectedMasks, "/selector/output/masks")
+
+    def ids(frames: list[Frame]) -> list[set[int]]:
+        count = len(masks)
+        graph.feed(frames)
+        graph.wait(lambda: len(masks) == count + len(frames), "the masks")
+        return [{mask.track_id for mask in message.masks} for message in masks[count:]]
+
+    frames = disc_frames(8)
+    first = ids(frames[:4])
+    assert first[0] and first[0] & first[-1]
+    assert set_parameter(graph, "selector", "tracks.max_gap_s", double_value=1e-3).successful
+    second = ids(frames[4:])
+    assert all(not a & b for a, b in zip([first[-1], *second], second, strict=False))
 
 
 def test_parameters_that_another_callback_refuses_change_nothing(ros_domain_id: int) -> None:
@@ -225,6 +262,8 @@ def test_qos_overrides_without_meaning_are_told_in_a_line(
         ("proposal", "proposal.weights", {"string_value": "other"}, "read-only"),
         ("proposal", "device", {"string_value": "cuda"}, "read-only"),
         ("clip_buffer", "queue", {"integer_value": 7}, "read-only"),
+        ("clip_buffer", "clip.length", {"integer_value": 5}, "at most 4; start all nodes with"),
+        ("proposal", "learning.student", {"string_value": "other"}, "read-only"),
     ],
 )
 def test_set_parameters_refuses_values_out_of_range(
@@ -423,7 +462,7 @@ def test_clip_ids_go_on_after_a_change_of_the_clip_settings(buffer: Buffer) -> N
     first, second = disc_frames(2)
     buffer.send(first)
     buffer.finish(first)
-    assert set_parameter(buffer.graph, "clip_buffer", "clip.length", integer_value=9).successful
+    assert set_parameter(buffer.graph, "clip_buffer", "clip.length", integer_value=3).successful
     buffer.send(second)
     buffer.finish(second)
     assert buffer.graph.call(Trigger, "/clip_buffer/flush").success

@@ -404,12 +404,13 @@ def test_settings_of_a_nested_section_have_dotted_names() -> None:
     assert by_name["augment.flip"].doc == "Probability that an image is mirrored."
 
 
-def test_settings_that_need_another_network_are_fixed() -> None:
+def test_settings_that_need_another_network_or_two_nodes_that_agree_are_fixed() -> None:
     fixed = {known.name for known in settings(config_module.Config) if known.fixed}
     weights = {f"{section}.{name}" for section in ("proposal", "background", "flow")
                for name in ("weights", "half", "batch_size")}  # fmt: skip
-    assert weights | {"device", "flow.backend"} <= fixed
-    fixed.remove("selection.photograph")
+    student = {"learning.student", "learning.student_clips"}  # learner and proposal node
+    assert weights | student | {"device", "flow.backend"} <= fixed
+    fixed -= {"selection.photograph", *student}
     assert not any(name.startswith(("clip.", "selection.", "learning.")) for name in fixed)
 
 
