@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
+from PIL.PngImagePlugin import PngImageFile
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.files import replacing
@@ -168,7 +169,7 @@ def read_label_image(path: Path) -> LabelImage:
         GboptError: the file is missing, no image, or in colour.
     """
     try:
-        with PilImage.open(path, formats=["PNG"]) as image:
+        with PngImageFile(path) as image:  # `Image.open` warns of large images
             if image.mode not in ("P", "L"):
                 raise GboptError(f"expected a palette or 8-bit grey PNG, got mode {image.mode}")
             check_pixels(image.width, image.height, MAX_PIXELS)

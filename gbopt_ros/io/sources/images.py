@@ -7,6 +7,7 @@ NumPy array): only their attributes are read.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
-from PIL import Image as PilImage
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from rosbags.image import message_to_cvimage
 
 from gbopt_ros.io.limits import MAX_ELONGATION, MAX_PIXELS
@@ -33,15 +31,11 @@ IMAGE_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 COMPRESSIONS = ("jpeg", "png")
-# Pillow reads a format once its module is loaded.
-_FORMATS = [
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, BmpImagePlugin.BmpImageFile,
-        TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile, PpmImagePlugin.PpmImageFile,
-        Jpeg2KImagePlugin.Jpeg2KImageFile,
-    )
-]  # fmt: skip
+# By themselves, not by `Image.open`: its own limit warns of images that `max_pixels` allows.
+_FORMATS = (
+    JpegImageFile, PngImageFile, BmpImageFile, TiffImageFile, WebPImageFile, PpmImageFile,
+    Jpeg2KImageFile,
+)  # fmt: skip
 _MAX_PIXEL_BYTES = 16  # of a file, more than any of these formats needs for a pixel
 
 # Bytes that one pixel takes of a row.
@@ -58,6 +52,9 @@ _PIXEL_BYTES = {
 }
 # OpenCV's names state no colour order; it is BGR.
 _SYNONYMS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
+# Formats of image_transport: it compresses a Bayer pattern as a grey image, or makes it grey before
+# and adds `mono8`.
+_MOSAIC = re.compile(r"(bayer_(?:rggb|bggr|gbrg|grbg))(?:8|16); *\w+ compressed *(?:bayer_\w+)?")
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
 _DEPTH_TYPES = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 _MAX_DEPTH_M = 10_000.0  # beyond is no measurement
@@ -83,8 +80,9 @@ class _Pixels:
 def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     """Convert a `sensor_msgs/Image`.
 
-    Row padding (`step`) and `is_bigendian` are honoured. 16-bit values become round(v / 257).
-    Bayer patterns are demosaiced, YUV is converted.
+    Row padding (`step`) and `is_bigendian` are honoured. 16-bit values become round(v / 257):
+    they are taken to use all bits, as cv_bridge does, so the 12 bits of some cameras must be the
+    upper ones. Bayer patterns are demosaiced, YUV is converted.
 
     Args:
         max_pixels: an image with more is refused.
@@ -109,11 +107,17 @@ def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
         values = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint32)
         rows = ((values + 128) // 257).astype(np.uint8)
         encoding = encoding.removesuffix("16") + "8"
-    pixels: Any = _Pixels(_SYNONYMS.get(encoding, encoding), len(rows), message.width, rows)
+    return _rgb(_Pixels(_SYNONYMS.get(encoding, encoding), len(rows), message.width, rows))
+
+
+def _rgb(pixels: Any) -> Image:
+    """The image of `_Pixels`, as `image_from_message` gives it."""
     try:
         image = message_to_cvimage(pixels, "rgb8")
     except cv2.error as error:
-        raise UndecodableImage(f"{encoding} image cannot be converted: {error.err}") from error
+        raise UndecodableImage(
+            f"{pixels.encoding} image cannot be converted: {error.err}"
+        ) from error
     return np.require(image, np.uint8, ["C", "W", "O"])
 
 
@@ -163,6 +167,8 @@ def depth_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np
 def image_from_compressed_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     """Convert a `sensor_msgs/CompressedImage`.
 
+    A Bayer pattern that image_transport compressed is demosaiced.
+
     Args:
         max_pixels: as of `decode_image`.
 
@@ -177,7 +183,11 @@ def image_from_compressed_message(message: Any, max_pixels: int = MAX_PIXELS) ->
     if kind.startswith(_DEPTH) or "compressedDepth" in kind:
         raise GboptError(f"format {kind!r} is depth, not colour: name a colour image topic")
     try:
-        return decode_image(np.frombuffer(message.data, np.uint8), max_pixels)
+        image = decode_image(np.frombuffer(message.data, np.uint8), max_pixels)
+        if pattern := _MOSAIC.fullmatch(kind):
+            height, width = image.shape[:2]
+            return _rgb(_Pixels(f"{pattern[1]}8", height, width, image[..., 0].copy()))
+        return image
     except UndecodableImage as error:
         raise UndecodableImage(f"{error} (format {kind!r})") from error
 
@@ -213,21 +223,24 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 def _stated_size(raw: bytes) -> tuple[int, int]:
     """(width, height) in pixels as the header of an image file says; nothing is decoded."""
-    try:
-        with PilImage.open(io.BytesIO(raw), formats=_FORMATS) as image:
-            return image.size
-    except PilImage.DecompressionBombError as error:  # Pillow's own limit, see `clip.max_pixels`
-        raise UndecodableImage(
-            "the image has more than 178 million pixels; make it smaller"
-        ) from error
-    except Exception as error:  # damaged bytes make the plugins raise anything
-        raise UndecodableImage(f"the {len(raw)} bytes are no complete image") from error
+    for file_of in _FORMATS:
+        try:
+            with file_of(io.BytesIO(raw)) as image:
+                return image.size
+        except Exception:  # another format; damaged bytes make the plugins raise anything
+            continue
+    raise _undecodable(raw)
+
+
+def _undecodable(raw: bytes) -> UndecodableImage:
+    return UndecodableImage(f"the {len(raw)} bytes are no complete image of 8 or 16 bits a channel")
 
 
 def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image:
     """Decode a complete JPEG, PNG, BMP, TIFF, WebP, PPM or JPEG 2000 file held in memory.
 
-    Alpha is dropped, grey becomes RGB, 16 bits become 8.
+    Alpha is dropped, grey becomes RGB. Of 16 bits the upper 8 count, so the 12 bits of some cameras
+    must be the upper ones, as PNG's standard has it. The orientation in EXIF data is applied.
 
     Args:
         max_pixels: an image with more is refused before it is decoded.
@@ -250,7 +263,7 @@ def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image
     except cv2.error as error:
         raise UndecodableImage(f"the image cannot be decoded: {error.err}") from error
     if image is None:
-        raise UndecodableImage(f"the {data.size} bytes are no complete image")
+        raise _undecodable(raw)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 

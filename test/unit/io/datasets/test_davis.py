@@ -142,6 +142,14 @@ def test_load_davis_refuses_incomplete_folders(tmp_path: Path) -> None:
         load_davis(tmp_path / "pairs")
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_label_image_refuses_a_large_one_without_a_warning(tmp_path: Path) -> None:
+    """Pillow has a limit of its own, 89 million pixels."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9_500, 9_500), np.uint8))
+    with pytest.raises(GboptError, match="9500x9500 pixels are more than 64000000"):
+        read_label_image(tmp_path / "a.png")
+
+
 def test_read_label_image_refuses_bad_files(tmp_path: Path) -> None:
     with pytest.raises(GboptError, match="is missing"):
         read_label_image(tmp_path / "a.png")

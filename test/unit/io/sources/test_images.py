@@ -211,6 +211,26 @@ def test_image_from_compressed_message_makes_grey_rgb() -> None:
     )
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("target", ["", "bayer_grbg8"])
+def test_image_from_compressed_message_demosaics_a_bayer_pattern(target: str, depth: int) -> None:
+    """image_transport names the pattern, and compresses the mosaic as a grey image."""
+    mosaic = np.tile(np.array([[100, 200], [50, 100]]), (8, 8)).astype(f"u{depth // 8}")
+    encoded = cv2.imencode(".png", mosaic * (257 if depth == 16 else 1))[1].tobytes()
+    kind = f"bayer_grbg{depth}; png compressed {target}"
+    image = image_from_compressed_message(compressed_message(encoded, kind))
+    np.testing.assert_array_equal(image[2:-2, 2:-2].reshape(-1, 3), [[200, 100, 50]] * 144)
+
+
+@pytest.mark.parametrize(
+    "kind", ["bayer_rggb8; png compressed mono8", "bayer_rggb8; png compressed bgr8", "bayer_xyzw8"]
+)
+def test_image_from_compressed_message_leaves_what_is_no_bayer_pattern_any_more(kind: str) -> None:
+    """`mono8`: image_transport without `jpeg_compress_bayer`."""
+    message = compressed_message(encode_image(RGB, "png").tobytes(), kind)
+    np.testing.assert_array_equal(image_from_compressed_message(message), RGB)
+
+
 @pytest.mark.parametrize("compression", ["jpeg", "png"])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.99])
 def test_decode_image_refuses_a_cut_image(compression: str, kept: float) -> None:
@@ -241,8 +261,29 @@ def test_decode_image_refuses_a_small_file_of_many_pixels() -> None:
     chunk = b"IHDR" + header
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
     png += struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT" + b"5\xaf\x06\x1e"
-    with pytest.raises(UndecodableImage, match="more than 178 million pixels"):
+    with pytest.raises(UndecodableImage, match="20000x20000 pixels are more than 64000000"):
         image_from_compressed_message(compressed_message(png, "png"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_decode_image_leaves_the_limit_to_the_caller() -> None:
+    """Pillow's own limit is 89 million pixels, with a warning."""
+    _, encoded = cv2.imencode(".png", np.zeros((9_500, 9_500), np.uint8))
+    with pytest.raises(UndecodableImage, match="9500x9500 pixels are more than 64000000"):
+        decode_image(encoded.reshape(-1))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((8, 8), np.float32), np.zeros((8, 8, 3), np.float32)])
+def test_decode_image_says_what_pixels_it_reads(pixels: np.ndarray) -> None:
+    _, encoded = cv2.imencode(".tiff", pixels)
+    with pytest.raises(UndecodableImage, match="no complete image of 8 or 16 bits a channel"):
+        decode_image(encoded.reshape(-1))
+
+
+def test_decode_image_takes_the_upper_8_of_16_bits() -> None:
+    values = np.array([[0, 255, 256, 4095, 65535]], np.uint16).repeat(5, axis=0)
+    image = decode_image(cv2.imencode(".png", values)[1].reshape(-1))
+    assert image[0, :, 0].tolist() == [0, 0, 1, 15, 255]
 
 
 def test_images_that_are_mere_lines_are_refused() -> None:
