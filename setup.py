@@ -39,7 +39,9 @@ DEPENDENCIES = [
     "rosbags-image>=0.10,<0.12",  # image messages, raw and compressed, to arrays
     "PyYAML>=6,<7",  # what omegaconf reads YAML with; its errors are caught by name
     "safetensors>=0.4.3,<1",  # weights that can be opened without running anything
-    "scipy>=1.11,<2",  # the Hungarian method: DAVIS metrics, linking masks to tracks
+    # The Hungarian method: DAVIS metrics, linking masks to tracks. 1.13 is the first version for
+    # NumPy 2, which opencv brings; pip would keep the 1.11 of Ubuntu 24.04 beside it.
+    "scipy>=1.13,<2",
     "torch>=2.5,<3",  # the networks; constraints.txt pins it together with torchvision
     "torchvision>=0.20,<1",  # Mask R-CNN, FPN, RoIAlign, NMS, RAFT
     "tqdm>=4.66,<5",  # progress bars
@@ -121,7 +123,6 @@ EXTRAS = {
         "ruff>=0.8,<1",  # lint and format; the version that counts is in constraints.txt
         "scikit-image>=0.24,<1",  # superpixels and colour spaces of methods compared with
         "scikit-learn>=1.4,<2",  # Gaussian mixtures of FST
-        "scipy>=1.11,<2",  # one-to-one assignment in the benchmarks' baselines
         "playwright>=1.45,<2",  # drives the browser of the machine over the page of `gbopt review`
         # Another reader and writer of exported masks. Those of annotation tools hold NumPy and
         # OpenCV back, and have an environment of their own: test/support/annotation_tools.

@@ -53,8 +53,8 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 class PipelineNode(LifecycleNode):
     """A lifecycle node that runs a part of the pipeline.
 
-    A subclass has a NAME, its own SETTINGS, and in SECTIONS what it uses of the configuration: names
-    of sections, or of single settings such as `learning.student`. It fills in `configure`,
+    A subclass has a NAME, its own SETTINGS, and in SECTIONS what it uses of the configuration:
+    names of sections, or of single settings such as `learning.student`. It fills in `configure`,
     `activate`, `deactivate` and `cleanup`. An exception there is logged and fails the transition;
     rclpy would hide it. A node that cannot configure or activate stays as it was. One that raises
     while it goes down frees all that it holds and is unconfigured.
