@@ -301,14 +301,21 @@ def iou_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float6
     return np.asarray(coco_mask.iou(list(first), list(second), [0] * len(second)), np.float64)
 
 
+def inside_matrix(masks: Sequence[Rle], regions: Sequence[Rle]) -> NDArray[np.float64]:
+    """(len(masks), len(regions)) float64, the share of every mask that is inside of every region.
+
+    It is the overlap of a detection with a crowd in COCO's evaluation.
+    """
+    if not masks or not regions:
+        return np.zeros((len(masks), len(regions)))
+    return np.asarray(coco_mask.iou(list(masks), list(regions), [1] * len(regions)), np.float64)
+
+
 def overlap_matrix(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:
     """(len(first), len(second)) float64, intersection over the smaller mask of every pair."""
-    if not first or not second:
-        return np.zeros((len(first), len(second)))
-    # With `iscrowd` pycocotools divides by the area of the first mask of a pair alone.
-    of_first = coco_mask.iou(list(first), list(second), [1] * len(second))
-    of_second = coco_mask.iou(list(second), list(first), [1] * len(first))
-    overlap: NDArray[np.float64] = np.maximum(of_first, np.transpose(of_second))
+    overlap: NDArray[np.float64] = np.maximum(
+        inside_matrix(first, second), inside_matrix(second, first).T
+    )
     return overlap
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gbopt_ros.pipeline import Pipeline
 
 _SUFFIX = ".safetensors"
+_Masks = dict[int, tuple[Rle, ...]]  # by frame index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.suffix != _SUFFIX:
         raise GboptError(f"--out {args.out}: expected a file name that ends with {_SUFFIX}")
     config = config_from_args(args)
-    truths = [_instances_by_frame(labels) for _, labels in recordings]  # errors come early
+    truths = [_labels_by_frame(labels) for _, labels in recordings]  # errors come early
 
     from gbopt_ros.evaluation.calibration import LabelledMasks, fit_calibration
     from gbopt_ros.models.device import resolve_device
@@ -116,28 +117,30 @@ def _recordings(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _instances_by_frame(labels: Path) -> dict[int, tuple[Rle, ...]]:
+def _labels_by_frame(labels: Path) -> tuple[_Masks, _Masks]:
+    """The instances and the crowds of every labelled frame."""
     dataset = load_coco(labels)
     if not dataset.images or not all("frame_index" in im.extra for im in dataset.images):
         raise GboptError(f"{labels}: expected images with a `frame_index`, counted from 0")
-    return {
-        Fields(image.extra, f"{labels}: image {image.id}").integer("frame_index", low=0): (
-            dataset.rles_by_image[image.id]
-        )
+    indices = {
+        image.id: Fields(image.extra, f"{labels}: image {image.id}").integer("frame_index", low=0)
         for image in dataset.images
     }
+    instances, crowds = (
+        {indices[key]: rles for key, rles in by_image.items()}
+        for by_image in (dataset.rles_by_image, dataset.crowd_by_image)
+    )
+    return instances, crowds
 
 
-def _labelled(
-    pipeline: Pipeline, path: Path, instances: dict[int, tuple[Rle, ...]]
-) -> LabelledMasks:
+def _labelled(pipeline: Pipeline, path: Path, truth: tuple[_Masks, _Masks]) -> LabelledMasks:
     """Select the masks of a recording, and compare them with its labels."""
     from gbopt_ros.evaluation.calibration import LabelledMasks, label_masks
 
     source, parts = open_source(path), []
     with tqdm(total=source.count, desc=source.name, unit="frame", dynamic_ncols=True) as progress:
         for selection in pipeline.run(source):
-            parts.append(label_masks(selection.frames, instances))
+            parts.append(label_masks(selection.frames, *truth))
             progress.update(len(selection))
     return LabelledMasks.joined(parts)
 

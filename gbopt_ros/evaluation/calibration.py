@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 BINS = 10  # of the calibration error
 _RIDGE = 1e-3  # keeps the coefficients finite where right and wrong masks can be told apart
 _RIGHT_IOU = 0.5  # smallest IoU of a right mask with an instance
+_IN_CROWD = 0.5  # share of a mask inside of a crowd, from which on it is of the crowd
 _FEW = 30  # right or wrong masks, from which on a fit is taken to be reliable
 
 
@@ -48,6 +49,9 @@ class LabelledMasks:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
+_NO_MASKS = LabelledMasks(np.zeros(0), np.zeros(0, np.float32), np.zeros(0, bool))
+
+
 class CalibrationQuality(NamedTuple):
     """How far probabilities hold.
 
@@ -69,33 +73,40 @@ class CalibrationQuality(NamedTuple):
 
 
 def label_masks(
-    frames: Iterable[FrameSelection], instances_by_frame: Mapping[int, Sequence[Rle]]
+    frames: Iterable[FrameSelection],
+    instances_by_frame: Mapping[int, Sequence[Rle]],
+    crowds_by_frame: Mapping[int, Sequence[Rle]] | None = None,
 ) -> LabelledMasks:
     """Compare selected masks with the ground truth.
+
+    A mask that shows no instance and is at least half inside of a crowd is left out: as in COCO's
+    evaluation it is neither right nor wrong.
 
     Args:
         frames: frames that are not in the ground truth are left out.
         instances_by_frame: instances of every labelled frame index, () where there is none.
+        crowds_by_frame: `iscrowd` regions by frame index; None: there is none.
 
     Raises:
-        GboptError: instances of another size than their frame.
+        GboptError: instances or crowds of another size than their frame.
     """
-    labelled = [frame for frame in frames if frame.frame.index in instances_by_frame]
-    best = []
-    for frame in labelled:
-        instances = list(instances_by_frame[frame.frame.index])
+    parts = []
+    for frame in frames:
+        index = frame.frame.index
+        if index not in instances_by_frame:
+            continue
+        instances = list(instances_by_frame[index])
+        crowds = list((crowds_by_frame or {}).get(index, ()))
         size = list(frame.frame.size)
-        other = [rle["size"] for rle in instances if list(rle["size"]) != size]
+        other = [rle["size"] for rle in (*instances, *crowds) if list(rle["size"]) != size]
         if other:
-            raise GboptError(
-                f"frame {frame.frame.index}: expected labels of its size, {size}, got {other[0]}"
-            )
-        best.append(mask_ops.iou_matrix(frame.rles, instances).max(axis=1, initial=0))
-    return LabelledMasks(
-        np.concatenate([np.zeros(0), *(frame.margins for frame in labelled)]),
-        np.concatenate([np.zeros(0, np.float32), *(frame.scores for frame in labelled)]),
-        np.concatenate([np.zeros(0), *best]) >= _RIGHT_IOU,
-    )
+            raise GboptError(f"frame {index}: expected labels of its size, {size}, got {other[0]}")
+        best = mask_ops.iou_matrix(frame.rles, instances).max(axis=1, initial=0)
+        inside = mask_ops.inside_matrix(frame.rles, crowds).max(axis=1, initial=0)
+        correct = best >= _RIGHT_IOU
+        known = correct | (inside < _IN_CROWD)
+        parts.append(LabelledMasks(frame.margins[known], frame.scores[known], correct[known]))
+    return LabelledMasks.joined(parts) if parts else _NO_MASKS
 
 
 def fit_calibration(masks: LabelledMasks) -> Calibration:

@@ -145,6 +145,23 @@ def test_label_masks_compares_with_the_frame_of_the_same_index() -> None:
     assert len(LabelledMasks.joined([found, fewer])) == 9
 
 
+def test_label_masks_leaves_out_what_is_half_inside_of_a_crowd() -> None:
+    masks = np.zeros((4, 4, 8), bool)
+    masks[0, 0, :4] = True  # an instance, inside of the crowd as well
+    masks[1, 1, 2:6] = True  # half of it in the crowd
+    masks[2, 2, 3:6] = True  # a third of it
+    masks[3, 3, 6:] = True
+    crowd = np.zeros((1, 4, 8), bool)
+    crowd[0, :, :4] = True
+    frames, instances = [frame_selection(5, masks)], {5: encode_all(masks[:1])}
+    found = label_masks(frames, instances, {5: encode_all(crowd)})
+    assert found.correct.tolist() == [True, False, False]
+    np.testing.assert_allclose(found.margins, [0, 0.2, 0.3])
+    assert label_masks(frames, instances).correct.tolist() == [True, False, False, False]
+    with pytest.raises(GboptError, match=r"frame 5.*got \[1, 4\]"):
+        label_masks(frames, instances, {5: encode_all(crowd[:, :1, :4])})
+
+
 def test_label_masks_of_no_mask() -> None:
     assert len(label_masks([], {})) == 0
     assert len(label_masks([frame_selection(0, np.zeros((0, 4, 4), bool))], {0: ()})) == 0
