@@ -23,7 +23,10 @@ METRICS = ("AP", "AP50", "AP75", "AR1", "AR3", "AR5")
 AP_DETECTIONS = 100  # maximum number of masks an image that AP is computed over
 MAX_DETECTIONS = (1, 3, 5, AP_DETECTIONS)
 SIZES = {"AP_S": (0, 32**2), "AP_M": (32**2, 96**2), "AP_L": (96**2, 1e10)}
-"""Areas of small, medium and large instances, pixels, as COCO has them."""
+"""Areas of small, medium and large instances, pixels, as COCO has them.
+
+An instance has the area of its mask; COCO takes the `area` of its file, that of the polygons.
+"""
 _ALL = (0, 1e10)
 RESAMPLES = 1000
 

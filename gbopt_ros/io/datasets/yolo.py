@@ -35,11 +35,13 @@ def mask_to_polygon(rle: Rle) -> NDArray[np.float64]:
 
 
 def format_labels(rles: Sequence[Rle]) -> str:
-    """The text of a label file."""
+    """The text of a label file. A mask without pixels has no polygon, and no line."""
     lines = []
     for rle in rles:
         height, width = rle["size"]
         shares = mask_to_polygon(rle) / (width, height)
+        if len(shares) == 0:
+            continue
         lines.append(" ".join(["0", *(f"{value:.{_DIGITS}f}" for value in shares.ravel())]))
     return "".join(f"{line}\n" for line in lines)
 

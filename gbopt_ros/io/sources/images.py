@@ -236,6 +236,16 @@ def _undecodable(raw: bytes) -> UndecodableImage:
     return UndecodableImage(f"the {len(raw)} bytes are no complete image of 8 or 16 bits a channel")
 
 
+def _is_cut_off(jpeg: bytes) -> bool:
+    """Whether the end marker is missing. The one of a thumbnail in the header does not count."""
+    place = 2
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place + 1 : place + 2] != b"\xda":  # the scan
+        fills = jpeg[place + 1 : place + 2] == b"\xff"
+        place += 1 if fills else 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    reached = jpeg.startswith(b"\xff\xda", place)
+    return jpeg.find(b"\xff\xd9", place if reached else 0) < 0
+
+
 def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image:
     """Decode a complete JPEG, PNG, BMP, TIFF, WebP, PPM or JPEG 2000 file held in memory.
 
@@ -256,7 +266,7 @@ def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image
     # Some versions of OpenCV fill a cut JPEG with grey and report success.
     raw = data.tobytes()
     check_pixels(*_stated_size(raw), max_pixels)
-    if raw.startswith(b"\xff\xd8") and b"\xff\xd9" not in raw:
+    if raw.startswith(b"\xff\xd8") and _is_cut_off(raw):
         raise UndecodableImage(f"the JPEG is cut off after {data.size} bytes")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)

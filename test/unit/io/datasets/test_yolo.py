@@ -51,3 +51,10 @@ def test_read_labels_refuses_lines_that_are_no_polygon(
         read_labels(path, (10, 10))
     with pytest.raises(GboptError, match="cannot be read"):
         read_labels(tmp_path / "b.txt", (10, 10))
+
+
+def test_format_labels_has_no_line_for_a_mask_without_pixels() -> None:
+    """Ultralytics refuses a label file with a line without a polygon."""
+    empty, full = encode(np.zeros((4, 4), bool)), encode(np.ones((4, 4), bool))
+    assert format_labels([empty, full]) == format_labels([full])
+    assert format_labels([empty]) == ""

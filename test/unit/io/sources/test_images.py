@@ -241,6 +241,18 @@ def test_decode_image_refuses_a_cut_image(compression: str, kept: float) -> None
         )
 
 
+def test_decode_image_refuses_a_cut_jpeg_with_a_whole_thumbnail() -> None:
+    """OpenCV 4 fills the rest with grey. The thumbnail, in the header, has an end marker, too."""
+    image = noise_frames(1)[0].image
+    thumbnail = encode_image(image[:8, :8], "jpeg").tobytes()
+    whole = encode_image(image, "jpeg").tobytes()
+    header = b"\xff\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail
+    data = np.frombuffer(whole[:2] + header + whole[2:], np.uint8)
+    np.testing.assert_array_equal(decode_image(data), decode_image(np.frombuffer(whole, np.uint8)))
+    with pytest.raises(UndecodableImage, match=f"the JPEG is cut off after {len(data) - 9} bytes"):
+        decode_image(data[:-9])
+
+
 @pytest.mark.parametrize("kind", ["16UC1; compressedDepth png", "32FC1; compressedDepth rvl"])
 def test_image_from_compressed_message_refuses_depth(kind: str) -> None:
     with pytest.raises(GboptError, match="depth, not colour") as caught:
