@@ -3,8 +3,9 @@
 Region similarity J and contour accuracy F: Perazzi et al., "A Benchmark Dataset and Evaluation
 Methodology for Video Object Segmentation" (CVPR 2016). Up to 20 proposals a sequence, matched one
 to one with the objects: Caelles et al., "The 2019 DAVIS Challenge on VOS: Unsupervised Multi-Object
-Segmentation" (2019). Numbers equal those of the official evaluation, except that its decay counts
-frames modulo 256.
+Segmentation" (2019). Numbers equal those of the official evaluation, with two exceptions: its decay
+counts frames modulo 256, and where the numbers of objects have gaps, which those of DAVIS have not,
+it takes each missing number for an object, found by every proposal without pixels.
 
 Shape letters: T frames, H, W pixels, G objects, P proposals.
 """
@@ -49,7 +50,7 @@ class ObjectScore:
 
     Attributes:
         sequence: name of the sequence.
-        object_id: number of the object, from 1.
+        object_id: number of the object in the labels.
         proposal: number of the proposal, from 1; where there are fewer proposals than objects, it
             may be one without pixels.
         J, F: statistics over the frames.
@@ -86,8 +87,8 @@ def score_sequence(
 ) -> tuple[ObjectScore, ...]:
     """Match proposals with objects for the highest sum of J + F, and score every object.
 
-    The objects are 1 to the highest number in the first frame, as in the benchmark; pixels with a
-    higher number in later frames are background.
+    The objects are those of the first frame, as in the benchmark; pixels with another number in
+    later frames are background.
 
     Args:
         labels: (T, H, W) uint8 ground truth, `VOID` where it is undecided.
@@ -96,19 +97,24 @@ def score_sequence(
     Raises:
         GboptError: shapes differ, the first frame has no object, or there are too many proposals.
     """
-    objects, tracks = _counts(labels, proposals, sequence)
+    numbers, tracks = _counts(labels, proposals, sequence)
+    objects, places = len(numbers), np.zeros(VOID + 1, np.uint8)
+    places[numbers] = np.arange(1, objects + 1)
     j = np.empty((tracks, objects, len(labels)))
     f = np.empty_like(j)
     for t, (label, proposal) in enumerate(zip(labels, proposals, strict=True)):
-        known = label != VOID
-        truth = np.where(known & (label <= objects), label, 0).astype(np.uint8)
-        masked = np.where(known, proposal, 0).astype(np.uint8)
+        truth = places[label]
+        masked = np.where(label == VOID, 0, proposal).astype(np.uint8)
         j[:, :, t] = region_similarity(masked, truth, tracks, objects)
         f[:, :, t] = contour_accuracy(masked, truth, tracks, objects)
     rows, columns = linear_sum_assignment((j.mean(axis=2) + f.mean(axis=2)) / 2, maximize=True)
     scores = [
         ObjectScore(
-            sequence, int(g) + 1, int(p) + 1, frame_statistics(j[p, g]), frame_statistics(f[p, g])
+            sequence,
+            int(numbers[g]),
+            int(p) + 1,
+            frame_statistics(j[p, g]),
+            frame_statistics(f[p, g]),
         )
         for p, g in zip(rows, columns, strict=True)
     ]
@@ -117,15 +123,15 @@ def score_sequence(
 
 def _counts(
     labels: NDArray[np.uint8], proposals: NDArray[np.uint8], sequence: str
-) -> tuple[int, int]:
-    """G, and P, at least G: missing proposals count as empty ones."""
+) -> tuple[NDArray[np.uint8], int]:
+    """(G,) numbers of the objects, and P, at least G: missing proposals count as empty ones."""
     if labels.shape != proposals.shape or labels.ndim != 3 or len(labels) == 0:
         raise GboptError(
             f"{sequence}: expected labels and proposals of one shape (frames, height, width), got "
             f"{labels.shape} and {proposals.shape}"
         )
-    objects = int(np.max(labels[0], where=labels[0] != VOID, initial=0))
-    if objects == 0:
+    numbers = np.setdiff1d(labels[0], np.array([0, VOID], np.uint8))
+    if len(numbers) == 0:
         raise GboptError(f"{sequence}: no object in the first frame of its labels")
     tracks = int(proposals.max())
     if tracks > MAX_PROPOSALS:
@@ -133,7 +139,7 @@ def _counts(
             f"{sequence}: a proposal has the number {tracks}; at most {MAX_PROPOSALS} proposals "
             "are allowed, numbered from 1"
         )
-    return objects, max(tracks, objects)
+    return numbers, max(tracks, len(numbers))
 
 
 def region_similarity(

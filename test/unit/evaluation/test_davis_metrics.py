@@ -111,6 +111,16 @@ def test_score_sequence_names_the_matched_proposals() -> None:
     assert [(score.object_id, score.proposal) for score in swapped] == [(1, 2), (2, 1)]
 
 
+def test_score_sequence_knows_no_object_but_those_of_the_first_frame() -> None:
+    """As in YCB-Video, where a number is that of a class."""
+    labels = boxes({5: A, 16: B}, {5: A, 16: B, 9: (0, 4, 0, 60)})
+    nothing, one = np.zeros_like(labels), np.where(labels == 16, 2, 0).astype(np.uint8)
+    assert [(s.object_id, s.J.mean) for s in score_sequence(labels, nothing)] == [(5, 0), (16, 0)]
+    first, second = score_sequence(labels, one)
+    assert (first.object_id, first.J.mean, first.F.mean) == (5, 0, 0)
+    assert (second.object_id, second.proposal, second.J.mean, second.F.mean) == (16, 2, 100, 100)
+
+
 def test_summarise_weighs_objects_alike() -> None:
     scores = [
         *score_sequence(*CASES["one of two, as number 7"], "a"),
@@ -183,15 +193,15 @@ def slow_f(a: np.ndarray, b: np.ndarray, radius: float) -> float:
 clips = arrays(np.uint8, (3, 9, 13), elements=st.integers(0, 3))
 
 
-def with_object(labels: np.ndarray) -> np.ndarray:
-    """The labels with object 3 in the first frame, hence three objects."""
+def with_three_objects(labels: np.ndarray) -> np.ndarray:
+    """The labels with three objects in the first frame."""
     labels = labels.copy()
-    labels[0, 0, 0] = 3
+    labels[0, 0, :3] = 3, 2, 1
     return labels
 
 
 @settings(max_examples=40, deadline=None)
-@given(labels=clips.map(with_object))
+@given(labels=clips.map(with_three_objects))
 def test_score_sequence_of_the_labels_is_perfect(labels: np.ndarray) -> None:
     for score in score_sequence(labels, labels):
         assert numbers(score) == (100, 100, 0, 100, 100, 0)
@@ -201,7 +211,7 @@ def test_score_sequence_of_the_labels_is_perfect(labels: np.ndarray) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(labels=clips.map(with_object), proposals=clips, order=st.permutations([1, 2, 3]))
+@given(labels=clips.map(with_three_objects), proposals=clips, order=st.permutations([1, 2, 3]))
 def test_score_sequence_does_not_depend_on_the_order_of_proposals(
     labels: np.ndarray, proposals: np.ndarray, order: list[int]
 ) -> None:
@@ -211,7 +221,7 @@ def test_score_sequence_does_not_depend_on_the_order_of_proposals(
 
 
 @settings(max_examples=40, deadline=None)
-@given(labels=clips.map(with_object), proposals=clips)
+@given(labels=clips.map(with_three_objects), proposals=clips)
 def test_score_sequence_finds_the_best_matching(labels: np.ndarray, proposals: np.ndarray) -> None:
     single = np.zeros((3, 3))
     for p in range(3):
@@ -232,7 +242,7 @@ def test_score_sequence_finds_the_best_matching(labels: np.ndarray, proposals: n
 
 @settings(max_examples=40, deadline=None)
 @given(
-    labels=clips.map(with_object),
+    labels=clips.map(with_three_objects),
     proposals=clips,
     void=arrays(bool, (3, 9, 13)),
     other=clips,
@@ -241,7 +251,7 @@ def test_score_sequence_ignores_void(
     labels: np.ndarray, proposals: np.ndarray, void: np.ndarray, other: np.ndarray
 ) -> None:
     labels = np.where(void, VOID, labels).astype(np.uint8)
-    labels[0, 0, 0] = 3
+    labels[0, 0, :3] = 3, 2, 1
     proposals[0, 0, 0] = other[0, 0, 0] = 3  # else the number of proposals may change
     changed = np.where(labels == VOID, other, proposals)
     assert score_sequence(labels, proposals) == score_sequence(labels, changed)
