@@ -55,6 +55,8 @@ _SYNONYMS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
 # Formats of image_transport: it compresses a Bayer pattern as a grey image, or makes it grey before
 # and adds `mono8`.
 _MOSAIC = re.compile(r"(bayer_(?:rggb|bggr|gbrg|grbg))(?:8|16); *\w+ compressed *(?:bayer_\w+)?")
+# As TIFF it compresses RGB as if it were BGR; its subscriber knows.
+_SWAPPED = re.compile(r"rgba?(?:8|16); *tiff compressed *")
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
 _DEPTH_TYPES = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 _MAX_DEPTH_M = 10_000.0  # beyond is no measurement
@@ -167,7 +169,8 @@ def depth_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np
 def image_from_compressed_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     """Convert a `sensor_msgs/CompressedImage`.
 
-    A Bayer pattern that image_transport compressed is demosaiced.
+    A Bayer pattern that image_transport compressed is demosaiced, and its TIFF files of RGB images,
+    which have red and blue exchanged, are read as it does.
 
     Args:
         max_pixels: as of `decode_image`.
@@ -187,7 +190,7 @@ def image_from_compressed_message(message: Any, max_pixels: int = MAX_PIXELS) ->
         if pattern := _MOSAIC.fullmatch(kind):
             height, width = image.shape[:2]
             return _rgb(_Pixels(f"{pattern[1]}8", height, width, image[..., 0].copy()))
-        return image
+        return np.ascontiguousarray(image[..., ::-1]) if _SWAPPED.fullmatch(kind) else image
     except UndecodableImage as error:
         raise UndecodableImage(f"{error} (format {kind!r})") from error
 

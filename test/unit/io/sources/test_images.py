@@ -222,6 +222,17 @@ def test_image_from_compressed_message_demosaics_a_bayer_pattern(target: str, de
     np.testing.assert_array_equal(image[2:-2, 2:-2].reshape(-1, 3), [[200, 100, 50]] * 144)
 
 
+@pytest.mark.parametrize("encoding", ["rgb8", "rgba8", "bgr8", "bgra8"])
+def test_image_from_compressed_message_reads_tiff_of_image_transport(encoding: str) -> None:
+    """It hands the pixels of its message to OpenCV, which takes them for BGR."""
+    pixels = RGB if encoding.startswith("rgb") else RGB[..., ::-1]
+    if "a" in encoding:
+        pixels = np.concatenate([pixels, ALPHA], axis=2)
+    encoded = cv2.imencode(".tiff", pixels)[1].tobytes()
+    message = compressed_message(encoded, f"{encoding}; tiff compressed ")
+    np.testing.assert_array_equal(image_from_compressed_message(message), RGB)
+
+
 @pytest.mark.parametrize(
     "kind", ["bayer_rggb8; png compressed mono8", "bayer_rggb8; png compressed bgr8", "bayer_xyzw8"]
 )
