@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ pytest.importorskip("gbopt_ros.msg", reason="the messages are not built")
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from rcl_interfaces.msg import Log
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
 from support.networks import save_random_weights
 from support.recordings import disc_frames
 from support.ros import Graph, ros_arguments
@@ -362,6 +365,43 @@ def test_rectified_images_are_described_by_p(camera: Camera) -> None:
     points = read(camera.clouds[0])
     np.testing.assert_allclose(points["x"], (columns - 10) / 25, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(points["y"], (rows - 5) / 20, rtol=1e-5)
+
+
+def test_tf_is_taken_beside_the_executor_of_the_nodes(
+    tf2: type[Tf2], monkeypatch: pytest.MonkeyPatch, ros_domain_id: int
+) -> None:
+    """Also in a namespace, with a tf tree of the robot's own, and under another name."""
+    threads: set[str] = set()
+
+    def listen(buffer: Any, node: Any) -> Any:
+        def heard(message: Any) -> None:
+            threads.add(threading.current_thread().name)
+
+        node.create_subscription(Header, "/tf", heard, 10)
+        return SimpleNamespace(unregister=lambda: None)
+
+    monkeypatch.setattr(tf2, "TransformListener", listen)
+    arguments = [
+        *("--ros-args", "-r", "__ns:=/robot1", "-r", "__node:=objects", "-r", "/tf:=tf"),
+        *("-p", "target_frame:=base", "-p", "use_sim_time:=true"),
+    ]
+    with Graph(ros_domain_id, lambda c: [Objects3dNode(context=c)], arguments) as graph:
+        node = graph.nodes["objects"]
+        names = lambda: set(graph.observer.get_node_names_and_namespaces())  # noqa: E731
+        for _ in range(2):  # also after it was configured again
+            threads.clear()
+            assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            tf = graph.observer.create_publisher(Header, "/robot1/tf", 10)
+            graph.wait(lambda tf=tf: tf.get_subscription_count() == 1, "the listener")
+            tf.publish(Header())
+            graph.wait(lambda: bool(threads), "the message")
+            assert threads == {"objects_tf"}
+            assert graph.observer.count_subscribers("/clock") == 1  # of the node alone
+            graph.wait(lambda: ("objects_tf", "/robot1") in names(), "its node")
+            assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+            graph.wait(lambda: ("objects_tf", "/robot1") not in names(), "its node to go")
+            assert "objects_tf" not in {thread.name for thread in threading.enumerate()}
+            graph.observer.destroy_publisher(tf)
 
 
 @pytest.mark.parametrize("camera", [{"target_frame": "base"}], indirect=True)
