@@ -69,12 +69,14 @@ class Frame:
         stamp_ns: capture time, nanoseconds.
         index: position in the recording before any stride, from 0.
         frame_id: coordinate frame of the ROS header; "" if the source has none.
+        file_name: name of its image file; "" if the source is no folder of images.
     """
 
     image: Image = field(repr=False)
     stamp_ns: int
     index: int
     frame_id: str = ""
+    file_name: str = ""
 
     def __post_init__(self) -> None:
         shape, dtype = self.image.shape, self.image.dtype

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from gbopt_ros.io.datasets.coco import CocoDataset, segmentation_to_rle
 from gbopt_ros.io.json_file import Fields, read_json
+from gbopt_ros.io.selection_format import SOURCE_NAME
 from gbopt_ros.structures import GboptError, Proposals, Rle
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ def load_results(path: Path, gt: CocoDataset) -> list[CocoResult]:
     """Read a COCO result list, or a COCO dataset whose annotations have a `score`.
 
     A list names images by id. The images of a dataset are matched with those of `gt` by file name
-    without folder and suffix; those without a match are left out. Where the names do not match,
-    they are matched by id, and then `gt` must have all of them.
+    without folder and suffix; those without a match are left out. A replay of a folder tells the
+    name that an image had there, which counts then. Where the names do not match, they are matched
+    by id, and then `gt` must have all of them.
 
     Raises:
         GboptError: missing file, not JSON, unknown images, or masks that do not fit them.
@@ -110,7 +112,7 @@ def _match_images(images: Sequence[Fields], gt: CocoDataset) -> dict[int, int]:
 
 
 def _matches(images: Sequence[Fields], gt: CocoDataset) -> tuple[dict[int, int], str]:
-    stems = {image.integer("id"): Path(image.text("file_name")).stem for image in images}
+    stems = {image.integer("id"): Path(_name(image)).stem for image in images}
     gt_ids = {Path(image.file_name).stem: image.id for image in gt.images}
     by_name = {key: gt_ids[stem] for key, stem in stems.items() if stem in gt_ids}
     unique = len(gt_ids) == len(gt.images) and len(set(by_name.values())) == len(by_name)
@@ -119,3 +121,8 @@ def _matches(images: Sequence[Fields], gt: CocoDataset) -> tuple[dict[int, int],
     # Two datasets that number their own images have some ids in common, of different images.
     is_same = stems.keys() <= {image.id for image in gt.images}
     return {key: key for key in stems} if is_same else {}, "id"
+
+
+def _name(image: Fields) -> str:
+    """The file name of an image; a replay numbers its own files."""
+    return image.text(SOURCE_NAME if SOURCE_NAME in image else "file_name")

@@ -47,6 +47,7 @@ from gbopt_ros.structures import FrameSelection, GboptError, Image, Rle, Selecti
 from gbopt_ros.tracks import TrackLinker
 
 SELECTION_NAME = "selected.json"
+SOURCE_NAME = "source_name"  # key of an image: the name of its file in the recording
 _JPEG_QUALITY = 95
 _OVERLAY_SIDE = 640  # longest side of the overlay, pixels
 _PACKAGES = ("gbopt_ros", "torch", "torchvision", "numpy", "opencv-python-headless")
@@ -237,6 +238,8 @@ class SelectionWriter:
             "model_version": selection.model_version,
             "energy": vars(selected.energy),
         }
+        if frame.file_name:
+            image[SOURCE_NAME] = printable(frame.file_name)
         append_entry(self._parts["images"], image, first=self.frames == 1)
         ids = self._linker.link(selected.rles, frame.stamp_ns)
         for i, track_id in enumerate(ids):

@@ -62,12 +62,14 @@ class Record:
         stamp_ns: capture time, nanoseconds.
         decode: gives the image or raises `UndecodableImage`; valid until the next record is read.
         frame_id: coordinate frame of the ROS header, "" where there is none.
+        file_name: as of `Frame`.
     """
 
     index: int
     stamp_ns: int
     decode: Callable[[], Image]
     frame_id: str = ""
+    file_name: str = ""
 
 
 class Source(ABC):
@@ -132,7 +134,7 @@ class Source(ABC):
         except UndecodableImage as error:
             self._skip(record, error)
             return None
-        return Frame(image, record.stamp_ns, record.index, record.frame_id)
+        return Frame(image, record.stamp_ns, record.index, record.frame_id, record.file_name)
 
     def no_frame(self) -> GboptError:
         """The error of a recording that gave no frame."""

@@ -41,7 +41,8 @@ class FolderSource(Source):
         stamped = all(_STAMP.fullmatch(file.stem) for file in self._files)
         for index, file in enumerate(self._files):
             stamp_ns = int(file.stem) if stamped else round(index * 10**9 / FOLDER_HZ)
-            yield Record(index, stamp_ns, partial(read_image, file, self.options.max_pixels))
+            decode = partial(read_image, file, self.options.max_pixels)
+            yield Record(index, stamp_ns, decode, file_name=file.name)
 
 
 def list_images(folder: Path) -> list[Path]:

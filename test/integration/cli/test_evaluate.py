@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -142,6 +143,18 @@ def test_evaluate_a_dataset_with_scores(
     shown = capsys.readouterr()
     assert shown.out.splitlines()[1].split()[1] == "50.5"
     assert warning in shown.err and ("labelled images" in shown.err) == bool(warning)
+
+
+def test_evaluate_knows_the_images_of_a_replayed_folder_by_the_names_that_they_had(
+    gt: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A replay counts from 0: its 0001.jpg is the second image of a folder that begins with it."""
+    found = [result(1, box(0, 0)), result(2, box(30, 30))]
+    content = replayed({1: "0000.jpg", 2: "0001.jpg"}, found)
+    images: Any = content["images"]
+    images[0]["source_name"], images[1]["source_name"] = "0001.jpg", "0002.jpg"
+    assert run(gt, content) == 0
+    assert printed_ap(capsys) == "100.0"
 
 
 def test_evaluate_takes_a_replay_of_which_some_frames_are_labelled(

@@ -160,6 +160,25 @@ def test_selection_writer_writes_a_coco_dataset(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_selection_writer_tells_the_names_of_the_files_of_a_folder(tmp_path: Path) -> None:
+    for name in ("a07.png", "a08.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((*SIZE, 3), np.uint8))
+    none = np.zeros(0, np.float32)
+    frames = tuple(
+        FrameSelection(
+            frame, (), (), np.zeros((0, 4), np.float32), none, np.zeros(0), none,
+            FrameEnergy(0.0, 0.0, 0.0),
+        )
+        for frame in open_source(tmp_path)
+    )  # fmt: skip
+    with SelectionWriter(tmp_path / "out", "stills", overlay=False) as writer:
+        writer.add(Selection(0, frames, 0.0, 0.0, True, 0))
+        writer.finish()
+    content = json.loads((tmp_path / "out" / "selected.json").read_text())
+    names = [(image["file_name"], image["source_name"]) for image in content["images"]]
+    assert names == [("000000.jpg", "a07.png"), ("000001.jpg", "a08.png")]
+
+
 @pytest.mark.parametrize("name", ["/etc/hostname", "../../secret.png", "sub/../../../secret.png"])
 def test_read_selection_refuses_files_outside_of_the_folder(tmp_path: Path, name: str) -> None:
     content = write_replay(tmp_path / "whole")
