@@ -20,6 +20,9 @@ from gbopt_ros.process import stop_on_signals
 from gbopt_ros.structures import GboptError
 
 _SIGNAL_LATENCY_S = 0.4
+_NAMES = (  # rcl tells the place alone
+    ". Topics and namespaces have letters, digits and _ between slashes, and no digit comes first"
+)
 
 
 class SteadyExecutor(SingleThreadedExecutor):
@@ -68,7 +71,8 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
         # rclpy's own signal handlers would stop the middleware before the nodes can close.
         rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # an argument after --ros-args is malformed or no such file
-        get_logger("gbopt_ros").fatal(str(error))
+        advice = _NAMES if "remap rule" in str(error) else ""
+        get_logger("gbopt_ros").fatal(f"{error}{advice}")
         return 1
     nodes: list[Any] = []
     executor = SteadyExecutor()

@@ -341,6 +341,19 @@ def test_spin_refuses_an_old_parameter_name(
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize("rule", ["__ns:=/robot 1", "~/input/image:=3d/image", "__ns:=/a//b"])
+def test_spin_says_what_names_may_have(
+    ros_domain_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    rule: str,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    assert flow_main(["flow", "--ros-args", "-r", rule]) == 1
+    log = capfd.readouterr().err
+    assert rule in log and "have letters, digits and _ between slashes" in log
+
+
 def test_spin_refuses_a_profile_with_an_old_name(
     ros_domain_id: int,
     tmp_path: Path,
