@@ -41,9 +41,9 @@ def load_results(path: Path, gt: CocoDataset) -> list[CocoResult]:
     """Read a COCO result list, or a COCO dataset whose annotations have a `score`.
 
     A list names images by id. The images of a dataset are matched with those of `gt` by file name
-    without folder and suffix; those without a match are left out. A replay of a folder tells the
-    name that an image had there, which counts then. Where the names do not match, they are matched
-    by id, and then `gt` must have all of them.
+    without folder and suffix; those without a match are left out. A replay of a folder also tells
+    the name that an image had there, which counts unless more of its own names match. Where no name
+    does, they are matched by id, and then `gt` must have all of them.
 
     Raises:
         GboptError: missing file, not JSON, unknown images, or masks that do not fit them.
@@ -112,17 +112,25 @@ def _match_images(images: Sequence[Fields], gt: CocoDataset) -> dict[int, int]:
 
 
 def _matches(images: Sequence[Fields], gt: CocoDataset) -> tuple[dict[int, int], str]:
-    stems = {image.integer("id"): Path(_name(image)).stem for image in images}
-    gt_ids = {Path(image.file_name).stem: image.id for image in gt.images}
-    by_name = {key: gt_ids[stem] for key, stem in stems.items() if stem in gt_ids}
-    unique = len(gt_ids) == len(gt.images) and len(set(by_name.values())) == len(by_name)
-    if by_name and unique:
+    # Labels may be of the images of a folder, or of the frames that a replay of it wrote.
+    by_name = max((_same_names(images, gt, key) for key in (SOURCE_NAME, "file_name")), key=len)
+    if by_name:
         return by_name, "file name"
     # Two datasets that number their own images have some ids in common, of different images.
-    is_same = stems.keys() <= {image.id for image in gt.images}
-    return {key: key for key in stems} if is_same else {}, "id"
+    ids = {image.integer("id") for image in images}
+    return {key: key for key in ids} if ids <= {image.id for image in gt.images} else {}, "id"
 
 
-def _name(image: Fields) -> str:
-    """The file name of an image; a replay numbers its own files."""
-    return image.text(SOURCE_NAME if SOURCE_NAME in image else "file_name")
+def _same_names(images: Sequence[Fields], gt: CocoDataset, key: str) -> dict[int, int]:
+    """The `gt` ids of the images with a name of `gt`, empty if a name is that of two.
+
+    Args:
+        key: of the name; images without it have their `file_name`.
+    """
+    names = {image.integer("id"): image.text("file_name") for image in images}
+    names |= {image.integer("id"): image.text(key) for image in images if key in image}
+    stems = {number: Path(name).stem for number, name in names.items()}
+    gt_ids = {Path(str(im.extra.get(key, im.file_name))).stem: im.id for im in gt.images}
+    found = {number: gt_ids[stem] for number, stem in stems.items() if stem in gt_ids}
+    unique = len(gt_ids) == len(gt.images) and len(set(found.values())) == len(found)
+    return found if unique else {}

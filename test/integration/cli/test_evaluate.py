@@ -145,15 +145,28 @@ def test_evaluate_a_dataset_with_scores(
     assert warning in shown.err and ("labelled images" in shown.err) == bool(warning)
 
 
-def test_evaluate_knows_the_images_of_a_replayed_folder_by_the_names_that_they_had(
-    gt: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"0000.jpg": "0001.jpg", "0001.jpg": "0002.jpg"},  # the labels are of the folder
+        {"0001.jpg": "a.jpg", "0002.jpg": "b.jpg"},  # they are of the frames of the replay
+        {"0001.jpg": "0002.jpg", "0002.jpg": "0003.jpg"},
+    ],
+)
+def test_evaluate_knows_the_images_of_a_replayed_folder_by_name(
+    names: dict[str, str], gt: Path, capsys: pytest.CaptureFixture[str]
 ):
     """A replay counts from 0: its 0001.jpg is the second image of a folder that begins with it."""
     found = [result(1, box(0, 0)), result(2, box(30, 30))]
-    content = replayed({1: "0000.jpg", 2: "0001.jpg"}, found)
+    content = replayed(dict(enumerate(names, start=1)), found)
     images: Any = content["images"]
-    images[0]["source_name"], images[1]["source_name"] = "0001.jpg", "0002.jpg"
+    for image in images:
+        image["source_name"] = names[image["file_name"]]
     assert run(gt, content) == 0
+    assert printed_ap(capsys) == "100.0"
+    labels = gt.parent / "replay.json"  # masks of a replay as labels
+    labels.write_text(json.dumps(content))
+    assert run(labels, content) == 0
     assert printed_ap(capsys) == "100.0"
 
 
