@@ -21,7 +21,7 @@ def topic_in_words(topic: str, kind: str, qos: QoSProfile) -> str:
 
 
 def silence(node: Any, topic: str, kind: str, advice: Mapping[str, str] | None = None) -> str:
-    """The likely cause of no image on a topic: what the network knows of it and of similar ones.
+    """The likely cause of silence on a topic: what the network knows of it and of similar ones.
 
     Args:
         topic: full name.
@@ -35,13 +35,14 @@ def silence(node: Any, topic: str, kind: str, advice: Mapping[str, str] | None =
     if publishers:
         found = publishers[0].topic_type
         return f"it is published as {found}: {(advice or {}).get(found, f'name a topic of {kind}')}"
-    images = {
+    kinds = IMAGE_TYPES if kind in IMAGE_TYPES else (kind,)
+    others = {
         name: types[0]
         for name, types in node.get_topic_names_and_types()
-        if types[0] in IMAGE_TYPES and node.count_publishers(name) and not _OURS.search(name)
+        if types[0] in kinds and node.count_publishers(name) and not _OURS.search(name)
     }
-    similar = get_close_matches(topic, images, _MOST, cutoff=0.3) or sorted(images)[:_MOST]
-    found = ", ".join(f"{name} ({images[name]})" for name in similar)
+    similar = get_close_matches(topic, others, _MOST, cutoff=0.3) or sorted(others)[:_MOST]
+    found = ", ".join(f"{name} ({others[name]})" for name in similar)
     return "nobody publishes it" + (f"; there is {found}" if found else "")
 
 

@@ -32,6 +32,7 @@ from gbopt_ros.perception.objects_3d import Intrinsics, ObjectPoints, locate
 from gbopt_ros.structures import GboptError
 
 _CAMERA_QOS = qos_profile_sensor_data
+_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
 
 class _NotLocated(Exception):
@@ -211,7 +212,9 @@ class Objects3dNode(PipelineNode):
 
     def _rays(self, size: tuple[int, ...]) -> NDArray[np.float32]:
         if self._info is None:
-            raise GboptError(f"no camera info yet on {self.resolve_topic_name(self._info_topic)}")
+            topic = self.resolve_topic_name(self._info_topic)
+            cause = silence(self, topic, _INFO_TYPE)
+            raise GboptError(f"no camera info yet on {topic}: {cause}")
         camera = messages_3d.intrinsics(self._info, is_rectified=self.settings.rectified)
         if camera.size != size:
             raise GboptError(

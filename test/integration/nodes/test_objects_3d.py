@@ -287,7 +287,7 @@ def test_missing_or_wrong_input_is_a_warning_that_says_what_is_wrong(camera: Cam
     refused(None, None, f"no depth image yet on /{DEPTH_TOPIC} (sensor_msgs/msg/Image")
     refused(
         depth_message(depth, camera.stamp), None,
-        f"no camera info yet on /{INFO_TOPIC}",
+        f"no camera info yet on /{INFO_TOPIC}: 1 publish it (best effort), but nothing arrives",
     )  # fmt: skip
     refused(None, info_message(camera.stamp), "nearest depth image is 0.100 s from")
     stamp = camera.stamp
@@ -328,6 +328,21 @@ def test_missing_or_wrong_input_is_a_warning_that_says_what_is_wrong(camera: Cam
     camera.graph.wait(lambda: "masks cannot be used" in camera.told()[1], "the warning")
     camera.stamp += SECOND
     taken(depth, 144)
+
+
+def test_camera_info_that_is_elsewhere_is_named(camera: Camera) -> None:
+    graph, elsewhere = camera.graph, "/camera/color/camera_info"
+    graph.observer.destroy_publisher(camera.info)
+    graph.observer.create_publisher(CameraInfo, elsewhere, qos_profile_sensor_data)
+    graph.wait(lambda: graph.observer.count_publishers(elsewhere) == 1, "the other topic")
+    graph.wait(lambda: graph.observer.count_publishers(f"/{INFO_TOPIC}") == 0, "it to go")
+    depth = np.full((HEIGHT, WIDTH), 1.0, np.float32)
+    camera.show(depth_message(depth, camera.stamp), None)
+    camera.select(square(10, 10))
+    assert camera.told()[1].endswith(
+        f"no camera info yet on /{INFO_TOPIC}: nobody publishes it; there is {elsewhere} "
+        "(sensor_msgs/msg/CameraInfo)"
+    )
 
 
 def test_depth_images_that_a_busy_process_loses_are_counted(camera: Camera) -> None:
