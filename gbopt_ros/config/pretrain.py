@@ -38,6 +38,12 @@ class PretrainConfig(ConfigSection):
         "Weights file of a background network that is trained further, in place of a new one from "
         "pretrain.background_backbone.",
     )
+    background_interpolation: float = setting(
+        0.0,
+        "Share of pretrain.background_weights in the saved weights. A larger share forgets less "
+        "and learns less, as learning.weight_interpolation.",
+        low=0.0, below=1.0,
+    )  # fmt: skip
     background_frozen: str = setting(
         "",
         "Parts of the background network's backbone that stay as they are beside those that always "

@@ -17,10 +17,10 @@ from gbopt_ros.learning.data.loader import Batch, Batches, Sample, load_batches,
 from gbopt_ros.learning.data.targets import detection_target
 from gbopt_ros.learning.training.class_agnostic_conversion import starting_network
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
+from gbopt_ros.learning.training.interpolation import interpolate
 from gbopt_ros.learning.training.pretrained_backbone import freeze_beginning
 from gbopt_ros.learning.training.trainer import OnStep, TrainingLog, build_optimizer, train
 from gbopt_ros.models.detection import DetectionNetwork
-from gbopt_ros.models.weights import HasState
 
 LOCALIZATION_LOSSES = ("loss_box_reg", "loss_mask")  # names in torchvision and in detectron2
 
@@ -89,7 +89,7 @@ def fine_tune(
     )
     assert isinstance(trained, type(parent))
     trained = trained.cpu().eval()
-    _interpolate(trained, parent, config.weight_interpolation)
+    interpolate(trained, parent, config.weight_interpolation)
     return trained, log
 
 
@@ -147,19 +147,6 @@ def _no_mask_head(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.roi_heads.mask_roi_pool = roi_pool
-
-
-@torch.no_grad()
-def _interpolate(network: HasState, parent: HasState, share: float) -> None:
-    """Move the weights by a share of the way back to the parent's (Wortsman et al. 2022).
-
-    The weights of a network and its parent can be averaged: the average forgets less than the
-    fine-tuned network and keeps most of what it learnt.
-    """
-    old = parent.state_dict()
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(old[name].to(value), share)
 
 
 def _freeze_statistics(network: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from gbopt_ros.learning.data.loader import (
 from gbopt_ros.learning.data.targets import detection_target, semantic_target
 from gbopt_ros.learning.training.checkpoint import Checkpoint
 from gbopt_ros.learning.training.ignore_regions import with_ignore_regions
+from gbopt_ros.learning.training.interpolation import interpolate
 from gbopt_ros.learning.training.pretrained_backbone import (
     freeze_beginning,
     freeze_statistics,
@@ -119,6 +121,7 @@ def pretrain_background(
     """
     torch.manual_seed(config.seed)
     network = _background_to_train(config, proposals)
+    started = copy.deepcopy(network) if config.background_weights else None
     sizes = _sizes(network.short_side, config.background_min_scale)
 
     def parts_of(batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -155,6 +158,8 @@ def pretrain_background(
         checkpoint=checkpoint, title="pretrain background",
     )  # fmt: skip
     assert isinstance(trained, SemanticFpn)
+    if started is not None:
+        interpolate(trained, started.to(device), config.background_interpolation)
     return trained.eval(), losses
 
 

@@ -514,6 +514,12 @@ def test_background_is_trained_further_and_its_frozen_parts_stay(tmp_path: Path)
         & dict(before.named_parameters()).keys()
     )
     assert any(name.startswith(f"{body}layer3.") for name in state(before).keys() - stayed)
+    quarter, _ = pretrain_background(
+        Numbered(3), replace(settings, background_interpolation=0.25), CPU
+    )
+    old, new, mixed = state(before), state(trained), state(quarter)
+    name = f"{body}layer3.0.conv1.weight"
+    torch.testing.assert_close(mixed[name], 0.25 * old[name] + 0.75 * new[name])
 
 
 def is_normalization(network: nn.Module, name: str) -> bool:
