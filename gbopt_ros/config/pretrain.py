@@ -115,6 +115,12 @@ class PretrainConfig(ConfigSection):
     )
 
     def check(self) -> None:
+        if self.background_weights and self.background_backbone:
+            raise ValueError(
+                "PretrainConfig.background_weights: it replaces background_backbone; set one"
+            )
+        if self.background_interpolation and not self.background_weights:
+            raise ValueError("PretrainConfig.background_interpolation: set background_weights, too")
         for name in ("lr_milestones", "background_lr_milestones"):
             try:
                 steps = milestone_steps(getattr(self, name))

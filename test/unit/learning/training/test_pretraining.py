@@ -532,6 +532,10 @@ def test_background_of_another_kind_or_without_the_part_is_refused(tmp_path: Pat
     save_weights(path, build_background(info.architecture), info)
     with pytest.raises(GboptError, match=r"a resnet18-semantic-fpn; set pretrain\.background_arch"):
         pretrain_background(Numbered(3), config(background_weights=str(path)), CPU)
+    with pytest.raises(ValueError, match="set background_weights, too"):
+        config(background_interpolation=0.5)
+    with pytest.raises(ValueError, match="it replaces background_backbone"):
+        config(background_weights=str(path), background_backbone=str(path))
     with pytest.raises(GboptError, match=r"no part 'stage6', but conv1, bn1, .*layer4"):
         pretrain_background(Numbered(3), config(background_frozen="layer1,stage6"), CPU)
 
