@@ -6,8 +6,9 @@ Every SEQUENCE is a folder of frames with a PNG of labels beside each. Masks are
 first 60 % of its frames. One network learns from those of all sequences, and is judged on the last
 30 %, which no method learns from. The methods are those of `experiments.comparison`: `gt` and
 `truth` alone use the labels, and thresholds are chosen on Tabletop. Labels of real recordings are
-incomplete. What they leave out counts as a false positive in AP, so look at AR as well; and `gt`
-and `truth` learn what is labelled, not all objects. With --photographs, a COCO folder that no
+incomplete. What they leave out counts as a false positive in AP, and `gt` and `truth` learn what is
+labelled, not all objects. "AP where labelled" takes all that has no label for a crowd, as COCO has
+them: a mask that lies there is neither right nor wrong. With --photographs, a COCO folder that no
 network was trained on (`experiments.real_stills split`), the table says what of it is forgotten.
 
 Writes OUT/real-video.json, .md and .jpg, or OUT/real-video-2-rounds.json and so on; the picture has
@@ -21,7 +22,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -50,6 +51,7 @@ from gbopt_ros.io.overlay import draw_masks
 from gbopt_ros.io.resources import find_resource
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.io.sources.images import encode_image
+from gbopt_ros.masks import decode_all, encode
 from gbopt_ros.structures import Frame, GboptError, Image, Rle
 
 LEARNT, JUDGED = 0.6, 0.3  # shares of a sequence: its beginning, its end
@@ -98,11 +100,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def run(args: argparse.Namespace) -> None:
     config = config_of(args)
+    judged = judged_frames(args.sequences)
     stills = Stills(
-        judged_frames(args.sequences),
+        judged,
         load_coco_dir(find_resource("demo/seen-test")),
         load_coco_dir(args.rehearse or find_resource("demo/rehearsal")),
         photographs=load_coco_dir(args.photographs) if args.photographs else None,
+        labelled=with_unlabelled_as_crowd(judged),
     )
     validation = None
     if not set(CHOOSING).isdisjoint(args.methods):
@@ -137,6 +141,16 @@ def judged_frames(folders: Sequence[Path]) -> CocoDataset:
             images.append(CocoImage(number, name, *frame.size))
             rles[number] = frame.rles
     return CocoDataset(tuple(images), rles, folders[0].resolve().parent)
+
+
+def with_unlabelled_as_crowd(dataset: CocoDataset) -> CocoDataset:
+    """The dataset with all that has no label as one crowd region an image."""
+    crowds = {}
+    for image in dataset.images:
+        size = image.height, image.width
+        labelled = decode_all(dataset.rles_by_image.get(image.id, ()), size).any(axis=0)
+        crowds[image.id] = (encode(~labelled),)
+    return replace(dataset, crowd_by_image=crowds)
 
 
 def middle_frames(judged: CocoDataset) -> list[CocoImage]:

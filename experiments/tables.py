@@ -30,6 +30,7 @@ from matplotlib import pyplot
 
 Results = Mapping[str, Sequence[Result]]
 """The results of every method."""
+LABELLED = "labelled"  # the unseen test set without what has no label
 _GONE = ("tracklets",)  # in results on disk: a simpler UnOVOST of version 0.1.0
 _OTHERS = (*OTHERS, *_GONE)
 _SAME = ("world", "unseen_split", "rounds", "config")  # in all runs of one experiment
@@ -55,12 +56,13 @@ def differences(results: Results, first: str, second: str, split: str = "unseen"
     ]
 
 
-def share_of_bound(results: Results) -> float | None:
+def share_of_bound(results: Results, split: str = "unseen") -> float | None:
     """The gain of ours over the control, as percentage of the gain of "selected using GT".
 
     Gains are means over the seeds; None where the bound gains nothing.
     """
-    reached, bound = differences(results, "ours", "control"), differences(results, "gt", "control")
+    reached = differences(results, "ours", "control", split)
+    bound = differences(results, "gt", "control", split)
     if not reached or not bound or mean(bound) <= 0:
         return None
     return 100 * mean(reached) / mean(bound)
@@ -78,6 +80,8 @@ def statements(results: Results) -> dict[str, Any]:
             found[f"ours_{split}_change"] = _pair(lost)
     if (share := share_of_bound(results)) is not None:
         found["ours_share_of_bound"] = share
+    if has_split(results, LABELLED) and (share := share_of_bound(results, LABELLED)) is not None:
+        found["ours_share_of_bound_where_labelled"] = share
     return found
 
 
@@ -113,14 +117,16 @@ def to_dict(results: Results, masks: Mapping[str, TrainingMasks]) -> dict[str, A
 def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
     """The table, percent, and what follows from it."""
     kept = kept_splits(results)
+    known = [LABELLED] if has_split(results, LABELLED) else []
     header = [
-        "", *(f"unseen {m}" for m in METRICS), *(f"{split} AP" for split in kept),
+        "", *(f"unseen {m}" for m in METRICS), *("AP where labelled" for _ in known),
+        *(f"{split} AP" for split in kept),
         "mask precision", "recall", "mean IoU", "runs",
     ]  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     for name, cells in results.items():
         columns = [[cell["unseen"][m] for cell in cells] for m in METRICS]
-        columns += [[cell[split]["AP"] for cell in cells] for split in kept]
+        columns += [[cell[split]["AP"] for cell in cells] for split in (*known, *kept)]
         quality = quality_of(cells, masks[name])
         shown = [
             f"{quality[k]:.1f}" if quality else "" for k in ("precision", "recall", "mean_iou")
@@ -133,11 +139,12 @@ def markdown(results: Results, masks: Mapping[str, TrainingMasks]) -> str:
 
 def kept_splits(results: Results) -> list[str]:
     """The test sets of what was known before learning."""
-    return [
-        split
-        for split in ("seen", "photographs")
-        if all(split in cell for cells in results.values() for cell in cells)
-    ]
+    return [split for split in ("seen", "photographs") if has_split(results, split)]
+
+
+def has_split(results: Results, split: str) -> bool:
+    """Whether all were judged on a test set."""
+    return all(split in cell for cells in results.values() for cell in cells)
 
 
 def sentences(results: Results) -> list[str]:
@@ -149,6 +156,12 @@ def sentences(results: Results) -> list[str]:
             f"Ours reaches {share:.0f} % of what selecting with ground truth gains over the "
             f"control ({_signed(differences(results, 'ours', 'control'))} of "
             f"{_signed(bound)} AP on unseen classes)."
+        )
+    if has_split(results, LABELLED) and (share := share_of_bound(results, LABELLED)) is not None:
+        said.append(
+            f"Where labelled, {share:.0f} % "
+            f"({_signed(differences(results, 'ours', 'control', LABELLED))} of "
+            f"{_signed(differences(results, 'gt', 'control', LABELLED))} AP)."
         )
     for other in ("before", "threshold", "distillation", *_OTHERS):
         if gained := differences(results, "ours", other):

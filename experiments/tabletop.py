@@ -71,12 +71,15 @@ class Stills:
         unseen, seen: test sets.
         rehearsal: stills of seen objects, to learn from.
         photographs: one more test set, of the world that the network had learnt.
+        labelled: the unseen stills with all that has no label as a crowd, where labels are
+            incomplete.
     """
 
     unseen: CocoDataset
     seen: CocoDataset
     rehearsal: CocoDataset
     photographs: CocoDataset | None = field(default=None, kw_only=True)
+    labelled: CocoDataset | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from experiments.recordings import networks_of
 from experiments.tabletop import Stills
 from experiments.training_masks import TrainingMasks, inputs_of, label_of
 from gbopt_ros.config import Config
+from gbopt_ros.evaluation.coco_metrics import evaluate_instances
 from gbopt_ros.evaluation.evaluate import evaluate_network, evaluation_config
 from gbopt_ros.learning.data.datasets import CocoInstances
 from gbopt_ros.learning.round import config_of_round
@@ -126,6 +127,8 @@ def run_cell(cell: Cell, stills: Stills, on_step: Callable[[], None]) -> Result:
     proposer = MaskRcnnProposals(network, "", evaluation_config(cell.config).proposal, device)
     unseen, detections = evaluate_network(proposer, stills.unseen, progress=False)
     judged = {"unseen": unseen.to_dict()}
+    if stills.labelled:
+        judged["labelled"] = evaluate_instances(stills.labelled, detections).to_dict()
     for split in ("seen", "photographs"):
         if dataset := getattr(stills, split):
             judged[split] = evaluate_network(proposer, dataset, progress=False)[0].to_dict()

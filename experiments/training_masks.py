@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -397,12 +397,8 @@ def selection_of(method: str, config: SelectionConfig) -> SelectionConfig:
 
 def inputs_of(stills: Stills) -> dict[str, str]:
     """The digests of the stills that methods rehearse and are judged on."""
-    return {
-        "rehearsal": digest_of_stills(stills.rehearsal),
-        "unseen": digest_of_stills(stills.unseen),
-        "seen": digest_of_stills(stills.seen),
-        **({"photographs": digest_of_stills(stills.photographs)} if stills.photographs else {}),
-    }
+    named = {field.name: getattr(stills, field.name) for field in fields(Stills)}
+    return {name: digest_of_stills(d) for name, d in named.items() if d is not None}
 
 
 def _above(proposals: Masks, threshold: float) -> tuple[Masks, dict[str, float]]:

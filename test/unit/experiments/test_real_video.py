@@ -15,7 +15,9 @@ pytest.importorskip("scipy", reason="the experiments need scipy (extra `dev`)")
 from experiments import real_selection, real_video
 from experiments.tabletop import few, first
 from gbopt_ros.config import Config
-from gbopt_ros.masks import decode_all
+from gbopt_ros.evaluation.coco_metrics import evaluate_instances
+from gbopt_ros.evaluation.results import CocoResult
+from gbopt_ros.masks import decode_all, encode
 from gbopt_ros.models import mask_rcnn
 from gbopt_ros.structures import GboptError
 
@@ -43,6 +45,23 @@ def test_judged_frames_are_the_labelled_end_of_a_sequence(sequence: Path) -> Non
         (mask,) = decode_all(judged.rles_by_image[image.id], (48, 64))
         expected = cv2.imread(str(sequence / f"{t:05d}.png"), cv2.IMREAD_UNCHANGED) == 3
         np.testing.assert_array_equal(mask, expected)
+
+
+def test_masks_outside_of_all_labels_are_neither_right_nor_wrong(sequence: Path) -> None:
+    judged = real_video.judged_frames([sequence])
+    where_labelled = real_video.with_unlabelled_as_crowd(judged)
+    corner = np.zeros((48, 64), bool)
+    corner[:8, :8] = True
+    found: list[CocoResult] = []
+    for image in judged.images:
+        (disc,) = decode_all(judged.rles_by_image[image.id], (48, 64))
+        (crowd,) = decode_all(where_labelled.crowd_by_image[image.id], (48, 64))
+        np.testing.assert_array_equal(crowd, ~disc)
+        for mask, score in ((corner, 0.9), (disc, 0.5)):
+            found.append(CocoResult(image_id=image.id, segmentation=encode(mask), score=score))
+    everywhere, labelled = (evaluate_instances(d, found).to_dict() for d in (judged, where_labelled))
+    assert everywhere["AP"] == pytest.approx(50, abs=1)
+    assert labelled["AP"] == pytest.approx(100)
 
 
 def test_run_learns_from_the_beginning_alone(
@@ -78,6 +97,9 @@ def test_run_learns_from_the_beginning_alone(
     assert result["judged_frames"] == [f"disc/{t:05d}.jpg" for t in (7, 8, 9)]
     assert list(result["methods"]) == names
     assert all(len(method["cells"]) == 1 for method in result["methods"].values())
+    for method in result["methods"].values():
+        (cell,) = method["cells"]
+        assert cell["labelled"]["AP"] >= cell["unseen"]["AP"]
     truth = result["methods"]["truth"]["masks"]
     assert truth == {"precision": 100, "recall": 100, "mean_iou": 100, "masks": 6, "frames": 6}
     (replay,) = (out / "cache").glob("replay-*")

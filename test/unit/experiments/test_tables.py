@@ -84,6 +84,21 @@ def test_markdown_tells_what_of_photographs_is_forgotten() -> None:
     assert "photographs" not in tables.markdown(TABLE, dict.fromkeys(TABLE, TrainingMasks()))
 
 
+def test_markdown_tells_the_share_of_the_bound_where_labelled() -> None:
+    gains = {"before": 0.0, "control": 1.0, "threshold": 2.0, "ours": 7.0, "gt": 9.0}
+    where_labelled = {
+        name: [cell | {"labelled": {"AP": 50 + gains[name]}} for cell in cells]
+        for name, cells in TABLE.items()
+    }
+    text = tables.markdown(where_labelled, dict.fromkeys(TABLE, TrainingMasks()))
+    (ours,) = [line for line in text.splitlines() if line.startswith("| ours")]
+    assert "| 57.0 ± 0.0 | 57.8 ± 0.4 |" in ours
+    assert "- Where labelled, 75 % (+6.00 ± 0.00 of +8.00 ± 0.00 AP)." in text
+    found = tables.statements(where_labelled)
+    assert found["ours_share_of_bound_where_labelled"] == pytest.approx(75)
+    assert "where labelled" not in tables.markdown(TABLE, dict.fromkeys(TABLE, TrainingMasks()))
+
+
 def write_run(path: Path, run: dict, precision: float, **others: object) -> Path:
     quality = {"precision": precision, "recall": 60.0, "mean_iou": 80.0}
     learnt = {"ours": TrainingMasks(quality=quality)}
