@@ -59,7 +59,9 @@ def test_masks_outside_of_all_labels_are_neither_right_nor_wrong(sequence: Path)
         np.testing.assert_array_equal(crowd, ~disc)
         for mask, score in ((corner, 0.9), (disc, 0.5)):
             found.append(CocoResult(image_id=image.id, segmentation=encode(mask), score=score))
-    everywhere, labelled = (evaluate_instances(d, found).to_dict() for d in (judged, where_labelled))
+    everywhere, labelled = (
+        evaluate_instances(d, found).to_dict() for d in (judged, where_labelled)
+    )
     assert everywhere["AP"] == pytest.approx(50, abs=1)
     assert labelled["AP"] == pytest.approx(100)
 
