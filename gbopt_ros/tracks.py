@@ -114,21 +114,23 @@ class TrackLinker:
         self._stamp_ns: int | None = None
         self._count = 0
 
-    def link(self, rles: Sequence[Rle], stamp_ns: int) -> list[int]:
+    def link(self, rles: Sequence[Rle], stamp_ns: int, *, after_cut: bool = False) -> list[int]:
         """Take the S masks of the next frame.
 
-        All tracks end if the stamp is not after the one before, or the masks have another size.
+        All tracks end at a cut, and if the stamp is not after the one before, or the masks have
+        another size.
 
         Args:
             rles: may be empty.
             stamp_ns: capture time of the frame, nanoseconds.
+            after_cut: whether there is a cut between the frame before and this one.
 
         Returns:
             S ids, no two alike.
         """
         size = list(rles[0]["size"]) if rles else self._size
         jumped_back = self._stamp_ns is not None and stamp_ns <= self._stamp_ns
-        if jumped_back or size != self._size:
+        if after_cut or jumped_back or size != self._size:
             self.forget()
         self._stamp_ns, self._size = stamp_ns, size
         self._tracks = [t for t in self._tracks if t.age_s(stamp_ns) <= self.max_gap_s]

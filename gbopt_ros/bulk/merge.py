@@ -115,4 +115,5 @@ def merge(out: Path, shards: Iterable[FinishedShard], linker: TrackLinker) -> Me
 def _track_ids(linker: TrackLinker, image: Fields, annotations: Sequence[Fields]) -> list[int]:
     size = image_size(image)
     rles = [segmentation_to_rle(a.content.get("segmentation"), size, a.where) for a in annotations]
-    return linker.link(rles, image.integer("stamp_ns"))
+    after_cut = image.flag("after_cut", default=False)
+    return linker.link(rles, image.integer("stamp_ns"), after_cut=after_cut)

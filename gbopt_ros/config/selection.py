@@ -63,8 +63,8 @@ class SelectionConfig(ConfigSection):
     detect_cuts: bool = setting(
         True,
         "Whether a frame whose masks are not those of the previous frame, moved by the optical "
-        "flow, begins anew: scores are not propagated, and L_F and L_p do not count (paper: no). "
-        "This is so after a cut, and between single photographs.",
+        "flow, begins anew: scores are not propagated, L_F and L_p do not count, and all tracks "
+        "end (paper: no). This is so after a cut, and between single photographs.",
     )
     epsilon: float = setting(
         1e-3,

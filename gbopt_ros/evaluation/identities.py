@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gbopt_ros.config import Config
@@ -56,7 +57,9 @@ def score_identities(
     frames = {frame.frame_index: frame for frame in replay.frames}
     found: Identities = {}
     for index, frame in frames.items():
-        ids = linker.link(frame.rles, frame.stamp_ns) if linker else frame.track_ids
+        ids: Sequence[int | None] = frame.track_ids
+        if linker:
+            ids = linker.link(frame.rles, frame.stamp_ns, after_cut=frame.after_cut)
         if None in ids or len(ids) != len(frame.rles):
             raise GboptError(f"{replay.folder}: masks have no track_id; give --relink")
         found[index] = IdentifiedMasks(ids, frame.rles)

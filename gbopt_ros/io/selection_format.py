@@ -63,6 +63,7 @@ class SelectedFrame:
         rles, scores, confidences: one entry a mask.
         model_version: version of the network that proposed the masks, "" if it is not known.
         track_ids: one a mask, the same in all frames that show an object; None or () if unknown.
+        after_cut: whether there is a cut between the frame before and this one.
     """
 
     recording: str
@@ -76,6 +77,7 @@ class SelectedFrame:
     confidences: tuple[float, ...]
     model_version: str = ""
     track_ids: tuple[int | None, ...] = ()
+    after_cut: bool = False
 
 
 class SelectionWriter:
@@ -213,7 +215,7 @@ class SelectionWriter:
     def _catch_up(self) -> None:
         """Link and draw the frames of the run that was cut: a video cannot be continued."""
         for written in written_frames(self._folder):
-            ids = self._linker.link(written.rles, written.stamp_ns)
+            ids = self._linker.link(written.rles, written.stamp_ns, after_cut=written.after_cut)
             if self._draws:
                 image = read_image(frame_file(self._folder, written.index))
                 self._draw(image, written.rles, written.confidences, ids)
@@ -235,13 +237,14 @@ class SelectionWriter:
             "stamp_ns": frame.stamp_ns,
             "frame_id": frame.frame_id,
             "clip_id": selection.clip_id,
+            "after_cut": selected.after_cut,
             "model_version": selection.model_version,
             "energy": vars(selected.energy),
         }
         if frame.file_name:
             image[SOURCE_NAME] = printable(frame.file_name)
         append_entry(self._parts["images"], image, first=self.frames == 1)
-        ids = self._linker.link(selected.rles, frame.stamp_ns)
+        ids = self._linker.link(selected.rles, frame.stamp_ns, after_cut=selected.after_cut)
         for i, track_id in enumerate(ids):
             self._done.masks += 1
             entry = self._annotation(selected, i) | {"track_id": track_id}
@@ -352,6 +355,7 @@ def _frame(folder: Path, recording: str, image: Fields, annotations: list[Fields
         confidences=tuple(a.number("confidence", low=0, high=1) for a in annotations),
         model_version=image.text("model_version", default=""),
         track_ids=tuple(a.integer("track_id") if "track_id" in a else None for a in annotations),
+        after_cut=image.flag("after_cut", default=False),
     )
 
 

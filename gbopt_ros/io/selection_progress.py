@@ -46,6 +46,7 @@ class WrittenFrame:
 
     index: int
     stamp_ns: int
+    after_cut: bool
     rles: tuple[Rle, ...]
     confidences: tuple[float, ...]
 
@@ -123,6 +124,7 @@ def written_frames(folder: Path) -> Iterator[WrittenFrame]:
         yield WrittenFrame(
             image.integer("frame_index", low=0),
             image.integer("stamp_ns"),
+            image.flag("after_cut", default=False),
             tuple(
                 segmentation_to_rle(mask.content.get("segmentation"), size, mask.where)
                 for mask in found

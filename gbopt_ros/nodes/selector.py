@@ -236,7 +236,7 @@ class SelectorNode(PipelineNode):
         self.health.recover()
 
     def _publish(self, frame: FrameSelection, header: Any, clip_id: int, version: str) -> None:
-        track_ids = self._linker.link(frame.rles, frame.frame.stamp_ns)
+        track_ids = self._linker.link(frame.rles, frame.frame.stamp_ns, after_cut=frame.after_cut)
         message = selected_masks(header, clip_id, frame, version, track_ids)
         self._masks.publish(message)
         self._segment.add(message)

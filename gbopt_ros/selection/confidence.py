@@ -69,10 +69,9 @@ class TrackConfidence:
     def add(self, frame: FrameSelection) -> list[int]:
         """Take the next frame of the clip; returns the track ids of its masks."""
         if frame.after_cut:
-            self._linker.forget()
             self._lengths.append(0)
         self._lengths[-1] += 1
-        ids = self._linker.link(frame.rles, frame.frame.stamp_ns)
+        ids = self._linker.link(frame.rles, frame.frame.stamp_ns, after_cut=frame.after_cut)
         for track, value in zip(ids, frame.confidences.tolist(), strict=True):
             _, found = self._found.setdefault(track, (len(self._lengths) - 1, []))
             found.append(value)

@@ -142,11 +142,13 @@ def write_selection(
     recording: str,
     frames: Mapping[int, tuple[np.ndarray, Sequence[Rle]]],
     track_ids: Mapping[int, Sequence[int]] | None = None,
+    cuts: Sequence[int] = (),
 ) -> Path:
     """A folder as `gbopt replay` writes it: frame index -> image (BGR) and selected masks.
 
     Args:
         track_ids: of the masks, by frame index; None leaves them out, as early versions did.
+        cuts: indices of frames after a cut.
     """
     (folder / "frames").mkdir(parents=True)
     images: list[dict[str, Any]] = []
@@ -156,7 +158,7 @@ def write_selection(
         cv2.imwrite(str(folder / "frames" / name), image)
         images.append(
             {"id": index + 1, "file_name": name, "height": height, "width": width,
-             "frame_index": index, "stamp_ns": index, "clip_id": 0}
+             "frame_index": index, "stamp_ns": index, "clip_id": 0, "after_cut": index in cuts}
         )  # fmt: skip
         annotations += [
             {"image_id": index + 1, "segmentation": rle, "score": 0.5, "confidence": 0.7}

@@ -122,6 +122,13 @@ def test_link_starts_anew_when_the_stream_jumps_back(stamp: int) -> None:
     assert linker.link([box(0, 0)], stamp + PERIOD) == [2]
 
 
+def test_link_starts_anew_after_a_cut() -> None:
+    linker = TrackLinker()
+    cuts = [False, False, True, False]
+    ids = [linker.link([box(0, 0)], i * PERIOD, after_cut=cut) for i, cut in enumerate(cuts)]
+    assert ids == [[1], [1], [2], [2]]
+
+
 def test_link_starts_anew_with_images_of_another_size() -> None:
     assert linked([box(0, 0)], [], [box(0, 0, size=(80, 120))], [box(0, 0)]) == [[1], [], [2], [3]]
 

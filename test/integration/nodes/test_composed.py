@@ -395,6 +395,7 @@ def track_ids(masks: Sequence[Any]) -> list[list[int]]:
     return [[mask.track_id for mask in message.masks] for message in masks]
 
 
+@pytest.mark.parametrize("graph", [{"selection.detect_cuts": False}], indirect=True)
 def test_selector_publishes_track_ids_that_last(graph: Graph) -> None:
     """Over the end of clips and over a time in which it is not active; `segmask` follows one."""
     masks, segmasks = (
@@ -431,6 +432,18 @@ def test_selector_publishes_track_ids_that_last(graph: Graph) -> None:
         shown = np.frombuffer(segmask.data, np.uint8).reshape(96, 128) > 0
         of_track = [decode(decode_rle(m.mask)) for m in message.masks if m.track_id == chosen]
         np.testing.assert_array_equal(shown, sum(of_track, np.zeros((96, 128), bool)))
+
+
+def test_selector_ends_tracks_at_a_cut(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One and the same image gives the same masks, and with a cut before it other ids."""
+    monkeypatch.setattr("gbopt_ros.selection.lattice.is_cut", lambda scores, iou: True)
+    masks = graph.observe(SelectedMasks, MASKS)
+    frame = disc_frames(1)[0]
+    stamps = [frame.stamp_ns + i * 10**8 for i in range(4)]
+    play(graph, [replace(frame, index=i, stamp_ns=stamp) for i, stamp in enumerate(stamps)])
+    graph.wait(lambda: len(masks) == 4, "the masks of a clip")
+    ids = [i for of_frame in track_ids(masks) for i in of_frame]
+    assert len(set(ids)) == len(ids) > 4
 
 
 def test_selector_outputs_for_vision_msgs(graph: Graph) -> None:

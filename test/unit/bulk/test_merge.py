@@ -58,6 +58,13 @@ def test_merge_links_tracks_over_shards_and_not_over_recordings(out: Path) -> No
     assert [a["track_id"] for a in content["annotations"]] == [1, 1, 2, 1, 3]
 
 
+def test_merge_ends_tracks_at_a_cut(tmp_path: Path) -> None:
+    folder, image = tmp_path / "out" / "frames" / "a", np.zeros((4, 6, 3), np.uint8)
+    write_selection(folder, "a", dict.fromkeys(range(3), (image, [CORNER])), cuts=[1])
+    merge(tmp_path / "out", [FinishedShard("a", Shard(0, 2, 0, 0, 1, 3), folder, 0)], TrackLinker())
+    assert [frame.track_ids for frame in read_selection(tmp_path / "out")] == [(1,), (2,), (2,)]
+
+
 def test_merged_dataset_is_read_as_a_replay_and_as_coco(out: Path, tmp_path: Path) -> None:
     frames = list(read_selection(out))
     assert [(f.recording, f.frame_index, f.clip_id, f.rles) for f in frames] == [

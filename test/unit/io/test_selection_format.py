@@ -147,7 +147,8 @@ def test_selection_writer_writes_a_coco_dataset(tmp_path: Path) -> None:
     assert content["images"] == [
         {
             "id": 1, "file_name": "000005.jpg", "height": 12, "width": 16, "frame_index": 5,
-            "stamp_ns": 50, "frame_id": "camera", "clip_id": 3, "model_version": "v0001",
+            "stamp_ns": 50, "frame_id": "camera", "clip_id": 3, "after_cut": False,
+            "model_version": "v0001",
             "energy": {"background": 1.0, "flow": 2.0, "regularization": -0.5},
         }
     ]  # fmt: skip
@@ -343,6 +344,25 @@ def test_selection_writer_keeps_track_ids_over_clips(
     content = json.loads(selected_bytes(tmp_path / "out"))
     assert [a["track_id"] for a in content["annotations"]] == [1] * 5
     assert [f.track_ids for f in read_selection(tmp_path / "out")] == [(1,)] * 5
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_selection_writer_ends_tracks_at_a_cut(
+    tmp_path: Path, clips: list[Selection], killed: bool
+) -> None:
+    clips = [with_cut(clip, before=1) for clip in clips]
+    if killed:
+        killed_after(tmp_path / "out", clips, 2)
+    write_clips(tmp_path / "out", clips, resume=killed, overlay=False)
+    frames = list(read_selection(tmp_path / "out"))
+    assert [f.track_ids for f in frames] == [(1,), (2,), (2,), (2,), (2,)]
+    assert [f.after_cut for f in frames] == [False, True, False, False, False]
+
+
+def with_cut(clip: Selection, before: int) -> Selection:
+    """A clip that has a cut before the frame of an index."""
+    frames = [replace(each, after_cut=each.frame.index == before) for each in clip.frames]
+    return replace(clip, frames=tuple(frames))
 
 
 def test_selection_writer_links_as_its_linker_says(tmp_path: Path, clips: list[Selection]) -> None:
