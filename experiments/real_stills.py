@@ -9,8 +9,9 @@ fifth photograph of the first folder is for validation, all others are for train
 
 `judge` prints a row for each folder, COCO or frames with a PNG of labels beside each:
 class-agnostic AP, the recall AR15 of the 15 best masks (after non-maximum suppression at 0.5, as
-in AP), and the IoU of the foreground with the union of all labelled objects, mean over images.
-Labels are incomplete: what they leave out counts against AP and IoU.
+in AP), the IoU of the foreground with the union of all labelled objects, and the share of that
+union which is foreground, both as means over images. Labels are incomplete: what they leave out
+counts against AP and IoU.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from gbopt_ros.io.datasets.coco import (
 )
 from gbopt_ros.masks import decode_all
 from gbopt_ros.perception.load import load_background_network, load_proposal_network
-from gbopt_ros.structures import GboptError, Rle
+from gbopt_ros.structures import BoolMask, GboptError, Rle
 
 VALIDATION_EVERY = 5
 BEST = 15  # masks of an image that count in AR15
@@ -80,22 +81,30 @@ def judge(args: argparse.Namespace) -> None:
     config = config_of(args, *(f"{key}={value}" for key, value in named.items() if value))
     proposals = load_proposal_network(evaluation_config(config))
     background = load_background_network(config)
-    print("| folder | images | AP | AR15 | foreground IoU |\n|---|---:|---:|---:|---:|")
+    print("| folder | images | AP | AR15 | foreground IoU | labelled part |")
+    print("|---" + "|---:" * 5 + "|")
     for folder in args.folders:
         dataset = labelled_frames(folder)
         metrics, results = evaluate_network(proposals, dataset, progress=False)
-        overlaps: list[float] = []
+        overlaps: list[tuple[float, float]] = []
         for image in dataset.images:
             pixels = dataset.load_image(image)
             objects = decode_all(dataset.rles_by_image[image.id], pixels.shape[:2]).any(axis=0)
             if objects.any():
                 foreground = background.background([pixels])[0] < 0.5
-                overlaps.append((objects & foreground).sum() / (objects | foreground).sum())
+                overlaps.append(fit(foreground, objects))
         recall = recall_of_best(dataset, results)
+        iou, part = 100 * np.mean(overlaps, axis=0)
         print(
             f"| {folder.resolve().name} | {len(dataset)} | {metrics.AP:.1f} | {recall:.1f} | "
-            f"{np.mean(overlaps):.3f} |", flush=True,
+            f"{iou:.1f} | {part:.1f} |", flush=True,
         )  # fmt: skip
+
+
+def fit(foreground: BoolMask, labelled: BoolMask) -> tuple[float, float]:
+    """IoU of the foreground with what is labelled, and the share of that which is foreground."""
+    both = (labelled & foreground).sum()
+    return both / (labelled | foreground).sum(), both / labelled.sum()
 
 
 def recall_of_best(dataset: CocoDataset, results: Sequence[CocoResult]) -> float:

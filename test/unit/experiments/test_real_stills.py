@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.real_stills import load_stills, recall_of_best, split
+from experiments.real_stills import fit, load_stills, recall_of_best, split
 from gbopt_ros.evaluation.results import CocoResult
 from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage, load_coco_dir, write_coco
 from gbopt_ros.masks import encode_all
@@ -42,6 +42,11 @@ def test_split_keeps_every_fifth_photograph_of_the_first_folder_apart(tmp_path: 
     assert names == [f"a-{i}.png" for i in (2, 3, 4, 5, 7)] + [f"b-{i}.png" for i in range(1, 7)]
     assert train.rles_by_image[1] == encode_all(square(0, 2)[None])
     assert train.load_image(train.images[-1]).shape == (*SIZE, 3)
+
+
+def test_fit_tells_what_has_no_label_from_what_is_missed() -> None:
+    assert fit(square(0, 8), square(0, 4)) == pytest.approx((0.5, 1.0))  # more than is labelled
+    assert fit(square(0, 4), square(2, 4)) == pytest.approx((1 / 3, 0.5))
 
 
 def test_split_refuses_two_photographs_of_one_name(tmp_path: Path) -> None:
