@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import torch
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from gbopt_ros.action import Train
@@ -36,7 +37,7 @@ from gbopt_ros.nodes.actions import NodeAction
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, PATIENCE_S, RESULT_QOS, PipelineNode
 from gbopt_ros.nodes.clip_collector import ClipCollector, CollectedFrames
 from gbopt_ros.nodes.messages import IMAGE, decode_rle, stamp_ns
-from gbopt_ros.nodes.settings import LearnerSettings
+from gbopt_ros.nodes.settings import COMPARED, LearnerSettings
 from gbopt_ros.nodes.spin import spin
 from gbopt_ros.nodes.worker import Worker
 from gbopt_ros.perception.load import proposal_weights, read_proposals
@@ -55,7 +56,8 @@ class LearnerNode(PipelineNode):
     """Runs in a process of its own. Two threads: one stores clips, one trains."""
 
     NAME = "learner"
-    # The last ones are for the comparison of a student with its teacher.
+    # The last ones are for the comparison of a student with its teacher. COMPARED are those of the
+    # selector from its first clip on.
     SECTIONS = ("proposal", "learning", "background", "flow", "motion", "selection")
     _masks_stored = 0
     SETTINGS = LearnerSettings
@@ -81,12 +83,7 @@ class LearnerNode(PipelineNode):
         self._progress = self.publisher(TrainingProgress, "~/output/progress", LATCHED_QOS)
         self.input("~/input/image", IMAGE, LINK_QOS, lambda image: self._collector.add_image(image))
         self.subscription(SelectedMasks, "~/input/masks", RESULT_QOS, self._on_masks)
-        self.subscription(
-            ClipStatus,
-            "~/input/status",
-            RESULT_QOS,
-            lambda status: self._collector.add_status(status),
-        )
+        self.subscription(ClipStatus, "~/input/status", RESULT_QOS, self._on_status)
         self.service(Trigger, "~/train", self._on_train)
         self._train_action = NodeAction(
             self, Train, self.topic("~/train", is_service=True), self._on_train_goal
@@ -160,6 +157,26 @@ class LearnerNode(PipelineNode):
     def _on_masks(self, masks: Any) -> None:
         if not self._collector.add_masks(masks):
             self.health.count("masks without image")
+
+    def _on_status(self, status: Any) -> None:
+        self._collector.add_status(status)
+        self._take_settings([Parameter.from_parameter_msg(each) for each in status.settings])
+
+    def _take_settings(self, of_selector: Sequence[Parameter]) -> None:
+        """Compare a student with its teacher under the settings that select the masks."""
+        other = [
+            each
+            for each in of_selector
+            if each.name.startswith(COMPARED)
+            and self.has_parameter(each.name)
+            and self.get_parameter(each.name).value != each.value
+        ]
+        refused = [each.reason for each in self.set_parameters(other) if not each.successful]
+        if refused:
+            told = f"compares under other settings than those of the selector: {'; '.join(refused)}"
+            self.health.warn(told, "settings")
+        else:
+            self.health.recover("settings")
 
     def _add_clip(self, item: tuple[CollectedFrames, float]) -> None:
         clip, arrival = item

@@ -37,7 +37,7 @@ from gbopt_ros.nodes.messages import (
     stamp_ns,
 )
 from gbopt_ros.nodes.segment import SegmentAction
-from gbopt_ros.nodes.settings import SelectorSettings
+from gbopt_ros.nodes.settings import COMPARED, SelectorSettings
 from gbopt_ros.nodes.spin import spin
 from gbopt_ros.nodes.target import Target
 from gbopt_ros.perception.flow import make_flow
@@ -228,6 +228,11 @@ class SelectorNode(PipelineNode):
         message.latency = _age_s(clip.message)
         message.selection_time = seconds
         message.dropped_clips = self.health.counted("clips lost")
+        message.settings = [
+            parameter.to_parameter_msg()
+            for section in COMPARED
+            for parameter in self.get_parameters_by_prefix(section).values()
+        ]
         self._status.publish(message)
         self._last_clip = selection.clip_id
         self._published = {_key(frame): selection.clip_id for frame in selection.frames}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from gbopt_ros.config import ConfigSection, setting
 
 TRANSPORTS = ("raw", "compressed")
+COMPARED = ("motion", "selection")
+"""Sections of the selector under which the learner compares a student with its teacher."""
 _ON_THEIR_WAY = 36  # frames beside those of clips: in flight, and on the topics between the nodes
 
 

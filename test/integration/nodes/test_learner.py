@@ -41,7 +41,7 @@ from gbopt_ros.learning.store.store import Store
 from gbopt_ros.learning.store.teacher_gate import TeacherDecision
 from gbopt_ros.models.detection import load_mask_rcnn
 from gbopt_ros.models.weights import PROPOSALS, sha256_of, write_calibration
-from gbopt_ros.msg import ModelUpdate, SelectedMasks, TrainingProgress
+from gbopt_ros.msg import ClipStatus, ModelUpdate, SelectedMasks, TrainingProgress
 from gbopt_ros.nodes import base, model_update
 from gbopt_ros.nodes import learner as learner_node
 from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS
@@ -115,6 +115,35 @@ def graph(
 
 def play(graph: Graph, count: int) -> None:
     play_frames(graph, disc_frames(count))
+
+
+def test_learner_compares_under_the_settings_that_the_selector_has_now(graph: Graph) -> None:
+    selector, learner = graph.nodes["selector"], graph.nodes["learner"]
+    changes = {"selection.lambda_flow": 0.75, "motion.baseline_s": 1.5, "selection.k": 3}
+    parameters = [Parameter(name, value=value) for name, value in changes.items()]
+    assert all(result.successful for result in selector.set_parameters(parameters))
+    play(graph, 4)
+    graph.wait(lambda: learner.config.selection == selector.config.selection, "its settings")
+    assert learner.config.motion == selector.config.motion
+    assert {name: learner.get_parameter(name).value for name in changes} == changes
+
+
+def test_learner_tells_of_settings_that_it_cannot_take_over(graph: Graph) -> None:
+    """No message makes it open a file, or changes what is its own."""
+    learner = graph.nodes["learner"]
+    before = learner.config, learner.settings
+    names = {"selection.photograph": "/dev/zero", "train_every_clips": 7, "selection.new": 1}
+
+    def tell(**settings: Any) -> str:
+        parameters = [Parameter(name, value=value) for name, value in settings.items()]
+        learner._on_status(ClipStatus(settings=[each.to_parameter_msg() for each in parameters]))
+        return str(learner.health.status("", "active", {}).message)
+
+    told = tell(**names)
+    assert "compares under other settings than those of the selector: " in told
+    assert "read-only parameter: selection.photograph" in told
+    assert (learner.config, learner.settings) == before
+    assert tell() == "active"
 
 
 def play_frames(graph: Graph, frames: Sequence[Frame]) -> None:
