@@ -20,7 +20,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.io.sources.images import IMAGE_TYPE, depth_from_message
 from gbopt_ros.msg import SelectedMasks
 from gbopt_ros.nodes import messages_3d
-from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS, PipelineNode
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS, PipelineNode
 from gbopt_ros.nodes.camera import silence, topic_in_words
 from gbopt_ros.nodes.intra_process import IntraProcessBus
 from gbopt_ros.nodes.messages import IMAGE, decode_rle, stamp_ns
@@ -32,6 +32,7 @@ from gbopt_ros.perception.objects_3d import Intrinsics, ObjectPoints, locate
 from gbopt_ros.structures import GboptError
 
 _CAMERA_QOS = qos_profile_sensor_data
+_LOOK_PERIOD_S = 1.0
 _INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
 
@@ -69,10 +70,11 @@ class Objects3dNode(PipelineNode):
             ImageMessage, "~/input/depth", _CAMERA_QOS, self._frames.add_depth,
             on_lost=partial(self.health.count, "depth images lost before arrival"),
         )  # fmt: skip
+        self._info: Any = None  # the newest: a camera stays the same, whatever the stamps say
         self.subscription(CameraInfo, self._info_topic, _CAMERA_QOS, self._on_info)
+        self._look = self.timer(_LOOK_PERIOD_S, self._look_for_latched_info)
 
     def activate(self) -> None:
-        self._info: Any = None  # the newest: a camera stays the same, whatever the stamps say
         self._camera: Intrinsics | None = None
         self._told: dict[str, str] = {}  # what is missing, and the words for it in the log
         self._frames.clear()
@@ -110,6 +112,23 @@ class Objects3dNode(PipelineNode):
 
     def _depth_in_words(self) -> str:
         return topic_in_words(self._depth_topic, IMAGE_TYPE, self._depth_qos)
+
+    def _look_for_latched_info(self) -> None:
+        """Subscribe to a camera info that was sent before this node came, if somebody keeps it.
+
+        Only then: a subscription that asks for what was sent before gets nothing of a publisher
+        that does not keep it, which warns of it.
+        """
+        if self._info is None:
+            found = self.get_publishers_info_by_topic(self.resolve_topic_name(self._info_topic))
+            if all(each.qos_profile.durability != LATCHED_QOS.durability for each in found):
+                return
+            # It comes once, so also while the node is not active.
+            latched = self.create_subscription(
+                CameraInfo, self.topic(self._info_topic), self._on_info, LATCHED_QOS
+            )
+            self._entities.append(lambda: self.destroy_subscription(latched))
+        self._look.cancel()
 
     def _on_info(self, message: Any) -> None:
         self._info = message

@@ -33,7 +33,7 @@ from support.ros import Graph, ros_arguments
 from gbopt_ros.masks import encode
 from gbopt_ros.msg import SelectedMask, SelectedMasks
 from gbopt_ros.nodes import messages_3d
-from gbopt_ros.nodes.base import LINK_QOS, RESULT_QOS
+from gbopt_ros.nodes.base import LATCHED_QOS, LINK_QOS, RESULT_QOS
 from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.messages import (
     Stamped,
@@ -367,6 +367,29 @@ def test_camera_info_may_come_once_with_any_stamp(camera: Camera) -> None:
     camera.select(square(20, 10))
     assert [cloud.width for cloud in camera.clouds] == [144, 144]
     assert camera.told() == (DiagnosticStatus.OK, "active")
+
+
+def test_camera_info_may_be_latched_and_older_than_the_node(ros_domain_id: int) -> None:
+    arguments = [*ros_arguments(None), *remapping(DEPTH, DEPTH_TOPIC)]
+    with Graph(ros_domain_id, lambda c: [Objects3dNode(context=c)], arguments) as graph:
+        info, node = info_message(0), graph.nodes["objects_3d"]
+        graph.observer.create_publisher(CameraInfo, INFO_TOPIC, LATCHED_QOS).publish(info)
+        for _ in range(2):
+            graph.start()
+            graph.wait(lambda: node._info == info, "the camera info", patience_s=20.0)
+            for again in (node.trigger_deactivate, node.trigger_activate):
+                assert again() == TransitionCallbackReturn.SUCCESS
+            assert node._info == info
+            for down in (node.trigger_deactivate, node.trigger_cleanup):
+                assert down() == TransitionCallbackReturn.SUCCESS
+        graph.wait(lambda: graph.observer.count_subscribers(INFO_TOPIC) == 0, "both to go")
+
+
+def test_camera_info_that_is_not_latched_is_not_asked_for_as_such(camera: Camera) -> None:
+    """The driver would warn of a subscription that its QoS does not serve."""
+    camera.node._look_for_latched_info()
+    found = camera.graph.observer.get_subscriptions_info_by_topic(f"/{INFO_TOPIC}")
+    assert [each.qos_profile.durability for each in found] == [DurabilityPolicy.VOLATILE]
 
 
 @pytest.mark.parametrize("camera", [{"rectified": True}], indirect=True)
