@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from gbopt_ros.io.sources.base import Record, Source, SourceOptions
@@ -16,15 +17,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".y4m")
 FOLDER_HZ = 30
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
-_STAMP = re.compile(r"\d{16,19}")
+# Nanoseconds, or seconds since 1970, of 10 digits from 2001 to 2286, with a fraction after them.
+_STAMP = re.compile(r"(\d{17,19})|([1-9]\d{9})(\.\d{1,9}|\d{3}|\d{6})")
 
 
 class FolderSource(Source):
     """Images of one folder, sub-folders not included, in natural order (`9.png`, `10.png`).
 
     A PNG beside a JPEG of the same stem is taken for a ground-truth mask, as in DAVIS and
-    YCB-Video folders, and left out. Where every stem is a number of 16 to 19 digits, it is the
-    stamp in nanoseconds. Otherwise stamps count from 0 at 30 Hz.
+    YCB-Video folders, and left out. Where every stem is a time stamp, images are in the order of
+    these. A stamp has 17 to 19 digits, nanoseconds; or since 1970 16 digits, microseconds, 13,
+    milliseconds, or 10 and a point, seconds. Otherwise stamps count from 0 at 30 Hz.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
@@ -38,11 +41,23 @@ class FolderSource(Source):
         return len(self._files)
 
     def _records(self) -> Iterator[Record]:
-        stamped = all(_STAMP.fullmatch(file.stem) for file in self._files)
-        for index, file in enumerate(self._files):
-            stamp_ns = int(file.stem) if stamped else round(index * 10**9 / FOLDER_HZ)
+        stamps = [s for file in self._files if (s := _stamp_ns(file.stem)) is not None]
+        if len(stamps) < len(self._files):
+            stamps = [round(i * 10**9 / FOLDER_HZ) for i in range(len(self._files))]
+        # Natural order takes a fraction for a whole number: 5.2 before 5.19.
+        in_time = sorted(zip(stamps, self._files, strict=True), key=itemgetter(0))
+        for index, (stamp_ns, file) in enumerate(in_time):
             decode = partial(read_image, file, self.options.max_pixels)
             yield Record(index, stamp_ns, decode, file_name=file.name)
+
+
+def _stamp_ns(name: str) -> int | None:
+    """The time stamp that a name is, nanoseconds; None if it is none."""
+    match = _STAMP.fullmatch(name)
+    if match is None:
+        return None
+    nanoseconds, seconds, fraction = match.groups()
+    return int(nanoseconds or seconds + fraction.removeprefix(".").ljust(9, "0"))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -37,6 +37,7 @@ _FORMATS = (
     Jpeg2KImageFile,
 )  # fmt: skip
 _MAX_PIXEL_BYTES = 16  # of a file, more than any of these formats needs for a pixel
+_TIFF = (b"II*\0", b"MM\0*")
 
 # Bytes that one pixel takes of a row.
 _PIXEL_BYTES = {
@@ -93,7 +94,8 @@ def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
         (H, W, 3) uint8, RGB, writable.
 
     Raises:
-        UndecodableImage: the data do not fit height, width and step, or the image is too large.
+        UndecodableImage: the data do not fit height, width and step, the image is too large, or
+            none of its 16-bit values uses the upper 4 bits.
         GboptError: a depth image or an unknown encoding.
     """
     encoding = message.encoding
@@ -107,9 +109,20 @@ def image_from_message(message: Any, max_pixels: int = MAX_PIXELS) -> Image:
     rows = _unpadded_rows(message, _PIXEL_BYTES[encoding])
     if encoding.endswith("16"):
         values = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint32)
+        _check_upper_bits(values)
         rows = ((values + 128) // 257).astype(np.uint8)
         encoding = encoding.removesuffix("16") + "8"
     return _rgb(_Pixels(_SYNONYMS.get(encoding, encoding), len(rows), message.width, rows))
+
+
+def _check_upper_bits(values: NDArray[Any]) -> None:
+    """Raise UndecodableImage for 16-bit values that would all be black or nearly so."""
+    largest = int(values.max())
+    if 0 < largest < 4096:
+        raise UndecodableImage(
+            f"16 bits a channel with no value above {largest}: 12 bits or fewer in the lower part, "
+            "or a depth image; let the camera use the upper bits, or multiply 12 bits by 16 before"
+        )
 
 
 def _rgb(pixels: Any) -> Image:
@@ -236,6 +249,11 @@ def _stated_size(raw: bytes) -> tuple[int, int]:
 
 
 def _undecodable(raw: bytes) -> UndecodableImage:
+    if raw.startswith(_TIFF):
+        return UndecodableImage(
+            "the TIFF is damaged, or its values have not 8 or 16 bits, as those of floating point; "
+            "convert it to 8 or 16 bits a channel"
+        )
     return UndecodableImage(f"the {len(raw)} bytes are no complete image of 8 or 16 bits a channel")
 
 
@@ -262,7 +280,8 @@ def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UndecodableImage: no image, one that is cut off, or one that is too large.
+        UndecodableImage: no image, one that is cut off, one that is too large, or one of 16 bits
+            none of whose values uses the upper 4.
     """
     if data.size == 0:
         raise UndecodableImage("the image is empty (0 bytes)")
@@ -277,6 +296,10 @@ def decode_image(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> Image
         raise UndecodableImage(f"the image cannot be decoded: {error.err}") from error
     if image is None:
         raise _undecodable(raw)
+    if image.max() < 16:  # so dark that it may be 12 bits
+        values = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if values is not None and values.dtype != np.uint8:
+            _check_upper_bits(values)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 

@@ -299,8 +299,28 @@ def test_decode_image_leaves_the_limit_to_the_caller() -> None:
 @pytest.mark.parametrize("pixels", [np.zeros((8, 8), np.float32), np.zeros((8, 8, 3), np.float32)])
 def test_decode_image_says_what_pixels_it_reads(pixels: np.ndarray) -> None:
     _, encoded = cv2.imencode(".tiff", pixels)
-    with pytest.raises(UndecodableImage, match="no complete image of 8 or 16 bits a channel"):
+    with pytest.raises(UndecodableImage, match="floating point; convert it to 8 or 16 bits"):
         decode_image(encoded.reshape(-1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_images_of_12_bits_in_the_lower_part_of_16_are_refused(suffix: str) -> None:
+    """And a depth image in millimetres. Upper bits, black and dark 8-bit images are read."""
+
+    def decoded(values: np.ndarray) -> int:
+        return int(decode_image(cv2.imencode(suffix, values)[1].reshape(-1)).max())
+
+    values = np.full((8, 8), 100, np.uint16)
+    values[3, 4] = 4095
+    for low in (values, values // 16):
+        with pytest.raises(UndecodableImage, match="multiply 12 bits by 16"):
+            decoded(low)
+        with pytest.raises(UndecodableImage, match=f"no value above {low.max()}:"):
+            image_from_message(image_message(low, "mono16"))
+    assert decoded(values * 16) == image_from_message(image_message(values * 16, "mono16")).max()
+    assert decoded(values * 16) == 255
+    assert decoded(0 * values) == image_from_message(image_message(0 * values, "mono16")).max() == 0
+    assert decoded(np.full((8, 8), 15, np.uint8)) == 15
 
 
 def test_decode_image_takes_the_upper_8_of_16_bits() -> None:

@@ -180,6 +180,32 @@ def test_folder_source_takes_stamps_from_file_names_of_nanoseconds(tmp_path: Pat
     assert [f.stamp_ns for f in open_source(folder)] == [0, 33333333, 66666667, 100000000]
 
 
+@pytest.mark.parametrize(
+    ("names", "stamps"),
+    [
+        (
+            ("1403636579763555584", "1403636580000000001"),
+            (1403636579763555584, 1403636580000000001),
+        ),
+        (("1531883530412470", "1531883530449377"), (1531883530412470000, 1531883530449377000)),
+        (("1600000000005", "1600000000038"), (1600000000005000000, 1600000000038000000)),
+        (("1305031102.175304", "1305031102.2"), (1305031102175304000, 1305031102200000000)),
+        (("0000000000000000", "0000000000000001"), (0, 33333333)),
+        (("0000000000", "0000000001"), (0, 33333333)),
+        (("20230101123000", "20230101123001"), (0, 33333333)),
+    ],
+    ids=["EuRoC", "nuScenes", "milliseconds", "TUM", "16-digit index", "KITTI", "date"],
+)
+def test_folder_source_knows_the_unit_of_stamps_in_file_names(
+    tmp_path: Path, names: tuple[str, str], stamps: tuple[int, int]
+) -> None:
+    folder = write_images(tmp_path, noise_frames(2))
+    for index, name in enumerate(names):
+        (folder / f"{index}.png").rename(folder / f"{name}.png")
+    got = [(f.file_name, f.stamp_ns, f.index) for f in open_source(folder)]
+    assert got == [(f"{names[i]}.png", stamps[i], i) for i in range(2)]
+
+
 def test_folder_source_takes_a_png_beside_a_jpeg_for_a_mask(tmp_path: Path) -> None:
     write_images(tmp_path, noise_frames(3), ".jpg")
     write_images(tmp_path, noise_frames(2, (5, 5)), ".png")
