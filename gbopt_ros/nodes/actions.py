@@ -8,18 +8,40 @@ from functools import partial
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ShutdownException, TimeoutException
 
 from gbopt_ros.structures import GboptError
 
 _RESULT_TIMEOUT_S = 60  # for which a result with all its masks is kept; rclpy's default is 15 min
+_SYSTEM_CLOCK = Clock(clock_type=ClockType.SYSTEM_TIME)  # rcl only points to that of an action
+
+
+class _OnSystemClock:
+    """A node with the clock of the system, and all else as it is."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def get_clock(self) -> Clock:
+        return _SYSTEM_CLOCK
 
 
 class _Server(ActionServer):
     """A server whose goals are executing from when they are accepted.
 
     rclpy would call back at once, on the executor, and take what that returns for the result.
+
+    Results are kept for wall time: the timer for it would wake the executor with every message on
+    /clock, also while there are none.
     """
+
+    def __init__(self, node: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(_OnSystemClock(node), *arguments, **options)
+        self._node = node  # stamps what it accepts
 
     def notify_execute(self, goal_handle: Any, execute_callback: Any) -> None:
         if execute_callback is not None:

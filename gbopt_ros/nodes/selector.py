@@ -228,10 +228,9 @@ class SelectorNode(PipelineNode):
         message.latency = _age_s(clip.message)
         message.selection_time = seconds
         message.dropped_clips = self.health.counted("clips lost")
+        sections: Any = [self.get_parameters_by_prefix(name) for name in COMPARED]
         message.settings = [
-            parameter.to_parameter_msg()
-            for section in COMPARED
-            for parameter in self.get_parameters_by_prefix(section).values()
+            parameter.to_parameter_msg() for section in sections for parameter in section.values()
         ]
         self._status.publish(message)
         self._last_clip = selection.clip_id

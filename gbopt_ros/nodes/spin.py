@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,7 +14,12 @@ from rclpy.exceptions import InvalidHandle, ParameterException
 from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.time_source import CLOCK_TOPIC
+from rosgraph_msgs.msg import Clock
 
 from gbopt_ros.nodes.base import PipelineNode
 from gbopt_ros.process import stop_on_signals
@@ -58,6 +64,74 @@ class SteadyExecutor(SingleThreadedExecutor):
             node.health.count("failures")
 
 
+class SideNode:
+    """A node with a thread of its own, for topics with hundreds of messages a second.
+
+    Each of them would wake the executor that all nodes of the process share, which takes several
+    times as long as the message itself.
+
+    Args:
+        owner: the node that it is for.
+        purpose: ends its name.
+        subscribe: makes its subscriptions; what it returns is kept as long as the node.
+    """
+
+    def __init__(self, owner: Any, purpose: str, subscribe: Callable[[Node], object]) -> None:
+        name = f"{owner.get_name()}_{purpose}"
+        self._node = Node(
+            name,
+            context=owner.context,
+            namespace=owner.get_namespace(),
+            cli_args=["--ros-args", "-r", f"__node:={name}"],  # also where the owner is renamed
+            parameter_overrides=[
+                Parameter(each, value=False)
+                for each in ("use_sim_time", "start_type_description_service")
+            ],
+            start_parameter_services=False,
+            enable_rosout=False,
+        )
+        self._kept = subscribe(self._node)
+        self._executor = SteadyExecutor(context=owner.context)
+        self._executor.add_node(self._node)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Unsubscribe, and take the node from the network."""
+        self._ended.set()
+        self._executor.wake()
+        self._thread.join()
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def _spin(self) -> None:
+        while not self._ended.is_set():
+            self._executor.spin_once(timeout_sec=_SIGNAL_LATENCY_S)
+
+
+def simulated_clock(nodes: Sequence[Any]) -> SideNode | None:
+    """Takes /clock for the nodes that have `use_sim_time` now; None if none has.
+
+    rclpy would subscribe each of them, on the executor. rclcpp has a thread for it, too.
+    """
+    sources = [node._time_source for node in nodes]  # rclpy has no public name for it
+    sources = [source for source in sources if source.ros_time_is_active]
+    if not sources:
+        return None
+    for source in sources:
+        source.detach_node()
+
+    def heard(message: Any) -> None:
+        for source in sources:
+            source.clock_callback(message)
+
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    return SideNode(
+        nodes[0], "clock", lambda side: side.create_subscription(Clock, CLOCK_TOPIC, heard, qos)
+    )
+
+
 def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[str] | None) -> int:
     """Run nodes in this process until SIGINT or SIGTERM; returns its exit status.
 
@@ -75,6 +149,7 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
         get_logger("gbopt_ros").fatal(f"{error}{advice}")
         return 1
     nodes: list[Any] = []
+    clock: SideNode | None = None
     executor = SteadyExecutor()
     try:
         try:
@@ -84,6 +159,7 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
                 f"ROS makes no node: {error}. With ROS_SECURITY_ENABLE, the middleware needs DDS "
                 "security, and the keystore must allow the node on this ROS_DOMAIN_ID"
             ) from error
+        clock = simulated_clock(nodes)
         for node in nodes:
             executor.add_node(node)
             if not signals and not node.start():
@@ -95,6 +171,8 @@ def spin(make_nodes: Callable[[], Sequence[PipelineNode]], arguments: Sequence[s
         get_logger("gbopt_ros").fatal(str(error))
         return 1
     finally:
+        if clock is not None:
+            clock.close()
         for node in reversed(nodes):
             node.close()
         executor.shutdown()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.time import Time
 
 from gbopt_ros.nodes.ros_libraries import library
-from gbopt_ros.nodes.spin import SteadyExecutor
+from gbopt_ros.nodes.spin import SideNode
 from gbopt_ros.structures import GboptError
 
 _BACK = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
-_WAKE_S = 0.4  # at the latest
 _CACHE_S = 60.0  # masks come a clip later; the transforms of their frames must still be there
 
 
@@ -34,12 +29,12 @@ class Transforms:
 
     def __init__(self, node: Any, target_frame: str) -> None:
         self._target_frame = target_frame
-        self._listening: _Listening | None = None
+        self._side: SideNode | None = None
         self._tf2 = tf2 = library("tf2_ros") if target_frame else None
         if tf2 is not None:
             self._buffer = tf2.Buffer(cache_time=Duration(seconds=_CACHE_S))
-            self._listening = _Listening(
-                node, lambda beside: tf2.TransformListener(self._buffer, beside)
+            self._side = SideNode(
+                node, "tf", lambda side: tf2.TransformListener(self._buffer, side)
             )
             # After a recording starts again, tf2 would refuse all transforms as too old.
             self._jumps = node.get_clock().create_jump_callback(
@@ -48,10 +43,10 @@ class Transforms:
 
     def close(self) -> None:
         """Unsubscribe."""
-        if self._listening is not None:
-            self._listening.close()
+        if self._side is not None:
+            self._side.close()
             self._jumps.unregister()
-            self._listening = None
+            self._side = None
 
     def frame(self, header: Any) -> str:
         """The frame that `lookup` leads to."""
@@ -79,52 +74,6 @@ class Transforms:
                 f"no transform from {header.frame_id!r} to {self._target_frame!r}: {error}"
             ) from error
         return rigid(found.transform)
-
-
-class _Listening:
-    """A listener of tf2 with a node and a thread of its own.
-
-    A robot sends hundreds of messages a second on /tf. Each of them would wake the executor that
-    all nodes of the process share, which takes several times as long as the message itself.
-
-    Args:
-        owner: the node that it is for.
-        listen: makes the listener on a node.
-    """
-
-    def __init__(self, owner: Any, listen: Callable[[Node], Any]) -> None:
-        name = f"{owner.get_name()}_tf"
-        self._node = Node(
-            name,
-            context=owner.context,
-            namespace=owner.get_namespace(),
-            cli_args=["--ros-args", "-r", f"__node:={name}"],  # also where the owner is renamed
-            parameter_overrides=[
-                Parameter(each, value=False)
-                for each in ("use_sim_time", "start_type_description_service")
-            ],
-            start_parameter_services=False,
-            enable_rosout=False,
-        )
-        self._listener = listen(self._node)
-        self._executor = SteadyExecutor(context=owner.context)
-        self._executor.add_node(self._node)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Unsubscribe, and take the node from the network."""
-        self._ended.set()
-        self._executor.wake()
-        self._thread.join()
-        self._listener.unregister()
-        self._executor.shutdown()
-        self._node.destroy_node()
-
-    def _spin(self) -> None:
-        while not self._ended.is_set():
-            self._executor.spin_once(timeout_sec=_WAKE_S)
 
 
 def rigid(transform: Any) -> NDArray[np.float64]:

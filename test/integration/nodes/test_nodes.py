@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,11 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue, SetParametersResult
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
+from rclpy.action import ActionServer
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -52,11 +55,12 @@ from gbopt_ros.nodes.composed import compose
 from gbopt_ros.nodes.flow import FlowNode
 from gbopt_ros.nodes.flow import main as flow_main
 from gbopt_ros.nodes.learner import LearnerNode, LearnerSettings
-from gbopt_ros.nodes.messages import Stamped, make_header, stamp_ns
+from gbopt_ros.nodes.messages import Stamped, make_header, make_time, stamp_ns
 from gbopt_ros.nodes.objects_3d import Objects3dNode
 from gbopt_ros.nodes.player import looped
 from gbopt_ros.nodes.proposal import ProposalNode
 from gbopt_ros.nodes.selector import SelectorNode, SelectorSettings
+from gbopt_ros.nodes.spin import simulated_clock
 from gbopt_ros.perception.proposals import MaskRcnnProposals
 from gbopt_ros.structures import Frame, GboptError
 
@@ -80,6 +84,56 @@ def graph(ros_domain_id: int, weights: dict[str, Path], tmp_path: Path) -> Itera
     arguments = ros_arguments(weights, store=tmp_path / "store")
     with Graph(ros_domain_id, lambda context: compose(context=context), arguments) as made:
         yield made
+
+
+# ------------------------------------------------------------------------------------- clock
+
+
+def test_clock_does_not_wake_the_executor_of_the_nodes(
+    ros_domain_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the action of the selector, with every new time."""
+    wakes: list[int] = []
+    count = ActionServer.get_num_entities
+    monkeypatch.setattr(
+        ActionServer, "get_num_entities", lambda server: wakes.append(1) or count(server)
+    )
+    arguments = [*ros_arguments(None), "-p", "use_sim_time:=true"]
+
+    def make(context: rclpy.Context) -> list[PipelineNode]:
+        return [SelectorNode(context=context), FlowNode(context=context)]
+
+    with Graph(ros_domain_id, make, arguments) as graph:
+        nodes = [*graph.nodes.values()]
+        clock = simulated_clock(nodes)
+        assert clock is not None
+        try:
+            graph.start()
+            names = [thread.name for thread in threading.enumerate()]
+            assert names.count("selector_clock") == 1
+            publisher = graph.observer.create_publisher(Clock, "/clock", 1)
+            graph.wait(lambda: publisher.get_subscription_count() == 1, "the only subscriber")
+
+            def tell(seconds: int) -> None:
+                publisher.publish(Clock(clock=make_time(seconds * 10**9)))
+
+            def is_told(seconds: int) -> bool:
+                return all(n.get_clock().now().nanoseconds == seconds * 10**9 for n in nodes)
+
+            tell(1)
+            graph.wait(lambda: is_told(1), "the clock")
+            wakes.clear()
+            for seconds in range(1001, 1101):
+                tell(seconds)
+                graph.wait(lambda seconds=seconds: is_told(seconds), "the clock", step_s=0.005)
+            assert len(wakes) < 50
+            off = [Parameter("use_sim_time", value=False)]
+            assert all(node.set_parameters(off)[0].successful for node in nodes)
+            assert all(n.get_clock().now().nanoseconds > 10**18 for n in nodes)
+        finally:
+            clock.close()
+        graph.wait(lambda: publisher.get_subscription_count() == 0, "it to unsubscribe")
+        assert simulated_clock(nodes) is None
 
 
 # -------------------------------------------------------------------------------- parameters

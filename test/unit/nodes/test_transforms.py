@@ -26,7 +26,7 @@ def test_transforms_are_forgotten_when_the_clock_jumps_back(
     buffer = SimpleNamespace(clear=lambda: cleared.append(clock.now().nanoseconds / 1e9))
     tf2 = SimpleNamespace(Buffer=lambda cache_time: buffer)
     monkeypatch.setattr(transforms, "library", lambda name: tf2)
-    monkeypatch.setattr(transforms, "_Listening", lambda node, listen: SimpleNamespace(close=list))
+    monkeypatch.setattr(transforms, "SideNode", lambda *side: SimpleNamespace(close=list))
     made = transforms.Transforms(SimpleNamespace(get_clock=lambda: clock), "base_link")
     for seconds in (100, 101, 160, 5, 6):
         clock.set_ros_time_override(Time(seconds=seconds, clock_type=clock.clock_type))
