@@ -12,7 +12,7 @@ import numpy as np
 
 from gbopt_ros import Pipeline, open_source
 from gbopt_ros.masks import boxes_xyxy, encode_all
-from gbopt_ros.structures import Proposals
+from gbopt_ros.structures import GboptError, Proposals
 
 
 class Colourful:
@@ -36,5 +36,9 @@ class Colourful:
 if __name__ == "__main__":
     demo = Path(__file__).resolve().parents[1] / "demo" / "recording"
     recording = sys.argv[1] if len(sys.argv) > 1 else demo
-    for selection in Pipeline(proposal_network=Colourful()).run(islice(open_source(recording), 20)):
-        print(selection.model_version, "selected", selection.mask_count, "masks")
+    try:
+        frames = islice(open_source(recording), 20)
+        for selection in Pipeline(proposal_network=Colourful()).run(frames):
+            print(selection.model_version, "selected", selection.mask_count, "masks")
+    except GboptError as error:
+        sys.exit(f"error: {error}")

@@ -11,12 +11,19 @@ import json
 import sys
 from pathlib import Path
 
-from label_studio_sdk.converter.brush import mask2rle
-from pycocotools import mask as coco_mask
+try:
+    from label_studio_sdk.converter.brush import mask2rle
+    from pycocotools import mask as coco_mask
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install label-studio-sdk pycocotools")
 
 ADDRESS = "/data/local-files/?d=images/"
 
+if len(sys.argv) != 3:
+    sys.exit("usage: label_studio_tasks.py EXPORT TASKS.json")
 export, out = map(Path, sys.argv[1:])
+if not (export / "annotations.json").is_file():
+    sys.exit(f"error: {export}: no annotations.json; name a folder that `gbopt export` wrote")
 labels = json.loads((export / "annotations.json").read_text(encoding="utf-8"))
 tasks = {
     image["id"]: {

@@ -4,10 +4,12 @@ python examples/learn_from_a_bag.py my_bag --store my-store --frames 300 --steps
 """
 
 import argparse
+import sys
 from itertools import islice
 from pathlib import Path
 
 from gbopt_ros import Pipeline, Store, load_config, open_source
+from gbopt_ros.structures import GboptError
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 
@@ -32,4 +34,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--frames", type=int, default=40, help="number of frames to read")
     parser.add_argument("--steps", type=int, default=20, help="number of optimiser steps")
-    main(**vars(parser.parse_args()))
+    try:
+        main(**vars(parser.parse_args()))
+    except GboptError as error:
+        sys.exit(f"error: {error}")

@@ -4,6 +4,7 @@ python examples/select_in_a_video.py my_video.mp4 --out selected
 """
 
 import argparse
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cv2
 
 from gbopt_ros import Pipeline, open_source
 from gbopt_ros.io.overlay import draw_masks
+from gbopt_ros.structures import GboptError
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 OUT = Path("example-output/selected")
@@ -18,9 +20,9 @@ OUT = Path("example-output/selected")
 
 def main(recording: Path, out: Path, frames: int) -> int:
     """Returns the number of selected masks."""
+    source, masks = open_source(recording), 0
     out.mkdir(parents=True, exist_ok=True)
-    masks = 0
-    for selection in Pipeline().run(islice(open_source(recording), frames)):
+    for selection in Pipeline().run(islice(source, frames)):
         print(selection)
         for selected in selection.frames:
             labels = [f"{confidence:.2f}" for confidence in selected.confidences]
@@ -37,4 +39,7 @@ if __name__ == "__main__":
     parser.add_argument("recording", type=Path, nargs="?", default=DEMO / "recording")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the images")
     parser.add_argument("--frames", type=int, default=20, help="number of frames to read")
-    main(**vars(parser.parse_args()))
+    try:
+        main(**vars(parser.parse_args()))
+    except (GboptError, OSError) as error:
+        sys.exit(f"error: {error}")

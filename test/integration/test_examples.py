@@ -71,7 +71,43 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str | Path) -> N
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 40
+    assert len(path.read_text().splitlines()) <= 50
+
+
+@pytest.mark.parametrize(
+    "name", ["bring_your_own_network", "learn_from_a_bag", "select_in_a_video"]
+)
+def test_examples_say_in_a_line_that_there_is_no_recording(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of their own, where there is no demo either; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    expected = "error: .*nowhere: no such file or folder"
+    with pytest.raises(SystemExit, match=f"^{expected}$"):
+        run(monkeypatch, name, "nowhere")
+    copied = tmp_path / "examples" / f"{name}.py"
+    copied.parent.mkdir()
+    copied.write_bytes((EXAMPLES / copied.name).read_bytes())
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit, match=r"^error: .*demo/recording: no such file or folder$"):
+        runpy.run_path(str(copied), run_name="__main__")
+    assert list(tmp_path.iterdir()) == [copied.parent]
+
+
+def test_label_studio_tasks_says_in_a_line_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "label_studio_sdk", None)
+    with pytest.raises(SystemExit, match="pip install label-studio-sdk"):
+        run(monkeypatch, "label_studio_tasks", tmp_path, "tasks.json")
+    for part in ("label_studio_sdk", "label_studio_sdk.converter"):
+        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+    brush = SimpleNamespace(mask2rle=None)
+    monkeypatch.setitem(sys.modules, "label_studio_sdk.converter.brush", brush)
+    with pytest.raises(SystemExit, match="usage"):
+        run(monkeypatch, "label_studio_tasks")
+    with pytest.raises(SystemExit, match=r"no annotations\.json"):
+        run(monkeypatch, "label_studio_tasks", tmp_path, "tasks.json")
 
 
 @pytest.mark.parametrize("name", ["learn_from_a_bag", "select_in_a_video"])
