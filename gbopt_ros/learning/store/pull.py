@@ -8,7 +8,6 @@ checked here before it is published.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from gbopt_ros.io.files import make_parents, sync
+from gbopt_ros.io.files import make_parents
 from gbopt_ros.io.json_file import Fields, parse_json
 from gbopt_ros.learning.store.model_store import ModelStore
 from gbopt_ros.learning.store.version import WEIGHTS_NAME, check_manifest, number
@@ -145,13 +144,11 @@ class RemoteStore:
                 fetch(url, file, name, open_url=open_directly,
                       max_bytes=MAX_WEIGHTS_BYTES, on_block=on_block)  # fmt: skip
                 file.flush()
-                os.fsync(file.fileno())
                 try:
                     check_digest(part, digest)
                 except GboptError:
                     part.unlink()
                     raise
-            sync(part.parent)
         except FAILURES as error:
             raise _failure(url, error) from error
         return part

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gbopt_ros.io.journal import Journal, differences
+from gbopt_ros.io.journal import JOURNAL_NAME, Journal, differences, unfinished_run
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
@@ -31,6 +31,23 @@ def test_journal_that_is_missing_or_damaged(tmp_path: Path, line: bytes) -> None
     path = tmp_path / "journal"
     path.write_bytes(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
     assert Journal(path).read() == [{"a": 1}]
+
+
+@pytest.mark.parametrize("clips", [(1, 3, 2), (2, 1, 3), (3, 2, 1), (9, 10, 2)])
+def test_unfinished_run_is_the_one_that_has_done_most(
+    tmp_path: Path, clips: tuple[int, ...]
+) -> None:
+    """Of those with the same settings, whatever their names."""
+    left = [tmp_path / f".out.{letter * 8}.part" for letter in "abcd"]
+    for folder, count in zip(left, (*clips, 20), strict=True):
+        folder.mkdir()
+        journal = Journal(folder / JOURNAL_NAME)
+        journal.begin({"k": 2 if count == 20 else 1})
+        for clip in range(count):
+            journal.append({"clip": clip})
+    most = left[clips.index(max(clips))]
+    assert unfinished_run(tmp_path / "out", {"k": 1}) == most / "out"
+    assert unfinished_run(tmp_path / "out", {"k": 2}) == left[3] / "out"
 
 
 def test_differences_name_settings_and_both_values() -> None:

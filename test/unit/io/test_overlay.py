@@ -49,6 +49,11 @@ def test_draw_masks_puts_the_first_mask_on_top_and_shows_hidden_outlines():
     assert tuple(drawn[8, 10]) == colour(1)  # outline of the second inside the first
 
 
+def test_draw_masks_takes_the_colours_that_are_given():
+    drawn = draw_masks(GREY, [box(0, 0, 5, 5), box(10, 10, 15, 15)], alpha=1, colours=[7, 3])
+    assert tuple(drawn[2, 2]) == colour(7) and tuple(drawn[12, 12]) == colour(3)
+
+
 def test_draw_masks_without_masks_gives_a_copy():
     drawn = draw_masks(GREY, [])
     np.testing.assert_array_equal(drawn, GREY)

@@ -18,7 +18,7 @@ import pytest
 from support.scenes import SquareNetworks, square_frames, square_selection
 
 from gbopt_ros.config import ClipConfig, Config, LearningConfig
-from gbopt_ros.io import journal, selection_progress
+from gbopt_ros.io import journal, selection_format, selection_progress
 from gbopt_ros.io.selection_format import SelectedFrame, SelectionWriter, read_selection
 from gbopt_ros.io.sources import open_source
 from gbopt_ros.learning.data.training_set import TrainingSet
@@ -344,6 +344,27 @@ def test_selection_writer_keeps_track_ids_over_clips(
     content = json.loads(selected_bytes(tmp_path / "out"))
     assert [a["track_id"] for a in content["annotations"]] == [1] * 5
     assert [f.track_ids for f in read_selection(tmp_path / "out")] == [(1,)] * 5
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_selection_writer_draws_a_track_in_its_colour(
+    tmp_path: Path, clips: list[Selection], monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The square gets another id after a cut, and another colour, though it is the only mask."""
+    drawn: list[Sequence[int] | None] = []
+
+    def draw(image: Any, *_: Any, colours: Sequence[int] | None = None) -> Any:
+        drawn.append(colours and tuple(colours))
+        return image
+
+    monkeypatch.setattr(selection_format, "draw_masks", draw)
+    clips = [clips[0], with_cut(clips[1], before=2), *clips[2:]]
+    if killed:
+        killed_after(tmp_path / "out", clips, 1)
+    write_clips(tmp_path / "out", clips, resume=killed)
+    content = json.loads(selected_bytes(tmp_path / "out"))
+    assert drawn == [(a["track_id"],) for a in content["annotations"]]
+    assert len(set(drawn)) == 2
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -13,7 +13,7 @@ from support.networks import save_random_weights
 from gbopt_ros.config import Config, LearningConfig, ProposalConfig
 from gbopt_ros.io.selection_format import SelectedFrame
 from gbopt_ros.learning.data.verdicts import Verdict
-from gbopt_ros.learning.round import Learnt
+from gbopt_ros.learning.round import Learnt, config_of_round
 from gbopt_ros.learning.store.store import Store
 from gbopt_ros.masks import encode
 from gbopt_ros.models.weights import PROPOSALS
@@ -50,6 +50,13 @@ def learn(store: Store, folder: Path, **learning: Any) -> Learnt:
         device="cpu",
     )
     return store.learn(config, on_step=lambda step, loss: None)
+
+
+def test_config_of_round_has_a_seed_of_its_own() -> None:
+    config = Config(learning=LearningConfig(seed=3, iterations=7))
+    rounds = [config_of_round(config, number).learning for number in range(3)]
+    assert [learning.seed for learning in rounds] == [3, 1003, 2003]
+    assert {learning.iterations for learning in rounds} == {7}
 
 
 def say(store: Store, index: int, verdict: Verdict) -> None:
