@@ -55,6 +55,18 @@ def test_extract_averages_features_below_the_masks(scale: int) -> None:
     assert found.proposals.inside.shape[1] == found.masks.inside.shape[1]
 
 
+@pytest.mark.parametrize("stride", [8, 16])
+def test_describe_takes_features_where_the_mask_is(stride: int) -> None:
+    """Features that are the coordinates of their cells give the centre of a mask, in pixels."""
+    rows, columns = np.indices((256 // stride, 320 // stride), np.float32)
+    features = [np.stack([rows, columns]) * stride + stride / 2]
+    image, masks = np.zeros((256, 320, 3), np.uint8), np.zeros((3, 256, 320), bool)
+    masks[0, 48:80, 96:224] = masks[1, 32:64, 4:140] = masks[2, 100, 200] = True
+    found = appearance._describe(image, features, encode_all(masks)).inside[:, :2]
+    np.testing.assert_allclose(found[:2], [(64, 160), (48, 72)], atol=stride / 8)
+    np.testing.assert_allclose(found[2], (100, 200), atol=stride / 2)
+
+
 def test_describe_context_begins_beyond_the_outline() -> None:
     """A red square of 40 x 40 pixels in a green one, with black beyond."""
     image = np.zeros((200, 200, 3), np.uint8)
