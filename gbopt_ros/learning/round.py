@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from gbopt_ros.config import Config
@@ -96,10 +97,26 @@ def learn(
             weights cannot be loaded, the store was begun with another network, or another process
             writes it.
     """
+    _warn_of_shared_images(rehearsal, validation)
     with models.lock.held("learning"):
         return _learn(
             training_set, models, config, rehearsal, validation, on_step,
             teacher or load_teacher(config),
+        )  # fmt: skip
+
+
+def _warn_of_shared_images(rehearsal: CocoDataset | None, validation: CocoDataset | None) -> None:
+    if rehearsal is None or validation is None:
+        return
+    rehearsed, judged = (
+        {(each.image_dir or Path()).resolve() / image.file_name for image in each.images}
+        for each in (rehearsal, validation)
+    )
+    if shared := len(rehearsed & judged):
+        log.warning(
+            "%d of %d validation images are rehearsed, too: on these the gate cannot see what is "
+            "forgotten; give other images for validation",
+            shared, len(judged),
         )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ import pytest
 from support.networks import save_random_weights
 
 from gbopt_ros.config import Config, LearningConfig, ProposalConfig
+from gbopt_ros.io.datasets.coco import CocoDataset, CocoImage
 from gbopt_ros.io.selection_format import SelectedFrame
+from gbopt_ros.learning import round as learning_round
 from gbopt_ros.learning.data.verdicts import Verdict
 from gbopt_ros.learning.round import Learnt, config_of_round
 from gbopt_ros.learning.store.store import Store
@@ -57,6 +59,22 @@ def test_config_of_round_has_a_seed_of_its_own() -> None:
     rounds = [config_of_round(config, number).learning for number in range(3)]
     assert [learning.seed for learning in rounds] == [3, 1003, 2003]
     assert {learning.iterations for learning in rounds} == {7}
+
+
+def test_learn_warns_of_validation_images_that_are_rehearsed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [CocoImage(number, f"{number}.png", SIDE, SIDE) for number in range(3)]
+    everything = CocoDataset(tuple(images), {}, tmp_path / "x" / ".." / "images")
+    learning_round._warn_of_shared_images(
+        CocoDataset(tuple(images[:2]), {}, tmp_path / "images"), everything
+    )
+    assert "2 of 3 validation images are rehearsed, too" in caplog.text
+    caplog.clear()
+    elsewhere = CocoDataset(tuple(images), {}, tmp_path / "others")
+    learning_round._warn_of_shared_images(elsewhere, everything)
+    learning_round._warn_of_shared_images(None, everything)
+    assert not caplog.text
 
 
 def say(store: Store, index: int, verdict: Verdict) -> None:
