@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from gbopt_ros.config import SelectionConfig
 from gbopt_ros.selection.atoms import Atoms, atoms
+from gbopt_ros.selection.bit_sets import bit_sets, bits
 from gbopt_ros.selection.independent_sets import Scored, best_independent_sets, scored_order
 from gbopt_ros.selection.objective import background_evidence, empty_background_loss, on_grid
 from gbopt_ros.structures import Combination, are_probabilities
+
+_LARGEST_LIST = 5_000  # sets of a component, times its atoms; a search of more is faster
 
 
 def best_combinations(
@@ -125,12 +128,38 @@ def _best_sets(
     for members in _components(shared > 0):
         member = decomposed.membership[members]
         used = member.any(axis=0)
-        found, proven = best_independent_sets(
-            member[:, used], evidence[used], prior[members], conflict[np.ix_(members, members)], k
-        )
+        inputs = member[:, used], evidence[used], prior[members], conflict[members][:, members]
+        if every := _all_sets(*inputs):
+            found, proven = heapq.nsmallest(k, every, key=scored_order), True
+        else:
+            found, proven = best_independent_sets(*inputs, k)
         best = _merge(best, [(cost, tuple(members[i] for i in s)) for cost, s in found], k)
         exact &= proven
     return best, exact
+
+
+def _all_sets(
+    membership: NDArray[np.bool_],
+    evidence: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    conflict: NDArray[np.bool_],
+) -> list[Scored] | None:
+    """All sets of masks without a conflict; None if so many that a search is faster.
+
+    Args:
+        membership, evidence, prior, conflict: as for `best_independent_sets`.
+    """
+    n = len(membership)
+    sets, covered = np.zeros((1, n), bool), np.zeros((1, len(evidence)), bool)
+    for i in range(n):
+        free = ~(sets @ conflict[i])
+        sets = np.concatenate([sets, sets[free]])
+        sets[len(covered) :, i] = True
+        covered = np.concatenate([covered, covered[free] | membership[i]])
+        if covered.size > _LARGEST_LIST:
+            return None
+    costs = (covered @ evidence + sets @ prior).tolist()
+    return [(cost, tuple(bits(s))) for cost, s in zip(costs, bit_sets(sets), strict=True)]
 
 
 def _components(touching: NDArray[np.bool_]) -> list[list[int]]:
@@ -151,5 +180,11 @@ def _components(touching: NDArray[np.bool_]) -> list[list[int]]:
 
 def _merge(first: list[Scored], second: list[Scored], k: int) -> list[Scored]:
     """The K best sums of one set of each list; the lists share no index."""
-    sums = [(a + b, tuple(sorted(left + right))) for a, left in first for b, right in second]
+    dearest = sorted([a + b for a, _ in first for b, _ in second])[:k][-1]
+    sums = [
+        (a + b, tuple(sorted(left + right)))
+        for a, left in first
+        for b, right in second
+        if a + b <= dearest
+    ]
     return heapq.nsmallest(k, sums, key=scored_order)

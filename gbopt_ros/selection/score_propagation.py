@@ -47,16 +47,23 @@ def warped_iou(before: Atoms, after: Atoms, flow: NDArray[np.floating]) -> NDArr
     to_row = np.clip(np.rint(rows + move[:, 1]), 0, height - 1).astype(np.intp)
     reached, none = targets.ravel().take(to_row * width + to_column), len(after.areas)
     covered = reached < none
-    # Only pairs of atoms that occur: ragged masks may have as many atoms as pixels.
-    pairs, count = np.unique(
-        pixels[covered].astype(np.int64) * none + reached[covered], return_counts=True
-    )
+    pairs, count = _counted(pixels[covered].astype(np.int64) * none + reached[covered])
     start, end = np.divmod(pairs, none)
     moved = before.membership[:, start] * (count * float(step**2))
     shared = moved @ after.membership[:, end].T
     areas = (before.membership @ before.areas)[:, None] + after.membership @ after.areas
     iou: NDArray[np.float64] = shared / np.maximum(areas - shared, 1.0)
     return np.minimum(iou, 1.0)  # pixels that the flow crowds together count more than once
+
+
+def _counted(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers that occur, ascending, and how often; none is negative."""
+    largest = int(numbers.max(initial=0))
+    if largest > _GRID_SIDE**2:  # ragged masks may have as many atoms as pixels
+        return np.unique(numbers, return_counts=True)
+    count = np.bincount(numbers)
+    occurring = np.flatnonzero(count)
+    return occurring, count[occurring]
 
 
 def is_cut(scores: NDArray[np.floating], iou: NDArray[np.float64]) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.oracles import all_combinations, cross_entropy
 
-from gbopt_ros.selection import best_combinations
+from gbopt_ros.selection import best_combinations, combinations
 
 EPSILON = 1e-3
 
@@ -30,11 +30,17 @@ def random_frame(seed: int, n: int, size: int = 10) -> tuple[np.ndarray, np.ndar
     n=st.integers(0, 8),
     k=st.integers(1, 30),
     tolerance=st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0]),
+    listed=st.booleans(),
 )
-def test_best_combinations_equal_brute_force(seed: int, n: int, k: int, tolerance: float) -> None:
+def test_best_combinations_equal_brute_force(
+    seed: int, n: int, k: int, tolerance: float, listed: bool
+) -> None:
+    """Whether the sets of a component are listed or searched."""
     masks, background = random_frame(seed, n)
     expected = all_combinations(masks, background, tolerance, EPSILON)
-    got = best_combinations(masks, background, k, tolerance, epsilon=EPSILON)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(combinations, "_LARGEST_LIST", 10**6 if listed else 0)
+        got = best_combinations(masks, background, k, tolerance, epsilon=EPSILON)
     assert len(got) == min(k, len(expected))
     np.testing.assert_allclose([c.loss for c in got], [e[0] for e in expected[:k]], atol=1e-6)
     assert len({c.indices for c in got}) == len(got)
