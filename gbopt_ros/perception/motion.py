@@ -187,7 +187,8 @@ def _coarser(flow: NDArray[np.floating]) -> NDArray[np.float32]:
     size = _size(flow.shape, _EVIDENCE_SIDE)
     coarse = cv2.resize(flow.astype(np.float32, copy=False), size)
     height, width = flow.shape[:2]  # their ratios differ slightly: sides are rounded
-    return np.asarray(coarse * np.array([size[0] / width, size[1] / height], np.float32))
+    factors = np.array([size[0] / width, size[1] / height], np.float32)
+    return np.asarray(coarse * np.tile(factors, (size[0], 1)))  # a row: NumPy is slow on pairs
 
 
 def _size(shape: tuple[int, ...], side: int) -> tuple[int, int]:

@@ -62,24 +62,24 @@ def plane_residual(
         borderMode=cv2.BORDER_CONSTANT, borderValue=(1e6, 1e6),
     )  # fmt: skip
     known = _lengths(there + returned - here) < _RETURN_ERROR * side
-    grid = np.zeros_like(known)
-    grid[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID] = True
-    fitted = grid & known & (background > _SURE)
+    grid = slice(_GRID // 2, None, _GRID), slice(_GRID // 2, None, _GRID)
+    fitted = known[grid] & (background[grid] > _SURE)
     unknown = np.full((height, width), np.nan, np.float32)
-    if np.count_nonzero(fitted) < max(4, _FEWEST * np.count_nonzero(grid)):
+    if np.count_nonzero(fitted) < max(4, _FEWEST * fitted.size):
         return unknown
+    fitted_here = here[grid][fitted]
     homography, inliers = cv2.findHomography(
-        here[fitted], there[fitted], cv2.RANSAC, _FIT_ERROR * side, maxIters=500
+        fitted_here, there[grid][fitted], cv2.RANSAC, _FIT_ERROR * side, maxIters=500
     )
     if homography is None or inliers.mean() < _INLIERS:
         return unknown
-    x, y, w, h = cv2.boundingRect(here[fitted][inliers[:, 0] > 0])
+    x, y, w, h = cv2.boundingRect(fitted_here[inliers[:, 0] > 0])
     near = np.zeros_like(known)
     near[max(0, y - _GRID) : y + h + _GRID, max(0, x - _GRID) : x + w + _GRID] = True
     known &= near
     with_surroundings = cv2.perspectiveTransform(here.reshape(-1, 1, 2), homography)
     residual = _lengths(there - with_surroundings.reshape(there.shape)) * np.float32(1000 / side)
-    moves = np.median(_lengths(flow[fitted])) > _FIT_ERROR * side
+    moves = np.median(_lengths(flow[grid][fitted])) > _FIT_ERROR * side
     outstanding = np.count_nonzero(known & (residual >= _LEAST))
     if not moves or outstanding < _FEWEST_OUTSTANDING * np.count_nonzero(known):
         known &= residual > _NEUTRAL

@@ -329,7 +329,8 @@ class Lattice:
             )
             (height, width), image = self.layers[0].frame.size, self.layers[0].image
             scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
-            synthetic = synthetic * scale  # pixels of the frame; sides are rounded
+            # In pixels of the frame; sides are rounded. A row at once: NumPy is slow on pairs.
+            synthetic = synthetic * np.tile(scale, (image.shape[1], 1))
             self.flow_runs += len(batch)
             for (t, k, m), (_, foreground), flow in zip(batch, first, synthetic, strict=True):
                 inside = inside_flow_loss(foreground, self._flows[t], flow)

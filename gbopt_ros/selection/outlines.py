@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import OutlineConfig
-from gbopt_ros.selection.atoms import Atoms, atoms_of_rles
 from gbopt_ros.selection.guided_filter import (
     MaskToFilter,
     apply_guided_filter,
@@ -48,7 +47,7 @@ def redraw_outlines(frame: FrameSelection, config: OutlineConfig) -> FrameSelect
     """
     if config.method == "network" or not len(frame):
         return frame
-    windows = _windows(frame, atoms_of_rles(frame.rles, frame.frame.size))
+    windows = _windows(frame)
     patches = {
         number: patch
         for number, window in enumerate(windows)
@@ -114,21 +113,20 @@ class _Window:
         return drawn if shared >= _SAME_OBJECT * either else self.mask
 
 
-def _windows(frame: FrameSelection, atoms: Atoms) -> list[_Window]:
-    labels = atoms.labels_at(frame.frame.size)
-    none = len(atoms.areas)
-    windows = []
-    for member, box in zip(atoms.membership, frame.boxes, strict=True):
-        area = int(atoms.areas[member].sum())
-        x0, y0, x1, y1 = (int(side) for side in box)
-        margin = round(_MARGIN * float(np.sqrt(area)))
-        place = (
-            slice(max(0, y0 - margin), y1 + margin),
-            slice(max(0, x0 - margin), x1 + margin),
-        )
-        mask = np.append(member, False)[labels[place]]
-        windows.append(_Window(place, mask, (labels[place] < none) & ~mask, area))
-    return windows
+def _windows(frame: FrameSelection) -> list[_Window]:
+    height, width = frame.frame.size
+    areas = mask_ops.areas(frame.rles)
+    margins = np.rint(_MARGIN * np.sqrt(areas))[:, None] * (-1, -1, 1, 1)
+    boxes = np.clip(frame.boxes + margins, 0, (width, height, width, height)).astype(int)
+    masks = mask_ops.decode_crops(frame.rles, boxes)
+    places = [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in boxes.tolist()]
+    covering = np.zeros(frame.frame.size, np.uint16)  # number of masks
+    for place, mask in zip(places, masks, strict=True):
+        covering[place] += mask
+    return [
+        _Window(place, mask, covering[place] > mask, area)
+        for place, mask, area in zip(places, masks, areas.tolist(), strict=True)
+    ]
 
 
 def _has_contrast(patch: Image) -> bool:

@@ -10,7 +10,7 @@ from support.clips import calibrated, paper, random_inputs, run
 from support.fakes import HashFlow, make_clip
 
 from gbopt_ros.config import SelectionConfig
-from gbopt_ros.selection import FixedLagSelector, independent_sets
+from gbopt_ros.selection import FixedLagSelector, combinations, independent_sets
 from gbopt_ros.structures import FrameSelection
 
 
@@ -127,6 +127,7 @@ def test_fixed_lag_selector_is_not_optimal_in_a_clip_whose_stage_1_came_to_its_l
     for first_limit in (0, 10**7):
         for t, flow in enumerate([None, *flows]):
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(combinations, "_LARGEST_LIST", 0)
                 patch.setattr(independent_sets, "_MAX_WORK", 10**7 if t else first_limit)
                 selector.add(frames[t], calibrated(masks[t]), backgrounds[t], flow)
         selector.finish()

@@ -14,7 +14,7 @@ from support.clips import CALIBRATION, SIZE, brute_force, calibrated, paper, ran
 from support.fakes import HashFlow, make_clip, make_proposals
 
 from gbopt_ros import masks as mask_ops
-from gbopt_ros.selection import best_combinations, independent_sets, select_clip
+from gbopt_ros.selection import best_combinations, combinations, independent_sets, select_clip
 from gbopt_ros.structures import Image
 
 
@@ -52,6 +52,7 @@ def test_select_clip_is_not_optimal_if_stage_1_of_a_frame_came_to_its_limit(
 ) -> None:
     inputs = random_inputs(1, 3, 3)
     assert run(inputs, paper())[0].optimal
+    monkeypatch.setattr(combinations, "_LARGEST_LIST", 0)
     monkeypatch.setattr(independent_sets, "_MAX_WORK", 0)
     selection, _ = run(inputs, paper())
     assert not selection.optimal
