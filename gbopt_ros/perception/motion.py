@@ -159,14 +159,8 @@ def add_evidence(
 
 
 def resized(values: NDArray[np.floating], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map at another size (height, width, ...)."""
-    if values.shape == size[:2]:
-        return values.astype(np.float32, copy=False)
-    interpolation = cv2.INTER_AREA if size[0] < values.shape[0] else cv2.INTER_LINEAR
-    return np.asarray(
-        cv2.resize(values.astype(np.float32), (size[1], size[0]), interpolation=interpolation),
-        np.float32,
-    )
+    """A smooth map at another size (height, width, ...), by bilinear interpolation."""
+    return np.asarray(cv2.resize(values.astype(np.float32, copy=False), size[1::-1]), np.float32)
 
 
 def _combined(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _RETURN_ERROR = _FIT_ERROR = 1 / 240
 # The homography is fitted to pixels of a grid that are sure to be background. It must fit enough of
 # them, and they must be enough of the grid.
-_GRID = 4  # pixels
+_GRID = 6  # pixels
 _SURE = 0.8  # smallest background probability
 _FEWEST = 0.1  # smallest share of the grid
 _INLIERS = 0.5  # smallest share of the fitted pixels
