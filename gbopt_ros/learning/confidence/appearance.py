@@ -137,8 +137,8 @@ def _describe(
 
 def _mean_inside(features: NDArray[np.float32], area: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(C,) mean of features (C, h, w) over a mask; each cell counts by its covered share."""
-    # EfficientNet's cells are about the middles of their squares. A ResNet's are about the corners,
-    # half a square before; the difference is too small to tell in the confidences.
+    # Taken for the middles of their squares, which holds for the bundled EfficientNet. By the
+    # paddings of a ResNet, its cells lie half a square before.
     channels, height, width = features.shape
     cover = cv2.resize(area.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     total: NDArray[np.float32] = features.reshape(channels, -1) @ cover.ravel()
