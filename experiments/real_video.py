@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
 
 def judged_frames(folders: Sequence[Path]) -> CocoDataset:
     """The last frames of every sequence with their labels."""
+    root = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
     images: list[CocoImage] = []
     rles: dict[int, tuple[Rle, ...]] = {}
     for folder in folders:
@@ -137,10 +139,10 @@ def judged_frames(folders: Sequence[Path]) -> CocoDataset:
                 f"label the frames after the first {learnt}"
             )
         for number, frame in enumerate(judged, start=len(images) + 1):
-            name = f"{folder.resolve().name}/{frame.path.name}"
+            name = (folder.resolve() / frame.path.name).relative_to(root).as_posix()
             images.append(CocoImage(number, name, *frame.size))
             rles[number] = frame.rles
-    return CocoDataset(tuple(images), rles, folders[0].resolve().parent)
+    return CocoDataset(tuple(images), rles, root)
 
 
 def with_unlabelled_as_crowd(dataset: CocoDataset) -> CocoDataset:
@@ -157,7 +159,7 @@ def middle_frames(judged: CocoDataset) -> list[CocoImage]:
     """One judged frame of every sequence."""
     by_sequence: dict[str, list[CocoImage]] = {}
     for image in judged.images:
-        by_sequence.setdefault(image.file_name.split("/")[0], []).append(image)
+        by_sequence.setdefault(image.file_name.rpartition("/")[0], []).append(image)
     return [images[len(images) // 2] for images in by_sequence.values()]
 
 

@@ -47,6 +47,16 @@ def test_judged_frames_are_the_labelled_end_of_a_sequence(sequence: Path) -> Non
         np.testing.assert_array_equal(mask, expected)
 
 
+def test_judged_frames_of_sequences_in_different_folders(sequence: Path) -> None:
+    other = sequence.parent / "elsewhere" / "ball"
+    shutil.copytree(sequence, other)
+    judged = real_video.judged_frames([sequence, other])
+    shown = real_video.middle_frames(judged)
+    assert [image.file_name for image in shown] == ["disc/00008.jpg", "elsewhere/ball/00008.jpg"]
+    for image in shown:
+        assert judged.load_image(image).shape == (48, 64, 3)
+
+
 def test_masks_outside_of_all_labels_are_neither_right_nor_wrong(sequence: Path) -> None:
     judged = real_video.judged_frames([sequence])
     where_labelled = real_video.with_unlabelled_as_crowd(judged)
