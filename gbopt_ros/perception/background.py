@@ -15,7 +15,7 @@ from torch.nn import functional
 from gbopt_ros.config import BackgroundConfig
 from gbopt_ros.models.background_fpn import SemanticFpn, build_background
 from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
-from gbopt_ros.models.folding import fold_batch_norms
+from gbopt_ros.models.folding import fold
 from gbopt_ros.models.weights import BACKGROUND, WeightsInfo, load_network
 from gbopt_ros.structures import BackgroundNetwork, Image
 
@@ -50,7 +50,7 @@ class FpnBackground:
     @classmethod
     def from_file(cls, path: Path, config: BackgroundConfig, device: torch.device) -> FpnBackground:
         """The network of a weights file; raises as `load_semantic_fpn`."""
-        return cls(fold_batch_norms(load_semantic_fpn(path)[0]), config, device)
+        return cls(fold(load_semantic_fpn(path)[0], device), config, device)
 
     @torch.inference_mode()
     def background(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:

@@ -13,7 +13,7 @@ from gbopt_ros import masks as mask_ops
 from gbopt_ros.config import ProposalConfig
 from gbopt_ros.models.detection import DetectionNetwork, load_mask_rcnn
 from gbopt_ros.models.device import download, frames_a_pass, half_precision, to_device, upload
-from gbopt_ros.models.folding import fold_batch_norms
+from gbopt_ros.models.folding import fold
 from gbopt_ros.structures import Calibration, Image, Proposals
 
 LONG_SIDE_RATIO = 5 / 3
@@ -56,7 +56,7 @@ class MaskRcnnProposals:
     ) -> MaskRcnnProposals:
         """The network of a weights file; raises as `load_mask_rcnn`."""
         network, info = load_mask_rcnn(path, config.detectron2_config)
-        return cls(fold_batch_norms(network), info.version, config, device, info.calibration)
+        return cls(fold(network, device), info.version, config, device, info.calibration)
 
     @torch.inference_mode()
     def propose(self, images: Sequence[Image]) -> list[Proposals]:

@@ -104,7 +104,7 @@ def recalibrate(
     clips = [(entry.recording, entry.clip_id) for entry in dataset.entries]
     if len(set(clips)) < 2:
         return dataset
-    extractor = AppearanceExtractor(folded_copy(network), config, device, teacher)
+    extractor = AppearanceExtractor(folded_copy(network, device), config, device, teacher)
     references = _reference_frames(clips)
     appearances = []
     progress = tqdm(

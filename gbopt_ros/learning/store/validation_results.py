@@ -84,7 +84,7 @@ def evaluated_proposals(network: DetectionNetwork, config: Config) -> MaskRcnnPr
     """A network as it is evaluated, see `evaluation_config`."""
     config = evaluation_config(config)
     device = resolve_device(config.device)
-    return MaskRcnnProposals(folded_copy(network), "", config.proposal, device)
+    return MaskRcnnProposals(folded_copy(network, device), "", config.proposal, device)
 
 
 def _digest_of(labels: CocoDataset, config: Config) -> str:

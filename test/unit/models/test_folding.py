@@ -1,4 +1,4 @@
-"""Networks give the same with their batch normalisations folded."""
+"""Networks give the same with their batch normalisations and paddings folded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from gbopt_ros.models.background_fpn import build_background
-from gbopt_ros.models.folding import fold_batch_norms
+from gbopt_ros.models.folding import fold
 from gbopt_ros.models.mask_rcnn import TORCHVISION_V2, build_mask_rcnn
 
+CPU = torch.device("cpu")
 NORMS = nn.BatchNorm2d, FrozenBatchNorm2d
 
 
@@ -37,7 +38,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
 @torch.inference_mode()
 def test_folded_backbone_gives_the_same(architecture: str) -> None:
     backbone = with_statistics(build_mask_rcnn(architecture).backbone)
-    folded = fold_batch_norms(copy.deepcopy(backbone))
+    folded = fold(copy.deepcopy(backbone), CPU)
     assert norms_of(backbone)
     assert not norms_of(folded)
     images = torch.rand(1, 3, 64, 96)
@@ -50,7 +51,7 @@ def test_folded_backbone_gives_the_same(architecture: str) -> None:
 @torch.inference_mode()
 def test_folded_background_network_gives_the_same(architecture: str) -> None:
     network = with_statistics(build_background(architecture))
-    folded = fold_batch_norms(copy.deepcopy(network))
+    folded = fold(copy.deepcopy(network), CPU)
     assert norms_of(network)
     assert not norms_of(folded)
     images = torch.rand(2, 3, 64, 96)
@@ -66,5 +67,32 @@ def test_a_normalisation_with_an_activation_stays() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), Activated(4)).eval()
     images = torch.rand(1, 3, 8, 8)
     expected = layers(images)
-    assert torch.equal(fold_batch_norms(layers)(images), expected)
+    assert torch.equal(fold(layers, CPU)(images), expected)
     assert isinstance(layers[1], Activated)
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+@pytest.mark.parametrize("sides", [(0, 1, 0, 1), (1, 2, 1, 2), (2, 0, 0, 3), (0, 0, 1, 1)])
+@torch.inference_mode()
+def test_a_padding_is_that_of_its_convolution(kernel: int, sides: tuple[int, ...]) -> None:
+    convolution = nn.Conv2d(4, 4, kernel, stride=2, groups=4)
+    layers = nn.Sequential(nn.ZeroPad2d(sides), convolution)
+    images = torch.rand(2, 4, 10, 13)
+    expected = layers(images)
+    folded = fold(layers, CPU)
+    assert not [layer for layer in folded if isinstance(layer, nn.ZeroPad2d)]
+    torch.testing.assert_close(folded(images), expected)
+
+
+def test_a_padding_stays_on_a_gpu_and_before_another_padding() -> None:
+    layers = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3, stride=2))
+    assert isinstance(fold(layers, torch.device("cuda"))[0], nn.ZeroPad2d)
+    for options in ({"padding": 1}, {"dilation": 2}):
+        layers = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3, **options))
+        assert isinstance(fold(layers, CPU)[0], nn.ZeroPad2d)
+
+
+@torch.inference_mode()
+def test_no_padding_is_left_in_the_bundled_architecture() -> None:
+    folded = fold(build_mask_rcnn("lite0-fpn").backbone, CPU)
+    assert not [module for module in folded.modules() if isinstance(module, nn.ZeroPad2d)]
