@@ -1,15 +1,16 @@
 """Milliseconds a frame, stage by stage: the networks, and all that runs beside them on the CPU.
 
     python -m benchmarks.stages                              # the demo recording at three sizes
-    python -m benchmarks.stages my_video.mp4 --frames 24
+    python -m benchmarks.stages my_video.mp4 --frames 60
     python -m benchmarks.stages --against ../before          # another checkout, in the same run
     python -m benchmarks.stages --set proposal.weights=learnt.onnx
 
 The stages of `gbopt replay`, one after the other in one thread: decoding, the bundled networks,
 motion, the selection, the flow of its composites, outlines, and writing. Times are CPU times: what
-other processes take does not count. With --against the checkouts take turns, each in a process of
-its own, so that a machine that slows down slows both. Values are medians of the rounds, with half
-the range between the quartiles as noise. Writes OUT/stages.json and .md.
+other processes take does not count. The first clip is run once before, so that compiled code and
+memory are there, as on a robot that has seen a clip. With --against the checkouts take turns, each
+in a process of its own, so that a machine that slows down slows both. Values are medians of the
+rounds, with half the range between the quartiles as noise. Writes OUT/stages.json and .md.
 """
 
 from __future__ import annotations
@@ -46,15 +47,20 @@ def measure(
     from gbopt_ros.io.sources import open_source
     from gbopt_ros.perception.flow import DisFlow
     from gbopt_ros.pipeline import Pipeline
+    from gbopt_ros.structures import Frame
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     pipeline = Pipeline(load_config(None, overrides))
-    start = time.perf_counter()
-    clip = next(pipeline.clips(open_source(source, resize=size)))
-    decoding = (time.perf_counter() - start) / len(clip)
-    images = list(clip.frames)[:frames]
-    next(pipeline.run(images[:3], prefetch=False))  # warm: memory, compiled code
+    clips: list[list[Frame]] = []
+    read, start = 0, time.perf_counter()
+    for clip in pipeline.clips(open_source(source, resize=size)):
+        clips.append(list(clip.frames)[: frames - read])
+        read += len(clip)
+        if read >= frames:
+            break
+    decoding = (time.perf_counter() - start) / read
+    list(pipeline.run(clips[0], prefetch=False))
     pipeline.seconds.clear()
     flow, composites = DisFlow.flow, [0.0]
 
@@ -66,8 +72,9 @@ def measure(
         return result
 
     DisFlow.flow = timed_flow  # type: ignore[method-assign]
-    selections = list(pipeline.run(images, prefetch=False))
-    seconds = {**pipeline.seconds, "decoding": decoding * len(images)}
+    selections = [done for clip in clips for done in pipeline.run(clip, prefetch=False)]
+    count = sum(map(len, clips))
+    seconds = {**pipeline.seconds, "decoding": decoding * count}
     seconds["composite flow"] = composites[0] - seconds["flow"]
     seconds["selection"] -= seconds["composite flow"]
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +85,7 @@ def measure(
             writer.finish()
         seconds["writing"] = time.perf_counter() - start
     # A checkout of before may not have all stages.
-    return {stage: 1e3 * seconds.get(stage, 0.0) / len(images) for stage in STAGES}
+    return {stage: 1e3 * seconds.get(stage, 0.0) / count for stage in STAGES}
 
 
 def measure_in(
@@ -137,7 +144,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("source", type=Path, nargs="?", default=_HERE / "demo/recording")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/stages"))
-    parser.add_argument("--frames", type=int, default=24, help="of the first clip")
+    parser.add_argument("--frames", type=int, default=30, help="of the first clips")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measured in turn")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings")
