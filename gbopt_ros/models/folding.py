@@ -30,8 +30,8 @@ def folded_copy(network: N, device: torch.device) -> N:
 def fold(network: N, device: torch.device) -> N:
     """Put a network into evaluation mode and fold its modules, in place.
 
-    The outputs stay the same but for rounding, a tenth to a fifth sooner on a CPU. Training the network
-    afterwards is another thing than training it before.
+    The outputs stay the same but for rounding, up to a sixth sooner on a CPU. Training the
+    network afterwards is another thing than training it before.
 
     Args:
         device: where the network will run. On a GPU paddings stay: its libraries have fast filters
