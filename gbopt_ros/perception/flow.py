@@ -26,8 +26,8 @@ class DisFlow:
 
     Args:
         detail: normal finds the flow at a quarter of the resolution of the images; high at half of
-            it, in 2.5 times the time; low leaves the variational refinement out, in half the
-            time.
+            it, in 5 times the time; low leaves the variational refinement out, which small images
+            feel: two thirds of the time at 160x120, about the same at 640x480.
     """
 
     def __init__(self, detail: Literal["low", "normal", "high"] = "normal") -> None:
@@ -61,10 +61,14 @@ class DisFlow:
 
     def _new(self) -> cv2.DISOpticalFlow:
         dis = cv2.DISOpticalFlow_create(self._preset)
+        # Three fifths of the time of OpenCV's presets for these resolutions, 0.05 (high) and 0.3
+        # pixels apart.
         if self._preset == _PRESETS["high"]:
-            # Of OpenCV's preset for this resolution: three fifths of the time, 0.05 pixels apart.
             dis.setPatchStride(4)
             dis.setGradientDescentIterations(12)
+            dis.setVariationalRefinementIterations(1)
+        elif self._preset == _PRESETS["normal"]:
+            dis.setPatchStride(5)
             dis.setVariationalRefinementIterations(1)
         return dis
 
