@@ -19,7 +19,7 @@ from gbopt_ros.perception.plane_residual import motion_evidence, plane_residual
 from gbopt_ros.structures import FlowNetwork, Frame, Image
 
 _SHORT_SIDE = 240  # pixels, maximum size of the compared images: the evidence was fitted there
-_EVIDENCE_SIDE = 120  # the same for the evidence, which is smoother than the images
+_EVIDENCE_SIDE = 160  # the same for the evidence, which is smoother than the images
 _BLOCK = 16  # frames whose flow is in memory at once
 _SURE = 1e-3  # smallest distance of a probability from 0 and 1
 
@@ -118,7 +118,7 @@ def motion_between(
 
     Returns:
         (h, w) float32, log-odds of an object, by the same indices, with a shorter side of at most
-        120 pixels; frames without one of `partners` are left out.
+        160 pixels; frames without one of `partners` are left out.
     """
     others = partners(frames, baseline_s)
     asked = sorted(t for t in backgrounds if t in others)
@@ -168,7 +168,7 @@ def _combined(
 ) -> NDArray[np.float32]:
     if evidence is None:
         return background
-    return add_evidence(background, config.weight * resized(evidence, background.shape))
+    return add_evidence(background, resized(config.weight * evidence, background.shape))
 
 
 def _smaller(image: Image) -> Image:

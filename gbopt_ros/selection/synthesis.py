@@ -40,6 +40,7 @@ def at_composite_size(values: NDArray[Any], side: int) -> NDArray[Any]:
     """An image or a map (H, W, ...), shrunk so that its shorter side is at most `side`.
 
     Args:
+        values: uint8, or float32 of a smooth map: four pixels then make one.
         side: `selection.composite_side`, pixels; 0: the size stays.
     """
     height, width = values.shape[:2]
@@ -47,7 +48,8 @@ def at_composite_size(values: NDArray[Any], side: int) -> NDArray[Any]:
     if scale >= 1:
         return values
     size = round(scale * width), round(scale * height)
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+    way = cv2.INTER_AREA if values.dtype == np.uint8 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(values, size, interpolation=way))
 
 
 _read = lru_cache(maxsize=1)(lambda path: read_image(Path(path)))

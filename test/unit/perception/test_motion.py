@@ -211,9 +211,9 @@ def test_clip_with_motion_compares_large_images_at_a_smaller_size() -> None:
 @pytest.mark.parametrize(
     ("size", "coarse_size", "expected"),
     [
-        ((240, 360), (120, 180), [3, -1.5]),
-        ((240, 427), (120, 214), [6 * 214 / 427, -1.5]),  # 213.5 columns are rounded
-        ((427, 240), (214, 120), [3, -3 * 214 / 427]),
+        ((240, 360), (160, 240), [4, -2]),
+        ((240, 427), (160, 285), [6 * 285 / 427, -2]),  # 284.67 columns are rounded
+        ((427, 240), (285, 160), [4, -3 * 285 / 427]),
         ((48, 64), (48, 64), [6, -3]),
     ],
 )
