@@ -115,10 +115,10 @@ def simulated_clock(nodes: Sequence[Any]) -> SideNode | None:
 
     rclpy would subscribe each of them, on the executor. rclcpp has a thread for it, too.
     """
-    sources = [node._time_source for node in nodes]  # rclpy has no public name for it
-    sources = [source for source in sources if source.ros_time_is_active]
-    if not sources:
+    simulated = [node for node in nodes if node.get_parameter("use_sim_time").value]
+    if not simulated:
         return None
+    sources = [node._time_source for node in simulated]  # rclpy has no public name for it
     for source in sources:
         source.detach_node()
 
