@@ -154,7 +154,7 @@ def add_evidence(
     combined *= 1 - sure
     combined += sure
     np.divide(sure, combined, out=combined)
-    np.copyto(combined, background, where=evidence == 0)
+    cv2.copyTo(background, (evidence == 0).view(np.uint8), combined)  # NumPy is slow
     return np.asarray(combined)
 
 
