@@ -61,8 +61,8 @@ class DisFlow:
 
     def _new(self) -> cv2.DISOpticalFlow:
         dis = cv2.DISOpticalFlow_create(self._preset)
-        # Three fifths of the time of OpenCV's presets for these resolutions, 0.05 (high) and 0.3
-        # pixels apart.
+        # About two thirds of the time of OpenCV's presets for these resolutions, 0.05 (high) and
+        # 0.3 pixels apart.
         if self._preset == _PRESETS["high"]:
             dis.setPatchStride(4)
             dis.setGradientDescentIterations(12)

@@ -11,7 +11,7 @@ import pytest
 from gbopt_ros.config import load_config
 from gbopt_ros.perception.flow import DisFlow
 from gbopt_ros.selection import make_selector
-from gbopt_ros.selection.synthesis import background_photograph, composite
+from gbopt_ros.selection.synthesis import at_composite_size, background_photograph, composite
 from gbopt_ros.structures import GboptError
 
 
@@ -22,6 +22,22 @@ def test_composite_shows_the_masks_on_the_photograph() -> None:
     made = composite(image, foreground, photograph)
     assert (made[0, 0] == 7).all()
     np.testing.assert_array_equal(made[~foreground], photograph[~foreground])
+
+
+def test_images_are_averaged_and_flows_keep_their_places() -> None:
+    stripes = np.zeros((60, 80, 3), np.uint8)
+    stripes[:, ::5] = 200  # one of the five columns that each pixel of the small image covers
+    assert (at_composite_size(stripes, 12) == 40).all()
+    rows, columns = np.mgrid[0:60, 0:80].astype(np.float32)
+    small = at_composite_size(np.stack([columns, rows], axis=-1), 12)
+    middles = np.mgrid[0:12, 0:16].astype(np.float32) * 5 + 2  # of the 5 x 5 pixels covered
+    np.testing.assert_allclose(small, np.stack([middles[1], middles[0]], axis=-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [0, 60, 100])
+def test_what_is_small_enough_keeps_its_size(side: int) -> None:
+    values = np.arange(60 * 80, dtype=np.float32).reshape(60, 80)
+    np.testing.assert_array_equal(at_composite_size(values, side), values)
 
 
 def test_background_photograph_is_seeded_and_textured() -> None:
